@@ -1,0 +1,52 @@
+"""What can end a run before its end, and the exit code that says so to the launcher.
+
+0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 130 and 143 stopped · anything else a crash.
+"""
+
+import errno
+import signal
+
+COMPLETE = 0
+MISTAKE = 2
+DIVERGED = 3
+OUT_OF_MEMORY = 4
+DISK = 5
+
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM}
+
+
+class RunError(Exception):
+    """Ends a run with one line on the screen and an exit code, without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(RunError):
+    """Something the user typed or supplied; the message names what to change."""
+
+    exit_code = MISTAKE
+
+
+class Diverged(RunError):
+    """The loss became NaN or infinite."""
+
+    exit_code = DIVERGED
+
+
+class DiskError(RunError):
+    """A record could not be written; nothing that was complete is lost."""
+
+    exit_code = DISK
+
+
+class Stopped(RunError):
+    """The run was asked to stop by a signal, and its state has been saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.exit_code = 128 + signal_number
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error of the operating system means a full, read-only or broken disk."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
