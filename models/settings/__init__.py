@@ -1,0 +1,41 @@
+"""Published settings per method, dataset and buffer size, each with where it came from."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One published setting.
+
+    Attributes:
+        values: learning rate and loss weights; defaults when nothing is typed.
+        whole: everything of the stored setting, with its batch sizes and epochs (`--load_best_args`).
+        source: where it came from.
+    """
+
+    values: dict[str, Any]
+    whole: dict[str, Any]
+    source: str
+
+
+@cache
+def _stored() -> list[dict[str, Any]]:
+    return [
+        entry
+        for path in sorted(Path(__file__).parent.glob("*.json"))
+        for entry in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def find_setting(method: str, dataset: str, buffer_size: int | None) -> Setting | None:
+    """The setting of a method on a dataset with a buffer size; an entry without a buffer size holds for every one."""
+    for entry in _stored():
+        matches = entry["method"] == method and entry["dataset"] == dataset
+        if matches and entry.get("buffer_size") in (None, buffer_size):
+            values = entry["values"]
+            return Setting(values, values | entry.get("whole", {}), entry["source"])
+    return None

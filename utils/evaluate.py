@@ -1,0 +1,78 @@
+"""Counts of correct predictions on a test set, Class-IL and Task-IL, in large batches without waiting for the device."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import Diverged
+
+BATCH_SIZE = 100
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Test images of one task that were classified correctly, by scenario, and all of them."""
+
+    correct_class_il: int
+    correct_task_il: int
+    total: int
+
+
+def evaluate(
+    scores: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    task_classes: range,
+    num_seen: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    check: Callable[[], None] | None = None,
+) -> Counts:
+    """Count the correct predictions on every image of one task's test set.
+
+    Class-IL takes the best of all outputs, Task-IL the best of the task's own classes.
+
+    Args:
+        scores: normalised images [N, C, H, W] -> scores [N, K], the highest of which is the prediction.
+        images: raw test images, [N, C, H, W] uint8.
+        labels: [N] int64, on the same device.
+        prepare: raw images -> normalised float images.
+        task_classes: labels of the task, which are columns of the scores.
+        num_seen: Class-IL compares only that many first outputs; all if None.
+        batch_size: images per forward.
+        check: called before every batch; may raise to stop.
+
+    Raises:
+        Diverged: a score is NaN, so that no prediction means anything.
+    """
+    within = slice(task_classes.start, task_classes.stop)
+    counts = torch.zeros(3, dtype=torch.int64, device=labels.device)
+    for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        if check is not None:
+            check()
+        outputs = scores(prepare(part))
+        class_il = outputs[:, :num_seen].argmax(dim=1) == targets
+        task_il = outputs[:, within].argmax(dim=1) + task_classes.start == targets
+        counts += torch.stack([class_il, task_il, outputs.isnan().any(dim=1)]).sum(dim=1)
+    correct_class_il, correct_task_il, num_undefined = counts.tolist()
+    if num_undefined:
+        raise Diverged(f"the network gives NaN on {num_undefined} of {len(labels)} test images; a lower --lr may help")
+    return Counts(correct_class_il, correct_task_il, len(labels))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule is in its own mode again."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    module.eval()
+    try:
+        # Not inference_mode: what a layer or a transform caches here must be usable in training.
+        with torch.no_grad():
+            yield
+    finally:
+        for submodule, training in modes:
+            submodule.training = training

@@ -1,0 +1,255 @@
+"""One run, end to end: `python utils/main.py --model er_ace --dataset seq-cifar10 --buffer_size 500 --nl AdaB2N …`.
+
+The only file that imports all packages. What is heavy is imported inside the functions, so that `--help` and a user's
+mistake answer at once and a signal during the imports ends the run quietly.
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from utils.configuration import Configuration, configure
+from utils.errors import COMPLETE, OUT_OF_MEMORY, DiskError, Diverged, RunError, UserError, is_disk_error
+from utils.record import Record
+from utils.stopping import StopRequest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one configuration; the exit code tells how it ended (`utils/errors.py`)."""
+    with StopRequest() as stop:
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments, stop)
+        except RunError as error:
+            return _fail(str(error), error.exit_code)
+        except OSError as error:
+            if not is_disk_error(error):
+                raise
+            return _fail(f"{error.filename or 'the disk'}: {error.strerror}", DiskError.exit_code)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return _fail("out of memory; a smaller --batch_size, --buffer_size or --nf needs less", OUT_OF_MEMORY)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"error: {message}" if exit_code < 128 else message, file=sys.stderr)
+    return exit_code
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    name, text = type(error).__name__, str(error)
+    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "bad_alloc" in text
+
+
+def run(arguments: list[str], stop: StopRequest) -> int:
+    """Find or start the record of this configuration and bring it to its end."""
+    config = configure(arguments)
+    from utils.progress import Screen
+
+    screen = Screen(verbose=not config.non_verbose)
+    dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
+    arrays = dataset.load(Path(config.data_root or os.environ.get("CL_DATA_ROOT", "data")))
+    fingerprint = arrays.fingerprint()
+    identity = config.identity(fingerprint)
+    group = f"{config.group}/debug" if config.debug_mode else config.group
+    record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
+    if record.complete:
+        screen.say(f"already complete: {record.folder}")
+        show_result(config, record.read_result(), screen)
+        return COMPLETE
+    with contextlib.closing(record.open()):
+        failure = record.read_failure()
+        if failure:
+            raise Diverged(f"{failure['message']} (found before; remove {record.folder} to try again)")
+        facts = {"identity": identity, "data": fingerprint, "command": ["python", "utils/main.py", *arguments]}
+        result = train(config, dataset, arrays, record, facts, screen, stop)
+        show_result(config, result, screen)
+    return COMPLETE
+
+
+def readable_name(config: Configuration) -> str:
+    """Dataset, method, buffer, norm layer, epochs and seed."""
+    memory = [str(config.buffer_size)] if config.parts.method.uses_memory else []
+    parts = [config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep", f"s{config.seed}"]
+    return "-".join(parts)
+
+
+def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest) -> dict[str, Any]:
+    """Put the run together, train it from its checkpoint on, and write its result."""
+    from utils.environment import available_cores, choose_device, describe, set_arithmetic
+    from utils.trackers import make_tracker
+    from utils.training import Outlets, Training
+
+    device = choose_device(config.device)
+    threads = record.read_config().get("environment", {}).get("threads") or config.threads or available_cores()
+    set_arithmetic(device, config.precision, config.fast, threads)
+    stream = make_stream(config, dataset, arrays, device)
+    augmentation = make_augmentation(config, dataset, arrays, device)
+    method = make_method(config, stream, augmentation, device)
+    record.write_config(
+        facts
+        | {"values": config.values, "origins": config.origins, "plugins": config.parts.plugins}
+        | {"environment": describe(device, threads)}
+    )
+    tracker = make_tracker(
+        config.wandb_mode,
+        entity=config.wandb_entity,
+        project=config.wandb_project or config.dataset,
+        name=config.wandb_name or readable_name(config),
+        group=config.group,
+        run_id=facts["identity"][:16],
+        config=config.values,
+        folder=record.folder,
+        say=screen.say,
+    )
+    training = Training(method, stream, augmentation, config, Outlets(record, tracker, screen, facts["identity"]), stop)
+    try:
+        training.restore()
+        screen.log = record.append_log
+        show_plan(config, stream, record, screen, device, threads)
+        measured = training.run()
+        result = make_result(config, measured, training, facts["identity"], device)
+    except Diverged as error:
+        record.write_failure({"kind": "diverged", "message": str(error), "step": training.position.step})
+        tracker.close(error.exit_code)
+        raise
+    except RunError as error:
+        tracker.close(error.exit_code)
+        raise
+    record.write_result(result)
+    tracker.finish(result)
+    if not config.keep_checkpoint:
+        record.checkpoint_path.unlink(missing_ok=True)
+    return result
+
+
+def make_stream(config: Configuration, dataset, arrays, device):
+    """The tasks of the data in this run's class order."""
+    from datasets.stream import Stream, class_order
+    from utils.protocols import PROTOCOLS
+
+    num_classes = len(arrays.class_names)
+    rule = PROTOCOLS[config.protocol].class_order if config.class_order == "protocol" else config.class_order
+    return Stream(
+        arrays,
+        num_tasks=dataset.num_tasks,
+        label_of_class=class_order(rule, num_classes, config.seed),
+        validation=config.validation,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def make_augmentation(config: Configuration, dataset, arrays, device):
+    """The protocol's transform of this dataset, with one generator for the stream's rows and one for memory's."""
+    from functools import partial
+
+    from utils.augment import augment, normalise
+    from utils.seeds import generator
+    from utils.training import Augmentation
+
+    transform = dataset.transform(config.protocol, arrays)
+    return Augmentation(
+        transform=lambda raw, random: augment(raw, transform, random),
+        prepare=partial(normalise, transform=transform),
+        generators={
+            purpose: generator(config.seed, "augmentation", purpose, device=device) for purpose in ("stream", "memory")
+        },
+    )
+
+
+def make_method(config: Configuration, stream, augmentation, device):
+    """The method with its network and its memory."""
+    from utils.buffer import make_memory
+
+    memory = None
+    if config.parts.method.uses_memory:
+        memory = make_memory(
+            config.buffer_mode,
+            config.buffer_size,
+            num_tasks=stream.num_tasks,
+            device=device,
+            augment=augmentation.of_memory,
+            seed=config.seed,
+        )
+    network = make_network(config, stream).to(device)
+    return config.parts.method(network, config, stream, memory)
+
+
+def make_network(config: Configuration, stream):
+    """Backbone and classifier, their weights drawn on the CPU from their own generators, whatever the norm layer is."""
+    import torch
+
+    from backbone.norm import norm_factory
+    from models.heads import HEADS, Network
+    from utils.protocols import PROTOCOLS
+    from utils.seeds import derive_seed
+
+    parts = config.parts
+    norm_options = config.chosen(parts.norm.options) | {"affine": config.affine}
+    norm = norm_factory(config.nl, **norm_options, num_tasks=stream.num_tasks)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        backbone = parts.backbone(norm, image_size=stream.image_shape[-1], **config.chosen(parts.backbone.options))
+        torch.manual_seed(derive_seed(config.seed, "head", 0))
+        head = HEADS[PROTOCOLS[config.protocol].head](backbone.num_features, stream.num_classes)
+    if not any(isinstance(module, parts.norm) for module in backbone.modules()):
+        raise UserError(f"--nl {config.nl} reached no layer of --backbone {config.backbone}")
+    return Network(backbone, head, half=config.precision == "bf16")
+
+
+def make_result(config: Configuration, measured, training, identity: str, device) -> dict[str, Any]:
+    """What `result.json` holds."""
+    from utils.environment import peak_memory
+    from utils.metrics import summarise
+    from utils.training import weights_digest
+
+    return {
+        "identity": identity,
+        "metrics": summarise(measured),
+        "counts": {"class_il": measured.class_il, "task_il": measured.task_il, "total": measured.total},
+        "untrained": measured.untrained or None,
+        "anytime": measured.anytime,
+        "weights_sha256": weights_digest(training.method.network),
+        "steps": training.position.step,
+        "timings": {f"{name}_seconds": round(seconds, 3) for name, seconds in measured.seconds.items()},
+        "peak_memory": peak_memory(device),
+    }
+
+
+def show_plan(config: Configuration, stream, record: Record, screen, device, threads: int) -> None:
+    """What is about to be run, with the values that nobody typed and where they came from."""
+    parts = [f"{config.model} on {config.dataset} ({stream.num_tasks} tasks, {stream.num_classes} classes)"]
+    parts += [f"{config.nl} in {config.backbone}", f"seed {config.seed}"]
+    place = f"{device}, {threads} threads" if device.type == "cpu" else str(device)
+    screen.say(f"{', '.join(parts)}, on {place}", detail=True)
+    by_origin: dict[str, list[str]] = {}
+    for name, origin in config.origins.items():
+        if origin.startswith(("published", "preset", "protocol")) and name in config.values:
+            by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
+    for origin, values in by_origin.items():
+        screen.say(f"  {origin}: {', '.join(values)}", detail=True)
+    screen.say(f"  record: {record.folder}", detail=True)
+
+
+def show_result(config: Configuration, result: dict[str, Any], screen) -> None:
+    """The final metrics, those that lead in the protocol."""
+    from utils.protocols import PROTOCOLS
+
+    leading = PROTOCOLS[config.protocol].leading_metrics
+    for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):
+        metrics = result["metrics"][scenario]
+        shown = [f"{name} {metrics[name]:.2f}" for name in leading if metrics.get(name) is not None]
+        screen.say(f"{title}: {'  '.join(shown)}")
+    seconds = sum(result["timings"].values())
+    screen.say(f"{result['steps']} steps in {seconds:.0f} s; record complete", detail=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

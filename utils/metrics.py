@@ -1,0 +1,149 @@
+"""Metrics of class-incremental learning, as pure functions of the accuracy matrix.
+
+R is [T, T] in percent: row i is taken after training task i (from 0), column j is the test set of task j, NaN is not
+measured. Tasks seen so far (j ≤ i) are measured after every task; R[i, i + 1], the next task just before it is trained,
+only where forward transfer is asked for. Everything else is ignored. Averages over tasks are unweighted. A metric that
+needs something that was not measured is NaN, and None in a summary.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+SCENARIOS = ("class_il", "task_il")  # task unknown (argmax over all classes) and task given
+
+
+class Measured(Protocol):
+    """What `summarise` reads.
+
+    Attributes:
+        class_il, task_il, total: correct and all test images, [T][T]; None where not measured.
+        untrained: the same three counts of the untrained network, [T] each; None or empty if not measured.
+        anytime: mean Class-IL accuracy over the tasks seen in percent, at every evaluation point.
+    """
+
+    class_il: Sequence[Sequence[int | None]]
+    task_il: Sequence[Sequence[int | None]]
+    total: Sequence[Sequence[int | None]]
+    untrained: dict[str, Sequence[int]] | None
+    anytime: Sequence[float]
+
+
+def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | None] | None]]:
+    """Every metric of a run in percent, by scenario (`class_il`, `task_il`); None where it cannot be computed.
+
+    A is the list of average accuracies after each task, A_f the last of them (final accuracy), A_a their mean, A_l the
+    learning accuracy, F the forgetting of the offline studies (over T), F_excluding_last_task the same over T - 1, BWT
+    and FWT backward and forward transfer, `forgetting` that of the online studies, and AAA, in Class-IL only, the
+    average anytime accuracy.
+    """
+    untrained = measured.untrained or None
+    summary = {}
+    for scenario in SCENARIOS:
+        matrix = accuracies(getattr(measured, scenario), measured.total)
+        baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else None
+        summary[scenario] = _summarise_matrix(matrix, baseline)
+    summary["class_il"]["AAA"] = _plain(average_anytime_accuracy(measured.anytime))
+    return summary
+
+
+def _summarise_matrix(matrix: np.ndarray, untrained: np.ndarray | None) -> dict:
+    values = {
+        "A_f": final_accuracy(matrix),
+        "A_a": average_incremental_accuracy(matrix),
+        "A_l": learning_accuracy(matrix),
+        "F": offline_forgetting(matrix),
+        "F_excluding_last_task": offline_forgetting(matrix, include_last_task=False),
+        "BWT": backward_transfer(matrix),
+        "FWT": math.nan if untrained is None else forward_transfer(matrix, untrained),
+        "forgetting": online_forgetting(matrix),
+    }
+    plain = {name: _plain(value) for name, value in values.items()}
+    return {"A": [_plain(value) for value in average_accuracies(matrix)], **plain}
+
+
+def _plain(value: float) -> float | None:
+    """A number that JSON knows."""
+    return None if math.isnan(value) else float(value)
+
+
+def accuracies(correct: Sequence, total: Sequence) -> np.ndarray:
+    """Counts of any shape, None where not measured, as percent, NaN where not measured."""
+    return 100 * np.asarray(correct, dtype=float) / np.asarray(total, dtype=float)
+
+
+def average_accuracies(matrix: np.ndarray) -> np.ndarray:
+    """a_i = (1/(i+1)) Σ_{j≤i} R[i, j], the mean accuracy over the tasks seen so far, after each task: [T]."""
+    return np.array([row[: task + 1].mean() for task, row in enumerate(matrix)])
+
+
+def final_accuracy(matrix: np.ndarray) -> float:
+    """A_f = a_{T-1}."""
+    return average_accuracies(matrix)[-1]
+
+
+def average_incremental_accuracy(matrix: np.ndarray) -> float:
+    """A_a = (1/T) Σ_i a_i, the first task included."""
+    return average_accuracies(matrix).mean()
+
+
+def learning_accuracy(matrix: np.ndarray) -> float:
+    """A_l = (1/T) Σ_i R[i, i], the accuracy on each task right after it was trained."""
+    return matrix.diagonal().mean()
+
+
+def offline_forgetting(matrix: np.ndarray, include_last_task: bool = True) -> float:
+    """F = (1/T) Σ_{j≤T-2} (max_{j≤i≤T-2} R[i, j] − R[T-1, j]), the forgetting of FACIL's tables.
+
+    The maximum is taken before the last task, so that a task which improves at the end counts negative, and the last
+    task counts as 0.
+
+    Args:
+        matrix: accuracies [T, T].
+        include_last_task: False divides by T − 1, as the usual definition does.
+
+    Returns:
+        Percentage points; NaN for a single task.
+    """
+    num_tasks = len(matrix)
+    drops = [matrix[task:-1, task].max() - matrix[-1, task] for task in range(num_tasks - 1)]
+    return sum(drops) / (num_tasks if include_last_task else num_tasks - 1) if drops else math.nan
+
+
+def backward_transfer(matrix: np.ndarray) -> float:
+    """BWT = (1/(T-1)) Σ_{j≤T-2} (R[T-1, j] − R[j, j]) (Lopez-Paz and Ranzato, 2017); NaN for a single task."""
+    changes = (matrix[-1] - matrix.diagonal())[:-1]
+    return changes.mean() if len(changes) else math.nan
+
+
+def forward_transfer(matrix: np.ndarray, untrained: np.ndarray) -> float:
+    """FWT = (1/(T-1)) Σ_{i≥1} (R[i-1, i] − b[i]) (Lopez-Paz and Ranzato, 2017); NaN for a single task.
+
+    Args:
+        matrix: accuracies [T, T], the next task's before it is trained included.
+        untrained: b, the untrained network's accuracies [T].
+    """
+    gains = matrix.diagonal(offset=1) - untrained[1:]
+    return gains.mean() if len(gains) else math.nan
+
+
+def online_forgetting(matrix: np.ndarray) -> float:
+    """Fgt = (1/(T-1)) Σ_{j≤T-2} (max_i R[i, j] − R[T-1, j]), the forgetting of mammoth's tables.
+
+    The maximum runs over all rows, hence Fgt ≥ 0: the last one, and the one before task j was trained where it was
+    measured. NaN for a single task.
+    """
+    if len(matrix) < 2 or np.isnan(matrix[np.tril_indices_from(matrix)]).any():
+        return math.nan
+    measured = np.tril(np.nan_to_num(matrix), k=1)
+    return (measured.max(axis=0) - measured[-1])[:-1].mean()
+
+
+def average_anytime_accuracy(points: Sequence[float]) -> float:
+    """AAA = (1/P) Σ_p (mean accuracy over the tasks seen at evaluation point p); NaN without a point.
+
+    With one point per task, at its end, it is A_a.
+    """
+    return float(np.mean(points)) if len(points) else math.nan

@@ -1,0 +1,169 @@
+"""A run's folder: configuration, JSON lines, result, log. Every path is named here and nowhere else.
+
+Files are written aside and renamed, so that each is whole or absent; `metrics.jsonl` and `log.txt` grow by appending,
+and a resumed run cuts off what lies after its checkpoint.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from utils.errors import DiskError, UserError, is_disk_error
+
+SCHEMA_VERSION = 1
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file aside, flush it to the disk and rename it into place; on failure the old file stays.
+
+    Raises:
+        DiskError: the disk is full, read-only or broken.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        # After a rename there is nothing to remove; after a failure the part must not fill the disk further.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _disk_error(path: Path, error: OSError) -> Exception:
+    if not is_disk_error(error):
+        return error
+    return DiskError(
+        f"cannot write {path}: {error.strerror}; make room or choose another --results_dir, then run again"
+    )
+
+
+def _json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+class Record:
+    """The folder of one run, held by one process at a time.
+
+    Raises:
+        UserError: another process is writing the folder.
+        DiskError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_path = folder / "config.json"
+        self.metrics_path = folder / "metrics.jsonl"
+        self.checkpoint_path = folder / "checkpoint.pt"
+        self.result_path = folder / "result.json"
+        self.failure_path = folder / "failure.json"
+        self.log_path = folder / "log.txt"
+        self._lock: int | None = None
+
+    @classmethod
+    def of_run(cls, results_dir: Path, group: str, name: str, identity: str) -> "Record":
+        """The record of a run by its readable name and its identity."""
+        return cls(results_dir / group / f"{name}-{identity[:10]}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has its result."""
+        return self.result_path.exists()
+
+    def open(self) -> "Record":
+        """Make the folder if need be and take hold of it until `close`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise _disk_error(self.folder, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UserError(f"{self.folder} is being written by another process; wait for it or stop it") from None
+        return self
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write `config.json`."""
+        self._write_json(self.config_path, {"schema": SCHEMA_VERSION, **config})
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of an earlier start, empty if there is none. Raises UserError if it is damaged."""
+        return self._read_json(self.config_path)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json`, which makes the run complete."""
+        self._write_json(self.result_path, {"schema": SCHEMA_VERSION, **result})
+
+    def read_result(self) -> dict[str, Any]:
+        """The result of a complete run."""
+        return self._read_json(self.result_path)
+
+    def write_failure(self, failure: dict[str, Any]) -> None:
+        """Write down a failure that would come back the same way."""
+        self._write_json(self.failure_path, {"schema": SCHEMA_VERSION, **failure})
+
+    def read_failure(self) -> dict[str, Any]:
+        """The failure that was written down, empty if there is none."""
+        return self._read_json(self.failure_path)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        self._append(self.metrics_path, json.dumps(line, allow_nan=False) + "\n")
+
+    def append_log(self, text: str) -> None:
+        """Append to `log.txt`."""
+        self._append(self.log_path, text + "\n")
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of the growing files, for a checkpoint to remember."""
+        growing = (self.metrics_path, self.log_path)
+        return {path.name: path.stat().st_size if path.exists() else 0 for path in growing}
+
+    def cut(self, lengths: dict[str, int]) -> None:
+        """Cut the growing files back to the lengths that a checkpoint remembers; nothing is ever lengthened."""
+        for path in (self.metrics_path, self.log_path):
+            length = lengths.get(path.name, 0)
+            if path.exists() and path.stat().st_size > length:
+                os.truncate(path, length)
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _disk_error(path, error) from error
+
+    def _write_json(self, path: Path, content: dict[str, Any]) -> None:
+        encoded = _json_bytes(content)
+        write_atomically(path, lambda file: file.write(encoded))
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError):
+            raise UserError(f"{path} is damaged; remove the folder {self.folder} to run it anew") from None
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA_VERSION:
+            found = content.get("schema") if isinstance(content, dict) else None
+            raise UserError(
+                f"{path} has schema {found}, this version reads {SCHEMA_VERSION}; "
+                "choose another --results_dir or --group"
+            )
+        return content

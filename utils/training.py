@@ -1,0 +1,407 @@
+"""The task loop, over objects: it names no concrete method, dataset or norm layer.
+
+Between any two steps the whole run is described by its `Position`, the method's state, the generators and what was
+measured so far. That is what a checkpoint holds, and why a run that was killed ends as it would have ended.
+"""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.batch import Batch
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import Diverged, Stopped
+from utils.evaluate import evaluate, evaluating
+from utils.record import Record
+from utils.stopping import StopRequest
+
+
+@dataclass
+class Position:
+    """Where a run stands: the task, and inside it the stage, epoch and batch that come next, all counted from 0.
+
+    Attributes:
+        begun, ended: whether the method's `begin_task` and `end_task` of this task have been called.
+        step: optimizer steps of the whole run.
+        measured_step: the step of the last evaluation inside a task.
+    """
+
+    task: int = 0
+    begun: bool = False
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    ended: bool = False
+    step: int = 0
+    measured_step: int = 0
+
+
+@dataclass
+class Measurements:
+    """What was measured so far.
+
+    Attributes:
+        class_il, task_il, total: counts [T][T]; row: after that task, column: that task's test set; None: not measured.
+        untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
+        anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
+        seconds: time spent in training and in evaluation.
+    """
+
+    class_il: list[list[int | None]]
+    task_il: list[list[int | None]]
+    total: list[list[int | None]]
+    untrained: dict[str, list[int]] = field(default_factory=dict)
+    anytime: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
+
+    @classmethod
+    def empty(cls, num_tasks: int) -> "Measurements":
+        """Nothing measured yet."""
+        return cls(*([[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)))
+
+
+class LossMeter:
+    """Sums losses on the device; reading the mean is what waits for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.num_steps = 0
+        self.last: float | None = None
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Add the terms of one step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+        self.num_steps += 1
+
+    def is_finite(self) -> bool:
+        """Whether every loss since the last reading was finite: a NaN or an infinity stays in the sum."""
+        return all(math.isfinite(value.item()) for value in self.sums.values())
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading; starts anew."""
+        means = {name: value.item() / self.num_steps for name, value in self.sums.items()}
+        self.sums, self.num_steps = {}, 0
+        self.last = means.get("loss")
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.num_steps = dict(state["sums"]), state["num_steps"]
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where a run writes and shows what happens."""
+
+    record: Record
+    tracker: Any
+    screen: Any
+    identity: str
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl`, for the tracker too."""
+        self.record.append_metrics(line)
+        self.tracker.log(line)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augments batches of the stream and of memory, each from its own generator.
+
+    Attributes:
+        transform: (raw uint8 [N, C, H, W], generator) -> float images.
+        prepare: raw -> normalised images, for evaluation.
+        generators: by purpose, `stream` and `memory`.
+    """
+
+    transform: Callable[[Tensor, torch.Generator], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    generators: dict[str, torch.Generator]
+
+    def of_stream(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["stream"])
+
+    def of_memory(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["memory"])
+
+
+class Training:
+    """One run over all tasks of a stream.
+
+    Args:
+        method: learns (`models/base.py`).
+        stream: gives batches and evaluation sets (`datasets/stream.py`).
+        augmentation: of the images.
+        config: the options in force.
+        outlets: where to write.
+        stop: whether to stop.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        stream: Any,
+        augmentation: Augmentation,
+        config: Any,
+        outlets: Outlets,
+        stop: StopRequest,
+    ) -> None:
+        self.method = method
+        self.stream = stream
+        self.augmentation = augmentation
+        self.config = config
+        self.outlets = outlets
+        self.stop = stop
+        self.position = Position()
+        self.measured = Measurements.empty(stream.num_tasks)
+        self.meter = LossMeter()
+        self._optimizer_state: dict[str, Any] | None = None
+        self._saved_at = time.monotonic()
+
+    def run(self) -> Measurements:
+        """Train and evaluate every task, from where the run stands.
+
+        Raises:
+            Diverged: a loss became NaN or infinite.
+            Stopped: a signal asked for it; the state is saved.
+        """
+        self.stop.defer()
+        try:
+            if self._measures_transfer and not self.measured.untrained:
+                self._evaluate_untrained()
+            while self.position.task < self.stream.num_tasks:
+                self._train_task()
+                self._evaluate_task()
+                self.position = Position(task=self.position.task + 1, step=self.position.step)
+        finally:
+            self.outlets.screen.end()
+        return self.measured
+
+    def restore(self) -> None:
+        """Take up the state of the checkpoint, if there is one, and cut off what was written after it.
+
+        Raises:
+            UserError: the checkpoint is damaged or belongs to another configuration.
+        """
+        record, device = self.outlets.record, next(self.method.network.parameters()).device
+        state = load_checkpoint(record.checkpoint_path, self.outlets.identity, device)
+        if state is None:
+            record.cut({})
+            return
+        self.position = Position(**state["position"])
+        self.measured = Measurements(**state["measured"])
+        self.meter.load_state_dict(state["meter"])
+        self.method.load_state_dict(state["method"])
+        if self.position.epoch or self.position.batch:
+            self._optimizer_state = state["method"]["optimizer"]
+        for name, each in self.augmentation.generators.items():
+            each.set_state(state["generators"][name].cpu())
+        record.cut(state["lengths"])
+        self.outlets.screen.say(
+            f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
+        )
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def _train_task(self) -> None:
+        position, method = self.position, self.method
+        if not position.begun:
+            method.begin_task(position.task)
+            position.begun = True
+        stages = method.stages(position.task)
+        total = sum(stage.epochs * self._num_batches(stage) for stage in stages)
+        done = self._steps_done(stages)
+        self.outlets.screen.begin(f"task {position.task + 1}/{self.stream.num_tasks}", done, total)
+        while position.stage < len(stages):
+            done = self._train_stage(stages[position.stage], done)
+            position.stage, position.epoch = position.stage + 1, 0
+        if not position.ended:
+            self._log_losses()
+            method.end_task(position.task)
+            position.ended = True
+        self.outlets.screen.end()
+
+    def _train_stage(self, stage: Any, done: int) -> int:
+        position = self.position
+        self.method.begin_stage(stage)
+        if self._optimizer_state is not None:
+            self.method.optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        while position.epoch < stage.epochs:
+            self.method.begin_epoch(stage, position.epoch)
+            for batch in self._batches(stage):
+                self._step(batch)
+                done += 1
+                self.outlets.screen.advance(done, self.meter.last)
+            position.epoch, position.batch = position.epoch + 1, 0
+        return done
+
+    def _batches(self, stage: Any):
+        """The rest of the present epoch."""
+        position, batch_size = self.position, self.config.batch_size
+        batches = self.stream.batches(stage.tasks, position.epoch, batch_size, start=position.batch)
+        for _ in range(position.batch, self._num_batches(stage)):
+            self._evaluate_if_due()
+            raw, labels, tasks = next(batches)
+            yield Batch(self.augmentation.of_stream(raw), labels, raw, tasks)
+
+    def _num_batches(self, stage: Any) -> int:
+        """Batches of one epoch, fewer in debug mode."""
+        number = self.stream.num_batches(stage.tasks, self.config.batch_size)
+        return min(number, self.config.debug_mode) if self.config.debug_mode else number
+
+    def _steps_done(self, stages: Sequence[Any]) -> int:
+        position = self.position
+        finished = sum(stage.epochs * self._num_batches(stage) for stage in stages[: position.stage])
+        if position.stage == len(stages):
+            return finished
+        return finished + position.epoch * self._num_batches(stages[position.stage]) + position.batch
+
+    def _step(self, batch: Batch) -> None:
+        started = time.monotonic()
+        self.meter.add(self.method.observe(batch))
+        self.position.batch += 1
+        self.position.step += 1
+        if self.position.step % self.config.log_every == 0:
+            self._log_losses()
+        self.measured.seconds["training"] += time.monotonic() - started
+        self._save_if_due()
+
+    def _log_losses(self) -> None:
+        if not self.meter.num_steps:
+            return
+        self._check_losses()
+        position = self.position
+        line = {"kind": "train", "step": position.step, "task": position.task, "epoch": position.epoch}
+        lr = self.method.optimizer.param_groups[0]["lr"]
+        self.outlets.write(line | self.meter.read() | {"lr": lr})
+
+    def _check_losses(self) -> None:
+        if not self.meter.is_finite():
+            position = self.position
+            raise Diverged(
+                f"the loss is no longer finite in task {position.task + 1}, between steps "
+                f"{position.step - self.meter.num_steps + 1} and {position.step}; a lower --lr may help"
+            )
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    @property
+    def _measures_transfer(self) -> bool:
+        return not self.config.ignore_other_metrics
+
+    def _evaluate_untrained(self) -> None:
+        rows = [self._count(task, seen_task=task) for task in range(self.stream.num_tasks)]
+        self.measured.untrained = {
+            "class_il": [row.correct_class_il for row in rows],
+            "task_il": [row.correct_task_il for row in rows],
+            "total": [row.total for row in rows],
+        }
+
+    def _evaluate_task(self) -> None:
+        task, measured = self.position.task, self.measured
+        if not self.position.step:
+            return  # nothing has been trained yet, as in the earlier tasks of joint training
+        last = min(task + 1, self.stream.num_tasks - 1) if self._measures_transfer else task
+        for column in range(last + 1):
+            counts = self._count(column, seen_task=max(task, column))
+            measured.class_il[task][column] = counts.correct_class_il
+            measured.task_il[task][column] = counts.correct_task_il
+            measured.total[task][column] = counts.total
+        self._report_task(task)
+
+    def _report_task(self, task: int) -> None:
+        class_il, task_il = (
+            [100 * correct[task][column] / self.measured.total[task][column] for column in range(task + 1)]
+            for correct in (self.measured.class_il, self.measured.task_il)
+        )
+        self.measured.anytime.append(sum(class_il) / len(class_il))
+        self.outlets.write(
+            {"kind": "evaluation", "step": self.position.step, "task": task, "class_il": class_il, "task_il": task_il}
+        )
+        self.outlets.screen.say(
+            f"after task {task + 1}/{self.stream.num_tasks}: "
+            f"Class-IL {sum(class_il) / len(class_il):.2f} %  Task-IL {sum(task_il) / len(task_il):.2f} %"
+        )
+
+    def _evaluate_if_due(self) -> None:
+        """Anytime accuracy, between two steps of a task; the task's last step is measured at its end."""
+        position, every = self.position, self.config.eval_every
+        inside = position.stage or position.epoch or position.batch
+        if not every or not inside or position.step % every or position.measured_step == position.step:
+            return
+        counts = [self._count(column, seen_task=position.task) for column in range(position.task + 1)]
+        class_il = [100 * each.correct_class_il / each.total for each in counts]
+        self.measured.anytime.append(sum(class_il) / len(class_il))
+        position.measured_step = position.step
+        line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
+        self.outlets.write(line)
+
+    def _count(self, task: int, *, seen_task: int):
+        """Correct predictions on the test set of a task, by the network as it is."""
+        started = time.monotonic()
+        images, labels = self.stream.evaluation_set(task)
+        seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
+        with evaluating(self.method.network):
+            counts = evaluate(
+                self.method.scores,
+                images,
+                labels,
+                prepare=self.augmentation.prepare,
+                task_classes=self.stream.classes_of_task(task),
+                num_seen=seen,
+                check=self._stop_if_asked,
+            )
+        self.measured.seconds["evaluation"] += time.monotonic() - started
+        return counts
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_if_due(self) -> None:
+        self._stop_if_asked()
+        if time.monotonic() - self._saved_at >= self.config.checkpoint_every:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.signal_number is not None:
+            self._save()
+            raise Stopped(self.stop.signal_number)
+
+    def _save(self) -> None:
+        self._check_losses()
+        state = {
+            "position": dataclasses.asdict(self.position),
+            "method": self.method.state_dict(),
+            "generators": {name: each.get_state() for name, each in self.augmentation.generators.items()},
+            "measured": dataclasses.asdict(self.measured),
+            "meter": self.meter.state_dict(),
+            "lengths": self.outlets.record.lengths(),
+        }
+        save_checkpoint(self.outlets.record.checkpoint_path, self.outlets.identity, state)
+        self._saved_at = time.monotonic()
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, bit for bit.
+
+    Raises:
+        Diverged: one of them is not finite, which a loss had no more step to show.
+    """
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        if not torch.isfinite(array).all():
+            raise Diverged(f"{name} is no longer finite after the last step; a lower --lr may help")
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.view(torch.uint8).numpy().tobytes() if array.dim() else array.numpy().tobytes())
+    return digest.hexdigest()
