@@ -75,9 +75,9 @@ class Memory:
         """
         rows = {"raw": raw, "labels": labels, **extras}
         self._check(rows, tasks)
+        slots = self._choose_slots(tasks.tolist())
         if not self._rows:
             self._rows = {name: self._storage(values) for name, values in rows.items()}
-        slots = self._choose_slots(tasks.tolist())
         self.num_seen += len(slots)
         # Of the rows of one batch that fall on the same slot the last stays, as if they had come one by one.
         row_of_slot = {slot: row for row, slot in enumerate(slots) if slot != _DISCARDED}

@@ -21,7 +21,7 @@ class RunError(Exception):
     exit_code = 1
 
 
-class UserError(RunError):
+class UserError(RunError, ValueError):
     """Something the user typed or supplied; the message names what to change."""
 
     exit_code = MISTAKE

@@ -17,6 +17,7 @@ class Option:
         choices: the allowed values, if they are few.
         flag: may stand alone, which means this value.
         changes_result: False for where and how a run is done, which is no part of its identity.
+        excludes: options that cannot be given together with this one, whose defaults give way to it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Option:
     choices: tuple | None = None
     flag: Any = None
     changes_result: bool = True
+    excludes: tuple[str, ...] = ()
 
 
 def boolean(text: str) -> bool:

@@ -83,6 +83,10 @@ class Record:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY)
+        except (NotADirectoryError, FileExistsError):
+            raise UserError(
+                f"{self.folder} cannot be a folder, a file is in its place; choose another --results_dir"
+            ) from None
         except OSError as error:
             raise _disk_error(self.folder, error) from error
         try:

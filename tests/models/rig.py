@@ -43,11 +43,11 @@ def leaf(logits: np.ndarray) -> Tensor:
     return torch.from_numpy(logits).clone().requires_grad_()
 
 
-def rows(logits: Tensor, labels: np.ndarray | None = None, task: int = 0, **extras: np.ndarray) -> Batch:
+def rows(images: Tensor, labels: np.ndarray | None = None, task: int = 0, **extras: np.ndarray) -> Batch:
     """A batch whose images are these logits."""
-    size = len(logits)
+    size = len(images)
     return Batch(
-        images=logits,
+        images=images,
         labels=torch.zeros(size, dtype=torch.int64) if labels is None else torch.from_numpy(labels),
         raw=torch.zeros(size, 3, 2, 2, dtype=torch.uint8),
         tasks=torch.full((size,), task),

@@ -1,0 +1,278 @@
+"""A dataset in memory: uint8 images, labels, class names, mean and standard deviation; and what a dataset part is."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.options import Option
+
+if TYPE_CHECKING:
+    from utils.augment import Transform
+
+_IMAGES_PER_CHUNK = 2048
+
+
+class Content(NamedTuple):
+    """What was read from a layout: the four arrays of `Arrays`, and by array the file it came from, for messages."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    origin: dict[str, str]
+
+
+@dataclass
+class Arrays:
+    """All images of a dataset, checked when it is made.
+
+    Attributes:
+        train_x, test_x: [N, S, S, 3] uint8, RGB, possibly memory-mapped.
+        train_y, test_y: [N] int64, class 0 to K - 1; every class occurs in both.
+        class_names: K names.
+        mean, std: of the three channels, for images scaled to [0, 1].
+        origin: by array, the file it was read from.
+
+    Raises:
+        UserError: a shape, a type or a label is not as above; the message names the file, or else the array.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    origin: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        where = {name: self.origin.get(name, name) for name in ("train_x", "train_y", "test_x", "test_y")}
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_x"), getattr(self, f"{split}_y")
+            check_images(images, where[f"{split}_x"])
+            check_labels(labels, self.num_classes, where[f"{split}_y"])
+            if len(images) != len(labels):
+                raise UserError(
+                    f"{where[f'{split}_x']} has {len(images)} images but {where[f'{split}_y']} has {len(labels)} "
+                    f"labels; give one label per image"
+                )
+        if self.train_x.shape[1:] != self.test_x.shape[1:]:
+            raise UserError(
+                f"{where['train_x']} has images of {_size(self.train_x)} but {where['test_x']} of "
+                f"{_size(self.test_x)}; bring them to one size"
+            )
+        if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
+            raise UserError(f"mean {self.mean} and std {self.std} must be finite, and std above 0 in every channel")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the decoded images and labels.
+
+        The same for the same images, whatever layout they are stored in and however the classes are mixed there. The
+        order inside a class counts, as a run depends on it.
+        """
+        digest = hashlib.sha256()
+        for images, labels in ((self.train_x, self.train_y), (self.test_x, self.test_y)):
+            rows = rows_by_label(labels)
+            digest.update(repr(images.shape).encode())
+            digest.update(labels[rows].astype("<i8").tobytes())
+            for chunk in chunks_of_rows(images, rows):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def release(self) -> None:
+        """Let go of images and labels, whose memory is free again once nobody else holds them."""
+        for name in ("train_x", "train_y", "test_x", "test_y"):
+            setattr(self, name, getattr(self, name)[:0].copy())
+
+
+def rows_by_label(labels: np.ndarray) -> np.ndarray:
+    """Row numbers [N], label after label, in their own order inside a label."""
+    return np.argsort(labels, kind="stable")
+
+
+def chunks_of_rows(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The given rows of an array, a few MB at a time, as fresh contiguous arrays [n, H, W, C]."""
+    for start in range(0, len(rows), _IMAGES_PER_CHUNK):
+        yield np.ascontiguousarray(images[rows[start : start + _IMAGES_PER_CHUNK]])
+
+
+def check_images(images: np.ndarray, where: str) -> None:
+    """Raise UserError, beginning with `where`, unless the images are [N, S, S, 3] uint8 and there are some."""
+    if images.dtype != np.uint8:
+        raise UserError(f"{where} has type {images.dtype}; images must be uint8, 0 to 255")
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise UserError(f"{where} has shape {list(images.shape)}; images must be [N, H, W, 3], RGB with channels last")
+    if images.shape[1] != images.shape[2] or not images.shape[1]:
+        raise UserError(f"{where} has images of {_size(images)}; they must be square")
+    if not len(images):
+        raise UserError(f"{where} is empty; give at least one image per class")
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and are just 0 to num_classes - 1."""
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise UserError(f"{where} has type {labels.dtype} and shape {list(labels.shape)}; labels must be [N] int64")
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        row = int(outside.argmax())
+        raise UserError(
+            f"{where} has label {labels[row]} in row {row}; the {num_classes} classes are labelled 0 to "
+            f"{num_classes - 1}"
+        )
+    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if len(missing):
+        raise UserError(f"{where} has no image of class {missing[0]}; each of the {num_classes} classes needs some")
+
+
+def check_tasks(num_classes: int, num_tasks: int) -> None:
+    """Raise UserError unless the classes split evenly into that many tasks."""
+    if num_classes % num_tasks or num_classes < num_tasks:
+        divisors = [str(number) for number in range(1, num_classes + 1) if num_classes % number == 0]
+        raise UserError(
+            f"--n_tasks {num_tasks}: the {num_classes} classes do not split evenly into {num_tasks} tasks; "
+            f"possible are {', '.join(divisors)}"
+        )
+
+
+def _size(images: np.ndarray) -> str:
+    return f"{images.shape[1]}x{images.shape[2]}"
+
+
+class Layout:
+    """One way in which a dataset may be stored. `dataset` tells `folder`, `image_size`, `num_classes`, `num_images`."""
+
+    def find(self, data_root: Path, dataset: "Dataset") -> Path | None:
+        """Where the dataset is stored in this way, whole or in part; None if it is not."""
+        raise NotImplementedError
+
+    def wanted(self, data_root: Path, dataset: "Dataset") -> str:
+        """What to put where, in a few words."""
+        raise NotImplementedError
+
+    def inspect(self, place: Path, dataset: "Dataset") -> str:
+        """What is there, by a look that decodes no image. Raises UserError if it could not be read."""
+        raise NotImplementedError
+
+    def read(self, place: Path, dataset: "Dataset") -> Content:
+        """Everything. Raises UserError if it cannot be read."""
+        raise NotImplementedError
+
+    def download(self, data_root: Path, dataset: "Dataset") -> bool:
+        """Fetch the official files; False where there are none to fetch."""
+        return False
+
+
+class Dataset:
+    """A stream of tasks over the classes of a dataset; subclasses are the parts that `--dataset` chooses from.
+
+    Attributes:
+        num_tasks, num_classes: of the whole stream; the classes split evenly into the tasks.
+        image_size: side of the square images in pixels.
+        num_images: training and test images of the original.
+        folder: where the data lies inside the data root.
+        class_names: num_classes names.
+        mean, std: of the three channels, for images scaled to [0, 1].
+        layouts: where to look; the first that is there is read.
+        options: what can be set; the constructor takes the values by name.
+        transforms: by protocol, `crop_padding` and `flip` of a `utils.augment.Transform`; `mean` and `std` too where
+            the protocol has its own.
+        schedules: by protocol, the epochs at which the learning rate falls, and the factor.
+    """
+
+    name: str
+    num_tasks: int
+    num_classes: int | None
+    image_size: int | None
+    num_images: tuple[int, int] | None = None
+    folder: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layouts: tuple[Layout, ...] = ()
+    options: tuple[Option, ...] = ()
+    transforms: ClassVar[dict[str, dict[str, Any]]] = {}
+    schedules: ClassVar[dict[str, tuple[tuple[int, ...], float]]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        unknown = options.keys() - {option.name for option in self.options}
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        self.settings = {option.name: options.get(option.name, option.default) for option in self.options}
+
+    def load(self, data_root: Path, download: bool = False) -> Arrays:
+        """Read the images.
+
+        Args:
+            data_root: the folder that holds the datasets' folders.
+            download: fetch the official files if nothing is there and there is something to fetch.
+
+        Raises:
+            UserError: nothing is there, or what is there is damaged or of another shape.
+        """
+        found = self._find(data_root)
+        if found is None and download and any(layout.download(data_root, self) for layout in self.layouts):
+            found = self._find(data_root)
+        if found is None:
+            raise UserError(self._missing(data_root))
+        layout, place = found
+        return self.assemble(layout.read(place, self))
+
+    def describe(self, data_root: Path) -> str:
+        """One line: what was found, what is wrong with it, or what to put where."""
+        try:
+            found = self._find(data_root)
+            if found is None:
+                return self._missing(data_root)
+            layout, place = found
+            return f"{self.name}: {layout.inspect(place, self)}"
+        except UserError as error:
+            return f"{self.name}: {error}"
+
+    def transform(self, protocol: str, arrays: Arrays) -> "Transform":
+        """How training images are augmented and all images normalised. Raises UserError for an unknown protocol."""
+        from utils.augment import Transform
+
+        if protocol not in self.transforms:
+            known = " or ".join(self.transforms)
+            raise UserError(f"--dataset {self.name} has no transforms for --protocol {protocol}; choose {known}")
+        return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol]))
+
+    def assemble(self, content: Content) -> Arrays:
+        """Checked arrays from what a layout held."""
+        arrays = Arrays(*content[:4], self.class_names, self.mean, self.std, content.origin)
+        if arrays.train_x.shape[1] != self.image_size:
+            raise UserError(
+                f"{content.origin['train_x']} has images of {_size(arrays.train_x)}; "
+                f"{self.name} needs {self.image_size}x{self.image_size}"
+            )
+        return arrays
+
+    def _find(self, data_root: Path) -> tuple[Layout, Path] | None:
+        for layout in self.layouts:
+            place = layout.find(data_root, self)
+            if place is not None:
+                return layout, place
+        return None
+
+    def _missing(self, data_root: Path) -> str:
+        wanted = "; or ".join(layout.wanted(data_root, self) for layout in self.layouts)
+        return f"{self.name}: no data found. Give --data_root (now {data_root}), or put there {wanted}"
+
+
+def count_images(num_train: int, num_test: int, dataset: Dataset) -> str:
+    """The numbers of images in words, beside those of the original if they differ."""
+    text = f"{num_train} training and {num_test} test images"
+    if dataset.num_images in (None, (num_train, num_test)):
+        return text
+    return f"{text} (the original has {dataset.num_images[0]} and {dataset.num_images[1]})"

@@ -1,0 +1,52 @@
+"""Images as four NumPy files, `{train,test}_{x,y}.npy`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.arrays import Content, Dataset, Layout, count_images
+from utils.errors import UserError
+
+_NAMES = ("train_x", "train_y", "test_x", "test_y")
+
+
+class FourArrays(Layout):
+    """`<data root>/<folder>/{train,test}_{x,y}.npy`: images [N, S, S, 3] uint8 and labels [N] int64.
+
+    Images stay memory-mapped. Nothing is unpickled.
+    """
+
+    def find(self, data_root: Path, dataset: Dataset) -> Path | None:
+        place = data_root / dataset.folder
+        return place if any((place / f"{name}.npy").exists() for name in _NAMES) else None
+
+    def wanted(self, data_root: Path, dataset: Dataset) -> str:
+        side = dataset.image_size or "S"
+        return (
+            f"four arrays {data_root / dataset.folder}/{{train,test}}_{{x,y}}.npy "
+            f"(images [N, {side}, {side}, 3] uint8, labels [N] int64)"
+        )
+
+    def inspect(self, place: Path, dataset: Dataset) -> str:
+        arrays = dataset.assemble(self.read(place, dataset))
+        counts = count_images(len(arrays.train_x), len(arrays.test_x), dataset)
+        side = arrays.train_x.shape[1]
+        return f"four arrays in {place}, {counts} of {side}x{side} in {arrays.num_classes} classes"
+
+    def read(self, place: Path, dataset: Dataset) -> Content:
+        missing = [f"{name}.npy" for name in _NAMES if not (place / f"{name}.npy").exists()]
+        if missing:
+            raise UserError(f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there")
+        files = {name: place / f"{name}.npy" for name in _NAMES}
+        return Content(*map(_read, files.values()), {name: str(file) for name, file in files.items()})
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r" if file.name.endswith("_x.npy") else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged, cut short or no .npy file"
+        raise UserError(f"{file} cannot be read ({reason}); put a whole array in its place") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{file} is an archive of arrays; save the one array with numpy.save")
+    return array

@@ -1,0 +1,83 @@
+"""The official files of CIFAR, where torchvision stores them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.arrays import Content, Dataset, Layout
+from utils.errors import UserError
+
+
+class OfficialCifar(Layout):
+    """`<data root>/<folder>/<base folder>/` or `<data root>/<base folder>/`, the pickled batches of CIFAR.
+
+    torchvision unpickles them, after its own checksums have passed; it is imported only then.
+
+    Args:
+        base_folder: the folder inside the official archive, such as `cifar-10-batches-py`.
+        files: what must be in it.
+        reader: torchvision's class by name, or a class like it with `train_list`, `test_list` and `meta` of its own,
+            which name the files with their MD5 checksums.
+    """
+
+    def __init__(self, base_folder: str, files: tuple[str, ...], reader: str | type) -> None:
+        self.base_folder = base_folder
+        self.files = files
+        self.reader = reader
+
+    def find(self, data_root: Path, dataset: Dataset) -> Path | None:
+        places = (data_root / dataset.folder / self.base_folder, data_root / self.base_folder)
+        return next((place for place in places if place.is_dir()), None)
+
+    def wanted(self, data_root: Path, dataset: Dataset) -> str:
+        root = data_root / dataset.folder
+        name = self.reader if isinstance(self.reader, str) else self.reader.__name__
+        return (
+            f"the official files in {root / self.base_folder} (python -c \"from torchvision.datasets import {name}; "
+            f"{name}('{root}', download=True)\" fetches them)"
+        )
+
+    def inspect(self, place: Path, dataset: Dataset) -> str:
+        self._check_presence(place)
+        return f"official files in {place}; their checksums are verified when they are read"
+
+    def read(self, place: Path, dataset: Dataset) -> Content:
+        self._check_presence(place)
+        reader = self._reader_class()
+        _check_sums(place, reader)
+        train, test = (reader(place.parent, train=is_train) for is_train in (True, False))
+        labels = (np.asarray(part.targets, dtype=np.int64) for part in (train, test))
+        origin = dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place))
+        return Content(train.data, next(labels), test.data, next(labels), origin)
+
+    def download(self, data_root: Path, dataset: Dataset) -> bool:
+        place = data_root / dataset.folder
+        try:
+            self._reader_class()(place, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"the download to {place} failed: {error}") from error
+        return True
+
+    def _reader_class(self) -> type:
+        if not isinstance(self.reader, str):
+            return self.reader
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.reader)
+
+    def _check_presence(self, place: Path) -> None:
+        missing = [name for name in self.files if not (place / name).is_file()]
+        if missing:
+            raise UserError(f"{place} lacks {', '.join(missing)}; unpack the whole official archive there")
+
+
+def _check_sums(place: Path, reader: type) -> None:
+    from torchvision.datasets.utils import check_integrity
+
+    sums = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
+    for name, md5 in sums:
+        if not check_integrity(str(place / name), md5):
+            raise UserError(
+                f"{place / name} is not the official file: its checksum is wrong, so it was not opened; "
+                f"unpack the official archive again"
+            )

@@ -1,0 +1,25 @@
+"""Split mini-ImageNet: 20 tasks of 5 classes (Vinyals et al., Matching Networks for One Shot Learning, NeurIPS 2016)."""
+
+from typing import ClassVar
+
+from datasets.arrays import Dataset
+from datasets.layouts.four_arrays import FourArrays
+from datasets.layouts.image_folder import ImageFolder
+from utils.registry import DATASETS
+
+
+@DATASETS.register()
+class SeqMiniimg(Dataset):
+    """50,000 training and 10,000 test images of 84x84 pixels; constants and transforms of Lyu et al., NeurIPS 2023."""
+
+    num_tasks = 20
+    num_classes = 100
+    image_size = 84
+    num_images = (50_000, 10_000)
+    folder = "miniimg"
+    class_names = tuple(map(str, range(100)))
+    mean = (0.47313006, 0.44905752, 0.40378186)
+    std = (0.27292014, 0.26559181, 0.27953038)
+    layouts = (FourArrays(), ImageFolder())
+    transforms: ClassVar = {"online": {"crop_padding": 4, "flip": True}}
+    schedules: ClassVar = {"online": ((35, 60, 75), 0.2)}

@@ -1,0 +1,231 @@
+"""The stream of tasks: class order, held-out part, and batches of images that are loaded once onto the run's device."""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
+from utils.errors import UserError
+from utils.seeds import generator
+
+# Class at each position. For CIFAR-100: Rebuffi et al., iCaRL, CVPR 2017. For ImageNet-100: Douillard et al., PODNet,
+# ECCV 2020, over the first 100 classes of ILSVRC-2012.
+_NAMED_ORDERS = {
+    "icarl": """
+        87 0 52 58 44 91 68 97 51 15 94 92 10 72 49 78 61 14 8 86 84 96 18 24 32 45 88 11 4 67 69 66 77 47 79 93 29 50
+        57 83 17 81 41 12 37 59 25 20 80 73 1 28 6 46 62 82 53 9 31 75 38 63 33 74 27 22 36 3 16 21 60 19 70 90 89 43 5
+        42 65 76 40 30 23 85 2 95 56 48 71 64 98 13 99 7 34 55 54 26 35 39
+    """,
+    "imagenet100": """
+        68 56 78 8 23 84 90 65 74 76 40 89 3 92 55 9 26 80 43 38 58 70 77 1 85 19 17 50 28 53 13 81 45 82 6 59 83 16 15
+        44 91 41 72 60 79 52 20 10 31 54 37 95 14 71 96 98 97 2 64 66 42 22 35 86 24 34 87 21 99 0 88 27 18 94 11 12 47
+        25 30 46 62 69 36 61 7 63 75 5 32 4 51 48 73 93 39 67 29 49 57 33
+    """,
+}
+
+
+def class_order(rule: str, num_classes: int, seed: int) -> np.ndarray:
+    """The label that each class gets; the labels of task t follow those of task t - 1.
+
+    Args:
+        rule: `identity`; `online`, which keeps the classes at seed 0 and permutes them at others (Lyu et al., NeurIPS
+            2023); `offline` or `seeded`, which shuffles them (Masana et al., FACIL, 2020); `icarl` or `imagenet100`,
+            fixed orders of 100 classes; or the classes in the order in which they come, such as `3,1,0,2`.
+        num_classes: K.
+        seed: of the run.
+
+    Returns:
+        [K] int64, the label of class c at place c.
+
+    Raises:
+        UserError: an unknown rule, or a list that does not hold each class once.
+    """
+    rules = {"identity": _identity, "online": _online, "offline": _offline, "seeded": _offline}
+    rules |= {name: partial(_named, name) for name in _NAMED_ORDERS}
+    if rule in rules:
+        return rules[rule](num_classes, seed)
+    try:
+        listed = [int(part) for part in rule.split(",")]
+    except ValueError:
+        raise UserError(
+            f"unknown --class_order {rule!r}; give {', '.join(rules)}, or the classes in their order, such as 3,1,0,2"
+        ) from None
+    return _labels_of(listed, num_classes, "--class_order")
+
+
+def _identity(num_classes: int, seed: int) -> np.ndarray:
+    return np.arange(num_classes)
+
+
+def _online(num_classes: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(42 + seed).permutation(num_classes) if seed else np.arange(num_classes)
+
+
+def _offline(num_classes: int, seed: int) -> np.ndarray:
+    order = list(range(num_classes))
+    np.random.RandomState(seed).shuffle(order)
+    return np.argsort(order)
+
+
+def _named(name: str, num_classes: int, seed: int) -> np.ndarray:
+    if num_classes != 100:
+        raise UserError(f"--class_order {name} is an order of 100 classes, but this dataset has {num_classes}")
+    return _labels_of([int(number) for number in _NAMED_ORDERS[name].split()], num_classes, name)
+
+
+def _labels_of(order: list[int], num_classes: int, where: str) -> np.ndarray:
+    """Labels from the class at each position."""
+    for number in order:
+        if not 0 <= number < num_classes:
+            raise UserError(f"{where} names class {number}; the classes are 0 to {num_classes - 1}")
+        if order.count(number) > 1:
+            raise UserError(f"{where} names class {number} more than once; name each of the {num_classes} classes once")
+    missing = sorted(set(range(num_classes)) - set(order))
+    if missing:
+        raise UserError(f"{where} lacks class {missing[0]}; name each of the {num_classes} classes once")
+    return np.argsort(order)
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Draw the share of each class that is kept from training, label after label, as FACIL does (Masana et al., 2020).
+
+    Args:
+        labels: [N] int64.
+        fraction: share of each class, rounded to whole images.
+        seed: of the run.
+
+    Returns:
+        [N] bool, True for what is held out.
+
+    Raises:
+        UserError: the share of some class is no image, or all of them.
+    """
+    draws = random.Random(seed)
+    is_held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        number = round(fraction * len(rows))
+        if not 0 < number < len(rows):
+            raise UserError(
+                f"--validation {fraction} holds out {number} of {len(rows)} images of a class; both that part and the "
+                f"rest need at least one"
+            )
+        is_held_out[draws.sample(rows.tolist(), number)] = True
+    return is_held_out
+
+
+class Stream:
+    """The tasks of a dataset, its images on the device.
+
+    Images lie label after label, so that those of a task are contiguous; those of a label keep the order of the data.
+
+    Args:
+        arrays: the data; it is copied, and may be released afterwards.
+        num_tasks: T, into which the classes split evenly.
+        label_of_class: [K] int64, from `class_order`.
+        validation: share of each class's training images that is never trained on and replaces the test set; 0: none.
+        seed: of the run.
+        device: of the images.
+
+    Attributes:
+        num_tasks, num_classes: T and K.
+        image_shape: (C, H, W).
+        task_of_class: task of each label, [K] int64, on the host.
+
+    Raises:
+        UserError: the classes do not split evenly, or too few images for the validation share.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        num_tasks: int,
+        label_of_class: np.ndarray,
+        validation: float = 0.0,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        self.num_tasks = num_tasks
+        self.num_classes = arrays.num_classes
+        check_tasks(self.num_classes, num_tasks)
+        self.image_shape = (arrays.train_x.shape[3], *arrays.train_x.shape[1:3])
+        self.task_of_class = torch.arange(self.num_classes) // (self.num_classes // num_tasks)
+        self._seed = seed
+        self._device = torch.device(device)
+        train_y = label_of_class[arrays.train_y]
+        rows = rows_by_label(train_y)
+        if validation:
+            is_held_out = hold_out(train_y, validation, seed)[rows]
+            self._test = self._load(arrays.train_x, train_y, rows[is_held_out])
+            rows = rows[~is_held_out]
+        else:
+            test_y = label_of_class[arrays.test_y]
+            self._test = self._load(arrays.test_x, test_y, rows_by_label(test_y))
+        self._train = self._load(arrays.train_x, train_y, rows)
+
+    def classes_of_task(self, task: int) -> range:
+        """The labels of a task."""
+        size = self.num_classes // self.num_tasks
+        return range(task * size, (task + 1) * size)
+
+    def num_batches(self, tasks: Sequence[int], batch_size: int) -> int:
+        """Batches of one epoch over the given tasks."""
+        return -(-sum(len(self._train.rows_of_task(task)) for task in tasks) // batch_size)
+
+    def batches(
+        self, tasks: Sequence[int], epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch over the training images of the given tasks, each image once, the last batch possibly short.
+
+        The order depends on the run's seed, the tasks and the epoch alone, so that a resumed run goes on at `start`.
+
+        Args:
+            tasks: their indices.
+            epoch: from 0.
+            batch_size: images per batch.
+            start: batches of this epoch to pass over.
+
+        Yields:
+            Images [N, C, H, W] uint8 and labels [N] int64 on the device, task of each image [N] int64 on the host.
+        """
+        ranges = [self._train.rows_of_task(task) for task in tasks]
+        rows = torch.cat([torch.arange(part.start, part.stop) for part in ranges])
+        draws = generator(self._seed, "stream", ",".join(map(str, tasks)), epoch)
+        rows = rows[torch.randperm(len(rows), generator=draws)]
+        row_tasks, device_rows = self._train.tasks[rows], rows.to(self._device)
+        for first in range(start * batch_size, len(rows), batch_size):
+            chosen = device_rows[first : first + batch_size]
+            images, labels = (each.index_select(0, chosen) for each in (self._train.images, self._train.labels))
+            yield images, labels, row_tasks[first : first + batch_size]
+
+    def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
+        """Test images [N, C, H, W] uint8 and labels [N] of a task, or its held-out ones, on the device, not copied."""
+        rows = self._test.rows_of_task(task)
+        return self._test.images[rows.start : rows.stop], self._test.labels[rows.start : rows.stop]
+
+    def _load(self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> "_Part":
+        loaded = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8, device=self._device)
+        filled = 0
+        for chunk in chunks_of_rows(images, rows):
+            loaded[filled : filled + len(chunk)] = torch.from_numpy(chunk).permute(0, 3, 1, 2)
+            filled += len(chunk)
+        host_labels = torch.from_numpy(labels[rows])
+        return _Part(loaded, host_labels.to(self._device), self.task_of_class[host_labels], self.num_tasks)
+
+
+class _Part:
+    """Images and labels of one split, task after task; `tasks` [N] is on the host."""
+
+    def __init__(self, images: Tensor, labels: Tensor, tasks: Tensor, num_tasks: int) -> None:
+        self.images = images
+        self.labels = labels
+        self.tasks = tasks
+        self._starts = np.searchsorted(tasks.numpy(), np.arange(num_tasks + 1)).tolist()
+
+    def rows_of_task(self, task: int) -> range:
+        return range(self._starts[task], self._starts[task + 1])

@@ -1,0 +1,101 @@
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.datasets.small import small_content, small_dataset, write_four_arrays
+from utils.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_four_arrays(tmp_path / "small", small_content())
+
+
+def test_arrays_are_read(folder, tmp_path):
+    arrays = small_dataset().load(tmp_path)
+    for name, array in small_content().items():
+        np.testing.assert_array_equal(getattr(arrays, name), array)
+    assert isinstance(arrays.train_x, np.memmap)
+    assert small_dataset().describe(tmp_path) == (
+        f"seq-small: four arrays in {folder}, 40 training and 12 test images of 32x32 in 4 classes"
+    )
+
+
+def test_description_tells_where_the_numbers_are_not_the_original_ones(tmp_path):
+    write_four_arrays(tmp_path / "small", small_content(num_train=20))
+    assert "20 training and 12 test images (the original has 40 and 12)" in small_dataset().describe(tmp_path)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def zip_up(file):
+    buffer = io.BytesIO()
+    np.savez(buffer, np.zeros(3))
+    file.write_bytes(buffer.getvalue())
+
+
+def save(array):
+    return lambda file: np.save(file, array)
+
+
+@pytest.mark.parametrize("name", ["train_x", "train_y", "test_x", "test_y"])
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (cut, "cannot be read"),
+        (lambda file: file.write_bytes(b""), "cannot be read"),
+        (lambda file: file.write_bytes(b"no array at all"), "cannot be read"),
+        (lambda file: file.write_bytes(file.read_bytes()[:9]), "cannot be read"),
+        (zip_up, "archive"),
+        (lambda file: file.unlink(), "lacks"),
+        (lambda file: (file.unlink(), file.mkdir()), "cannot be read"),
+        (save(np.zeros((3, 3), dtype=np.float32)), "float32"),
+        (save(np.array(7)), "int64"),
+    ],
+)
+def test_spoilt_file_is_named_in_one_line(folder, tmp_path, name, spoil, word):
+    file = folder / f"{name}.npy"
+    spoil(file)
+    with pytest.raises(UserError) as caught:
+        small_dataset().load(tmp_path)
+    message = str(caught.value)
+    assert word in message
+    assert str(folder) in message
+    assert f"{name}.npy" in message
+    assert "\n" not in message
+    assert message in small_dataset().describe(tmp_path)
+
+
+def test_other_size_is_refused(tmp_path):
+    content = small_content()
+    smaller = {name: array[:, :28, :28] if name.endswith("x") else array for name, array in content.items()}
+    write_four_arrays(tmp_path / "small", smaller)
+    with pytest.raises(UserError, match=r"train_x\.npy has images of 28x28; seq-small needs 32x32"):
+        small_dataset().load(tmp_path)
+
+
+class Canary:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["train_x", "train_y"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_nothing_is_unpickled(folder, tmp_path, name, plain):
+    canary = Canary(str(tmp_path / "executed"))
+    file = folder / f"{name}.npy"
+    if plain:
+        file.write_bytes(pickle.dumps(canary))
+    else:
+        np.save(file, np.array([canary], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=f"{name}.npy"):
+        small_dataset().load(tmp_path)
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,109 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.errors import DiskError, UserError
+from utils.record import Record, write_atomically
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record.of_run(tmp_path, "group", "name", "0123456789abcdef")
+
+
+def test_folder_is_named_by_run_and_hash(record, tmp_path):
+    assert record.folder == tmp_path / "group" / "name-0123456789"
+
+
+def test_second_process_is_refused_until_the_first_lets_go(record):
+    held = record.open()
+    with pytest.raises(UserError, match="written by another process"):
+        Record(record.folder).open()
+    held.close()
+    Record(record.folder).open().close()
+
+
+def test_lock_of_a_killed_process_is_free(record):
+    script = (
+        f"import os, pathlib\nfrom utils.record import Record\nRecord(pathlib.Path({str(record.folder)!r})).open()\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script + "os.kill(os.getpid(), 9)"], cwd=root, check=False)
+    record.open().close()
+
+
+def test_result_makes_the_run_complete(record):
+    record.open()
+    assert not record.complete
+    record.write_result({"metrics": {"a": None}})
+    assert record.complete
+    assert record.read_result()["metrics"] == {"a": None}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99}', "\x00\xff"])
+def test_damaged_or_foreign_json_is_named(record, content):
+    record.open()
+    record.config_path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json"):
+        record.read_config()
+
+
+def test_cut_removes_what_lies_after_the_checkpoint(record):
+    record.open()
+    record.append_metrics({"step": 1})
+    record.append_log("one")
+    lengths = record.lengths()
+    record.append_metrics({"step": 2})
+    record.append_log("two")
+    record.cut(lengths)
+    assert [json.loads(line) for line in record.metrics_path.read_text().splitlines()] == [{"step": 1}]
+    assert record.log_path.read_text() == "one\n"
+
+
+def test_cut_never_lengthens(record):
+    record.open()
+    record.append_log("one")
+    record.cut({"log.txt": 1000})
+    assert record.log_path.read_text() == "one\n"
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text("old")
+
+    def write(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DiskError, match="No space left"):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_while_appending_is_a_disk_error(record):
+    record.open()
+    record.log_path.symlink_to("/dev/full")
+    with pytest.raises(DiskError, match="make room"):
+        record.append_log("text")
+
+
+def test_folder_that_cannot_be_made_is_a_disk_error(tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "folder")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DiskError, match="Read-only"):
+        Record(tmp_path / "results").open()
+
+
+def test_file_in_the_place_of_the_results_folder_is_a_mistake(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(UserError, match="results_dir"):
+        Record(tmp_path / "results" / "group").open()
