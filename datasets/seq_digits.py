@@ -34,9 +34,7 @@ class SeqDigits(Dataset):
             images, labels = _enlarge(file["images"]), file["labels"].astype(np.int64)
         is_test = _rank_in_class(labels) % 5 == 4
         origin = dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(_FILE))
-        return self.assemble(
-            Content(images[~is_test], labels[~is_test], images[is_test], labels[is_test], origin)
-        )
+        return self.assemble(Content(images[~is_test], labels[~is_test], images[is_test], labels[is_test], origin))
 
     def describe(self, data_root: Path) -> str:
         """One line: what is there."""

@@ -246,9 +246,10 @@ def _resolve(
 ) -> Configuration:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    excluded = _excluded(typed, options)
     for origin, layer in _layers(typed, selected, parts):
         for name, value in layer.items():
-            if name in options and name not in values and value is not None:
+            if name in options and name not in values and name not in excluded and value is not None:
                 values[name], origins[name] = value, origin
     for name, option in options.items():
         if name not in values:
@@ -258,6 +259,15 @@ def _resolve(
     _complete(configuration, typed)
     _check(configuration)
     return configuration
+
+
+def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
+    """Options whose defaults give way to a typed one."""
+    excluded = {other for name in typed for other in options[name].excludes}
+    if excluded & typed.keys():
+        together = " and ".join(f"--{name}" for name in typed if name in excluded)
+        raise UserError(f"{together} cannot be given together")
+    return excluded
 
 
 def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -89,8 +89,9 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
     device = choose_device(config.device)
     threads = record.read_config().get("environment", {}).get("threads") or config.threads or available_cores()
     set_arithmetic(device, config.precision, config.fast, threads)
-    stream = make_stream(config, dataset, arrays, device)
     augmentation = make_augmentation(config, dataset, arrays, device)
+    stream = make_stream(config, dataset, arrays, device)
+    arrays.release()
     method = make_method(config, stream, augmentation, device)
     record.write_config(
         facts
@@ -193,7 +194,7 @@ def make_network(config: Configuration, stream):
 
     parts = config.parts
     norm_options = config.chosen(parts.norm.options) | {"affine": config.affine}
-    norm = norm_factory(config.nl, **norm_options, num_tasks=stream.num_tasks)
+    norm = norm_factory(config.nl, num_tasks=stream.num_tasks, **norm_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         backbone = parts.backbone(norm, image_size=stream.image_shape[-1], **config.chosen(parts.backbone.options))

@@ -83,7 +83,7 @@ def _spell_norm(stem: str) -> str:
     return {"adab2n": "AdaB2N"}.get(stem, stem.upper())
 
 
-NORMS = Registry("norm layer", "backbone.norm", not_parts=("base", "context", "moments"), spell=_spell_norm)
+NORMS = Registry("norm layer", "backbone.norm", not_parts=("base", "context"), spell=_spell_norm)
 BACKBONES = Registry("backbone", "backbone", not_parts=("blocks",))
 METHODS = Registry("method", "models", not_parts=("base", "heads"))
 DATASETS = Registry("dataset", "datasets", not_parts=("arrays", "stream"), spell=lambda stem: stem.replace("_", "-"))

@@ -1,107 +1,154 @@
-"""AdaB²N: adaptive balance of batch normalization (Lyu et al., NeurIPS 2023)."""
+"""Adaptive balance of batch normalization."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from backbone.norm.base import BalancedNorm
-from backbone.norm.moments import normalise, sample_moments
+from backbone.norm._rows import row_affine, row_moments
+from backbone.norm.base import track
+from backbone.norm.context import BatchContext, ContextNorm
 from utils.errors import UserError
 from utils.options import Option, flag, ranged
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class AdaptiveBalanceBatchNorm(BalancedNorm):
-    """Batch normalization with learned task weights, an adaptive step of the running statistics and a regularizer.
+class AdaB2N(ContextNorm):
+    """Adaptive balance of batch normalization (Lyu et al., NeurIPS 2023).
 
-    From the second task on, for a described batch with n_k rows of task k, ω_k = (exp(ψ_k) + n_k) / Σ_{j≤t} (…) and
-    every row weighs w_i = ω_task(i) / n_task(i); μ = Σ_i w_i mean(x_i) and v = Σ_i w_i mean((x_i − μ)²). The share of
-    a task that is absent from the batch is lost, as published. The running variance takes v as it is, without the
-    factor n/(n − 1). The regularizer is mean_c (μ − R_μ)² + mean_c (v − R_v)² against the updated running values,
-    which are constants (`norm_loss`).
+    Task k has weight ω_k = c_k / Σ_j c_j with c_k = exp(task_weight_k) + n_k, where n_k counts its samples in the
+    batch; the samples of a task share its weight equally. Mean and variance are the weighted ones. Without the tasks
+    of the samples, and in the first task, all samples weigh the same.
+
+    The running statistics keep the biased variance and move by a step size that shrinks from momentum^kappa towards
+    1 - (1 - momentum)^kappa over the training forwards. The regularizer is the squared distance of the batch's
+    statistics from the running ones after their update, which are constants for the gradient, averaged over channels.
 
     Args:
-        num_tasks: tasks of the stream; length of ψ (`task_weight`, from 0).
-        kappa: κ in [0, 1]; 1 is the constant step `momentum`, 0 the cumulative average.
-        renormalize_absent: divide the weights by their sum, which the published layer does not.
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C].
+        num_tasks: length of `task_weight`.
+        kappa: between 0 (every batch counts the same) and 1 (constant step size).
+        renormalize_absent: divide the weights by their sum. As published they are not, so that the weight of a task
+            that is absent from the batch is lost, which pulls the mean towards 0.
+        eps: added to the variance.
+        momentum: of the step size.
 
     Raises:
-        UserError: kappa outside [0, 1], or a task beyond num_tasks.
+        UserError: `num_tasks` or `kappa` is missing or out of range.
     """
 
     options = (
-        Option("kappa", ranged(float, 0, 1), 0.4, "κ of AdaB2N: 1 keeps the step of the running statistics constant"),
-        flag("renormalize_absent", "let the task weights of AdaB2N sum to 1 where a task is absent from the batch"),
+        Option("kappa", ranged(float, 0, 1), 0.4, "how fast the running statistics forget: 0 not at all, 1 as BN"),
+        flag("renormalize_absent", "divide the samples' weights by their sum, which absent tasks make smaller than 1"),
     )
     regularizer_options = (
-        Option("lambd", ranged(float, 0), 0.1, "λ, weight of AdaB2N's regularizer"),
-        Option("ada_t0", ranged(int, 0), 0, "first task, from 0, with AdaB2N's regularizer"),
+        Option("lambd", ranged(float, 0), 0.1, "weight of the norm layers' regularizer"),
+        Option("ada_t0", ranged(int, 0), 0, "task from which on the regularizer is added"),
     )
-    needs_num_tasks = True
+    protocol_defaults = {"online": {"affine": True}, "offline": {"affine": True}}
+    undecayed = ("task_weight",)
+    min_values = 1
+    _shown = ("num_tasks", "kappa", "renormalize_absent", "eps", "momentum")
 
     def __init__(
         self,
         num_features: int,
         *,
-        num_tasks: int,
+        spatial_size: int | None = None,
+        affine: bool = True,
+        num_tasks: int | None = None,
         kappa: float = 0.4,
         renormalize_absent: bool = False,
-        **more: Any,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
     ) -> None:
-        super().__init__(num_features, **more)
+        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
+        if num_tasks is None or num_tasks < 1:
+            raise UserError("AdaB2N has a weight for every task: give num_tasks, at least 1")
         if not 0 <= kappa <= 1:
-            raise UserError(f"AdaB2N: kappa must be from 0 to 1, not {kappa}")
+            raise UserError(f"AdaB2N: kappa must be between 0 and 1, not {kappa}")
+        self.num_tasks = num_tasks
         self.kappa = kappa
         self.renormalize_absent = renormalize_absent
+        self.momentum = momentum
         self.task_weight = nn.Parameter(torch.zeros(num_tasks))
+        self._regularizer: _Regularizer | None = None
 
     def begin_task(self, task: int) -> None:
-        if task >= len(self.task_weight):
-            raise UserError(f"AdaB2N was built for num_tasks={len(self.task_weight)}, but task {task} (from 0) starts")
+        if task >= self.num_tasks:
+            raise ValueError(f"AdaB2N was built for {self.num_tasks} tasks: task {task} is beyond them")
         super().begin_task(task)
 
-    def normalise_batch(self, maps: Tensor) -> Tensor:
-        context = self.described(maps)
-        sample_mean, sample_variance = sample_moments(maps)
-        weights = self._row_weights(context, sample_mean)
-        mean = weights @ sample_mean
-        variance = weights @ (sample_variance + (sample_mean - mean).square())
-        self._move_running(mean.detach(), variance.detach())
-        self.regularizer = F.mse_loss(mean, self.running_mean.clone()) + F.mse_loss(variance, self.running_var.clone())
-        return normalise(maps, mean, variance, self.eps, self.weight, self.bias)
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        means, variances = row_moments(x)
+        weights = self._weights(self.context_of(x), means)
+        mean = (weights * means).sum(0)
+        variance = (weights * (variances + (means - mean).square())).sum(0)
+        self._track(mean, variance)
+        slope = self.scaled(torch.rsqrt(variance + self.eps))
+        centers = means.detach()
+        y = row_affine(x, centers, slope.expand_as(means), self.shifted(slope * (centers - mean)))
+        if y.requires_grad:
+            y.register_hook(self._regularizer.release)
+        return y
 
-    def _row_weights(self, context: Any, like: Tensor) -> Tensor:
-        """w, [N]."""
-        num_rows = len(like)
-        if context is None or context.task_of_sample is None or self.task == 0:
-            return like.new_full((num_rows,), 1 / num_rows)
-        counts, shares = context.task_shares(like.device, like.dtype)
-        balanced = self.task_weight[: self.task + 1].exp() + counts
-        weights = shares @ (balanced / balanced.sum())
+    def take_regularizer(self) -> Tensor | None:
+        regularizer, self._regularizer = self._regularizer, None
+        return None if regularizer is None else regularizer.value
+
+    def _weights(self, context: BatchContext | None, means: Tensor) -> Tensor | float:
+        """Weight of each sample, [N, 1]; one number if all are the same."""
+        if self.task == 0 or context is None or context.task_of_sample is None:
+            return 1 / len(means)
+        tables = context.tables(means.device, means.dtype)
+        counts = tables.counts + self.task_weight[: self.task + 1].exp()
+        # No matrix products: autocast would round them to half precision.
+        weights = (tables.shares * (counts / counts.sum())).sum(1, keepdim=True)
         return weights / weights.sum() if self.renormalize_absent else weights
 
-    def step_size(self) -> Tensor:
-        """η_n of training forward n = `num_batches_tracked`, on the device.
-
-        η_1 = m^κ, η_n = η_{n−1} / (η_{n−1} + (1 − m)^κ), in closed form so that it needs no state of its own.
-        """
-        number = self.num_batches_tracked.double()
-        if self.kappa == 0:
-            return number.reciprocal()
-        log_decay = self.kappa * math.log1p(-self.momentum)
-        exponent = (number - 1) * log_decay
-        inverse = exponent.exp() * self.momentum**-self.kappa + exponent.expm1() / math.expm1(log_decay)
-        return inverse.reciprocal()
-
-    def _move_running(self, mean: Tensor, variance: Tensor) -> None:
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics and keep the distance from them."""
         self.num_batches_tracked.add_(1)
-        step = self.step_size().to(mean.dtype)
-        self.running_mean.lerp_(mean, step)
-        self.running_var.lerp_(variance, step)
+        step = step_size(self.num_batches_tracked.to(self.running_mean.dtype), self.kappa, self.momentum)
+        track(self.running_mean, mean, step)
+        track(self.running_var, variance, step)
+        distance = (mean - self.running_mean).square().mean() + (variance - self.running_var).square().mean()
+        self._regularizer = _Regularizer(distance)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, num_tasks={len(self.task_weight)}, kappa={self.kappa}"
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_regularizer": None}
+
+
+class _Regularizer:
+    """The regularizer of one forward, which keeps its graph alive only until a backward pass has used it."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def release(self, _gradient: Tensor) -> None:
+        self.value = self.value.detach()
+
+
+def step_size(num_forwards: Tensor, kappa: float, momentum: float) -> Tensor:
+    """η_n [] of training forward n = 1, 2, … (Lyu et al., NeurIPS 2023).
+
+    The recursion η_1 = m^κ, η_n = η_{n-1} / (η_{n-1} + q) with q = (1-m)^κ, solved for 1/η_n: it is
+    q^(n-1) m^(-κ) + (1 - q^(n-1)) / (1 - q), and n for κ = 0.
+
+    Args:
+        num_forwards: n, [] of a floating type, on the device.
+        kappa: between 0 and 1.
+        momentum: m.
+    """
+    if kappa == 0:
+        return 1 / num_forwards
+    log_q = kappa * math.log1p(-momentum)
+    first = momentum**-kappa
+    limit = -1 / math.expm1(log_q)
+    decayed = torch.expm1((num_forwards - 1) * log_q)  # q^(n-1) - 1
+    return 1 / (first + decayed * (first - limit))

@@ -1,156 +1,141 @@
-"""What all norm layers share: channels first, affine parameters, statistics in at least float32."""
+"""What all normalization layers have in common."""
 
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from backbone.norm.context import BatchContext
 from utils.errors import UserError
 from utils.options import Option
 
 
-class NormLayer(nn.Module):
-    """Maps [N, C, H, W] -> the same shape, normalised.
+class Norm(nn.Module):
+    """Base of all normalization layers of feature maps [N, C, H, W].
+
+    A subclass implements `normalize` and takes its settings by keyword.
 
     Args:
-        num_features: C.
-        spatial_size: side of the maps, for a layer whose parameters depend on it.
-        affine: whether γ (`weight`, 1) and β (`bias`, 0) are trained.
-        eps: added under the root.
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+
+    Attributes:
+        options: constructor arguments that are options of the command line.
+        regularizer_options: options of a method that adds the layer's regularizer to its loss.
+        protocol_defaults: values of the constructor arguments, by the name of the protocol.
+        needs_joint: the layer needs current and memory samples in one forward.
+        undecayed: names of parameters that weight decay must leave alone.
     """
 
     name: ClassVar[str]
-    options: ClassVar[tuple[Option, ...]] = ()  # constructor arguments that are options of the command line
-    regularizer_options: ClassVar[tuple[Option, ...]] = ()  # what a method needs to use the layer's regularizer
+    options: ClassVar[tuple[Option, ...]] = ()
+    regularizer_options: ClassVar[tuple[Option, ...]] = ()
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": True}, "offline": {"affine": True}}
-    needs_joint: ClassVar[bool] = False  # whether current and memory rows must come in one batch
-    needs_num_tasks: ClassVar[bool] = False  # whether the constructor takes `num_tasks`
+    needs_joint: ClassVar[bool] = False
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    _shown: ClassVar[tuple[str, ...]] = ("eps",)
+
+    def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
+        super().__init__()
+        if num_features < 1:
+            raise UserError(f"{self.name}: num_features must be at least 1, not {num_features}")
+        self.num_features = num_features
+        self.spatial_size = spatial_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise feature maps [N, C, H, W]; the result has their shape and type.
+
+        Raises:
+            ValueError: the input has another number of axes or channels.
+            UserError: too few values for the layer's statistics.
+        """
+        if x.dim() != 4 or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"{self.name} for {self.num_features} channels takes [N, {self.num_features}, H, W], "
+                f"not {list(x.shape)}"
+            )
+        return self.normalize(x)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """What the layer does."""
+        raise NotImplementedError
+
+    def make_affine(self, affine: bool, shape: tuple[int, ...]) -> None:
+        """Register `weight` (ones) and `bias` (zeros), or None in their places."""
+        self.register_parameter("weight", nn.Parameter(torch.ones(shape)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(shape)) if affine else None)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """weight · values, of shape [..., C]."""
+        return values if self.weight is None else self.weight * values
+
+    def shifted(self, values: Tensor) -> Tensor:
+        """values + bias, of shape [..., C]."""
+        return values if self.bias is None else values + self.bias
+
+    def check_map_size(self, x: Tensor) -> None:
+        """Raises UserError for maps of a single pixel, which have no spread of their own."""
+        if x.shape[2] * x.shape[3] < 2:
+            raise UserError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
+
+    def extra_repr(self) -> str:
+        shown = (f"{name}={getattr(self, name)}" for name in self._shown)
+        return ", ".join([str(self.num_features), *shown, f"affine={self.weight is not None}"])
+
+
+class RunningNorm(Norm):
+    """Base of the layers that normalise by the batch in training and by running statistics in evaluation.
+
+    A subclass implements `normalize_batch`.
+
+    Args:
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C].
+        eps: added to the variance.
+    """
+
+    min_values: ClassVar[int] = 2  # per channel of a training batch
 
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = True, eps: float = 1e-5
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, spatial_size=spatial_size)
         self.eps = eps
-        shape = self.parameter_shape(num_features, spatial_size)
-        self.weight = nn.Parameter(torch.ones(shape)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(shape)) if affine else None
+        self.make_affine(affine, (num_features,))
+        self.make_statistics()
 
-    def parameter_shape(self, num_features: int, spatial_size: int | None) -> tuple[int, ...]:
-        """Shape of γ and β."""
-        return (num_features,)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalise; half-precision maps are taken to float32 for it and back.
-
-        Raises:
-            UserError: the maps do not fit the layer.
-        """
-        if maps.dim() != 4 or maps.shape[1] != self.num_features:
-            raise UserError(f"{self.name} expects maps [N, {self.num_features}, H, W], not {list(maps.shape)}")
-        if maps.dtype in (torch.float16, torch.bfloat16):
-            return self.normalise(maps.float()).to(maps.dtype)
-        return self.normalise(maps)
-
-    def normalise(self, maps: Tensor) -> Tensor:
-        """The layer itself, on maps of at least float32."""
-        raise NotImplementedError
-
-    def require_positions(self, maps: Tensor) -> None:
-        """Raises UserError where a map is a single position, whose variance means nothing."""
-        if maps.shape[2] * maps.shape[3] < 2:
-            raise UserError(f"{self.name} needs maps of at least two positions, not {maps.shape[2]}x{maps.shape[3]}")
-
-    def require_values(self, maps: Tensor) -> None:
-        """Raises UserError where a channel is a single value in training."""
-        if maps.numel() == maps.shape[1]:
-            raise UserError(
-                f"{self.name} needs at least two values per channel in training, not one image with maps of 1x1; "
-                "use larger images or a --batch_size that leaves no rest of one"
-            )
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
-
-
-class RunningNorm(NormLayer):
-    """A layer that normalises with statistics of the batch in training, and with running ones in evaluation.
-
-    Buffers `running_mean` (0) and `running_var` (1), [C]; `num_batches_tracked` counts training forwards.
-
-    Args:
-        momentum: weight of the batch in a running statistic.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        spatial_size: int | None = None,
-        affine: bool = True,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-    ) -> None:
-        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
-        self.momentum = momentum
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+    def make_statistics(self) -> None:
+        """Register the buffers."""
+        self.register_buffer("running_mean", torch.zeros(self.num_features))
+        self.register_buffer("running_var", torch.ones(self.num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        if self.training:
-            return self.normalise_batch(maps)
-        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.normalize_running(x)
+        if x[:, 0].numel() < self.min_values:
+            raise UserError(
+                f"{self.name} has 1 value per channel in training, which has no variance: "
+                "use a larger batch or larger images"
+            )
+        return self.normalize_batch(x)
 
-    def normalise_batch(self, maps: Tensor) -> Tensor:
-        """Normalise with the batch's statistics and update the running ones: plain batch normalization here.
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        """Normalise by statistics of the batch, and update the running statistics."""
+        raise NotImplementedError
 
-        y = γ (x − μ) / √(v + eps) + β over N, H, W; the running variance takes the unbiased one.
-        """
-        self.require_values(maps)
+    def normalize_running(self, x: Tensor) -> Tensor:
+        """Normalise by the running statistics, and change nothing."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def normalize_whole_batch(self, x: Tensor, momentum: float) -> Tensor:
+        """Batch normalization (Ioffe & Szegedy, ICML 2015) of all samples together."""
         self.num_batches_tracked.add_(1)
-        return F.batch_norm(
-            maps, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
-        )
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
 
 
-class BalancedNorm(RunningNorm):
-    """A layer that balances the tasks of a batch of current and memory rows.
-
-    It has to be told the index of the task (`begin_task`; buffer `cur_tasks`) and, for every training forward with
-    memory rows, what the batch consists of (`batch_context`). Without a description it uses plain batch statistics.
-    """
-
-    needs_joint = True
-
-    def __init__(self, num_features: int, **more: Any) -> None:
-        super().__init__(num_features, **more)
-        self.task = 0  # the buffer's value, known on the host
-        self.register_buffer("cur_tasks", torch.tensor(0))
-        self.context: BatchContext | None = None
-        self.regularizer: Tensor | None = None
-
-    def begin_task(self, task: int) -> None:
-        """Task `task`, counted from 0, starts."""
-        self.task = task
-        self.cur_tasks.fill_(task)
-
-    def described(self, maps: Tensor) -> BatchContext | None:
-        """The description of this batch, if there is one. Raises UserError where it does not fit."""
-        context = self.context
-        if context is None:
-            return None
-        if context.task != self.task:
-            raise UserError(f"{self.name} is in task {self.task}, but the batch is described for task {context.task}")
-        context.check_size(len(maps))
-        return context
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        self.task = int(self.cur_tasks)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy describes no batch, and carries no graph of one."""
-        return self.__dict__ | {"context": None, "regularizer": None}
+@torch.no_grad()
+def track(running: Tensor, value: Tensor, step: float | Tensor) -> None:
+    """running ← (1 - step) · running + step · value, in place; the step may be a tensor [] on the device."""
+    running.lerp_(value.to(running.dtype), step)

@@ -1,26 +1,31 @@
-"""BRN: batch renormalization (Ioffe, NIPS 2017)."""
+"""Batch renormalization."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from backbone.norm.base import NormLayer
-from backbone.norm.moments import pool, sample_moments, scale_and_shift
+from backbone.norm._rows import row_affine, row_moments
+from backbone.norm.base import RunningNorm, track
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class BatchRenorm(NormLayer):
-    """y = γ ((x − μ)/σ · r + d) + β with σ = √v + eps, r = σ / R_σ and d = (μ − R_μ) / R_σ, clipped and constant.
+class BRN(RunningNorm):
+    """Batch renormalization (Ioffe, NIPS 2017): batch statistics, corrected towards the running ones.
 
-    The limits of r and d grow with the number of training forwards k (`num_batches_tracked`): r stays 1 and d 0 until
-    k = 5000, r reaches 3 at 40000 and d 5 at 25000. R_μ (`running_mean`, 0) and R_σ (`running_std`, 1, which has eps
-    in it) are used as they were before the batch; evaluation is γ (x − R_μ) / R_σ + β.
+    y = weight · ((x - μ)/σ · r + d) + bias, where r and d are constants for the gradient and limited to [1/r_max,
+    r_max] and [-d_max, d_max]. The limits grow with the number of training forwards, from r = 1, d = 0 up to 5000. The
+    standard deviation σ includes eps and is kept as `running_std`.
 
     Args:
-        eps: added to the standard deviation, not under the root.
-        momentum: weight of the batch in a running statistic.
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C].
+        eps: added to the standard deviation.
+        momentum: weight of the batch in the running statistics.
     """
+
+    min_values = 1
+    _shown = ("eps", "momentum")
 
     def __init__(
         self,
@@ -33,37 +38,49 @@ class BatchRenorm(NormLayer):
     ) -> None:
         super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
         self.momentum = momentum
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_std", torch.ones(num_features))
+
+    def make_statistics(self) -> None:
+        self.register_buffer("running_mean", torch.zeros(self.num_features))
+        self.register_buffer("running_std", torch.ones(self.num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
-    def limits(self) -> tuple[Tensor, Tensor]:
-        """r_max and d_max of the next training forward, on the device."""
-        steps = self.num_batches_tracked.to(self.running_std.dtype)
-        r_max = (2 / 35000 * steps + 25 / 35).clamp(1, 3)
-        d_max = (5 / 20000 * steps - 25 / 20).clamp(0, 5)
-        return r_max, d_max
-
-    def normalise(self, maps: Tensor) -> Tensor:
-        if not self.training:
-            return F.batch_norm(maps, self.running_mean, self.running_std.square(), self.weight, self.bias, eps=0.0)
-        mean, variance = pool(*sample_moments(maps))
-        # The smallest positive number under the root makes the derivative at zero variance 0 instead of infinite.
-        std = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt() + self.eps
-        r, d = self._corrections(mean.detach(), std.detach())
-        scale, center = r / std, mean.detach()
-        shift = scale * (center - mean) + d
-        if self.weight is not None:
-            scale, shift = self.weight * scale, self.weight * shift + self.bias
-        shape = maps.shape[:2]
-        return scale_and_shift(maps, center.expand(shape), scale.expand(shape), shift.expand(shape))
-
-    def _corrections(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d [C] from the running values before this batch; then moves these."""
-        r_max, d_max = self.limits()
-        r = (std / self.running_std).clamp(1 / r_max, r_max)
-        d = ((mean - self.running_mean) / self.running_std).clamp(-d_max, d_max)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_std.lerp_(std, self.momentum)
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        means, variances = row_moments(x)
+        mean = means.mean(0)
+        std = _sqrt((variances + (means - mean).square()).mean(0)) + self.eps
+        ratio, shift = self._correct(mean.detach(), std.detach())
+        slope = self.scaled(ratio / std)
+        centers = means.detach()
+        offsets = self.shifted(slope * (centers - mean) + self.scaled(shift))
+        track(self.running_mean, mean, self.momentum)
+        track(self.running_std, std, self.momentum)
         self.num_batches_tracked.add_(1)
-        return r, d
+        return row_affine(x, centers, slope.expand_as(means), offsets)
+
+    def normalize_running(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        slope = self.scaled(1 / self.running_std)
+        shape = x.shape[:2]
+        bias = self.shifted(torch.zeros_like(slope))
+        return row_affine(x, self.running_mean.expand(shape), slope.expand(shape), bias.expand(shape))
+
+    def _correct(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """r and d, [C]."""
+        largest_ratio, largest_shift = correction_limits(self.num_batches_tracked.to(self.running_std.dtype))
+        ratio = (std / self.running_std).clamp(1 / largest_ratio, largest_ratio)
+        shift = ((mean - self.running_mean) / self.running_std).clamp(-largest_shift, largest_shift)
+        return ratio, shift
+
+
+def correction_limits(num_forwards: Tensor) -> tuple[Tensor, Tensor]:
+    """r_max and d_max [] after so many training forwards: from 1 to 3 and from 0 to 5, beginning at 5000."""
+    largest_ratio = (num_forwards * (2 / 35000) + 25 / 35).clamp(1, 3)
+    largest_shift = (num_forwards * (5 / 20000) - 25 / 20).clamp(0, 5)
+    return largest_ratio, largest_shift
+
+
+def _sqrt(values: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1).sqrt(), 0)

@@ -1,43 +1,62 @@
-"""CN: continual normalization (Pham, Liu and Hoi, ICLR 2022)."""
+"""Continual normalization."""
 
-from typing import Any, ClassVar
-
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
 from backbone.norm.base import RunningNorm
-from backbone.norm.gn import ADJUST_GROUPS, NUM_GROUPS, count_groups
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class ContinualNorm(RunningNorm):
-    """BN(z) of z = GN(x), the group normalization without affine; the running statistics describe z.
+class CN(RunningNorm):
+    """Continual normalization (Pham, Liu & Hoi, ICLR 2022): group normalization, then batch normalization.
 
-    Lyu et al. (NeurIPS 2023) run it with 32 groups and no affine, Cha et al. (CVPR 2023) with 8 groups and affine.
+    The group step has no weight and bias of its own; the running statistics are of what it gives. The online study
+    has 32 groups and no `weight` and `bias` at all, the offline study 8 groups and both.
 
     Args:
-        num_groups: groups of channels, 32 by default.
-        adjust_groups: take the largest divisor of the channels where the groups do not divide them.
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C].
+        num_groups: consecutive groups of C / num_groups channels; 32 if nothing is given.
+        channels_per_group: the same by the size of a group.
+        adjust_groups: where the groups do not divide C, take the largest number of groups below that does.
+        eps: added to the variances of both steps.
+        momentum: weight of the batch in the running statistics.
 
     Raises:
         UserError: the groups do not divide the channels.
     """
 
-    options = (NUM_GROUPS, ADJUST_GROUPS)
-    protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "online": {"num_groups": 32, "affine": False},
-        "offline": {"num_groups": 8, "affine": True},
+    options = GROUP_OPTIONS
+    protocol_defaults = {
+        "online": {"affine": False, "num_groups": 32},
+        "offline": {"affine": True, "num_groups": 8},
     }
+    _shown = ("num_groups", "eps", "momentum")
 
     def __init__(
-        self, num_features: int, *, num_groups: int | None = None, adjust_groups: bool = False, **more: Any
+        self,
+        num_features: int,
+        *,
+        spatial_size: int | None = None,
+        affine: bool = True,
+        num_groups: int | None = None,
+        channels_per_group: int | None = None,
+        adjust_groups: bool = False,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
     ) -> None:
-        super().__init__(num_features, **more)
-        self.num_groups = count_groups("CN", num_features, num_groups or 32, adjust_groups)
+        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
+        self.num_groups = choose_num_groups(self.name, num_features, num_groups, channels_per_group, adjust_groups)
+        self.momentum = momentum
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        return super().normalise(F.group_norm(maps, self.num_groups, eps=self.eps))
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        return self.normalize_whole_batch(self._normalize_groups(x), self.momentum)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, num_groups={self.num_groups}"
+    def normalize_running(self, x: Tensor) -> Tensor:
+        return super().normalize_running(self._normalize_groups(x))
+
+    def _normalize_groups(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, None, None, self.eps).to(x.dtype)

@@ -1,50 +1,234 @@
-"""What a training batch consists of, told to the layers of a network for the length of one forward."""
+"""What a batch is made of, and how the layers of a network that need to know are told.
+
+Nothing here walks through a network in a step: the layers are looked up once, and again after any such layer has come
+into being anywhere, by construction, copying or unpickling.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from utils.errors import UserError
+from backbone.norm.base import Norm, RunningNorm
 
 
-class BatchContext:
-    """The description of one batch.
+@dataclass(frozen=True)
+class TaskTables:
+    """The tasks of a batch on the device of the layers.
 
-    Args:
-        task: index of the task being trained, from 0.
-        task_of_sample: task index of every row, [N] int64 on the host, or None if unknown.
-        num_current: the leading rows that come from the current stream; the rest comes from memory.
-
-    Raises:
-        UserError: an index is negative or beyond the current task, or more rows are current than there are.
+    Attributes:
+        counts: samples of each task, [task + 1].
+        shares: 1 / (samples of task k) where sample i is of task k, else 0; [N, task + 1].
     """
 
-    def __init__(self, task: int, task_of_sample: Tensor | None, num_current: int) -> None:
-        self.task = task
-        self.task_of_sample = task_of_sample
-        self.num_current = num_current
-        self._shares: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        if task_of_sample is not None:
-            if task_of_sample.device.type != "cpu":
-                raise UserError("task_of_sample must be on the host, so that checking it waits for no device")
-            if len(task_of_sample) and not 0 <= int(task_of_sample.min()) <= int(task_of_sample.max()) <= task:
-                raise UserError(f"task_of_sample must hold task indices from 0 to the current task {task}")
-            self.check_size(len(task_of_sample))
+    counts: Tensor
+    shares: Tensor
 
-    def check_size(self, num_samples: int) -> None:
-        """Raises UserError if the batch cannot have that many rows."""
-        known = None if self.task_of_sample is None else len(self.task_of_sample)
-        if known not in (None, num_samples) or not 0 <= self.num_current <= num_samples:
-            raise UserError(
-                f"a batch of {num_samples} rows is described with {self.num_current} current rows"
-                + ("" if known is None else f" and the tasks of {known} rows")
-            )
 
-    def task_shares(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Rows per task, [t + 1], and each row's share of its task's rows, [N, t + 1]; sent once for all layers."""
+@dataclass(frozen=True)
+class BatchContext:
+    """Describes one batch to the layers that depend on its composition.
+
+    Attributes:
+        task: index of the task being trained, counted from 0.
+        task_of_sample: index of each sample's task, [N] int64 on the host; None if the layers need not know.
+        num_current: leading samples that come from the current stream; the others come from memory.
+
+    Raises:
+        ValueError: an index is negative or above `task`, or the numbers do not fit each other.
+    """
+
+    task: int
+    task_of_sample: Tensor | None
+    num_current: int
+    _tables: dict[tuple[torch.device, torch.dtype], TaskTables] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.task < 0:
+            raise ValueError(f"the index of a task is at least 0, not {self.task}")
+        if self.num_current < 0:
+            raise ValueError(f"num_current must be at least 0, not {self.num_current}")
+        if self.task_of_sample is not None:
+            self._check(self.task_of_sample)
+
+    def tables(self, device: torch.device, dtype: torch.dtype) -> TaskTables:
+        """The tasks of the samples on a device; computed on the host and sent there once, not once per layer."""
         key = (device, dtype)
-        if key not in self._shares:
-            rows = torch.nn.functional.one_hot(self.task_of_sample, self.task + 1)
-            counts = rows.sum(dim=0)
-            shares = rows.double() / counts.clamp(min=1)
-            self._shares[key] = tuple(each.to(device, dtype, non_blocking=True) for each in (counts, shares))
-        return self._shares[key]
+        if key not in self._tables:
+            sent = _send(self._count(dtype), device)
+            self._tables[key] = TaskTables(counts=sent[0], shares=sent[1:])
+        return self._tables[key]
+
+    def update(self, task_of_sample: Tensor) -> None:
+        """Describe another batch of the same shape, in place on every device where the tables lie.
+
+        A step captured as a CUDA graph under this context reads the new tasks when it is replayed.
+
+        Args:
+            task_of_sample: as in the constructor.
+
+        Raises:
+            ValueError: as in the constructor, or the number of samples has changed.
+        """
+        if self.task_of_sample is None or task_of_sample.shape != self.task_of_sample.shape:
+            raise ValueError("update takes as many samples as the context was made for")
+        self._check(task_of_sample)
+        self.task_of_sample.copy_(task_of_sample)
+        for (device, dtype), tables in self._tables.items():
+            sent = _send(self._count(dtype), device)
+            tables.counts.copy_(sent[0])
+            tables.shares.copy_(sent[1:])
+
+    def check_num_samples(self, num_samples: int) -> None:
+        """Raises ValueError if a batch of this size is not the one described."""
+        if self.task_of_sample is not None and len(self.task_of_sample) != num_samples:
+            raise ValueError(f"the context describes {len(self.task_of_sample)} samples, the batch has {num_samples}")
+        if self.num_current > num_samples:
+            raise ValueError(f"num_current is {self.num_current}, the batch has only {num_samples} samples")
+
+    def _check(self, task_of_sample: Tensor) -> None:
+        if task_of_sample.device.type != "cpu":
+            raise ValueError("task_of_sample lies on the host: reading it must not wait for the device")
+        if task_of_sample.dtype != torch.int64 or task_of_sample.dim() != 1:
+            raise ValueError(f"task_of_sample is [N] int64, not {list(task_of_sample.shape)} {task_of_sample.dtype}")
+        if self.num_current > len(task_of_sample):
+            raise ValueError(f"num_current is {self.num_current}, but there are {len(task_of_sample)} samples")
+        if len(task_of_sample) and not 0 <= int(task_of_sample.min()) <= int(task_of_sample.max()) <= self.task:
+            raise ValueError(f"task_of_sample must lie between 0 and the task being trained, {self.task}")
+
+    def _count(self, dtype: torch.dtype) -> Tensor:
+        """Counts [1, task + 1] above shares [N, task + 1], on the host."""
+        member = torch.zeros(len(self.task_of_sample), self.task + 1, dtype=dtype)
+        member.scatter_(1, self.task_of_sample.unsqueeze(1), 1)
+        counts = member.sum(0, keepdim=True)
+        return torch.cat([counts, member / counts.clamp(min=1)])
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device; from pinned memory, so that nothing waits for the device."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+class ContextNorm(RunningNorm):
+    """Base of the layers that depend on the composition of the batch.
+
+    Attributes:
+        task: index of the task being trained, 0 until `begin_task` says otherwise; `cur_tasks` is its saved form.
+        context: describes the batch of the forward under way; None: treat the batch as one.
+    """
+
+    needs_joint = True
+
+    def __init__(self, num_features: int, **settings: Any) -> None:
+        super().__init__(num_features, **settings)
+        self.register_buffer("cur_tasks", torch.tensor(0))
+        self.task = 0
+        self.context: BatchContext | None = None
+        _note_new_layer()
+
+    def begin_task(self, task: int) -> None:
+        """Take note of the task that starts."""
+        self.task = task
+        self.cur_tasks.fill_(task)
+
+    def context_of(self, x: Tensor) -> BatchContext | None:
+        """What is known of this batch. Raises ValueError if another one was described."""
+        if self.context is not None:
+            self.context.check_num_samples(len(x))
+        return self.context
+
+    def take_regularizer(self) -> Tensor | None:
+        """The regularizer [] of the last training forward, once; None if there is none."""
+        return None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.task = int(self.cur_tasks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"context": None}  # a copy is not in the forward that is under way
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _note_new_layer()
+
+
+_generation = 0  # counts the layers that have come into being
+_found: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[weakref.ref]]] = weakref.WeakKeyDictionary()
+
+
+def _note_new_layer() -> None:
+    global _generation
+    _generation += 1
+
+
+def context_layers(network: nn.Module) -> list[ContextNorm]:
+    """The layers of a network that depend on the composition of the batch."""
+    generation, references = _found.get(network, (None, []))
+    if generation != _generation:
+        references = [weakref.ref(module) for module in network.modules() if isinstance(module, ContextNorm)]
+        _found[network] = (_generation, references)
+    return [layer for reference in references if (layer := reference()) is not None]
+
+
+@contextmanager
+def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
+    """Describe the batch of one training forward to the network's layers; they forget it afterwards.
+
+    Raises:
+        ValueError: the context is of another task than the one `begin_task` announced.
+    """
+    layers = context_layers(network)
+    for layer in layers:
+        if layer.task != context.task:
+            raise ValueError(
+                f"the context is of task {context.task}, but the network was told that task {layer.task} is trained: "
+                f"call begin_task(network, {context.task})"
+            )
+    try:
+        for layer in layers:
+            layer.context = context
+        yield
+    finally:
+        for layer in layers:
+            layer.context = None
+
+
+def norm_loss(network: nn.Module) -> Tensor:
+    """Sum over the layers of their regularizers in the last training forward, [], on the network's device.
+
+    It can be had once, and carries gradients until a backward pass through the network has used up its graph. Zero if
+    no layer has one.
+    """
+    terms = [layer.take_regularizer() for layer in context_layers(network)]
+    terms = [term for term in terms if term is not None]
+    if terms:
+        return torch.stack(terms).sum()
+    parameter = next(network.parameters(), None)
+    return torch.zeros(()) if parameter is None else parameter.new_zeros(())
+
+
+def begin_task(network: nn.Module, task: int) -> None:
+    """Tell every layer which task starts, counted from 0, before its first training forward.
+
+    Raises:
+        ValueError: the index is negative, or beyond the number of tasks that a layer was made for.
+    """
+    if task < 0:
+        raise ValueError(f"the index of a task is at least 0, not {task}")
+    for layer in context_layers(network):
+        layer.begin_task(task)
+
+
+def undecayed_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the network's layers that weight decay must leave alone."""
+    layers = (module for module in network.modules() if isinstance(module, Norm))
+    return [getattr(layer, name) for layer in layers for name in layer.undecayed]

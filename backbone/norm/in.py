@@ -1,30 +1,37 @@
-"""IN: instance normalization (Ulyanov, Vedaldi and Lempitsky, 2016)."""
+"""Instance normalization."""
 
-from typing import Any, ClassVar
-
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from backbone.norm.base import NormLayer
+from backbone.norm.base import Norm
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class InstanceNorm(NormLayer):
-    """y = (x − μ) / √(v + eps) per sample and channel over H, W, in both modes; affine only if asked for.
+class IN(Norm):
+    """Instance normalization (Ulyanov, Vedaldi & Lempitsky, 2016, arXiv 1607.08022): one channel of one sample.
+
+    The same in training and evaluation, without running statistics.
+
+    Args:
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C]; neither study has them.
+        eps: added to the variance.
 
     Raises:
-        UserError: maps of a single position.
+        UserError: an input has maps of a single pixel.
     """
 
-    protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}
+    protocol_defaults = {"online": {"affine": False}, "offline": {"affine": False}}
 
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = False, eps: float = 1e-5
     ) -> None:
-        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
+        super().__init__(num_features, spatial_size=spatial_size)
+        self.eps = eps
+        self.make_affine(affine, (num_features,))
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        self.require_positions(maps)
-        # One group per channel is instance normalization, by a kernel that is faster than torch's own on a CPU.
-        return F.group_norm(maps, self.num_features, self.weight, self.bias, self.eps)
+    def normalize(self, x: Tensor) -> Tensor:
+        self.check_map_size(x)
+        return torch.group_norm(x, self.num_features, self.weight, self.bias, self.eps).to(x.dtype)

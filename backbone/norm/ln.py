@@ -1,34 +1,43 @@
-"""LN: layer normalization (Ba, Kiros and Hinton, 2016)."""
+"""Layer normalization of whole feature maps."""
 
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
-from backbone.norm.base import NormLayer
+from backbone.norm.base import Norm
 from utils.errors import UserError
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class LayerNorm(NormLayer):
-    """y = γ ⊙ (x − μ) / √(v + eps) + β per sample over C, H, W.
+class LN(Norm):
+    """Layer normalization (Ba, Kiros & Hinton, 2016, arXiv 1607.06450): mean and variance of a sample over C, H, W.
 
-    γ and β have one value per channel and position, [C, S, S], as in Lyu et al. (NeurIPS 2023): the layer works at the
-    resolution it was built for.
+    `weight` and `bias` have a value per channel and position, [C, S, S], so the layer fits one size of maps only.
+
+    Args:
+        num_features: channels C.
+        spatial_size: side S of the maps.
+        affine: whether there are `weight` and `bias`.
+        eps: added to the variance.
 
     Raises:
-        UserError: no `spatial_size`, or maps of another size.
+        UserError: the side of the maps is not given, or an input has another.
     """
 
-    def parameter_shape(self, num_features: int, spatial_size: int | None) -> tuple[int, ...]:
+    def __init__(
+        self, num_features: int, *, spatial_size: int | None = None, affine: bool = True, eps: float = 1e-5
+    ) -> None:
+        super().__init__(num_features, spatial_size=spatial_size)
         if spatial_size is None:
-            raise UserError("LN has a scale for every position of its maps: give spatial_size, the side of the maps")
-        self.spatial_size = spatial_size
-        return (num_features, spatial_size, spatial_size)
+            raise UserError("LN has parameters for every position: give spatial_size, the side of the maps")
+        self.eps = eps
+        self.make_affine(affine, (num_features, spatial_size, spatial_size))
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        if maps.shape[2:] != (self.spatial_size, self.spatial_size):
-            side, (height, width) = self.spatial_size, maps.shape[2:]
+    def normalize(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if (height, width) != (self.spatial_size, self.spatial_size):
             raise UserError(
-                f"LN was built for maps of {side}x{side}, not {height}x{width}; build it for this image size"
+                f"LN was built for maps of {self.spatial_size}x{self.spatial_size}, but got {height}x{width}: "
+                "build the network for images of this size"
             )
-        return F.layer_norm(maps, tuple(maps.shape[1:]), self.weight, self.bias, self.eps)
+        return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)

@@ -1,28 +1,32 @@
-"""SN: switchable normalization (Luo et al., ICLR 2019)."""
+"""Switchable normalization."""
 
 import torch
 from torch import Tensor, nn
 
-from backbone.norm.base import NormLayer
-from backbone.norm.moments import normalise, pool, sample_moments
+from backbone.norm._rows import row_affine, row_moments
+from backbone.norm.base import Norm, track
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class SwitchableNorm(NormLayer):
-    """Normalises with a learned mix of instance, layer and batch statistics.
+class SN(Norm):
+    """Switchable normalization (Luo et al., ICLR 2019): a learned mix of instance, layer and batch statistics.
 
-    With p = softmax(mean_weight), q = softmax(var_weight), in the order instance, layer, batch:
-    μ = p₀ μ_in + p₁ μ_ln + p₂ μ_bn and v = q₀ v_in + q₁ v_ln + q₂ v_bn, where v_in is the unbiased spatial variance
-    and v_ln, v_bn are the variances of the mixtures it makes over channels and samples. The batch part comes from
-    `running_mean` (from 0) and `running_var` (from 0, not 1) in evaluation.
+    The shares are softmax(mean_weight) and softmax(var_weight), in the order instance, layer, batch. The variance
+    over a map is unbiased. In evaluation the batch part comes from the running statistics, whose variance starts at 0.
 
     Args:
-        momentum: weight of the *old* running value, as published.
+        num_features: channels C.
+        spatial_size: side S of the maps, where it is known.
+        affine: whether there are `weight` and `bias`, [C].
+        eps: added to the mixed variance.
+        decay: weight of the old value in the running statistics.
 
     Raises:
-        UserError: maps of a single position, which have no unbiased variance.
+        UserError: an input has maps of a single pixel.
     """
+
+    _shown = ("eps", "decay")
 
     def __init__(
         self,
@@ -31,31 +35,52 @@ class SwitchableNorm(NormLayer):
         spatial_size: int | None = None,
         affine: bool = True,
         eps: float = 1e-5,
-        momentum: float = 0.997,
+        decay: float = 0.997,
     ) -> None:
-        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
-        self.momentum = momentum
+        super().__init__(num_features, spatial_size=spatial_size)
+        self.eps = eps
+        self.decay = decay
+        self.make_affine(affine, (num_features,))
         self.mean_weight = nn.Parameter(torch.ones(3))
         self.var_weight = nn.Parameter(torch.ones(3))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.zeros(num_features))
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        self.require_positions(maps)
-        num_positions = maps.shape[2] * maps.shape[3]
-        mean_in, biased = sample_moments(maps)
-        var_in = biased * (num_positions / (num_positions - 1))
-        mean_ln, var_ln = (each[:, None] for each in pool(mean_in, var_in, dim=1))
-        mean_bn, var_bn = self._batch_statistics(mean_in, var_in)
-        mean_share, var_share = self.mean_weight.softmax(0), self.var_weight.softmax(0)
-        mean = mean_share[0] * mean_in + mean_share[1] * mean_ln + mean_share[2] * mean_bn
-        variance = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
-        return normalise(maps, mean, variance, self.eps, self.weight, self.bias)
+    def normalize(self, x: Tensor) -> Tensor:
+        self.check_map_size(x)
+        x = x.contiguous()
+        num_pixels = x[0, 0].numel()
+        means, variances = row_moments(x)
+        variances = variances * (num_pixels / (num_pixels - 1))
+        batch = self._batch_statistics(means, variances)
+        mean, variance = self._mix(means, variances, *_mean_of_rows(means, variances, 1), *batch)
+        slopes = self.scaled(torch.rsqrt(variance + self.eps))
+        centers = means.detach()
+        return row_affine(x, centers, slopes, self.shifted(slopes * (centers - mean)))
 
-    def _batch_statistics(self, mean_in: Tensor, var_in: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch_statistics(self, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every channel, [C]."""
         if not self.training:
             return self.running_mean, self.running_var
-        statistics = pool(mean_in, var_in)
-        for running, batch in zip((self.running_mean, self.running_var), statistics, strict=True):
-            running.mul_(self.momentum).add_(batch.detach(), alpha=1 - self.momentum)
-        return statistics
+        mean, variance = _mean_of_rows(means, variances, 0)
+        track(self.running_mean, mean, 1 - self.decay)
+        track(self.running_var, variance, 1 - self.decay)
+        return mean, variance
+
+    def _mix(self, *statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [N, C], from those of instances, layers and batch in turn."""
+        mean_shares = torch.softmax(self.mean_weight, 0)
+        var_shares = torch.softmax(self.var_weight, 0)
+        mean = sum(share * mean for share, mean in zip(mean_shares, statistics[0::2], strict=True))
+        variance = sum(share * variance for share, variance in zip(var_shares, statistics[1::2], strict=True))
+        return mean, variance
+
+
+def _mean_of_rows(means: Tensor, variances: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the samples (axis 0, [C]) or the channels (axis 1, [N, 1]) of tables [N, C].
+
+    The mean of E[x²] minus the square of the mean, in a form without a difference of large numbers.
+    """
+    keep = axis == 1
+    mean = means.mean(axis, keepdim=keep)
+    return mean, (variances + (means - mean).square()).mean(axis, keepdim=keep)

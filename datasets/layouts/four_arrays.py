@@ -36,7 +36,9 @@ class FourArrays(Layout):
     def read(self, place: Path, dataset: Dataset) -> Content:
         missing = [f"{name}.npy" for name in _NAMES if not (place / f"{name}.npy").exists()]
         if missing:
-            raise UserError(f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there")
+            raise UserError(
+                f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there"
+            )
         files = {name: place / f"{name}.npy" for name in _NAMES}
         return Content(*map(_read, files.values()), {name: str(file) for name, file in files.items()})
 
@@ -45,7 +47,9 @@ def _read(file: Path) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r" if file.name.endswith("_x.npy") else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged, cut short or no .npy file"
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "damaged, cut short or no .npy file"
+        )
         raise UserError(f"{file} cannot be read ({reason}); put a whole array in its place") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{file} is an archive of arrays; save the one array with numpy.save")

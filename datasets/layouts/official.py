@@ -33,7 +33,7 @@ class OfficialCifar(Layout):
         root = data_root / dataset.folder
         name = self.reader if isinstance(self.reader, str) else self.reader.__name__
         return (
-            f"the official files in {root / self.base_folder} (python -c \"from torchvision.datasets import {name}; "
+            f'the official files in {root / self.base_folder} (python -c "from torchvision.datasets import {name}; '
             f"{name}('{root}', download=True)\" fetches them)"
         )
 

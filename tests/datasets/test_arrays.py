@@ -95,7 +95,9 @@ def test_fingerprint_sees_the_order_inside_a_class():
 
 def test_fingerprint_sees_what_is_training_and_what_is_test():
     content = small_content()
-    swapped = {f"{a}_{part}": content[f"{b}_{part}"] for a, b in (("train", "test"), ("test", "train")) for part in "xy"}
+    swapped = {
+        f"{a}_{part}": content[f"{b}_{part}"] for a, b in (("train", "test"), ("test", "train")) for part in "xy"
+    }
     assert build(**swapped).fingerprint() != build().fingerprint()
 
 

@@ -35,6 +35,8 @@ def build(meta, file):
         options.pop("num_groups")
     if meta["layer"] in ("IN", "GN", "LN"):
         options.pop("momentum", None)
+    if meta["layer"] == "SN":
+        options["decay"] = options.pop("momentum")  # the weight of the old value
     channels, _, side = meta["shape"][1:]
     layer = build_norm(meta["layer"], channels, spatial_size=side, **options).to(getattr(torch, meta["dtype"]))
     for name in PARAMETERS + BUFFERS:

@@ -1,0 +1,228 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.stream import Stream, class_order, hold_out
+from tests.datasets.small import small_arrays
+from tests.golden import cases
+from utils.errors import UserError
+
+ORDERS = cases("losses/orders.npz")
+
+
+# -- class order -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in ORDERS if name.startswith("online")])
+def test_online_order_is_the_recorded_one(name):
+    recorded = ORDERS[name]["out_new_label"]
+    ours = class_order("online", len(recorded), ORDERS[name]["params"]["seed"])
+    np.testing.assert_array_equal(ours, recorded)
+    assert ours.dtype == np.int64
+
+
+@pytest.mark.parametrize("rule", ["offline", "seeded"])
+@pytest.mark.parametrize("name", [name for name in ORDERS if name.startswith("offline")])
+def test_offline_order_is_the_recorded_one(name, rule):
+    class_at_position = ORDERS[name]["out_class_at_position"]
+    label_of_class = class_order(rule, len(class_at_position), ORDERS[name]["params"]["seed"])
+    np.testing.assert_array_equal(label_of_class[class_at_position], np.arange(len(class_at_position)))
+    assert label_of_class.dtype == np.int64
+
+
+@pytest.mark.parametrize("name", [name for name in ORDERS if name.startswith("offline")])
+def test_held_out_images_are_the_recorded_ones(name):
+    """Recorded on ten items per class, stored class by class."""
+    case = ORDERS[name]
+    num_classes, seed = len(case["out_class_at_position"]), case["params"]["seed"]
+    label_of_class = class_order("offline", num_classes, seed)
+    is_held_out = hold_out(label_of_class[np.repeat(np.arange(num_classes), 10)], 0.1, seed)
+    assert sorted(np.flatnonzero(is_held_out)) == sorted(case["out_validation"])
+
+
+def test_classes_keep_their_labels_by_identity():
+    np.testing.assert_array_equal(class_order("identity", 7, seed=3), np.arange(7))
+
+
+def test_typed_list_gives_the_class_at_each_position():
+    np.testing.assert_array_equal(class_order("3,1, 0,2", 4, seed=0), [2, 1, 3, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("icarl", [87, 0, 52, 58, 44, 91, 68, 97, 51, 15], 39), ("imagenet100", [68, 56, 78, 8, 23, 84, 90, 65], 33)],
+)
+def test_named_order_is_a_permutation_of_a_hundred_classes(name, first, last):
+    label_of_class = class_order(name, 100, seed=5)
+    assert sorted(label_of_class) == list(range(100))
+    class_at_position = np.argsort(label_of_class)
+    assert class_at_position[: len(first)].tolist() == first
+    assert class_at_position[-1] == last
+    with pytest.raises(UserError, match=f"--class_order {name} is an order of 100 classes"):
+        class_order(name, 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("icral", "unknown --class_order 'icral'.*icarl"),
+        ("", "unknown --class_order"),
+        ("1,,2", "unknown --class_order"),
+        ("0,1,2,4", "names class 4; the classes are 0 to 3"),
+        ("0,1,2,-1", "names class -1"),
+        ("0,1,2", "lacks class 3"),
+        ("0,1,2,2", "names class 2 more than once"),
+        ("0,1,2,3,0", "names class 0 more than once"),
+    ],
+)
+def test_bad_order_is_refused(rule, words):
+    with pytest.raises(UserError, match=words) as caught:
+        class_order(rule, 4, seed=0)
+    assert "--class_order" in str(caught.value)
+
+
+# -- the held-out share ----------------------------------------------------------------------------------------------
+
+
+def test_share_is_taken_of_each_class_and_rounded():
+    labels = np.repeat([0, 1, 2], [10, 24, 36])
+    is_held_out = hold_out(labels, 0.1, seed=1)
+    assert np.bincount(labels[is_held_out]).tolist() == [1, 2, 4]
+    assert not np.array_equal(is_held_out, hold_out(labels, 0.1, seed=2))
+
+
+@pytest.mark.parametrize(("fraction", "number"), [(0.1, 4), (0.9, 4)])
+def test_share_that_leaves_nothing_on_one_side_is_refused(fraction, number):
+    with pytest.raises(UserError, match=f"--validation {fraction}"):
+        hold_out(np.repeat([0, 1], [100, number]), fraction, seed=0)
+
+
+# -- stream ----------------------------------------------------------------------------------------------------------
+
+
+def make_stream(*, seed=0, validation=0.0, rule="3,1,0,2", num_tasks=2, arrays=None):
+    arrays = arrays or small_arrays(num_train=44)
+    return Stream(
+        arrays,
+        num_tasks=num_tasks,
+        label_of_class=class_order(rule, 4, seed),
+        validation=validation,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def keys(images, labels):
+    """Images with their labels, comparable between a stream [N, C, H, W] and arrays [N, H, W, C]."""
+    return Counter((image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+def keys_of_arrays(images, labels, stream_labels, wanted):
+    new = np.asarray(stream_labels)[labels]
+    rows = np.isin(new, list(wanted))
+    channels_first = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))
+    return keys(torch.from_numpy(channels_first), new[rows])
+
+
+def gather(batches):
+    images, labels, tasks = (torch.cat(part) for part in zip(*batches, strict=True))
+    return images, labels, tasks
+
+
+def test_shapes_and_tasks():
+    stream = make_stream()
+    assert (stream.num_tasks, stream.num_classes, stream.image_shape) == (2, 4, (3, 32, 32))
+    assert [stream.classes_of_task(task) for task in range(2)] == [range(0, 2), range(2, 4)]
+    assert stream.task_of_class.tolist() == [0, 0, 1, 1]
+    assert stream.task_of_class.dtype == torch.int64
+
+
+def test_classes_that_do_not_split_evenly_are_refused():
+    with pytest.raises(UserError, match="--n_tasks 3"):
+        make_stream(num_tasks=3)
+
+
+@pytest.mark.parametrize("tasks", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
+def test_every_training_image_comes_once_per_epoch(tasks, batch_size):
+    arrays, stream = small_arrays(num_train=44), make_stream()
+    batches = list(stream.batches(tasks, 0, batch_size))
+    assert len(batches) == stream.num_batches(tasks, batch_size)
+    assert all(len(labels) == batch_size for _, labels, _ in batches[:-1])
+    images, labels, row_tasks = gather(batches)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous()
+    assert labels.dtype == row_tasks.dtype == torch.int64
+    assert torch.equal(row_tasks, stream.task_of_class[labels])
+    wanted = {label for task in tasks for label in stream.classes_of_task(task)}
+    assert keys(images, labels) == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], wanted)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
+def test_resumed_epoch_is_the_tail_of_the_whole_one(start):
+    whole = list(make_stream().batches((1,), 3, 5))
+    tail = list(make_stream().batches((1,), 3, 5, start=start))
+    assert len(whole) == 5
+    assert len(tail) == len(whole) - start
+    for ours, theirs in zip(tail, whole[start:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_order_depends_on_seed_tasks_and_epoch_and_on_nothing_else():
+    def order(seed=0, tasks=(0,), epoch=0, batch_size=100):
+        stream = make_stream(seed=seed, rule="identity")
+        return gather(stream.batches(tasks, epoch, batch_size))[0]
+
+    first = order()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(order(), first)
+    assert torch.equal(order(batch_size=7), first)
+    for other in (order(seed=1), order(epoch=1), order(tasks=(1,))):
+        assert not torch.equal(other, first)
+    assert not torch.equal(first, first[torch.arange(len(first)).sort().indices].sort(0).values)
+
+
+def test_training_order_mixes_the_classes():
+    labels = gather(make_stream().batches((0, 1), 0, 100))[1]
+    assert not torch.equal(labels, labels.sort().values)
+
+
+def test_evaluation_set_holds_the_test_images_of_the_task():
+    arrays, stream = small_arrays(num_train=44), make_stream()
+    for task in range(2):
+        images, labels = stream.evaluation_set(task)
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous()
+        wanted = stream.classes_of_task(task)
+        assert keys(images, labels) == keys_of_arrays(arrays.test_x, arrays.test_y, [2, 1, 3, 0], wanted)
+
+
+def test_held_out_part_replaces_the_test_set_and_is_never_trained_on():
+    arrays, stream = small_arrays(num_train=44), make_stream(validation=0.2, seed=3)
+    trained = keys(*gather(stream.batches((0, 1), 0, 10))[:2])
+    evaluated = sum((keys(*stream.evaluation_set(task)) for task in range(2)), Counter())
+    assert not trained & evaluated
+    assert trained + evaluated == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], range(4))
+    assert Counter(label for _, label in evaluated.elements()) == {label: 2 for label in range(4)}
+
+
+def test_stream_owns_its_images():
+    arrays = small_arrays(num_train=44)
+    stream = make_stream(arrays=arrays)
+    before = gather(stream.batches((0, 1), 0, 10))[0]
+    arrays.train_x[:] = 0
+    arrays.release()
+    assert torch.equal(gather(stream.batches((0, 1), 0, 10))[0], before)
+
+
+def test_data_of_many_chunks_stays_in_order(monkeypatch):
+    whole = make_stream()
+    monkeypatch.setattr("datasets.arrays._IMAGES_PER_CHUNK", 3)
+    chunked = make_stream()
+    for ours, theirs in ((chunked.evaluation_set(1), whole.evaluation_set(1)),):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    batches = zip(chunked.batches((0, 1), 0, 10), whole.batches((0, 1), 0, 10), strict=True)
+    assert all(torch.equal(a, b) for ours, theirs in batches for a, b in zip(ours, theirs, strict=True))
