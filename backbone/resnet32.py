@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from backbone.resnet18 import NormFactory, ResidualNetwork
+from backbone.blocks import NormFactory, ResidualNetwork
 from utils.registry import BACKBONES
 
 
@@ -15,7 +15,7 @@ class ResNet32(ResidualNetwork):
 
     Args:
         norm: makes a norm layer from its number of channels and the side of its maps.
-        image_size: side of the images, in pixels.
+        image_size: side of the images, in pixels; at least 3.
     """
 
     def __init__(self, norm: NormFactory, *, image_size: int) -> None:

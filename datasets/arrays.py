@@ -1,6 +1,7 @@
 """A dataset in memory: uint8 images, labels, class names, mean and standard deviation; and what a dataset part is."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from utils.options import Option
 if TYPE_CHECKING:
     from utils.augment import Transform
 
-_IMAGES_PER_CHUNK = 2048
+_CHUNK_BYTES = 8 * 2**20
 
 
 class Content(NamedTuple):
@@ -103,8 +104,9 @@ def rows_by_label(labels: np.ndarray) -> np.ndarray:
 
 def chunks_of_rows(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """The given rows of an array, a few MB at a time, as fresh contiguous arrays [n, H, W, C]."""
-    for start in range(0, len(rows), _IMAGES_PER_CHUNK):
-        yield np.ascontiguousarray(images[rows[start : start + _IMAGES_PER_CHUNK]])
+    size = max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
+    for start in range(0, len(rows), size):
+        yield np.ascontiguousarray(images[rows[start : start + size]])
 
 
 def check_images(images: np.ndarray, where: str) -> None:
@@ -119,10 +121,17 @@ def check_images(images: np.ndarray, where: str) -> None:
         raise UserError(f"{where} is empty; give at least one image per class")
 
 
-def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and are just 0 to num_classes - 1."""
+def check_label_type(labels: np.ndarray, where: str) -> None:
+    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and there are some."""
     if labels.dtype != np.int64 or labels.ndim != 1:
         raise UserError(f"{where} has type {labels.dtype} and shape {list(labels.shape)}; labels must be [N] int64")
+    if not len(labels):
+        raise UserError(f"{where} is empty; give one label per image")
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and are just 0 to num_classes - 1."""
+    check_label_type(labels, where)
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         row = int(outside.argmax())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.arrays import Arrays, Content, Dataset, check_images, check_tasks, chunks_of_rows
+from datasets.arrays import Arrays, Content, Dataset, check_images, check_label_type, check_tasks, chunks_of_rows
 from datasets.layouts.four_arrays import FourArrays
 from utils.errors import UserError
 from utils.options import Option, flag, ranged
@@ -53,8 +53,7 @@ class SeqArrays(Dataset):
 
 
 def _count_classes(labels: np.ndarray, where: str) -> int:
-    if labels.dtype != np.int64 or labels.ndim != 1:
-        raise UserError(f"{where} has type {labels.dtype} and shape {list(labels.shape)}; labels must be [N] int64")
+    check_label_type(labels, where)
     present = np.unique(labels)
     for expected, label in enumerate(present.tolist()):
         if label != expected:

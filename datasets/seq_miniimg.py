@@ -1,4 +1,4 @@
-"""Split mini-ImageNet: 20 tasks of 5 classes (Vinyals et al., Matching Networks for One Shot Learning, NeurIPS 2016)."""
+"""Split mini-ImageNet: 20 tasks of 5 classes (Vinyals et al., Matching Networks for One Shot Learning, 2016)."""
 
 from typing import ClassVar
 

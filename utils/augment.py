@@ -27,7 +27,7 @@ class Transform:
 def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
     """Randomly cropped, flipped and normalised images.
 
-    Draws from the generator, in this order: rows and columns of the crops, flips; nothing for what the transform has not.
+    Draws from the generator the rows of the crops, their columns, the flips; nothing for what the transform has not.
 
     Args:
         images: [N, C, H, W] uint8.

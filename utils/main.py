@@ -7,6 +7,7 @@ mistake answer at once and a signal during the imports ends the run quietly.
 import contextlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
     from utils.trackers import make_tracker
     from utils.training import Outlets, Training
 
+    warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
     threads = record.read_config().get("environment", {}).get("threads") or config.threads or available_cores()
     set_arithmetic(device, config.precision, config.fast, threads)

@@ -44,8 +44,8 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
         matrix = accuracies(getattr(measured, scenario), measured.total)
         baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else None
         summary[scenario] = _summarise_matrix(matrix, baseline)
-    # Fewer points than tasks, as in joint training, say nothing about the time in between.
-    points = measured.anytime if len(measured.anytime) >= len(measured.total) else ()
+    # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
+    points = measured.anytime if summary["class_il"]["A_a"] is not None else ()
     summary["class_il"]["AAA"] = _plain(average_anytime_accuracy(points))
     return summary
 

@@ -8,7 +8,9 @@ from utils.options import Option, flag, ranged
 _NUM_GROUPS = 32  # if nobody says otherwise, as Wu & He (ECCV 2018) and Pham et al. (ICLR 2022)
 
 GROUP_OPTIONS = (
-    Option("num_groups", ranged(int, 1), None, "groups of channels (by the protocol)", excludes=("channels_per_group",)),
+    Option(
+        "num_groups", ranged(int, 1), None, "groups of channels (by the protocol)", excludes=("channels_per_group",)
+    ),
     Option("channels_per_group", ranged(int, 1), None, "channels in a group", excludes=("num_groups",)),
     flag("adjust_groups", "where the groups do not divide the channels, take the largest number below that does"),
 )

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from backbone.norm.base import at_least_single
+
 
 def row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every row, at least in float32.
@@ -50,7 +52,7 @@ class _RowMoments(Function):
     @once_differentiable
     def backward(ctx, grad_means: Tensor, grad_variances: Tensor) -> Tensor:
         x, means = ctx.saved_tensors
-        share = 1 / x[0, 0].numel()
+        share = 1 / x.shape[2:].numel()
         return _affine(x, means, grad_variances * (2 * share), grad_means * share)
 
 
@@ -84,8 +86,7 @@ class _RowAffine(Function):
 
 def _as_rows(x: Tensor) -> Tensor:
     """[1, N·C, H, W], at least in float32."""
-    rows = x.view(1, -1, *x.shape[2:])
-    return rows if rows.dtype == torch.float64 else rows.float()
+    return at_least_single(x.view(1, -1, *x.shape[2:]))
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:

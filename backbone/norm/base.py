@@ -24,6 +24,7 @@ class Norm(nn.Module):
         regularizer_options: options of a method that adds the layer's regularizer to its loss.
         protocol_defaults: values of the constructor arguments, by the name of the protocol.
         needs_joint: the layer needs current and memory samples in one forward.
+        needs_spatial_size: the layer cannot be made without the side of its maps.
         undecayed: names of parameters that weight decay must leave alone.
     """
 
@@ -32,6 +33,7 @@ class Norm(nn.Module):
     regularizer_options: ClassVar[tuple[Option, ...]] = ()
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": True}, "offline": {"affine": True}}
     needs_joint: ClassVar[bool] = False
+    needs_spatial_size: ClassVar[bool] = False
     undecayed: ClassVar[tuple[str, ...]] = ()
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 
@@ -39,6 +41,8 @@ class Norm(nn.Module):
         super().__init__()
         if num_features < 1:
             raise UserError(f"{self.name}: num_features must be at least 1, not {num_features}")
+        if spatial_size is None and self.needs_spatial_size:
+            raise UserError(f"{self.name} has parameters for every position: give spatial_size, the side of the maps")
         self.num_features = num_features
         self.spatial_size = spatial_size
 
@@ -114,7 +118,7 @@ class RunningNorm(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.normalize_running(x)
-        if x[:, 0].numel() < self.min_values:
+        if x.numel() // self.num_features < self.min_values:
             raise UserError(
                 f"{self.name} has 1 value per channel in training, which has no variance: "
                 "use a larger batch or larger images"
@@ -129,10 +133,10 @@ class RunningNorm(Norm):
         """Normalise by the running statistics, and change nothing."""
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
-    def normalize_whole_batch(self, x: Tensor, momentum: float) -> Tensor:
-        """Batch normalization (Ioffe & Szegedy, ICML 2015) of all samples together."""
-        self.num_batches_tracked.add_(1)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
+
+def at_least_single(x: Tensor) -> Tensor:
+    """The same in float32 if it is in half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Batch normalization."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.norm.base import RunningNorm
@@ -35,4 +36,7 @@ class BN(RunningNorm):
         self.momentum = momentum
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        return self.normalize_whole_batch(x, self.momentum)
+        self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+        )

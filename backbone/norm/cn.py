@@ -1,15 +1,18 @@
 """Continual normalization."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
-from backbone.norm.base import RunningNorm
+from backbone.norm.base import at_least_single
+from backbone.norm.bn import BN
 from utils.registry import NORMS
 
 
 @NORMS.register()
-class CN(RunningNorm):
+class CN(BN):
     """Continual normalization (Pham, Liu & Hoi, ICLR 2022): group normalization, then batch normalization.
 
     The group step has no weight and bias of its own; the running statistics are of what it gives. The online study
@@ -30,7 +33,7 @@ class CN(RunningNorm):
     """
 
     options = GROUP_OPTIONS
-    protocol_defaults = {
+    protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": False, "num_groups": 32},
         "offline": {"affine": True, "num_groups": 8},
     }
@@ -48,15 +51,9 @@ class CN(RunningNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
+        super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps, momentum=momentum)
         self.num_groups = choose_num_groups(self.name, num_features, num_groups, channels_per_group, adjust_groups)
-        self.momentum = momentum
 
-    def normalize_batch(self, x: Tensor) -> Tensor:
-        return self.normalize_whole_batch(self._normalize_groups(x), self.momentum)
-
-    def normalize_running(self, x: Tensor) -> Tensor:
-        return super().normalize_running(self._normalize_groups(x))
-
-    def _normalize_groups(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, None, None, self.eps).to(x.dtype)
+    def normalize(self, x: Tensor) -> Tensor:
+        grouped = torch.group_norm(at_least_single(x), self.num_groups, None, None, self.eps)
+        return super().normalize(grouped).to(x.dtype)

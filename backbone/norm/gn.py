@@ -1,10 +1,12 @@
 """Group normalization."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
-from backbone.norm.base import Norm
+from backbone.norm.base import Norm, at_least_single
 from utils.registry import NORMS
 
 
@@ -29,7 +31,7 @@ class GN(Norm):
     """
 
     options = GROUP_OPTIONS
-    protocol_defaults = {
+    protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": True, "num_groups": 32},
         "offline": {"affine": False, "channels_per_group": 16},
     }
@@ -52,4 +54,4 @@ class GN(Norm):
         self.make_affine(affine, (num_features,))
 
     def normalize(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        return torch.group_norm(at_least_single(x), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)

@@ -1,9 +1,11 @@
 """Instance normalization."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
-from backbone.norm.base import Norm
+from backbone.norm.base import Norm, at_least_single
 from utils.registry import NORMS
 
 
@@ -23,7 +25,7 @@ class IN(Norm):
         UserError: an input has maps of a single pixel.
     """
 
-    protocol_defaults = {"online": {"affine": False}, "offline": {"affine": False}}
+    protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}
 
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = False, eps: float = 1e-5
@@ -34,4 +36,4 @@ class IN(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         self.check_map_size(x)
-        return torch.group_norm(x, self.num_features, self.weight, self.bias, self.eps).to(x.dtype)
+        return torch.group_norm(at_least_single(x), self.num_features, self.weight, self.bias, self.eps).to(x.dtype)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.norm.base import Norm
+from backbone.norm.base import Norm, at_least_single
 from utils.errors import UserError
 from utils.registry import NORMS
 
@@ -24,12 +24,12 @@ class LN(Norm):
         UserError: the side of the maps is not given, or an input has another.
     """
 
+    needs_spatial_size = True
+
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = True, eps: float = 1e-5
     ) -> None:
         super().__init__(num_features, spatial_size=spatial_size)
-        if spatial_size is None:
-            raise UserError("LN has parameters for every position: give spatial_size, the side of the maps")
         self.eps = eps
         self.make_affine(affine, (num_features, spatial_size, spatial_size))
 
@@ -40,4 +40,4 @@ class LN(Norm):
                 f"LN was built for maps of {self.spatial_size}x{self.spatial_size}, but got {height}x{width}: "
                 "build the network for images of this size"
             )
-        return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
+        return F.layer_norm(at_least_single(x), x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)

@@ -49,7 +49,7 @@ class SN(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         self.check_map_size(x)
         x = x.contiguous()
-        num_pixels = x[0, 0].numel()
+        num_pixels = x.shape[2:].numel()
         means, variances = row_moments(x)
         variances = variances * (num_pixels / (num_pixels - 1))
         batch = self._batch_statistics(means, variances)

@@ -1,9 +1,10 @@
 """Task-balanced batch normalization."""
 
 import warnings
-from functools import lru_cache
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.norm._rows import row_affine, row_moments
@@ -48,8 +49,17 @@ class TBBN(ContextNorm):
         num_current = len(x) if context is None else context.num_current
         num_groups = num_balanced_groups(num_current, len(x) - num_current, self.task)
         if num_groups == 1:
-            return self.normalize_whole_batch(x, self.momentum)
+            return self._normalize_as_one(x)
         return self._normalize_groups(x.contiguous(), num_current, num_groups)
+
+    def _normalize_as_one(self, x: Tensor) -> Tensor:
+        """Batch normalization; its graph keeps copies of the running statistics, which other forwards may move."""
+        statistics = self.running_mean.clone(), self.running_var.clone()
+        y = F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
+        self.running_mean.copy_(statistics[0])
+        self.running_var.copy_(statistics[1])
+        self.num_batches_tracked.add_(1)
+        return y
 
     def _normalize_groups(self, x: Tensor, num_current: int, num_groups: int) -> Tensor:
         sizes = [num_current, len(x) - num_current]
@@ -65,7 +75,7 @@ class TBBN(ContextNorm):
         squares = (current_variances.view_as(current) + (current - mean).square()).sum(0)
         squares = squares + len(memory) * (memory_variance + (memory_mean - mean).square())
         variance = squares / num_rows
-        self._track(mean, variance, num_rows * x[0, 0].numel())
+        self._track(mean, variance, num_rows * x.shape[2:].numel())
 
         slope = self.scaled(torch.rsqrt(variance + self.eps))
         centers = means.detach()
@@ -85,7 +95,7 @@ class TBBN(ContextNorm):
         track(self.running_var, variance.mean(0) * (num_values / (num_values - 1)), self.momentum)
 
 
-@lru_cache(maxsize=None)
+@cache
 def num_balanced_groups(num_current: int, num_memory: int, task: int) -> int:
     """r: the largest common divisor of both numbers with r · num_memory <= num_current · task, at least 1.
 

@@ -45,12 +45,12 @@ class FourArrays(Layout):
 
 def _read(file: Path) -> np.ndarray:
     try:
-        array = np.load(file, mmap_mode="r" if file.name.endswith("_x.npy") else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "damaged, cut short or no .npy file"
-        )
+        # Labels are mapped first as well: a damaged header cannot make it allocate what is not there.
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged bytes can fail in any way
+        reason = (isinstance(error, OSError) and error.strerror) or "damaged, cut short or no .npy file"
         raise UserError(f"{file} cannot be read ({reason}); put a whole array in its place") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise UserError(f"{file} is an archive of arrays; save the one array with numpy.save")
-    return array
+    return array if file.stem.endswith("_x") else np.array(array)

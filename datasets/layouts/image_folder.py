@@ -75,15 +75,22 @@ def _decode(files: list[Path], side: int) -> np.ndarray:
 
 
 def _open(file: Path, side: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
-            if image.size != (side, side):
-                width, height = image.size
-                raise UserError(f"{file} is {width}x{height}; resize it to {side}x{side}")
-            if image.mode != "RGB":
-                raise UserError(f"{file} has mode {image.mode} (grey, transparent or the like); convert it to RGB")
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            problem = _mismatch(image.size, image.mode, side)
+            pixels = None if problem else np.asarray(image)
+    except Exception as error:  # a damaged image can fail in any way
         raise UserError(f"{file} cannot be read as an image; replace or remove it") from error
+    if problem:
+        raise UserError(f"{file} {problem}")
+    return pixels
+
+
+def _mismatch(size: tuple[int, int], mode: str, side: int) -> str | None:
+    if size != (side, side):
+        return f"is {size[0]}x{size[1]}; resize it to {side}x{side}"
+    if mode != "RGB":
+        return f"has mode {mode} (grey, transparent or the like); convert it to RGB"
+    return None

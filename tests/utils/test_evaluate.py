@@ -162,6 +162,7 @@ def test_evaluation_changes_no_buffer_no_gradient_and_no_random_state():
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_submodule_gets_its_own_mode_back(fails):
     model = network().train()
+    model.append(nn.Sequential(model[1]))  # used twice, so that restoring the parent must not reach it
     model[1].eval()
     model[5].eval()
     modes = [module.training for module in model.modules()]

@@ -158,10 +158,11 @@ def test_forward_transfer_only_where_it_was_measured():
         assert summary["class_il"]["forgetting"] is not None
 
 
-def test_a_run_measured_only_at_its_end_has_its_final_accuracy():
+@pytest.mark.parametrize("anytime", [[70.0], [40.0, 60.0, 70.0]])
+def test_a_run_measured_only_at_its_end_has_its_final_accuracy(anytime):
     """Joint training."""
     none = [None, None]
-    summary = metrics.summarise(measured([none, [8, 6]], [none, [9, 9]], [none, [10, 10]], anytime=[70.0]))
+    summary = metrics.summarise(measured([none, [8, 6]], [none, [9, 9]], [none, [10, 10]], anytime=anytime))
     assert summary["class_il"].pop("A") == [None, exactly(70)]
     assert summary["class_il"].pop("A_f") == exactly(70)
     assert summary["task_il"]["A_f"] == exactly(90)
@@ -169,6 +170,7 @@ def test_a_run_measured_only_at_its_end_has_its_final_accuracy():
     assert len(summary["class_il"]) == 8
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_single_task_has_no_transfer_and_no_forgetting():
     untrained = {"class_il": [1], "task_il": [5], "total": [10]}
     summary = metrics.summarise(measured([[7]], [[9]], [[10]], untrained, [70]))["class_il"]

@@ -39,6 +39,15 @@ def zip_up(file):
     file.write_bytes(buffer.getvalue())
 
 
+def replace(old, new):
+    def spoil(file):
+        content = file.read_bytes()
+        assert old in content
+        file.write_bytes(content.replace(old, new, 1))
+
+    return spoil
+
+
 def save(array):
     return lambda file: np.save(file, array)
 
@@ -51,6 +60,11 @@ def save(array):
         (lambda file: file.write_bytes(b""), "cannot be read"),
         (lambda file: file.write_bytes(b"no array at all"), "cannot be read"),
         (lambda file: file.write_bytes(file.read_bytes()[:9]), "cannot be read"),
+        (lambda file: file.write_bytes(b"PK\x03\x04 and no archive"), "cannot be read"),
+        (replace(b"'shape': (", b"'shape': [("), "cannot be read"),
+        (replace(b"'shape': (", b"'shape': (9999999999,"), "cannot be read"),
+        (replace(b"'fortran_order'", b"'fortran_ordxr'"), "cannot be read"),
+        (replace(b"False, ", b"F(lse, "), "cannot be read"),
         (zip_up, "archive"),
         (lambda file: file.unlink(), "lacks"),
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read"),

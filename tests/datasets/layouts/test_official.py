@@ -134,7 +134,7 @@ def test_failed_download_is_one_line(tmp_path):
             raise OSError("no route to host")
 
     dataset = small_dataset(OfficialCifar("cifar-10-batches-py", TEN_FILES, Offline))
-    with pytest.raises(UserError, match="download .* failed: no route to host"):
+    with pytest.raises(UserError, match=r"download .* failed: no route to host"):
         dataset.load(tmp_path, download=True)
 
 

@@ -1,0 +1,128 @@
+"""What a training step costs with each normalization layer, compared with BN in the same process.
+
+A step is forward, regularizer and backward of ResNet-32 on 48 current and 16 memory images of 32 pixels, in the sixth
+task. All layers take turns, round by round; a ratio is taken within a round, and the median over the rounds is shown.
+
+    python benchmarks/norm_layers.py --threads 1
+"""
+
+import argparse
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbone.norm import BatchContext, NormFactory, batch_context, begin_task, norm_factory, norm_loss
+from backbone.norm.context import ContextNorm
+from backbone.norm.tbbn import num_balanced_groups
+from utils.registry import BACKBONES, NORMS
+
+TASK = 5
+NUM_TASKS = 10
+NUM_CURRENT = 48
+NUM_MEMORY = 16
+OPTIONS = {"GN": {"adjust_groups": True}, "CN": {"adjust_groups": True}}  # the first stage has 16 channels
+NAIVE = "naive TBBN"
+
+
+class NaiveTBBN(ContextNorm):
+    """TBBN by its definition: the memory samples are repeated once for every group."""
+
+    name = NAIVE
+
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        num_current = self.context_of(x).num_current
+        num_groups = num_balanced_groups(num_current, len(x) - num_current, self.task)
+        groups = x[:num_current].unflatten(0, (-1, num_groups))
+        repeated = x[num_current:, None].expand(-1, num_groups, -1, -1, -1)
+        batch = torch.cat([groups, repeated]).flatten(1, 2)
+        mean, variance = self.running_mean.repeat(num_groups), self.running_var.repeat(num_groups)
+        weight, bias = self.weight.repeat(num_groups), self.bias.repeat(num_groups)
+        y = F.batch_norm(batch, mean, variance, weight, bias, True, 0.1, self.eps)
+        y = y.unflatten(1, (num_groups, -1))
+        self.running_mean.copy_(mean.view(num_groups, -1).mean(0))
+        self.running_var.copy_(variance.view(num_groups, -1).mean(0))
+        return torch.cat([y[: len(groups)].flatten(0, 1), y[len(groups) :].mean(1)])
+
+
+def make_step(name: str, device: torch.device) -> Callable[[], None]:
+    """A training step of the network with this layer."""
+    torch.manual_seed(0)
+    options = OPTIONS.get(name, {})
+    factory = NormFactory(NaiveTBBN) if name == NAIVE else norm_factory(name, num_tasks=NUM_TASKS, **options)
+    backbone = BACKBONES.get("resnet32")(factory, image_size=32)
+    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, 100)).to(device)
+    begin_task(network, TASK)
+    images = torch.randn(NUM_CURRENT + NUM_MEMORY, 3, 32, 32, device=device)
+    labels = torch.randint(0, 100, (len(images),), device=device)
+    tasks = torch.cat([torch.full((NUM_CURRENT,), TASK), torch.arange(NUM_MEMORY) % TASK])
+
+    def step() -> None:
+        network.zero_grad()
+        with batch_context(network, BatchContext(TASK, tasks, NUM_CURRENT)):
+            scores = network(images)
+        loss = F.cross_entropy(scores, labels) + 0.1 * norm_loss(network)
+        loss.backward()
+
+    return step
+
+
+def time_steps(step: Callable[[], None], num_steps: int, device: torch.device) -> float:
+    """Milliseconds per step."""
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / num_steps * 1000
+
+
+def measure(names: list[str], num_rounds: int, num_steps: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds per step of every layer, in each of the interleaved rounds."""
+    steps = {name: make_step(name, device) for name in names}
+    for step in steps.values():
+        time_steps(step, 1, device)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(num_rounds):
+        for name, step in steps.items():
+            times[name].append(time_steps(step, num_steps, device))
+    return times
+
+
+def report(times: dict[str, list[float]]) -> None:
+    print(f"{'layer':<12}{'ms per step':>12}{'ratio to BN':>13}{'from':>8}{'to':>8}")
+    for name, each in times.items():
+        ratios = [own / reference for own, reference in zip(each, times["BN"], strict=True)]
+        middle = statistics.median(ratios)
+        print(f"{name:<12}{statistics.median(each):>12.1f}{middle:>13.2f}{min(ratios):>8.2f}{max(ratios):>8.2f}")
+
+
+def main() -> None:
+    everything = ["BN", *(name for name in NORMS.names() if name != "BN"), NAIVE]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a layer in each round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", nargs="+", default=everything, choices=everything, help="besides BN")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", message=".*channels are in .* groups instead")
+    names = list(dict.fromkeys(["BN", *arguments.layers]))
+    print(
+        f"ResNet-32, {NUM_CURRENT} + {NUM_MEMORY} images of 32 px, task {TASK}, {arguments.device}, "
+        f"{arguments.threads} threads, torch {torch.__version__}, {arguments.rounds} rounds of {arguments.steps} steps"
+    )
+    report(measure(names, arguments.rounds, arguments.steps, arguments.device))
+
+
+if __name__ == "__main__":
+    main()

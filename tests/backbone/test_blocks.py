@@ -1,0 +1,194 @@
+"""What every backbone has to keep, over all registered names."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+from torchvision.models.resnet import conv1x1
+
+from backbone.blocks import BasicBlock
+from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
+from utils.errors import UserError
+from utils.registry import BACKBONES
+
+NARROW = {"resnet18": {"nf": 4}}
+NAMES = BACKBONES.names()
+SMALLEST = {"resnet18": 5, "resnet32": 3}
+
+
+def narrow(name, factory="batch", **options):
+    return build(BACKBONES.get(name), factory, **(NARROW.get(name, {}) | options))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_block_computes_what_torchvisions_block_computes(stride):
+    torch.manual_seed(0)
+    ours = BasicBlock(6, 12, stride, FACTORIES["batch"], side=8 // stride)
+    projection = nn.Sequential(conv1x1(6, 12, stride), nn.BatchNorm2d(12))
+    theirs = TorchvisionBlock(6, 12, stride, projection)
+    renamed = {"norm": "bn", "shortcut": "downsample"}
+    state = ours.state_dict()
+    for name in list(state):
+        for old, new in renamed.items():
+            if name.startswith(old):
+                state[new + name.removeprefix(old)] = state.pop(name)
+    theirs.load_state_dict(state)
+    x = torch.randn(5, 6, 8, 8, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    ours(x).square().sum().backward()
+    theirs(y).square().sum().backward()
+    assert torch.equal(ours(x), theirs(y))
+    assert torch.equal(x.grad, y.grad)
+
+
+@pytest.mark.parametrize(("in_channels", "stride"), [(8, 1), (8, 2), (4, 1)])
+def test_shortcut_is_a_projection_exactly_where_the_shape_changes(in_channels, stride):
+    block = BasicBlock(in_channels, 8, stride, FACTORIES["batch"], side=4)
+    same = in_channels == 8 and stride == 1
+    assert len(convolutions(block)) == (2 if same else 3)
+    x = torch.randn(2, in_channels, 4 * stride, 4 * stride)
+    before = x.clone()
+    assert block(x).shape == (2, 8, 4, 4)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("image_size", [16, 17, 32, 64, 84])
+def test_every_norm_layer_is_told_the_shape_that_it_meets(name, image_size):
+    places = Places()
+    network = narrow(name, places, image_size=image_size)
+    with torch.no_grad():
+        features, maps = network.forward_maps(torch.randn(2, 3, image_size, image_size))
+    assert places.asked
+    assert features.shape == (2, network.num_features)
+    torch.testing.assert_close(features, maps[-1].flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_convolutions_have_no_bias_and_other_parameters_belong_to_norm_layers(name):
+    network = narrow(name, "none")
+    assert all(convolution.bias is None for convolution in convolutions(network))
+    assert len(list(network.parameters())) == len(convolutions(network))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_weights_and_random_stream_do_not_depend_on_the_norm_layer(name, factory):
+    reference = narrow(name, "batch", seed=3)
+    after = torch.get_rng_state()
+    network = narrow(name, factory, seed=3)
+    assert torch.equal(torch.get_rng_state(), after)
+    for ours, theirs in zip(convolutions(network), convolutions(reference), strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norm_layers_keep_the_initialisation_of_their_factory(name):
+    def norm(num_features, spatial_size):
+        layer = nn.BatchNorm2d(num_features)
+        nn.init.constant_(layer.weight, 0.25)
+        return layer
+
+    network = narrow(name, norm)
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(bool((layer.weight == 0.25).all()) for layer in layers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_reach_every_parameter_and_are_finite(name, factory, memory_format):
+    network = narrow(name, factory, image_size=16)
+    network(torch.randn(4, 3, 16, 16).contiguous(memory_format=memory_format)).square().sum().backward()
+    for label, parameter in network.named_parameters():
+        assert parameter.grad is not None, label
+        assert torch.isfinite(parameter.grad).all(), label
+        assert parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norm_layer_may_keep_its_output_for_the_backward_pass(name):
+    network = narrow(name, OutputKeepingNorm, image_size=16)
+    network(torch.randn(2, 3, 16, 16)).sum().backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_are_those_of_the_stages_and_do_not_change_afterwards(name):
+    network = narrow(name)
+    seen = []
+    for stage in network.stages:
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    features, maps = network.forward_maps(torch.randn(3, 3, 32, 32))
+    assert len(maps) == len(network.stages)
+    for given, after_stage in zip(maps, seen, strict=True):
+        assert torch.equal(given, after_stage)
+        assert given.min() >= 0
+    assert features.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_and_features_carry_gradients_to_the_stem(name):
+    network = narrow(name)
+    features, maps = network.forward_maps(torch.randn(3, 3, 32, 32))
+    first = next(network.parameters())
+    for each in (features, *maps):
+        (gradient,) = torch.autograd.grad(each.sum(), first, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stem_is_rectified(name):
+    network = narrow(name)
+    seen = []
+    network.stages[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    x = torch.randn(3, 3, 32, 32)
+    network(x)
+    convolution = convolutions(network)[0]
+    torch.testing.assert_close(seen[0], nn.BatchNorm2d(seen[0].shape[1])(convolution(x)).clamp(min=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_the_same_with_and_without_maps(name):
+    network = narrow(name).eval()
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.equal(network(x), network.forward_maps(x)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_are_equal_and_apart(name):
+    network = narrow(name)
+    x = torch.randn(3, 3, 32, 32)
+    network(x).sum().backward()
+    twin = copy.deepcopy(network)
+    stored = io.BytesIO()
+    torch.save(network.state_dict(), stored)
+    stored.seek(0)
+    loaded = narrow(name, seed=1)
+    loaded.load_state_dict(torch.load(stored, weights_only=True))
+    expected = network.eval()(x)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    for other in (twin, loaded):
+        assert torch.equal(other.eval()(x), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_double_precision_agrees_with_single(name):
+    network = narrow(name).eval()
+    x = torch.randn(2, 3, 32, 32)
+    single = network(x)
+    double = copy.deepcopy(network).double()(x.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "smallest"), SMALLEST.items())
+def test_smallest_image_works_and_a_smaller_one_is_refused(name, smallest):
+    network = narrow(name, image_size=smallest)
+    assert network(torch.randn(4, 3, smallest, smallest)).isfinite().all()
+    with pytest.raises(UserError, match=rf"--backbone {name} .* at least {smallest} .* --dataset have {smallest - 1};"):
+        narrow(name, image_size=smallest - 1)

@@ -1,0 +1,31 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory):
+    """A data root for `seq-arrays`: 6 classes that differ in colour and brightness, 16 px, 20 training images each."""
+    root = tmp_path_factory.mktemp("small")
+    random = np.random.default_rng(0)
+    centers = random.integers(40, 215, size=(6, 1, 1, 1, 3))
+    for split, size in (("train", 20), ("test", 8)):
+        images = centers + random.normal(0, 25, size=(6, size, 16, 16, 3))
+        labels = np.repeat(np.arange(6), size)
+        shuffled = random.permutation(len(labels))
+        pixels = np.clip(images, 0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
+        np.save(root / f"{split}_x.npy", pixels[shuffled])
+        np.save(root / f"{split}_y.npy", labels[shuffled])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def same_arithmetic_afterwards(monkeypatch):
+    """A run sets threads and kernels for its process; the next test finds them as they were."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,95 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from utils.registry import ROOT
+
+PACKAGES = ("backbone", "datasets", "models", "utils")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LEAVES = {
+    "batch",
+    "buffer",
+    "augment",
+    "checkpoint",
+    "environment",
+    "errors",
+    "evaluate",
+    "metrics",
+    "options",
+    "presets",
+    "progress",
+    "protocols",
+    "record",
+    "registry",
+    "seeds",
+    "stopping",
+    "trackers",
+}
+NORM_FUNCTIONS = {"BatchContext", "batch_context", "begin_task", "norm_loss", "undecayed_parameters"}
+
+
+def imports(path):
+    """(module, imported name) of every import of the suite's own packages, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [(node.module, alias.name) for alias in node.names]
+        else:
+            continue
+        yield from (pair for pair in found if pair[0].split(".")[0] in PACKAGES)
+
+
+def is_allowed(path, module, name):
+    package = path.relative_to(ROOT).parts[0]
+    target, _, rest = module.partition(".")
+    if path == ROOT / "utils" / "main.py":
+        return True
+    if package == "utils":
+        return target == "utils" and (path.stem not in LEAVES or rest in LEAVES)
+    if target == "utils":
+        return rest in LEAVES
+    if package == "models" and target == "backbone":
+        return module == "backbone.norm" and name in NORM_FUNCTIONS
+    return target == package
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    wrong = [f"{module}.{name}" for module, name in imports(path) if not is_allowed(path, module, name)]
+    assert not wrong
+
+
+def test_no_file_is_named_like_a_standard_module():
+    assert not {path.stem for path in (ROOT / "utils").glob("*.py")} & (sys.stdlib_module_names - {"__init__"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def test_importing_a_package_does_nothing():
+    script = (
+        "import os, sys, torch\n"
+        "before = os.getcwd(), list(sys.path), torch.random.get_rng_state().sum()\n"
+        "from utils.registry import BACKBONES, DATASETS, METHODS, NORMS\n"
+        "[registry.get(name) for registry in (BACKBONES, DATASETS, METHODS, NORMS) for name in registry.names()]\n"
+        "assert before == (os.getcwd(), list(sys.path), torch.random.get_rng_state().sum())\n"
+        "assert not {'wandb', 'torchvision', 'pandas', 'GPUtil'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_every_test_has_its_place():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        mirrored = path.relative_to(ROOT / "tests")
+        if len(mirrored.parts) > 1 and mirrored.stem not in ("test_golden", "test_parts", "test_layers"):
+            name = re.sub("^test_", "", mirrored.stem)
+            folder = ROOT / mirrored.parent
+            assert (folder / f"{name}.py").exists() or (folder / name).is_dir() or (folder / f"_{name}.py").exists(), path

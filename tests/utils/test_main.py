@@ -1,0 +1,254 @@
+"""Whole runs on small images, in this process."""
+
+import json
+
+import pytest
+import torch
+
+from utils.main import main
+from utils.registry import METHODS, NORMS
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as SIGKILL does: nothing of the suite catches it."""
+
+
+@pytest.fixture
+def start(small_root, tmp_path):
+    """Starts a small run; gives the exit code."""
+
+    def run(*words, results=tmp_path / "results", method="er_ace", norm="BN", **options):
+        memory = {"buffer_size": 20} if METHODS.get(method).uses_memory else {}
+        values = {"model": method, "dataset": "seq-arrays", "nl": norm, "n_tasks": 3, "nf": 4, "lr": 0.05}
+        values |= memory | {"data_root": small_root, "results_dir": results, "threads": 1, "device": "cpu"}
+        values |= {"log_every": 3, "wandb_mode": "disabled"}
+        values |= {"alpha": 0.5} if method in ("der", "derpp") else {}
+        values |= {"beta": 0.5} if method == "derpp" else {}
+        values |= options
+        return main([*(word for name, value in values.items() for word in (f"--{name}", str(value))), *words])
+
+    return run
+
+
+def only_folder(results):
+    (config,) = results.rglob("config.json")
+    return config.parent
+
+
+def result_of(results):
+    return json.loads((only_folder(results) / "result.json").read_text())
+
+
+def outcome(results):
+    """What two runs of one configuration must share."""
+    result = result_of(results)
+    kept = {name: result[name] for name in ("metrics", "counts", "untrained", "anytime", "weights_sha256", "steps")}
+    return kept, (only_folder(results) / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("norm", NORMS.names())
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
+    groups = ["--adjust_groups"] if norm in ("GN", "CN") else []
+    assert start(*groups, method=method, norm=norm) == 0
+    result = result_of(tmp_path / "results")
+    assert result["steps"] == 12
+    assert 0 <= result["metrics"]["class_il"]["A_f"] <= result["metrics"]["task_il"]["A_f"] <= 100
+    total = result["counts"]["total"]
+    measured = [[value is not None for value in row] for row in total]
+    last_only = [[False] * 3, [False] * 3, [True] * 3]
+    triangle = [[True, False, False], [True, True, False], [True, True, True]]
+    assert measured == (last_only if method == "joint" else triangle)
+    assert {value for row in total for value in row} <= {16, None}
+
+
+def test_replay_beats_fine_tuning_and_joint_training_beats_both(start, tmp_path):
+    final = {}
+    for method in ("sgd", "er", "joint"):
+        assert start(results=tmp_path / method, method=method, epochs=12) == 0
+        final[method] = result_of(tmp_path / method)["metrics"]["class_il"]["A_f"]
+    assert final["sgd"] + 5 < final["er"] < final["joint"] - 5
+    assert final["joint"] > 70
+
+
+def test_forward_transfer_and_anytime_accuracy_on_request(start, tmp_path):
+    assert start(ignore_other_metrics=0, eval_every=2) == 0
+    result = result_of(tmp_path / "results")
+    assert result["metrics"]["class_il"]["FWT"] is not None
+    assert len(result["untrained"]["class_il"]) == 3
+    assert result["counts"]["total"][0] == [16, 16, None]
+    assert len(result["anytime"]) == 3 + 3  # four steps a task: once inside, once at the end
+
+
+def test_seen_outputs_only(start, tmp_path):
+    assert start(class_il_outputs="seen", method="sgd") == 0
+    result = result_of(tmp_path / "results")
+    assert result["counts"]["class_il"][0][0] == result["counts"]["task_il"][0][0]
+
+
+def test_validation_replaces_the_test_set(start, tmp_path):
+    assert start("--validation") == 0
+    assert result_of(tmp_path / "results")["counts"]["total"][2] == [4, 4, 4]
+
+
+def test_same_configuration_same_result(start, tmp_path):
+    for name in "ab":
+        assert start(results=tmp_path / name, norm="AdaB2N") == 0
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+
+
+def test_seed_matters(start, tmp_path):
+    for seed in (0, 1):
+        assert start(results=tmp_path / str(seed), seed=seed) == 0
+    assert result_of(tmp_path / "0")["weights_sha256"] != result_of(tmp_path / "1")["weights_sha256"]
+
+
+def test_complete_run_says_so_and_does_nothing(start, tmp_path, capsys):
+    start()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")}
+    capsys.readouterr()
+    assert start() == 0
+    assert "already complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")} == before
+
+
+def test_record_of_a_complete_run(start, tmp_path):
+    start("--notes", "a <note>", keep_checkpoint=0)
+    folder = only_folder(tmp_path / "results")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "result.json", "log.txt"}
+    assert folder.name.startswith("seq-arrays-er_ace-20-BN-1ep-s0-")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["values"]["notes"] == "a <note>"
+    assert config["origins"]["lr"] == "typed"
+    assert config["identity"].startswith(folder.name[-10:])
+    assert "--buffer_size" in config["command"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"train", "evaluation"}
+    assert "after task 3/3" in (folder / "log.txt").read_text()
+
+
+def test_debug_record_is_kept_apart(start, tmp_path):
+    assert start(debug_mode=2) == 0
+    folder = only_folder(tmp_path / "results")
+    assert folder.parent == tmp_path / "results" / "default" / "debug"
+    assert json.loads((folder / "result.json").read_text())["steps"] == 6
+
+
+RESUMED = {
+    "er_ace": {"norm": "AdaB2N", "ignore_other_metrics": 0, "eval_every": 2},
+    "derpp": {"norm": "TBBN", "buffer_mode": "ring", "epochs": 2, "flip": 1, "crop_padding": 2},
+    "der": {"norm": "BRN"},
+    "er": {"norm": "CN", "optim_mom": 0.9, "adjust_groups": 1, "crop_padding": 1},
+    "sgd": {"norm": "SN", "optim_mom": 0.9, "epochs": 3, "milestones": "1,2", "lr_decay": 0.3},
+    "joint": {"norm": "BN", "optim_mom": 0.9, "epochs": 2},
+}
+
+
+def interrupt(monkeypatch, owner, name, calls):
+    """Let a function fail like a killed process at its n-th call, after its work is done."""
+    original, count = getattr(owner, name), iter(range(1, 10**6))
+
+    def replaced(*arguments, **more):
+        value = original(*arguments, **more)
+        if next(count) == calls:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(owner, name, replaced)
+
+
+@pytest.mark.parametrize("method", RESUMED)
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, method):
+    options = RESUMED[method]
+    assert start(results=tmp_path / "whole", method=method, **options) == 0
+    module = METHODS.get(method)
+    kills = [(module, "update", calls) for calls in (1, 4, 3)]  # inside a step, before memory and checkpoint
+    kills += [(torch.nn.Module, "eval", 3), (module, "begin_task", 1), (module, "end_task", 1), (module, "update", 2)]
+    num_killed = 0
+    for owner, name, calls in kills:  # a later one may find nothing left to do
+        with monkeypatch.context() as patch:
+            interrupt(patch, owner, name, calls)
+            try:
+                start(results=tmp_path / "killed", method=method, checkpoint_every=0, **options)
+            except Killed:
+                num_killed += 1
+    assert num_killed >= 4
+    assert start(results=tmp_path / "killed", method=method, checkpoint_every=0, **options) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_threads_of_the_first_start_are_kept(start, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, METHODS.get("er_ace"), "update", 2)
+        with pytest.raises(Killed):
+            start(checkpoint_every=0)
+    assert start(threads=2) == 0
+    config = json.loads((only_folder(tmp_path / "results") / "config.json").read_text())
+    assert config["environment"]["threads"] == 1
+
+
+def test_diverged_run_ends_with_its_own_code_and_is_not_repeated(start, tmp_path, capsys):
+    assert start(lr=1e30) == 3
+    assert "no longer finite" in capsys.readouterr().err
+    folder = only_folder(tmp_path / "results")
+    assert json.loads((folder / "failure.json").read_text())["kind"] == "diverged"
+    assert not (folder / "result.json").exists()
+    assert start(lr=1e30) == 3
+    assert "found before" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint_is_a_clear_line(start, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt(patch, METHODS.get("er_ace"), "update", 3)
+        with pytest.raises(Killed):
+            start(checkpoint_every=0)
+    path = only_folder(tmp_path / "results") / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    capsys.readouterr()
+    assert start() == 2
+    assert "checkpoint.pt is damaged; remove it" in capsys.readouterr().err
+
+
+def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsys):
+    import errno
+    import os
+
+    calls = iter(range(100))
+
+    def full(descriptor):
+        if next(calls) >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert start(checkpoint_every=0) == 5
+    assert "No space left" in capsys.readouterr().err
+    assert start() == 0
+    assert start(results=tmp_path / "whole") == 0
+    assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        (["--num_groups", "3"], {"norm": "GN"}, "GN"),
+        ([], {"norm": "CN"}, "--adjust_groups"),
+        ([], {"n_tasks": 4}, "--n_tasks"),
+        ([], {"data_root": "/nowhere"}, "/nowhere"),
+        ([], {"class_order": "0,1,2"}, "class"),
+        (["--device", "tpu"], {}, "--device"),
+        (["--precision", "tf32"], {}, "--precision"),
+        ([], {"buffer_mode": "ring", "buffer_size": 2}, "--buffer_size"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(start, capsys, words, options, message):
+    assert start(*words, **options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_reduced_precision_runs(start, tmp_path):
+    assert start(precision="bf16", norm="AdaB2N") == 0
+    assert result_of(tmp_path / "results")["steps"] == 12
