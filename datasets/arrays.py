@@ -146,7 +146,7 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
 
 def check_tasks(num_classes: int, num_tasks: int) -> None:
     """Raise UserError unless the classes split evenly into that many tasks."""
-    if num_classes % num_tasks or num_classes < num_tasks:
+    if num_classes % num_tasks:
         divisors = [str(number) for number in range(1, num_classes + 1) if num_classes % number == 0]
         raise UserError(
             f"--n_tasks {num_tasks}: the {num_classes} classes do not split evenly into {num_tasks} tasks; "

@@ -148,7 +148,7 @@ class Method:
             "task": self.task,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
-            "memory": self.memory.state_dict() if self.memory else None,
+            "memory": self.memory.state_dict() if self.memory is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -92,4 +92,6 @@ def test_every_test_has_its_place():
         if len(mirrored.parts) > 1 and mirrored.stem not in ("test_golden", "test_parts", "test_layers"):
             name = re.sub("^test_", "", mirrored.stem)
             folder = ROOT / mirrored.parent
-            assert (folder / f"{name}.py").exists() or (folder / name).is_dir() or (folder / f"_{name}.py").exists(), path
+            assert (folder / f"{name}.py").exists() or (folder / name).is_dir() or (folder / f"_{name}.py").exists(), (
+                path
+            )

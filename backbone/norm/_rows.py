@@ -107,4 +107,5 @@ def _affine(x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tens
     mapped = torch.native_batch_norm(
         rows, slopes.reshape(-1), offsets.reshape(-1), centers.reshape(-1), zeros, False, 0.0, 1.0
     )[0]
-    return mapped.view(x.shape).to(x.dtype)
+    # Not a view for autograd, which would forbid what follows the layer to work in place.
+    return torch.ops.aten._unsafe_view(mapped, x.shape).to(x.dtype)

@@ -29,7 +29,7 @@ class TaskTables:
     shares: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BatchContext:
     """Describes one batch to the layers that depend on its composition.
 
@@ -45,9 +45,7 @@ class BatchContext:
     task: int
     task_of_sample: Tensor | None
     num_current: int
-    _tables: dict[tuple[torch.device, torch.dtype], TaskTables] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _tables: dict[tuple[torch.device, torch.dtype], TaskTables] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.task < 0:
@@ -79,7 +77,7 @@ class BatchContext:
         if self.task_of_sample is None or task_of_sample.shape != self.task_of_sample.shape:
             raise ValueError("update takes as many samples as the context was made for")
         self._check(task_of_sample)
-        self.task_of_sample.copy_(task_of_sample)
+        self.task_of_sample = task_of_sample
         for (device, dtype), tables in self._tables.items():
             sent = _send(self._count(dtype), device)
             tables.counts.copy_(sent[0])

@@ -93,6 +93,13 @@ def test_fingerprint_sees_the_order_inside_a_class():
     )
 
 
+def test_fingerprint_sees_where_one_class_ends_and_the_next_begins():
+    images, labels = small_content()["train_x"], np.repeat(np.arange(4), 10)
+    moved = labels.copy()
+    moved[9] = 1
+    assert build(train_x=images, train_y=labels).fingerprint() != build(train_x=images, train_y=moved).fingerprint()
+
+
 def test_fingerprint_sees_what_is_training_and_what_is_test():
     content = small_content()
     swapped = {

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.arrays import Arrays
 from datasets.stream import Stream, class_order, hold_out
 from tests.datasets.small import small_arrays
 from tests.golden import cases
@@ -191,6 +192,13 @@ def test_order_depends_on_seed_tasks_and_epoch_and_on_nothing_else():
         assert not torch.equal(other, first)
 
 
+def test_tasks_are_shuffled_each_in_its_own_way():
+    stream = make_stream()
+    patterns = [gather(stream.batches((task,), 0, 100))[1] - stream.classes_of_task(task).start for task in range(2)]
+    assert len(patterns[0]) == len(patterns[1])
+    assert not torch.equal(*patterns)
+
+
 def test_training_order_mixes_the_classes():
     labels = gather(make_stream().batches((0, 1), 0, 100))[1]
     assert not torch.equal(labels, labels.sort().values)
@@ -213,6 +221,20 @@ def test_held_out_part_replaces_the_test_set_and_is_never_trained_on():
     assert not trained & evaluated
     assert trained + evaluated == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], range(4))
     assert Counter(label for _, label in evaluated.elements()) == dict.fromkeys(range(4), 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stream_holds_out_the_recorded_images(seed):
+    """Ten images per class, stored class by class, each image of one colour: its own number."""
+    case = ORDERS[f"offline_10classes_1tasks_seed{seed}"]
+    numbers = np.arange(100)
+    images = np.broadcast_to(numbers[:, None, None, None], (100, 2, 2, 3)).astype(np.uint8)
+    labels, names = numbers // 10, tuple("0123456789")
+    arrays = Arrays(images, labels, images, labels, names, (0.5,) * 3, (0.5,) * 3)
+    order = class_order("offline", 10, seed)
+    stream = Stream(arrays, num_tasks=5, label_of_class=order, validation=0.1, seed=seed, device="cpu")
+    held_out = torch.cat([stream.evaluation_set(task)[0][:, 0, 0, 0] for task in range(5)])
+    assert held_out.sort().values.tolist() == sorted(case["out_validation"].tolist())
 
 
 def test_stream_owns_its_images():

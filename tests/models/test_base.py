@@ -40,7 +40,9 @@ def observed(method_name, forward, norm, **options):
     return method, losses
 
 
-@pytest.mark.parametrize(("method", "parts"), [("er", [6, 5]), ("er_ace", [6, 5]), ("der", [6, 5]), ("derpp", [6, 5, 5])])
+@pytest.mark.parametrize(
+    ("method", "parts"), [("er", [6, 5]), ("er_ace", [6, 5]), ("der", [6, 5]), ("derpp", [6, 5, 5])]
+)
 def test_separate_parts_in_their_order_move_running_statistics_each(method, parts):
     trained, _ = observed(method, "separate", "BN")
     assert trained.network.sizes == parts

@@ -1,10 +1,14 @@
 """Whole runs on small images, in this process."""
 
+import errno
 import json
+import os
+import signal
 
 import pytest
 import torch
 
+from models.base import Method
 from utils.main import main
 from utils.registry import METHODS, NORMS
 
@@ -177,6 +181,24 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypa
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("evaluation", [1, 4, 5])
+def test_stopped_in_an_evaluation_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, evaluation):
+    """Also in the one before training, while memory is still empty."""
+    assert start(results=tmp_path / "whole", ignore_other_metrics=0) == 0
+    calls, scores = iter(range(1, 1000)), Method.scores
+
+    def scores_and_signal(self, images):
+        if next(calls) == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return scores(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Method, "scores", scores_and_signal)
+        assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 143
+    assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 0
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
 def test_threads_of_the_first_start_are_kept(start, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, METHODS.get("er_ace"), "update", 2)
@@ -210,9 +232,6 @@ def test_damaged_checkpoint_is_a_clear_line(start, tmp_path, monkeypatch, capsys
 
 
 def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsys):
-    import errno
-    import os
-
     calls = iter(range(100))
 
     def full(descriptor):

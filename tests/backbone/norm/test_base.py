@@ -150,7 +150,7 @@ def test_pickle_and_state_dict_continue_where_the_layer_stopped(name):
     file.seek(0)
     restored = make(name)
     restored.load_state_dict(torch.load(file, weights_only=True))
-    copies = [restored, pickle.loads(pickle.dumps(layer))]  # noqa: S301
+    copies = [restored, pickle.loads(pickle.dumps(layer))]
     described = context(2, 6, 3)
     for each in (layer, *copies):
         each.zero_grad()
@@ -222,10 +222,13 @@ def test_double_precision_throughout(name):
     layer = make(name, dtype=torch.float64)
     y, _, gradients = train_step(layer, maps(dtype=torch.float64).requires_grad_(), context())
     floating = [y, *gradients.values(), *layer.buffers()]
-    assert all(tensor.dtype == torch.float64 for tensor in floating if tensor is not None and tensor.is_floating_point())
+    assert all(
+        tensor.dtype == torch.float64 for tensor in floating if tensor is not None and tensor.is_floating_point()
+    )
 
 
 @everywhere
+@pytest.mark.filterwarnings("ignore:.*no common divisor")
 def test_batch_size_may_vary(name):
     layer = make(name)
     for num_current, num_memory in ((8, 4), (5, 3), (7, 0), (2, 2), (0, 6)):
@@ -353,3 +356,15 @@ def test_representation_tells_the_settings(name):
     text = repr(make(name))
     assert "8, " in text
     assert "affine=" in text
+
+
+@everywhere
+def test_what_follows_may_work_in_place(name):
+    plain, followed = layer_and_double(name)
+    inputs = [maps().requires_grad_() for _ in range(2)]
+    expected = torch.relu(plain(inputs[0]))
+    found = torch.relu_(followed(inputs[1]))
+    for y in (expected, found):
+        y.square().sum().backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(inputs[0].grad, inputs[1].grad)

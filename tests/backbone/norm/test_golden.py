@@ -76,7 +76,7 @@ def forward(layer, step, file, key):
 
 def gradients(layer, inputs, total):
     """Of the input and every parameter; a parameter that is not used has zeros."""
-    leaves = SimpleNamespace(x=inputs, **{name: value for name, value in layer.named_parameters()})
+    leaves = SimpleNamespace(x=inputs, **dict(layer.named_parameters()))
     names, values = zip(*vars(leaves).items(), strict=True)
     found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True)
     return {

@@ -1,0 +1,198 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss, undecayed_parameters
+from tests.backbone.norm.rig import context, maps
+
+
+def network(*names):
+    return nn.Sequential(*(build_norm(name, 8, spatial_size=3, num_tasks=4) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("task", "tasks", "num_current", "message"),
+    [
+        (1, [0, 2, 1], 1, "between 0 and the task being trained, 1"),
+        (1, [0, -1, 1], 1, "between 0 and"),
+        (1, [0, 1], 3, "num_current is 3, but there are 2"),
+        (1, [0, 1], -1, "num_current must be at least 0"),
+        (-1, [], 0, "index of a task is at least 0"),
+    ],
+)
+def test_impossible_descriptions(task, tasks, num_current, message):
+    with pytest.raises(ValueError, match=message):
+        BatchContext(task, torch.tensor(tasks, dtype=torch.int64), num_current)
+
+
+@pytest.mark.parametrize("tasks", [torch.zeros(3, dtype=torch.int32), torch.zeros(3, 1, dtype=torch.int64)])
+def test_indices_of_another_kind(tasks):
+    with pytest.raises(ValueError, match=r"\[N\] int64"):
+        BatchContext(1, tasks, 1)
+
+
+def test_indices_must_lie_on_the_host():
+    with pytest.raises(ValueError, match="on the host"):
+        BatchContext(1, torch.zeros(3, dtype=torch.int64, device="meta"), 1)
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+@pytest.mark.parametrize("described", [context(2, 8, 3), BatchContext(2, None, 13)])
+def test_description_of_another_batch(name, described):
+    layer = network(name)
+    begin_task(layer, 2)
+    with batch_context(layer, described), pytest.raises(ValueError, match=r"12 samples|has 12"):
+        layer(maps())
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_description_of_another_task(name):
+    layer = network(name)
+    begin_task(layer, 1)
+    with (
+        pytest.raises(ValueError, match=r"task 2, but .* task 1 .* begin_task\(network, 2\)"),
+        batch_context(layer, context(2)),
+    ):
+        pass
+
+
+def test_tables_are_made_once_for_all_layers():
+    described = context()
+    device, dtype = torch.device("cpu"), torch.float32
+    tables = described.tables(device, dtype)
+    assert described.tables(device, dtype) is tables
+    assert described.tables(device, torch.float64) is not tables
+    assert tables.counts.tolist() == [2, 2, 8]
+    torch.testing.assert_close(tables.shares.sum(0), torch.ones(3))
+    torch.testing.assert_close(tables.shares[8], torch.tensor([0.5, 0, 0]))
+
+
+def test_update_writes_in_place():
+    described, other = context(), torch.tensor([2] * 8 + [1] * 4)
+    tables = described.tables(torch.device("cpu"), torch.float32)
+    pointers = tables.counts.data_ptr(), tables.shares.data_ptr()
+    described.update(other)
+    expected = BatchContext(2, other, 8).tables(torch.device("cpu"), torch.float32)
+    assert torch.equal(tables.counts, expected.counts)
+    assert torch.equal(tables.shares, expected.shares)
+    assert (tables.counts.data_ptr(), tables.shares.data_ptr()) == pointers
+    with pytest.raises(ValueError, match="between 0 and"):
+        described.update(other + 1)
+    with pytest.raises(ValueError, match="as many samples"):
+        described.update(other[:5])
+
+
+def test_update_leaves_the_tensor_of_the_caller_alone():
+    tasks = torch.tensor([2, 1, 0])
+    described = BatchContext(2, tasks, 1)
+    described.update(torch.tensor([0, 0, 0]))
+    assert tasks.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_context_is_forgotten_after_the_forward(name):
+    told, fresh = network(name), network(name)
+    for each in (told, fresh):
+        begin_task(each, 2)
+    with batch_context(told, context()):
+        described = told(maps())
+    plain = told(maps(7))  # another size, which the context would refuse
+    torch.testing.assert_close(plain, fresh(maps(7)))
+    assert (described - fresh(maps())).abs().max() > 1e-3
+
+
+def test_context_is_forgotten_after_an_error():
+    layer = network("TBBN")
+    begin_task(layer, 2)
+    with pytest.raises(ZeroDivisionError), batch_context(layer, context()):
+        raise ZeroDivisionError
+    layer(maps(5))
+
+
+def test_copies_have_contexts_of_their_own():
+    original = network("TBBN", "AdaB2N")
+    begin_task(original, 2)
+    with batch_context(original, context()):
+        original(maps())
+        double = copy.deepcopy(original)
+        plain = double(maps(5))  # not described, so that any size will do
+    assert plain.shape[0] == 5
+    begin_task(double, 3)
+    assert [layer.task for layer in original] == [2, 2]
+    assert [layer.task for layer in double] == [3, 3]
+    with batch_context(double, context(3)):
+        original(maps(5))
+
+
+@pytest.mark.parametrize("later", [lambda: network("TBBN"), lambda: copy.deepcopy(network("TBBN"))])
+def test_layers_that_join_later_are_told_too(later):
+    whole = nn.Sequential(nn.Identity())
+    begin_task(whole, 1)
+    whole.append(later())
+    begin_task(whole, 2)
+    assert whole[1][0].task == 2
+
+
+def test_part_and_whole_reach_the_same_layers():
+    part = network("TBBN")
+    whole = nn.Sequential(part)
+    begin_task(whole, 1)
+    begin_task(part, 2)
+    with batch_context(whole, context()):
+        assert part[0].context is not None
+    with batch_context(part, context()):
+        assert part[0].context is not None
+
+
+def test_networks_without_such_layers_need_nothing():
+    plain = network("BN", "LN")
+    begin_task(plain, 3)
+    with batch_context(plain, context()):
+        plain(maps())
+    assert norm_loss(plain).item() == 0
+    assert norm_loss(nn.Identity()).item() == 0
+
+
+def test_norm_loss_is_the_sum_over_layers():
+    layers = network("AdaB2N", "BN", "AdaB2N")
+    x = maps()
+    alone = copy.deepcopy(layers)
+    layers(x)
+    terms = []
+    for layer in alone:
+        x = layer(x)
+        terms.append(norm_loss(layer))
+    torch.testing.assert_close(norm_loss(layers), sum(terms))
+    assert terms[0] > 0
+    assert terms[2] > 0
+    assert norm_loss(layers).dtype == torch.float32
+
+
+def test_norm_loss_of_a_double_network_is_double():
+    assert norm_loss(network("BN").double()).dtype == torch.float64
+
+
+def test_layer_that_was_told_nothing_is_in_the_first_task():
+    layer, plain = network("TBBN"), network("BN")
+    with batch_context(layer, context(0)):
+        assert torch.equal(layer(maps()), plain(maps()))
+
+
+def test_tasks_are_counted_from_zero():
+    with pytest.raises(ValueError, match="at least 0"):
+        begin_task(network("TBBN"), -1)
+
+
+def test_loading_restores_the_task_on_the_host():
+    told, fresh = network("TBBN", "AdaB2N"), network("TBBN", "AdaB2N")
+    begin_task(told, 3)
+    fresh.load_state_dict(told.state_dict())
+    assert [layer.task for layer in fresh] == [3, 3]
+
+
+def test_undecayed_parameters_are_the_task_weights():
+    layers = network("AdaB2N", "BN", "AdaB2N", "SN")
+    found = undecayed_parameters(layers)
+    assert [id(parameter) for parameter in found] == [id(layers[0].task_weight), id(layers[2].task_weight)]

@@ -1,0 +1,150 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from backbone.norm import BatchContext, batch_context, begin_task, convert_norms, norm_loss
+from tests.backbone.norm.rig import NAMES
+from utils.errors import UserError
+from utils.registry import NORMS
+
+OTHERS = [name for name in NAMES if name != "BN"]
+
+
+class Drawing(nn.Module):
+    """Draws random numbers even in evaluation."""
+
+    def forward(self, x):
+        return x + 0 * torch.randn_like(x)
+
+
+def small(*layers):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), *layers)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_resnet18_of_torchvision(name):
+    torch.manual_seed(0)
+    network = resnet18(num_classes=4).train()
+    others = {key: value.clone() for key, value in network.named_parameters() if value.dim() > 1 or "fc" in key}
+    stream = torch.get_rng_state()
+    assert convert_norms(network, name, input_size=32, num_tasks=3) is network
+    assert torch.equal(torch.get_rng_state(), stream)
+    remaining = dict(network.named_parameters())
+    assert all(torch.equal(remaining[key], value) for key, value in others.items())
+    layers = [module for module in network.modules() if isinstance(module, NORMS.get(name))]
+    assert len(layers) == 20
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert all(module.training for module in network.modules())
+    assert [layer.spatial_size for layer in layers[:2]] == [16, 8]
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_converted_network_trains(name):
+    torch.manual_seed(0)
+    network = convert_norms(resnet18(num_classes=4), name, num_tasks=3)  # its ReLUs work in place
+    begin_task(network, 2)
+    described = BatchContext(2, torch.tensor([2, 2, 2, 2, 0, 1]), 4)
+    with batch_context(network, described):
+        scores = network(torch.randn(6, 3, 64, 64))
+    (scores.square().sum() + norm_loss(network)).backward()
+    unused = ["task_weight"] if name == "TBBN" else []
+    for key, parameter in network.named_parameters():
+        assert key in unused or torch.isfinite(parameter.grad).all(), key
+    copy.deepcopy(network)
+
+
+def test_conversion_to_bn_keeps_the_layers():
+    network = small()
+    layer = network[1]
+    assert convert_norms(network, "BN", num_tasks=3)[1] is layer
+    assert convert_norms(network, "BN", affine=False)[1] is not layer
+
+
+def test_no_batch_norm_is_an_error():
+    with pytest.raises(UserError, match="TBBN reached no layer: Sequential has no BatchNorm2d"):
+        convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3)), "TBBN")
+    with pytest.raises(UserError, match="BN reached no layer"):
+        convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3)), "BN")
+
+
+def test_sizes_are_found_without_a_trace():
+    torch.manual_seed(0)
+    network = small(Drawing(), nn.Dropout(), nn.MaxPool2d(2), nn.BatchNorm2d(8)).train()
+    network[3].eval()
+    network[1].weight.data.fill_(2)
+    before = copy.deepcopy(network.state_dict())
+    layers = [network[1], network[5]]
+    stream = torch.get_rng_state()
+    converted = convert_norms(network, "LN", input_size=(3, 10, 10))
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert [converted[1].spatial_size, converted[5].spatial_size] == [10, 5]
+    assert [module.training for module in converted] == [True, True, True, False, True, True]
+    for layer, key in zip(layers, ("1", "5"), strict=True):
+        assert not layer._forward_pre_hooks
+        assert all(torch.equal(value, before[f"{key}.{name}"]) for name, value in layer.state_dict().items())
+
+
+def test_ln_needs_the_size_and_square_maps():
+    with pytest.raises(UserError, match=r"LN .* give input_size"):
+        convert_norms(small(), "LN")
+    with pytest.raises(UserError, match="LN needs square maps"):
+        convert_norms(small(), "LN", input_size=(3, 8, 6))
+    convert_norms(small(), "GN", input_size=(3, 8, 6), num_groups=4)
+
+
+def test_failed_conversion_changes_nothing():
+    network = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(6))
+    layers = list(network)
+    with pytest.raises(UserError, match="6 channels"):
+        convert_norms(network, "GN", num_groups=4)
+    assert list(network) == layers
+
+
+def test_new_layers_have_type_and_mode_of_the_old():
+    network = small().double()
+    network[1].eval()
+    layer = convert_norms(network, "AdaB2N", num_tasks=2)[1]
+    assert layer.weight.dtype == layer.running_mean.dtype == torch.float64
+    assert not layer.training
+    plain = nn.Sequential(nn.BatchNorm2d(4, affine=False, track_running_stats=False))
+    assert isinstance(convert_norms(plain, "TBBN")[0], NORMS.get("TBBN"))
+
+
+def test_shared_layer_stays_shared():
+    layer = nn.BatchNorm2d(8)
+    network = nn.Sequential(layer, nn.ReLU(), layer, nn.Sequential(layer))
+    convert_norms(network, "BRN")
+    assert network[0] is network[2] is network[3][0]
+    assert isinstance(network[0], NORMS.get("BRN"))
+
+
+class WithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.drop = nn.Identity()
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+class Doubling(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_activation_inside_a_subclass_is_kept():
+    x = torch.randn(6, 8, 3, 3)
+    network = nn.Sequential(WithActivation(8))
+    expected = network(x)
+    torch.testing.assert_close(convert_norms(network, "TBBN")(x), expected)
+
+
+def test_unknown_subclass_is_an_error():
+    with pytest.raises(UserError, match="Doubling does more than BatchNorm2d"):
+        convert_norms(nn.Sequential(Doubling(8)), "TBBN")

@@ -1,0 +1,48 @@
+import pickle
+
+import pytest
+
+from backbone.norm import build_norm, norm_factory
+from tests.backbone.norm.rig import GROUPED, NAMES
+from utils.errors import UserError
+from utils.registry import NORMS
+
+
+def test_the_nine_layers_are_registered():
+    assert {"BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_factory_builds_what_was_asked_for(name):
+    factory = norm_factory(name, num_tasks=3, affine=True, **GROUPED.get(name, {}))
+    layer = factory(16, 4)
+    assert type(layer) is NORMS.get(name)
+    assert (layer.num_features, layer.spatial_size) == (16, 4)
+    assert type(pickle.loads(pickle.dumps(factory))(16, 4)) is type(layer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_affine_is_left_to_the_layer(name):
+    layer = build_norm(name, 32, spatial_size=2, num_tasks=3, affine=None)
+    assert (layer.weight is None) == (name == "IN")
+
+
+@pytest.mark.parametrize("spelling", ["adab2n", "AdaB²N", "ADAB2N"])
+def test_spellings_of_one_name(spelling):
+    assert build_norm(spelling, 8, num_tasks=2).name == "AdaB2N"
+
+
+def test_unknown_layer():
+    with pytest.raises(UserError, match="Did you mean 'TBBN'"):
+        norm_factory("TBN")
+
+
+@pytest.mark.parametrize(("name", "option"), [("BN", "kappa"), ("TBBN", "num_groups"), ("LN", "momentum")])
+def test_unknown_option_is_an_error_at_once(name, option):
+    with pytest.raises(UserError, match=f"{name} has no option '{option}'"):
+        norm_factory(name, **{option: 1})
+
+
+def test_options_reach_the_layer():
+    layer = build_norm("AdaB2N", 8, num_tasks=5, kappa=0.7, renormalize_absent=True, eps=1e-3)
+    assert (layer.num_tasks, layer.kappa, layer.renormalize_absent, layer.eps) == (5, 0.7, True, 1e-3)

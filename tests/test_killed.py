@@ -1,0 +1,87 @@
+"""Real signals to real processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from utils.registry import ROOT
+
+
+def command(small_root, results, *more):
+    words = "--model er_ace --dataset seq-arrays --n_tasks 3 --nl AdaB2N --nf 4 --lr 0.01 --buffer_size 20 --epochs 25"
+    return [
+        sys.executable,
+        str(ROOT / "utils" / "main.py"),
+        *words.split(),
+        *("--threads", "1", "--device", "cpu", "--data_root", str(small_root), "--results_dir", str(results)),
+        *("--nowand", "--log_every", "3", *more),
+    ]
+
+
+def result_of(results):
+    (path,) = results.rglob("result.json")
+    result = json.loads(path.read_text())
+    return {name: result[name] for name in ("metrics", "counts", "weights_sha256", "steps")}
+
+
+def wait_for(results, name):
+    """Until the run has written that file."""
+    deadline = time.monotonic() + 60
+    while not list(results.rglob(name)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(small_root, tmp_path_factory):
+    results = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(small_root, results), check=True, capture_output=True)
+    return result_of(results)
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_it_ends_the_same(small_root, tmp_path, whole):
+    moments = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            command(small_root, tmp_path, "--checkpoint_every", "0.05"), stdout=subprocess.DEVNULL
+        )
+        wait_for(tmp_path, "checkpoint.pt")
+        time.sleep(moments.uniform(0, 3.5))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0)
+    finished = subprocess.run(command(small_root, tmp_path), check=True, capture_output=True, text=True)
+    assert "continuing" in finished.stdout or "already complete" in finished.stdout
+    assert result_of(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_it_saves_and_goes_on(small_root, tmp_path, whole, number, code):
+    process = subprocess.Popen(
+        command(small_root, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    wait_for(tmp_path, "metrics.jsonl")
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert list(tmp_path.rglob("checkpoint.pt"))
+    subprocess.run(command(small_root, tmp_path), check=True, capture_output=True)
+    assert result_of(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_stopped_while_it_starts_it_is_quiet(small_root, tmp_path):
+    process = subprocess.Popen(command(small_root, tmp_path), stderr=subprocess.PIPE, text=True)
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error

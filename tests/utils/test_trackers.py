@@ -1,0 +1,493 @@
+"""The tracker against the real wandb in offline mode, read back from what it wrote, and against broken ones."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from utils import trackers
+from utils.registry import ROOT
+from utils.trackers import NullTracker, WandbTracker, chart_values, is_logged_in, make_tracker, summary_values
+
+LOSSES = {"loss": 2.5, "norm_loss": 0.125, "lr": 0.03}
+LINES = [
+    *({"kind": "train", "step": step, "task": 0, "epoch": 0} | LOSSES for step in range(50, 301, 50)),
+    {"kind": "anytime", "step": 200, "task": 1, "class_il": [30.0, 40.0]},
+    {"kind": "evaluation", "step": 300, "task": 1, "class_il": [25.0, 45.0], "task_il": [75.0, 95.0]},
+]
+LINES.sort(key=lambda line: line["step"])
+RESULT = {
+    "identity": "0123",
+    "metrics": {
+        "class_il": {"A": [50.0, 35.0], "A_f": 35.0, "forgetting": 25.0, "FWT": None},
+        "task_il": {"A": [80.0, 85.0], "A_f": 85.0, "forgetting": 5.0, "FWT": None},
+    },
+    "counts": {"class_il": [[5, None], [1, 9]], "task_il": [[8, None], [3, 19]], "total": [[10, None], [4, 20]]},
+    "steps": 300,
+    "timings": {"training_seconds": 12.5},
+}
+
+
+def make(folder, said, mode="offline", **more):
+    values = {"entity": None, "project": "seq-digits", "name": "a name", "group": "a group", "run_id": "fedcba98"}
+    config = {"lr": 0.03, "milestones": (3, 5), "notes": "größer", "nf": None}
+    return make_tracker(mode, **(values | {"config": config, "folder": folder, "say": said.append} | more))
+
+
+# -- Reading what wandb wrote -----------------------------------------------------------------------------------------
+
+
+def records(path):
+    """The records of a .wandb file: a LevelDB log (7 bytes of header in its first block) of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, position, data = path.read_bytes(), 7, b""
+    while position < len(content):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        data += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, last part
+            yield Record.FromString(data)
+            data = b""
+
+
+def items(updates):
+    """Keys and values of wandb's update messages, those of a table by a path with dots."""
+    return {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in updates}
+
+
+class Tracked:
+    """What a finished offline run left on the disk."""
+
+    def __init__(self, folder):
+        (self.path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+        self.history, self.summary, self.exit_code, self.run = [], {}, None, None
+        for record in records(self.path):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                self.run = record.run
+            elif kind == "history":
+                self.history.append(items(record.history.item))
+            elif kind == "summary":
+                self.summary |= items(record.summary.update)
+            elif kind == "exit":
+                self.exit_code = record.exit.exit_code
+
+    def table(self, key):
+        (file,) = (row[f"{key}.path"] for row in self.history if f"{key}.path" in row)
+        return json.loads((self.path.parent / "files" / file).read_text())
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """One run tracked from beginning to end, with the state of the process before and after."""
+    folder, elsewhere = tmp_path_factory.mktemp("record"), tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere)
+        patch.setenv("HOME", str(elsewhere))
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_"))]:
+            patch.delenv(name)
+        before = state_of_the_process()
+        said, started = [], time.monotonic()
+        tracker = make(folder, said)
+        for line in LINES:
+            tracker.log(line)
+        passing = time.monotonic() - started
+        tracker.finish(RESULT)
+        after = state_of_the_process()
+    return {"folder": folder, "elsewhere": elsewhere, "said": said, "passing": passing, "states": (before, after)}
+
+
+def state_of_the_process():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)}
+    streams = (sys.stdout, sys.stderr, sys.stdout.write, sys.stderr.write)
+    return {
+        "exits": (sys.exit, sys.excepthook, threading.excepthook),
+        "handlers": handlers,
+        "streams": streams,
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "folder": Path.cwd(),
+        "wandb": "wandb" in sys.modules,
+        "threads": threading.active_count(),
+    }
+
+
+@pytest.fixture(scope="module")
+def tracked(scene):
+    return Tracked(scene["folder"])
+
+
+def test_run_carries_group_configuration_and_names(tracked):
+    run = tracked.run
+    assert (run.run_id, run.project, run.run_group, run.display_name) == ("fedcba98", "seq-digits", "a group", "a name")
+    config = items(run.config.update)
+    expected = {"lr": 0.03, "milestones": [3, 5], "notes": "größer", "nf": None}
+    assert {name: config[name] for name in expected} == expected
+    assert tracked.exit_code == 0
+
+
+def test_losses_are_in_the_history_at_their_steps(tracked):
+    rows = {row["_step"]: row for row in tracked.history if "train/loss" in row}
+    assert sorted(rows) == [50, 100, 150, 200, 250, 300]
+    for row in rows.values():
+        assert {name: row[f"train/{name}"] for name in LOSSES} == LOSSES
+
+
+def test_accuracies_of_every_task_are_in_the_history(tracked):
+    (at_end,) = (row for row in tracked.history if "class_il/mean" in row)
+    expected = {"_step": 300, "class_il/task_1": 25.0, "class_il/task_2": 45.0, "class_il/mean": 35.0}
+    expected |= {"task_il/task_1": 75.0, "task_il/task_2": 95.0, "task_il/mean": 85.0, "tasks_seen": 2}
+    assert {name: at_end[name] for name in expected} == expected
+    (inside,) = (row for row in tracked.history if "anytime_class_il/mean" in row)
+    assert (inside["_step"], inside["anytime_class_il/mean"]) == (200, 35.0)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "matrix"),
+    [("class_il", [[1, 50.0, None], [2, 25.0, 45.0]]), ("task_il", [[1, 80.0, None], [2, 75.0, 95.0]])],
+)
+def test_matrices_are_tables(tracked, scenario, matrix):
+    table = tracked.table(f"matrix/{scenario}")
+    assert table["columns"] == ["after task", "task 1", "task 2"]
+    assert table["data"] == matrix
+
+
+def test_final_metrics_are_in_the_summary(tracked):
+    expected = {"final/class_il/A_f": 35.0, "final/task_il/A_f": 85.0, "final/class_il/forgetting": 25.0}
+    expected |= {"final/steps": 300, "final/training_seconds": 12.5}
+    assert {name: tracked.summary.get(name) for name in expected} == expected
+    assert not any(name.endswith(("/FWT", "/A")) for name in tracked.summary)
+
+
+def test_run_is_left_as_it_was_and_is_not_held_up(scene):
+    before, after = scene["states"]
+    assert before == after
+    assert scene["passing"] < 0.5
+    assert scene["said"] == []
+    assert list(scene["elsewhere"].iterdir()) == []
+    assert [path.name for path in scene["folder"].iterdir()] == ["wandb"]
+
+
+# -- When wandb fails -------------------------------------------------------------------------------------------------
+
+FAKE = """
+import json, os, sys, time
+class Settings(dict): pass
+class Run:
+    summary = {}
+    def log(self, values, step): LOG
+    def finish(self, exit_code):
+        FINISH
+        with open(os.environ["FAKE_FOLDER"] + "/finished", "w") as file: file.write(str(exit_code))
+class Table:
+    def __init__(self, columns, data): pass
+def init(**settings):
+    with open(os.environ["FAKE_FOLDER"] + "/started", "w") as file: file.write(str(os.getpid()))
+    print("noise"); os.system("echo noise"); sys.stderr.write("noise")
+    INIT
+    return Run()
+def teardown(exit_code=None): pass
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Installs a stand-in for wandb, each of whose calls does what the test says, and gives the folder it writes to."""
+
+    def install(init="pass", log="pass", finish="pass", text=FAKE):
+        package = tmp_path / "packages"
+        package.mkdir()
+        text = text.replace("INIT", init).replace("LOG", log).replace("FINISH", finish)
+        (package / "wandb.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", str(package))
+        monkeypatch.setenv("FAKE_FOLDER", str(package))
+        return package
+
+    return install
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def is_gone(process_id):
+    status = Path(f"/proc/{process_id}/status")
+    try:
+        return "State:\tZ" in status.read_text()
+    except OSError:
+        return True
+
+
+RAISE = "raise RuntimeError('no such entity\\nand more')"
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_failure_is_said_in_one_line_and_ends_tracking(fake, tmp_path, where):
+    fake(**{where: RAISE})
+    said = []
+    tracker = make(tmp_path, said)
+    tracker.log(LINES[0])
+    tracker.finish(RESULT)
+    tracker.log(LINES[0])
+    tracker.close(0)
+    (line,) = said
+    assert "RuntimeError: no such entity" in line
+    assert "\n" not in line
+
+
+def test_failure_is_said_while_the_run_goes_on(fake, tmp_path):
+    fake(init=RAISE)
+    said = []
+    tracker = make(tmp_path, said)
+
+    def one_more_line():
+        tracker.log(LINES[0])
+        return said
+
+    wait_for(one_more_line)
+    tracker.log(LINES[0])
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'wandb'\")", "No module named 'wandb'"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("import os; os._exit(9)", "exit code 9"),
+        ("def init(", "SyntaxError"),
+        ("", "AttributeError"),
+    ],
+)
+def test_missing_or_broken_wandb_is_said(fake, tmp_path, text, reason):
+    fake(text=text)
+    said = []
+    make(tmp_path, said).finish(RESULT)
+    assert len(said) == 1
+    assert reason in said[0]
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+@pytest.mark.parametrize("end", ["finish", "close"])
+def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_path, monkeypatch, where, end):
+    folder = fake(**{where: "time.sleep(600)"})
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 1.0)
+    said = []
+    tracker = make(tmp_path, said)
+    for line in LINES:
+        tracker.log(line)
+    wait_for((folder / "started").exists)
+    started = time.monotonic()
+    tracker.finish(RESULT) if end == "finish" else tracker.close(143)
+    tracker.log(LINES[0])
+    assert time.monotonic() - started < 10
+    assert len(said) == 1
+    assert "not done within 1 s" in said[0]
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+def test_lines_that_nobody_takes_end_tracking_at_once(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "QUEUE_SIZE", 3)
+    taken = threading.Event()
+    monkeypatch.setattr(trackers, "_start_process", taken.wait)
+    said = []
+    tracker = make(tmp_path, said)
+    started = time.monotonic()
+    for line in LINES:
+        tracker.log(line)
+    tracker.finish(RESULT)
+    assert time.monotonic() - started < 1
+    assert len(said) == 1
+    assert "3 lines wait" in said[0]
+    taken.set()
+
+
+def test_more_lines_than_a_pipe_holds_arrive_although_wandb_starts_late(fake, tmp_path):
+    fake(init="time.sleep(0.5)", log="Run.count = getattr(Run, 'count', 0) + 1", finish="exit_code = Run.count")
+    said = []
+    tracker = make(tmp_path, said)
+    for step in range(5000):
+        tracker.log(LINES[0] | {"step": step})
+    tracker.finish(RESULT)
+    assert said == []
+    assert (tmp_path / "packages" / "finished").read_text() == "5002"  # with the two tables
+
+
+@pytest.mark.parametrize("exit_code", [3, 143])
+def test_exit_code_is_passed_on(fake, tmp_path, exit_code):
+    folder, said = fake(), []
+    make(tmp_path, said).close(exit_code)
+    assert (folder / "finished").read_text() == str(exit_code)
+    assert said == []
+
+
+@pytest.mark.parametrize("last", ["os.kill(os.getpid(), 9)", "raise ValueError('a crash')", "sys.exit(7)"])
+def test_run_that_ends_without_a_word_is_ended_as_failed(fake, tmp_path, last):
+    folder = fake()
+    script = f"""
+import os, pathlib, sys, time
+from utils.trackers import make_tracker
+names = dict(entity=None, project="p", name="n", group="g", run_id="i", config={{}})
+tracker = make_tracker("offline", **names, folder=pathlib.Path({str(tmp_path)!r}), say=print)
+while not os.path.exists({str(folder / "started")!r}):
+    time.sleep(0.02)
+{last}
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=30, check=False)
+    assert done.returncode == {"o": -9, "r": 1, "s": 7}[last[0]]
+    assert b"noise" not in done.stdout + done.stderr
+    wait_for(lambda: (folder / "finished").exists() and (folder / "finished").read_text() == "1")
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+# -- Whether to track -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """A user who has never heard of wandb, and the home folder."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name == "NETRC":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_disabled_starts_nothing_and_says_nothing(tmp_path):
+    said = []
+    tracker = make(tmp_path, said, mode="disabled")
+    assert isinstance(tracker, NullTracker)
+    tracker.log(LINES[0])
+    tracker.finish(RESULT)
+    tracker.close(1)
+    assert said == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_without_a_login_is_disabled_and_says_so(nobody):
+    said = []
+    assert isinstance(make(nobody, said, mode="auto"), NullTracker)
+    assert len(said) == 1
+    assert "not logged in" in said[0]
+
+
+@pytest.mark.parametrize(("variable", "mode"), [("offline", "offline"), ("dryrun", "offline"), ("online", "online")])
+def test_auto_follows_wandbs_own_mode(nobody, monkeypatch, fake, variable, mode):
+    folder = fake(init="open(os.environ['FAKE_FOLDER'] + '/mode', 'w').write(settings['mode'])")
+    monkeypatch.setenv("WANDB_MODE", variable)
+    said = []
+    make(nobody, said, mode="auto").close(0)
+    assert (folder / "mode").read_text() == mode
+    assert said == []
+
+
+def test_auto_follows_wandbs_own_disabling(nobody, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert isinstance(make(nobody, [], mode="auto"), NullTracker)
+
+
+def test_auto_with_a_login_is_online_and_resumes(nobody, monkeypatch, fake):
+    folder = fake(init="open(os.environ['FAKE_FOLDER'] + '/seen', 'w').write(json.dumps(settings, default=dict))")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    tracker = make(nobody, [], mode="auto")
+    assert isinstance(tracker, WandbTracker)
+    tracker.close(0)
+    seen = json.loads((folder / "seen").read_text())
+    assert (seen["mode"], seen["resume"], seen["id"], seen["entity"]) == ("online", "allow", "fedcba98", None)
+    assert seen["dir"] == str(nobody)
+
+
+def test_nobody_is_not_logged_in(nobody):
+    assert not is_logged_in()
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"])
+def test_login_by_the_environment(nobody, monkeypatch, name):
+    monkeypatch.setenv(name, "something")
+    assert is_logged_in()
+
+
+ENTRY = "machine {} login user password {}\n"
+
+
+@pytest.mark.parametrize("file", [".netrc", "_netrc", "elsewhere/keys"])
+def test_login_by_a_netrc_file(nobody, monkeypatch, file):
+    path = nobody / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(ENTRY.format("api.wandb.ai", "k" * 40))
+    if "/" in file:
+        assert not is_logged_in()
+        monkeypatch.setenv("NETRC", str(path))
+    assert is_logged_in()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ENTRY.format("example.org", "k"),
+        "default login user password k\n",
+        "machine api.wandb.ai nonsense",
+        "\x00\xff",
+        "",
+    ],
+)
+def test_other_netrc_files_are_no_login(nobody, content):
+    (nobody / ".netrc").write_text(content, encoding="latin-1")
+    assert not is_logged_in()
+
+
+@pytest.mark.parametrize("source", ["environment", "settings"])
+def test_login_at_a_server_of_ones_own(nobody, monkeypatch, source):
+    (nobody / ".netrc").write_text(ENTRY.format("wandb.example.org:8080", "k" * 40))
+    assert not is_logged_in()
+    if source == "environment":
+        monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080/")
+    else:
+        settings = nobody / ".config" / "wandb" / "settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[default]\nbase_url = https://wandb.example.org:8080\n")
+    assert is_logged_in()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [("[default]\napi_key = k\n", True), ("[default]\n", False), ("[", False)]
+)
+def test_login_by_wandbs_settings(nobody, monkeypatch, content, found):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(nobody))
+    (nobody / "settings").write_text(content)
+    assert is_logged_in() == found
+
+
+# -- What is sent -----------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_a_line_has_its_chart():
+    assert chart_values(LINES[0]) == {"train/task": 0, "train/epoch": 0} | {f"train/{k}": v for k, v in LOSSES.items()}
+    assert chart_values({"kind": "anytime", "step": 1, "task": 0, "class_il": [30.0]}) == {
+        "anytime_tasks_seen": 1,
+        "anytime_class_il/mean": 30.0,
+        "anytime_class_il/task_1": 30.0,
+    }
+
+
+def test_summary_leaves_out_what_was_not_measured():
+    values = summary_values(RESULT)
+    assert values["final/task_il/forgetting"] == 5.0
+    assert all(isinstance(value, int | float) for value in values.values())
