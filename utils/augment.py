@@ -74,7 +74,7 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: T
 def normalise(images: Tensor, transform: Transform) -> Tensor:
     """(x / 255 - mean) / std of uint8 images [N, C, H, W], in float32, rounded as torchvision rounds it."""
     mean, std = _constants(transform.mean, transform.std, images.device)
-    return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 @lru_cache(maxsize=16)

@@ -227,14 +227,20 @@ def make_result(config: Configuration, measured, training, identity: str, device
 
 
 def show_plan(config: Configuration, stream, record: Record, screen, device, threads: int) -> None:
-    """What is about to be run, with the values that nobody typed and where they came from."""
-    parts = [f"{config.model} on {config.dataset} ({stream.num_tasks} tasks, {stream.num_classes} classes)"]
-    parts += [f"{config.nl} in {config.backbone}", f"seed {config.seed}"]
-    place = f"{device}, {threads} threads" if device.type == "cpu" else str(device)
-    screen.say(f"{', '.join(parts)}, on {place}", detail=True)
+    """What is about to be run, and where the values came from that nobody typed."""
+    tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
+    screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
+    steps = [f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}", f"lr {config.lr:g}"]
+    if config.parts.method.uses_memory:
+        rows = f"{config.batch_size} + {config.minibatch_size}"
+        steps += [f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}", f"{config.forward} forward"]
+    else:
+        steps.append(f"batches of {config.batch_size}")
+    place = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
+    screen.say(f"  {', '.join(steps)}, on {place}", detail=True)
     by_origin: dict[str, list[str]] = {}
     for name, origin in config.origins.items():
-        if origin.startswith(("published", "preset", "protocol")) and name in config.values:
+        if origin.startswith(("published", "preset")) and name in config.values:
             by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)

@@ -106,6 +106,8 @@ class WandbTracker:
         """Body of the thread: start the process, pass on all messages, wait for its end."""
         try:
             self._process = _start_process()
+            if self._over:  # given up while it started
+                self._process.kill()
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 kind = None
                 while kind != "end":
@@ -306,9 +308,13 @@ def _track(messages: queue.SimpleQueue) -> None:
 
 def _track_result(run: Any, result: Mapping[str, Any], make_table: Callable) -> None:
     run.summary.update(summary_values(result))
+    matrices = {}
     for scenario in result["metrics"]:
         columns, rows = accuracy_table(result["counts"], scenario)
-        run.log({f"matrix/{scenario}": make_table(columns=columns, data=rows)}, step=result["steps"])
+        matrices[f"matrix/{scenario}"] = make_table(columns=columns, data=rows)
+    # At the step that wandb has reached: it drops what comes with an earlier one, as the last step of a run may be that
+    # was stopped behind it and resumed.
+    run.log(matrices)
 
 
 if __name__ == "__main__":

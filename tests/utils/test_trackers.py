@@ -186,7 +186,7 @@ import json, os, sys, time
 class Settings(dict): pass
 class Run:
     summary = {}
-    def log(self, values, step): LOG
+    def log(self, values, step=None): LOG
     def finish(self, exit_code):
         FINISH
         with open(os.environ["FAKE_FOLDER"] + "/finished", "w") as file: file.write(str(exit_code))
@@ -317,6 +317,28 @@ def test_lines_that_nobody_takes_end_tracking_at_once(fake, tmp_path, monkeypatc
     taken.set()
 
 
+def test_process_that_has_started_when_tracking_is_over_is_ended(fake, tmp_path, monkeypatch):
+    fake(init="time.sleep(600)")
+    monkeypatch.setattr(trackers, "QUEUE_SIZE", 3)
+    start, may_start = trackers._start_process, threading.Event()
+    monkeypatch.setattr(trackers, "_start_process", lambda: may_start.wait() and start())
+    said = []
+    tracker = make(tmp_path, said)
+    for line in LINES:
+        tracker.log(line)
+    assert len(said) == 1
+    may_start.set()
+    tracker._thread.join(10)
+    assert tracker._process.returncode == -signal.SIGKILL
+
+
+def test_matrices_do_not_depend_on_the_step_that_wandb_has_reached(fake, tmp_path):
+    """A run resumed from before its last step is ahead of it at wandb, which drops what comes too late."""
+    fake(init="Run.rows = []", log="step is None and Run.rows.append(list(values))", finish="exit_code = Run.rows")
+    make(tmp_path, []).finish(RESULT)
+    assert (tmp_path / "packages" / "finished").read_text() == "[['matrix/class_il', 'matrix/task_il']]"
+
+
 def test_more_lines_than_a_pipe_holds_arrive_although_wandb_starts_late(fake, tmp_path):
     fake(init="time.sleep(0.5)", log="Run.count = getattr(Run, 'count', 0) + 1", finish="exit_code = Run.count")
     said = []
@@ -325,7 +347,7 @@ def test_more_lines_than_a_pipe_holds_arrive_although_wandb_starts_late(fake, tm
         tracker.log(LINES[0] | {"step": step})
     tracker.finish(RESULT)
     assert said == []
-    assert (tmp_path / "packages" / "finished").read_text() == "5002"  # with the two tables
+    assert (tmp_path / "packages" / "finished").read_text() == "5001"  # with the tables
 
 
 @pytest.mark.parametrize("exit_code", [3, 143])

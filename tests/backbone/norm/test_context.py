@@ -126,11 +126,12 @@ def test_copies_have_contexts_of_their_own():
         original(maps(5))
 
 
-@pytest.mark.parametrize("later", [lambda: network("TBBN"), lambda: copy.deepcopy(network("TBBN"))])
-def test_layers_that_join_later_are_told_too(later):
+@pytest.mark.parametrize("make_layer", [lambda _: network("TBBN"), copy.deepcopy])
+def test_layers_that_join_later_are_told_too(make_layer):
+    source = network("TBBN")
     whole = nn.Sequential(nn.Identity())
     begin_task(whole, 1)
-    whole.append(later())
+    whole.append(make_layer(source))
     begin_task(whole, 2)
     assert whole[1][0].task == 2
 
