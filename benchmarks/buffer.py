@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU [1]")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     print(f"insert {BATCH_SIZE} and draw {BATCH_SIZE} images of 3x32x32 with 10 logits, {arguments.threads} thread(s)")
     for mode in ("reservoir", "ring"):
         costs = measure(mode, arguments.rounds)

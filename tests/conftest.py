@@ -25,7 +25,7 @@ def small_root(tmp_path_factory):
 def same_arithmetic_afterwards(monkeypatch):
     """A run sets threads and kernels for its process; the next test finds them as they were."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode(deterministic)

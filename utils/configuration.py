@@ -8,8 +8,10 @@ import argparse
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
@@ -341,3 +343,24 @@ def _check_schedule(configuration: Configuration) -> None:
         raise UserError("--milestones changes nothing while the factor is 1: give --lr_decay")
     if "lr_decay" in typed and not milestones:
         raise UserError("--lr_decay is used at milestones: give --milestones")
+
+
+def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
+    """Every spelling of an option that a run of these parts takes, and the option's own name."""
+    method = METHODS.get(model)
+    backbone = backbone or PROTOCOLS[method.protocol].values["backbone"]
+    parts = Parts(method, DATASETS.get(dataset), NORMS.get(norm), BACKBONES.get(backbone))
+    options = (*SHARED_OPTIONS, *parts.options())
+    return {spelling: option.name for option in options for spelling in (option.name, *option.aliases)}
+
+
+def data_root(typed: str | None) -> Path:
+    """Where the data lies."""
+    return Path(typed or os.environ.get("CL_DATA_ROOT", "data"))
+
+
+def readable_name(config: Configuration) -> str:
+    """Dataset, method, buffer, norm layer, epochs and seed."""
+    memory = [str(config.buffer_size)] if config.parts.method.uses_memory else []
+    parts = [config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep", f"s{config.seed}"]
+    return "-".join(parts)

@@ -43,7 +43,8 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
     torch.backends.cudnn.benchmark = fast
     if not fast:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be deterministic
-    torch.use_deterministic_algorithms(not fast)
+    # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
+    torch.set_deterministic_debug_mode("default" if fast else "error")
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 

@@ -1,6 +1,7 @@
 """What can end a run before its end, and the exit code that says so to the launcher.
 
-0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 130 and 143 stopped · anything else a crash.
+0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 6 another process is at it · 130 and 143
+stopped · anything else a crash.
 """
 
 import errno
@@ -11,6 +12,7 @@ MISTAKE = 2
 DIVERGED = 3
 OUT_OF_MEMORY = 4
 DISK = 5
+BUSY = 6
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM}
 
@@ -37,6 +39,12 @@ class DiskError(RunError):
     """A record could not be written; nothing that was complete is lost."""
 
     exit_code = DISK
+
+
+class Busy(RunError):
+    """Another process is at the same run."""
+
+    exit_code = BUSY
 
 
 class Stopped(RunError):

@@ -5,7 +5,6 @@ mistake answer at once and a signal during the imports ends the run quietly.
 """
 
 import contextlib
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.configuration import Configuration, configure
+from utils.configuration import Configuration, configure, data_root, readable_name
 from utils.errors import COMPLETE, OUT_OF_MEMORY, DiskError, Diverged, RunError, UserError, is_disk_error
 from utils.record import Record
 from utils.stopping import StopRequest
@@ -55,7 +54,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
 
     screen = Screen(verbose=not config.non_verbose)
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
-    arrays = dataset.load(Path(config.data_root or os.environ.get("CL_DATA_ROOT", "data")))
+    arrays = dataset.load(data_root(config.data_root))
     fingerprint = arrays.fingerprint()
     identity = config.identity(fingerprint)
     group = f"{config.group}/debug" if config.debug_mode else config.group
@@ -72,13 +71,6 @@ def run(arguments: list[str], stop: StopRequest) -> int:
         result = train(config, dataset, arrays, record, facts, screen, stop)
         show_result(config, result, screen)
     return COMPLETE
-
-
-def readable_name(config: Configuration) -> str:
-    """Dataset, method, buffer, norm layer, epochs and seed."""
-    memory = [str(config.buffer_size)] if config.parts.method.uses_memory else []
-    parts = [config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep", f"s{config.seed}"]
-    return "-".join(parts)
 
 
 def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import DiskError, UserError, is_disk_error
+from utils.errors import Busy, DiskError, UserError, is_disk_error
 
 SCHEMA_VERSION = 1
 
@@ -54,7 +54,7 @@ class Record:
     """The folder of one run, held by one process at a time.
 
     Raises:
-        UserError: another process is writing the folder.
+        Busy: another process is writing the folder.
         DiskError: the folder cannot be written.
     """
 
@@ -93,8 +93,16 @@ class Record:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise UserError(f"{self.folder} is being written by another process; wait for it or stop it") from None
+            raise Busy(f"{self.folder} is being written by another process; wait for it or stop it") from None
         return self
+
+    def is_held(self) -> bool:
+        """Whether a process is writing the folder now."""
+        try:
+            self.open().close()
+        except Busy:
+            return True
+        return False
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -108,6 +108,7 @@ class WandbTracker:
             self._process = _start_process()
             if self._over:  # given up while it started
                 self._process.kill()
+                return
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 kind = None
                 while kind != "end":

@@ -1,5 +1,6 @@
 """Other normalization layers in networks that were built with batch normalization."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def _sides_of_maps(
 @torch.no_grad()
 def _run_once(network: nn.Module, image_shape: tuple[int, ...]) -> None:
     """One image of zeros, leaving the random streams as they are."""
-    parameter = next(network.parameters())
-    devices = [parameter.device] if parameter.is_cuda else []
+    reference = next(chain(network.parameters(), network.buffers()), torch.zeros(()))
+    devices = [reference.device] if reference.is_cuda else []
     with torch.random.fork_rng(devices=devices):
-        network(parameter.new_zeros(1, *image_shape))
+        network(reference.new_zeros(1, *image_shape))

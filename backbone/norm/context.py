@@ -1,7 +1,7 @@
 """What a batch is made of, and how the layers of a network that need to know are told.
 
-Nothing here walks through a network in a step: the layers are looked up once, and again after any such layer has come
-into being anywhere, by construction, copying or unpickling.
+Nothing here walks through a network in a step: the layers are looked up when a task begins, and again after any such
+layer has come into being anywhere, by construction, copying or unpickling.
 """
 
 import weakref
@@ -112,6 +112,10 @@ def _send(values: Tensor, device: torch.device) -> Tensor:
     """A copy on the device; from pinned memory, so that nothing waits for the device."""
     if device.type != "cuda":
         return values.to(device)
+    if torch.cuda.is_current_stream_capturing():  # a replay would read host memory that is no longer the batch's
+        raise RuntimeError(
+            "a context made while a CUDA graph is captured: run the step under it before, and call its `update` later"
+        )
     return values.pin_memory().to(device, non_blocking=True)
 
 
@@ -169,12 +173,17 @@ def _note_new_layer() -> None:
 
 
 def context_layers(network: nn.Module) -> list[ContextNorm]:
-    """The layers of a network that depend on the composition of the batch."""
+    """The layers of a network that depend on the composition of the batch, as last looked up."""
     generation, references = _found.get(network, (None, []))
     if generation != _generation:
-        references = [weakref.ref(module) for module in network.modules() if isinstance(module, ContextNorm)]
-        _found[network] = (_generation, references)
+        references = _look_up(network)
     return [layer for reference in references if (layer := reference()) is not None]
+
+
+def _look_up(network: nn.Module) -> list[weakref.ref]:
+    references = [weakref.ref(module) for module in network.modules() if isinstance(module, ContextNorm)]
+    _found[network] = (_generation, references)
+    return references
 
 
 @contextmanager
@@ -222,6 +231,7 @@ def begin_task(network: nn.Module, task: int) -> None:
     """
     if task < 0:
         raise ValueError(f"the index of a task is at least 0, not {task}")
+    _look_up(network)  # a layer may have been moved in since
     for layer in context_layers(network):
         layer.begin_task(task)
 

@@ -108,6 +108,18 @@ def test_fingerprint_sees_what_is_training_and_what_is_test():
     assert build(**swapped).fingerprint() != build().fingerprint()
 
 
+def test_fingerprint_sees_where_training_ends_and_test_begins():
+    def black(num_train, num_test):
+        content = {
+            f"{split}_{part}": np.zeros((number, *shape), dtype)
+            for split, number in (("train", num_train), ("test", num_test))
+            for part, shape, dtype in (("x", (2, 2, 3), np.uint8), ("y", (), np.int64))
+        }
+        return build(**content, class_names=("black",))
+
+    assert black(2, 1).fingerprint() != black(1, 2).fingerprint()
+
+
 def test_fingerprint_is_fast():
     images, labels = np.zeros((20_000, 32, 32, 3), dtype=np.uint8), np.arange(20_000) % 4
     arrays = dataclasses.replace(build(), train_x=images, train_y=labels)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import DiskError, UserError
+from utils.errors import Busy, DiskError, UserError
 from utils.record import Record, write_atomically
 
 
@@ -22,7 +22,7 @@ def test_folder_is_named_by_run_and_hash(record, tmp_path):
 
 def test_second_process_is_refused_until_the_first_lets_go(record):
     held = record.open()
-    with pytest.raises(UserError, match="written by another process"):
+    with pytest.raises(Busy, match="written by another process"):
         Record(record.folder).open()
     held.close()
     Record(record.folder).open().close()

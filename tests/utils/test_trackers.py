@@ -1,101 +1,40 @@
 """The tracker against the real wandb in offline mode, read back from what it wrote, and against broken ones."""
 
+import functools
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.utils.wandb_rig import (
+    LINES,
+    LOSSES,
+    RESULT,
+    Tracked,
+    install_fake,
+    is_gone,
+    items,
+    make,
+    state_of_the_process,
+    wait_for,
+)
 from utils import trackers
 from utils.registry import ROOT
-from utils.trackers import NullTracker, WandbTracker, chart_values, is_logged_in, make_tracker, summary_values
-
-LOSSES = {"loss": 2.5, "norm_loss": 0.125, "lr": 0.03}
-LINES = [
-    *({"kind": "train", "step": step, "task": 0, "epoch": 0} | LOSSES for step in range(50, 301, 50)),
-    {"kind": "anytime", "step": 200, "task": 1, "class_il": [30.0, 40.0]},
-    {"kind": "evaluation", "step": 300, "task": 1, "class_il": [25.0, 45.0], "task_il": [75.0, 95.0]},
-]
-LINES.sort(key=lambda line: line["step"])
-RESULT = {
-    "identity": "0123",
-    "metrics": {
-        "class_il": {"A": [50.0, 35.0], "A_f": 35.0, "forgetting": 25.0, "FWT": None},
-        "task_il": {"A": [80.0, 85.0], "A_f": 85.0, "forgetting": 5.0, "FWT": None},
-    },
-    "counts": {"class_il": [[5, None], [1, 9]], "task_il": [[8, None], [3, 19]], "total": [[10, None], [4, 20]]},
-    "steps": 300,
-    "timings": {"training_seconds": 12.5},
-}
-
-
-def make(folder, said, mode="offline", **more):
-    values = {"entity": None, "project": "seq-digits", "name": "a name", "group": "a group", "run_id": "fedcba98"}
-    config = {"lr": 0.03, "milestones": (3, 5), "notes": "größer", "nf": None}
-    return make_tracker(mode, **(values | {"config": config, "folder": folder, "say": said.append} | more))
-
-
-# -- Reading what wandb wrote -----------------------------------------------------------------------------------------
-
-
-def records(path):
-    """The records of a .wandb file: a LevelDB log (7 bytes of header in its first block) of protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, position, data = path.read_bytes(), 7, b""
-    while position < len(content):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        data += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, last part
-            yield Record.FromString(data)
-            data = b""
-
-
-def items(updates):
-    """Keys and values of wandb's update messages, those of a table by a path with dots."""
-    return {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in updates}
-
-
-class Tracked:
-    """What a finished offline run left on the disk."""
-
-    def __init__(self, folder):
-        (self.path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-        self.history, self.summary, self.exit_code, self.run = [], {}, None, None
-        for record in records(self.path):
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                self.run = record.run
-            elif kind == "history":
-                self.history.append(items(record.history.item))
-            elif kind == "summary":
-                self.summary |= items(record.summary.update)
-            elif kind == "exit":
-                self.exit_code = record.exit.exit_code
-
-    def table(self, key):
-        (file,) = (row[f"{key}.path"] for row in self.history if f"{key}.path" in row)
-        return json.loads((self.path.parent / "files" / file).read_text())
+from utils.trackers import NullTracker, WandbTracker, chart_values, is_logged_in, summary_values
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """One run tracked from beginning to end, with the state of the process before and after."""
-    folder, elsewhere = tmp_path_factory.mktemp("record"), tmp_path_factory.mktemp("elsewhere")
+    folder, elsewhere, home = (tmp_path_factory.mktemp(name) for name in ("record", "elsewhere", "home"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
-        patch.setenv("HOME", str(elsewhere))
+        patch.setenv("HOME", str(home))
         for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_"))]:
             patch.delenv(name)
         before = state_of_the_process()
@@ -106,21 +45,8 @@ def scene(tmp_path_factory):
         passing = time.monotonic() - started
         tracker.finish(RESULT)
         after = state_of_the_process()
-    return {"folder": folder, "elsewhere": elsewhere, "said": said, "passing": passing, "states": (before, after)}
-
-
-def state_of_the_process():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)}
-    streams = (sys.stdout, sys.stderr, sys.stdout.write, sys.stderr.write)
-    return {
-        "exits": (sys.exit, sys.excepthook, threading.excepthook),
-        "handlers": handlers,
-        "streams": streams,
-        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
-        "folder": Path.cwd(),
-        "wandb": "wandb" in sys.modules,
-        "threads": threading.active_count(),
-    }
+    places = {"folder": folder, "elsewhere": elsewhere, "home": home}
+    return places | {"said": said, "passing": passing, "states": (before, after)}
 
 
 @pytest.fixture(scope="module")
@@ -176,60 +102,17 @@ def test_run_is_left_as_it_was_and_is_not_held_up(scene):
     assert scene["passing"] < 0.5
     assert scene["said"] == []
     assert list(scene["elsewhere"].iterdir()) == []
+    assert [path for path in scene["home"].rglob("*") if path.is_file() and ".config" not in path.parts] == []
     assert [path.name for path in scene["folder"].iterdir()] == ["wandb"]
 
 
 # -- When wandb fails -------------------------------------------------------------------------------------------------
 
-FAKE = """
-import json, os, sys, time
-class Settings(dict): pass
-class Run:
-    summary = {}
-    def log(self, values, step=None): LOG
-    def finish(self, exit_code):
-        FINISH
-        with open(os.environ["FAKE_FOLDER"] + "/finished", "w") as file: file.write(str(exit_code))
-class Table:
-    def __init__(self, columns, data): pass
-def init(**settings):
-    with open(os.environ["FAKE_FOLDER"] + "/started", "w") as file: file.write(str(os.getpid()))
-    print("noise"); os.system("echo noise"); sys.stderr.write("noise")
-    INIT
-    return Run()
-def teardown(exit_code=None): pass
-"""
-
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """Installs a stand-in for wandb, each of whose calls does what the test says, and gives the folder it writes to."""
-
-    def install(init="pass", log="pass", finish="pass", text=FAKE):
-        package = tmp_path / "packages"
-        package.mkdir()
-        text = text.replace("INIT", init).replace("LOG", log).replace("FINISH", finish)
-        (package / "wandb.py").write_text(text)
-        monkeypatch.setenv("PYTHONPATH", str(package))
-        monkeypatch.setenv("FAKE_FOLDER", str(package))
-        return package
-
-    return install
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-
-
-def is_gone(process_id):
-    status = Path(f"/proc/{process_id}/status")
-    try:
-        return "State:\tZ" in status.read_text()
-    except OSError:
-        return True
+    return functools.partial(install_fake, tmp_path / "packages", monkeypatch)
 
 
 RAISE = "raise RuntimeError('no such entity\\nand more')"
@@ -260,7 +143,7 @@ def test_failure_is_said_while_the_run_goes_on(fake, tmp_path):
 
     wait_for(one_more_line)
     tracker.log(LINES[0])
-    assert len(said) == 1
+    assert ["RuntimeError" in line for line in said] == [True]
 
 
 @pytest.mark.parametrize(
@@ -328,8 +211,8 @@ def test_process_that_has_started_when_tracking_is_over_is_ended(fake, tmp_path,
         tracker.log(line)
     assert len(said) == 1
     may_start.set()
-    tracker._thread.join(10)
-    assert tracker._process.returncode == -signal.SIGKILL
+    tracker._thread.join(20)
+    assert tracker._process.wait(10) == -signal.SIGKILL
 
 
 def test_matrices_do_not_depend_on_the_step_that_wandb_has_reached(fake, tmp_path):
@@ -351,10 +234,12 @@ def test_more_lines_than_a_pipe_holds_arrive_although_wandb_starts_late(fake, tm
 
 
 @pytest.mark.parametrize("exit_code", [3, 143])
-def test_exit_code_is_passed_on(fake, tmp_path, exit_code):
-    folder, said = fake(), []
+def test_exit_code_is_passed_on_to_a_session_that_ctrl_c_does_not_reach(fake, tmp_path, exit_code):
+    folder, said = fake(finish="exit_code = json.dumps([exit_code, os.getsid(0)])"), []
     make(tmp_path, said).close(exit_code)
-    assert (folder / "finished").read_text() == str(exit_code)
+    given, session = json.loads((folder / "finished").read_text())
+    assert given == exit_code
+    assert session != os.getsid(0)
     assert said == []
 
 

@@ -183,7 +183,8 @@ def test_memory_layout_does_not_matter(name, layout):
 def test_gradients_may_come_in_any_layout(name):
     plain, other = layer_and_double(name)
     results = []
-    for layer, factor in ((plain, torch.ones(12, 8, 3, 3)), (other, torch.ones(()).expand(12, 8, 3, 3))):
+    gradient = maps(seed=6)
+    for layer, factor in ((plain, gradient), (other, gradient.contiguous(memory_format=torch.channels_last))):
         x = maps().requires_grad_()
         layer(x).backward(factor)
         results.append(x.grad)

@@ -136,6 +136,21 @@ def test_layers_that_join_later_are_told_too(make_layer):
     assert whole[1][0].task == 2
 
 
+def test_layer_that_is_moved_in_is_told_when_the_next_task_begins():
+    whole, earlier = nn.Sequential(nn.Identity()), build_norm("TBBN", 8)
+    begin_task(whole, 1)
+    whole.append(earlier)
+    begin_task(whole, 2)
+    with batch_context(whole, context()):
+        assert earlier.context is not None
+
+
+def test_context_cannot_be_made_during_the_capture_of_a_graph(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="run the step under it before"):
+        context().tables(torch.device("cuda"), torch.float32)
+
+
 def test_part_and_whole_reach_the_same_layers():
     part = network("TBBN")
     whole = nn.Sequential(part)

@@ -95,6 +95,12 @@ def test_ln_needs_the_size_and_square_maps():
     convert_norms(small(), "GN", input_size=(3, 8, 6), num_groups=4)
 
 
+@pytest.mark.parametrize("track", [True, False])
+def test_size_of_maps_in_a_network_without_parameters(track):
+    network = nn.Sequential(nn.BatchNorm2d(3, affine=False, track_running_stats=track))
+    assert convert_norms(network, "LN", input_size=6)[0].spatial_size == 6
+
+
 def test_failed_conversion_changes_nothing():
     network = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(6))
     layers = list(network)

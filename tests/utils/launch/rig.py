@@ -1,0 +1,84 @@
+"""Jobs, places and a view for tests of the scheduler."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.launch.engine import LocalEngine
+from utils.launch.plan import COMPLETE, NEW, Where
+from utils.launch.scheduler import Limits, Scheduler
+from utils.record import Record
+
+
+@dataclass(frozen=True)
+class FakeJob:
+    name: str
+    words: tuple[str, ...]
+    record: Record
+
+    def state(self):
+        return COMPLETE if self.record.complete else NEW
+
+
+@dataclass(frozen=True, eq=False)
+class FakePlace:
+    label: str = "somewhere"
+    environment: dict = field(default_factory=dict)
+    arguments: tuple = ()
+
+
+class FakeDevices:
+    """So many places; notes how many are taken at most."""
+
+    def __init__(self, number):
+        self.free, self.number, self.most_taken, self.lowered = number, number, 0, 0
+
+    def place(self, memory_mb):
+        if not self.free:
+            return None
+        self.free -= 1
+        self.most_taken = max(self.most_taken, self.number - self.free)
+        return FakePlace()
+
+    def release(self, place):
+        self.free += 1
+
+    def fewer_neighbours(self, place):
+        self.lowered += 1
+
+
+class SilentView:
+    """Keeps what it is told."""
+
+    refresh = None
+
+    def __init__(self):
+        self.lines, self.ends = [], []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def started(self, child):
+        pass
+
+    def ended(self, job, outcome, reason, child, progress):
+        self.ends.append((job.name, outcome, reason))
+
+    def show(self, progress):
+        pass
+
+
+def job(root: Path, name: str, **words) -> FakeJob:
+    typed = tuple(word for key, value in words.items() for word in (f"--{key}", str(value)))
+    return FakeJob(name, ("--name", name, *typed), Record(root / "group" / name))
+
+
+def scheduler(root: Path, jobs, number=2, **limits):
+    """A scheduler of stand-in runs, its devices and its view."""
+    engine = LocalEngine(Where(root, "group", root), root / "logs", program=Path(__file__).parent / "stand_in.py")
+    devices, view = FakeDevices(number), SilentView()
+    return Scheduler(tuple(jobs), devices, engine, Limits(**{"waitsecs": 0.2, **limits}), view), devices, view
+
+
+def num_starts(each: FakeJob) -> int:
+    path = each.record.folder / "starts"
+    return len(path.read_text().splitlines()) if path.exists() else 0

@@ -1,0 +1,32 @@
+"""A program in the place of `utils/main.py`: does what its words say, and writes a record at once."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def word(name, default=None):
+    return sys.argv[sys.argv.index(f"--{name}") + 1] if f"--{name}" in sys.argv else default
+
+
+def main():
+    folder = Path(word("results_dir")) / word("group") / word("name")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "starts").open("a") as file:
+        file.write("start\n")
+    num_starts = len((folder / "starts").read_text().splitlines())
+    codes = [int(code) for code in word("codes", "0").split(",")]
+    code = codes[min(num_starts, len(codes)) - 1]
+    time.sleep(float(word("seconds", "0")))
+    if code:
+        print(word("message", f"it ended with {code}"))
+        return code
+    (folder / "config.json").write_text(json.dumps({"schema": 1, "values": {}}))
+    result = {"schema": 1, "metrics": {"class_il": {"A_f": 50.0}, "task_il": {"A_f": 60.0}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

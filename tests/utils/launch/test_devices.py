@@ -1,0 +1,420 @@
+import os
+from dataclasses import replace
+
+import pytest
+
+from tests.utils.launch.gpu_rig import Clock, FakeNvidiaSmi, row, uuid
+from utils.errors import UserError
+from utils.launch import gpus as gpus_module
+from utils.launch.devices import CONTEXT_MEMORY, MARGIN, SETTLING, Devices
+from utils.launch.gpus import Gpu, GpuWatcher
+
+WAIT = 5.0
+
+
+class Machine:
+    """GPUs whose figures a test changes, and devices that look at them."""
+
+    def __init__(self, *gpus, **options):
+        self.gpus = {gpu.id: gpu for gpu in gpus}
+        self.num_looks = 0
+        self.clock = Clock()
+        self.said = []
+        self.devices = Devices(look=self._look, clock=self.clock, say=self.said.append, waitsecs=WAIT, **options)
+
+    def _look(self):
+        self.num_looks += 1
+        return list(self.gpus.values())
+
+    def change(self, id, **figures):
+        """The figures that the next look finds; that look is due."""
+        self.gpus[id] = replace(self.gpus[id], **figures)
+        self.clock.advance(WAIT)
+
+    def place_all(self, memory_mb=None):
+        """Places until there is none."""
+        places = []
+        while (place := self.devices.place(memory_mb)) is not None:
+            places.append(place)
+            assert len(places) < 100
+        return places
+
+
+def gpu(id="GPU-a", load=0.0, memory_used=0.0, memory_total=40000.0):
+    return Gpu(id, None, "NVIDIA A100", id, load, memory_used, memory_total)
+
+
+def reservation(peak):
+    return MARGIN * (peak + CONTEXT_MEMORY)
+
+
+def where(places):
+    return [place.device for place in places]
+
+
+# -- GPUs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_on_a_gpu_shows_the_run_this_gpu_alone():
+    place = Machine(Gpu("GPU-a", 3), threads=2).devices.place()
+    assert place.label == "GPU 3"
+    assert place.environment == {"CUDA_VISIBLE_DEVICES": "GPU-a"}
+    assert place.arguments == ("--device", "cuda", "--threads", "2")
+
+
+def test_runs_are_spread_before_they_share():
+    places = Machine(gpu("GPU-a"), gpu("GPU-b"), gpu("GPU-c", load=0.9)).place_all()
+    assert where(places) == ["GPU-a", "GPU-b"] * 4
+
+
+def test_the_emptier_of_two_gpus_is_first():
+    machine = Machine(gpu("GPU-a", load=0.2), gpu("GPU-b", load=0.1))
+    assert machine.devices.place().device == "GPU-b"
+    machine = Machine(gpu("GPU-a", memory_used=500.0), gpu("GPU-b"))
+    assert machine.devices.place().device == "GPU-b"
+
+
+@pytest.mark.parametrize(
+    ("figures", "idle"),
+    [
+        ({}, True),
+        ({"load": 0.29, "memory_used": 11999.0}, True),
+        ({"load": 0.3}, False),
+        ({"memory_used": 12000.0}, False),
+        ({"load": None, "memory_used": 12000.0}, False),
+        ({"load": None, "memory_used": 11000.0}, True),
+        ({"load": 0.9, "memory_used": None}, False),
+        ({"load": None, "memory_used": None}, True),
+        ({"load": 0.9, "memory_total": None}, False),
+        ({"load": None, "memory_used": None, "memory_total": None}, True),
+    ],
+)
+def test_idle_is_below_the_threshold_by_load_and_memory_as_far_as_known(figures, idle):
+    assert (Machine(gpu(**figures)).devices.place() is not None) == idle
+
+
+def test_the_threshold_is_the_users():
+    machine = Machine(gpu(load=0.5, memory_used=20000.0), usage_threshold=0.51)
+    assert machine.devices.place() is not None
+    assert Machine(gpu(load=0.5), usage_threshold=0.5).devices.place() is None
+
+
+def test_our_own_load_and_memory_do_not_count_as_foreign():
+    machine = Machine(gpu())
+    machine.devices.place(12000.0)
+    machine.change("GPU-a", load=1.0, memory_used=13500.0)
+    assert machine.devices.place(12000.0) is not None
+
+
+def test_a_foreign_job_beside_ours_comes_and_goes():
+    machine = Machine(gpu())
+    machine.devices.place(3000.0)
+    machine.change("GPU-a", memory_used=3500.0 + 14000.0)
+    assert machine.devices.place(3000.0) is None
+    machine.change("GPU-a", memory_used=3500.0)
+    assert machine.devices.place(3000.0) is not None
+
+
+def test_a_foreign_job_known_before_is_not_taken_for_ours():
+    machine = Machine(gpu(memory_used=10000.0))
+    first = machine.devices.place()  # reserves a quarter of 30000
+    machine.change("GPU-a", memory_used=11000.0)  # of which it has 1000 so far
+    assert reservation(20000.0) > 30000.0 - 7500.0
+    assert machine.devices.place(20000.0) is None
+    machine.devices.report_peak(first, 1000.0)
+    assert machine.devices.place(20000.0) is not None
+
+
+def test_a_run_that_takes_more_than_its_estimate_is_no_foreign_job_once_it_says_so():
+    machine = Machine(gpu())
+    place = machine.devices.place(1000.0)
+    machine.change("GPU-a", memory_used=20000.0)
+    assert machine.devices.place(1000.0) is None
+    machine.devices.report_peak(place, 19400.0)
+    assert machine.devices.place(1000.0) is not None
+
+
+def test_memory_that_is_full_takes_no_run_although_it_is_below_the_threshold():
+    machine = Machine(gpu(memory_used=10000.0), usage_threshold=0.5)
+    machine.devices.place(15000.0)
+    free = 40000.0 - 10000.0 - reservation(15000.0)
+    machine.change("GPU-a", memory_used=25500.0)
+    assert machine.devices.place(free / MARGIN - CONTEXT_MEMORY + 10.0) is None
+    assert machine.devices.place(free / MARGIN - CONTEXT_MEMORY - 10.0) is not None
+
+
+@pytest.mark.parametrize(("peak", "number"), [(39000.0, 1), (17000.0, 2), (18000.0, 1), (11500.0, 3), (100.0, 4)])
+def test_as_many_share_a_gpu_as_their_peaks_allow(peak, number):
+    assert len(Machine(gpu()).place_all(peak)) == number
+
+
+def test_runs_of_unknown_need_take_equal_shares_until_they_report():
+    machine = Machine(gpu(memory_used=500.0))
+    places = machine.place_all()
+    assert len(places) == 4
+    machine.devices.release(places.pop())
+    machine.devices.report_peak(places[0], 20000.0)
+    assert machine.devices.place() is None
+    machine.devices.report_peak(places[0], 1000.0)
+    assert machine.devices.place(15000.0) is not None
+
+
+def test_without_known_memory_one_run_at_a_time():
+    machine = Machine(gpu(memory_total=None))
+    assert len(machine.place_all(1000.0)) == 1
+
+
+@pytest.mark.parametrize("number", ["6", 6, 1])
+def test_a_number_of_runs_is_taken_at_its_word(number):
+    assert len(Machine(gpu(), runs_per_gpu=number).place_all(30000.0)) == int(number)
+    assert len(Machine(gpu(memory_total=None), runs_per_gpu=number).place_all()) == int(number)
+    assert Machine(gpu(), gpu("GPU-b"), runs_per_gpu=number).devices.num_places == 2 * int(number)
+
+
+def test_a_run_too_large_for_every_gpu_tries_alone_where_there_is_most():
+    machine = Machine(gpu("GPU-a", memory_total=10000.0), gpu("GPU-b", memory_used=300.0))
+    small = machine.devices.place(1000.0)
+    assert small.device == "GPU-b"
+    assert machine.devices.place(90000.0) is None
+    machine.devices.release(small)
+    assert machine.devices.place(90000.0).device == "GPU-b"
+    assert machine.devices.place(90000.0) is None
+
+
+def test_out_of_memory_leaves_fewer_neighbours_on_that_gpu():
+    machine = Machine(gpu("GPU-a"), gpu("GPU-b"))
+    places = machine.place_all()
+    failed = next(place for place in places if place.device == "GPU-a")
+    machine.devices.release(failed)
+    machine.devices.fewer_neighbours(failed)
+    assert machine.devices.place() is None
+    for place in places:
+        if place is not failed:
+            machine.devices.release(place)
+    again = where(machine.place_all())
+    assert (again.count("GPU-a"), again.count("GPU-b")) == (3, 4)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_the_limit_falls_below_what_was_there_and_never_to_none(released):
+    machine = Machine(gpu())
+    pair = [machine.devices.place(), machine.devices.place()]
+    if released:
+        machine.devices.release(pair[0])
+    machine.devices.fewer_neighbours(pair[0])
+    assert machine.devices.num_places == 1
+    machine.devices.fewer_neighbours(pair[0])
+    assert machine.devices.num_places == 1
+
+
+def test_a_gpu_that_falls_off_is_said_and_used_no_more_until_it_is_back():
+    machine = Machine(gpu("GPU-a"), gpu("GPU-b"))
+    lost = machine.devices.place()
+    del machine.gpus["GPU-a"]
+    machine.clock.advance(WAIT)
+    assert where(machine.place_all()) == ["GPU-b"] * 4
+    machine.devices.release(lost)
+    assert machine.devices.place() is None
+    assert machine.devices.num_places == 4
+    assert len(machine.said) == 1
+    assert "GPU-a does not answer" in machine.said[0]
+    machine.gpus["GPU-a"] = gpu("GPU-a")
+    machine.clock.advance(WAIT)
+    assert machine.devices.place().device == "GPU-a"
+    assert len(machine.said) == 2
+
+
+def test_all_gpus_lost_leaves_the_runs_waiting_and_not_on_the_cores():
+    machine = Machine(gpu())
+    machine.devices.release(machine.devices.place())
+    machine.gpus.clear()
+    assert machine.devices.place() is None
+
+
+# -- when it looks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_look_is_good_for_waitsecs_unless_a_run_ends():
+    machine = Machine(gpu(load=0.9))
+    assert machine.devices.place() is None
+    machine.gpus["GPU-a"] = gpu()
+    machine.clock.advance(WAIT - 0.1)
+    assert machine.devices.place() is None
+    assert machine.num_looks == 1
+    machine.clock.advance(0.1)
+    place = machine.devices.place()
+    assert place is not None
+    assert machine.num_looks == 2
+    machine.devices.release(place)
+    assert machine.devices.place() is not None
+    assert machine.num_looks == 3
+
+
+def test_nobody_looks_while_every_gpu_is_full():
+    machine = Machine(gpu(), runs_per_gpu=2)
+    machine.place_all()
+    machine.clock.advance(10 * WAIT)
+    assert machine.devices.place() is None
+    assert machine.num_looks == 1
+
+
+def test_the_load_of_a_run_that_is_over_does_not_delay_the_next_one():
+    machine = Machine(gpu(), runs_per_gpu=1)
+    place = machine.devices.place()
+    machine.change("GPU-a", load=1.0)
+    machine.devices.release(place)
+    place = machine.devices.place()
+    assert place is not None
+    machine.devices.release(place)
+    machine.clock.advance(SETTLING)
+    assert machine.devices.place() is None
+
+
+def test_coldsecs_separates_two_starts():
+    machine = Machine(gpu(), coldsecs=3.0)
+    assert machine.devices.place() is not None
+    machine.clock.advance(2.9)
+    assert machine.devices.place() is None
+    machine.clock.advance(0.1)
+    assert machine.devices.place() is not None
+
+
+# -- cores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [({}, 8), ({"jobs": 3}, 3), ({"threads": 3}, 2), ({"threads": 9}, 1), ({"jobs": 20}, 20)]
+)
+def test_without_a_gpu_runs_share_the_cores(monkeypatch, options, number):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    machine = Machine(**options)
+    places = machine.place_all()
+    assert len(places) == number == machine.devices.num_places
+    assert machine.num_looks == 1
+    assert places[0].label == "CPU"
+    assert places[0].environment == {}
+    assert places[0].arguments == ("--device", "cpu", "--threads", str(options.get("threads", 1)))
+    machine.devices.release(places[0])
+    assert len(machine.place_all(1e9)) == 1
+
+
+def test_out_of_memory_on_the_cores_leaves_fewer_runs():
+    machine = Machine(jobs=4)
+    machine.devices.fewer_neighbours(machine.place_all()[0])
+    assert machine.devices.num_places == 3
+
+
+def test_a_peak_is_taken_note_of_only_while_its_run_has_the_place():
+    machine = Machine(gpu())
+    place = machine.devices.place()
+    machine.devices.release(place)
+    machine.devices.report_peak(place, 39000.0)
+    assert len(machine.place_all()) == 4
+    with pytest.raises(KeyError):
+        machine.devices.release(place)
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"usage_threshold": 0.0},
+        {"usage_threshold": 1.1},
+        {"usage_threshold": float("nan")},
+        {"runs_per_gpu": "0"},
+        {"runs_per_gpu": "many"},
+        {"runs_per_gpu": "1.5"},
+        {"jobs": 0},
+        {"threads": 0},
+        {"waitsecs": -1.0},
+        {"coldsecs": float("nan")},
+    ],
+)
+def test_a_value_out_of_range_is_named(option):
+    ((name, value),) = option.items()
+    with pytest.raises(UserError, match=f"--{name} {value}"):
+        Devices(**option)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "name"), [([gpu()], {"jobs": 2}, "--jobs"), ([], {"runs_per_gpu": 2}, "--runs_per_gpu")]
+)
+def test_an_option_for_the_other_kind_of_machine_is_said_to_have_no_effect(gpus, options, name):
+    machine = Machine(*gpus, **options)
+    machine.place_all()
+    assert len(machine.said) == 1
+    assert machine.said[0].startswith(f"{name} has no effect")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "words"),
+    [
+        ([], {"jobs": 2}, ["no GPU", "2 at a time", "1 thread "]),
+        ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "up to 4"]),
+        ([gpu(), Gpu("0")], {"runs_per_gpu": 3}, ["1 x NVIDIA A100", "1 x of unknown kind", "3 on each"]),
+    ],
+)
+def test_the_line_about_where_the_runs_go(gpus, options, words):
+    line = Machine(*gpus, **options).devices.describe()
+    assert all(word in line for word in words), line
+
+
+# -- scenes, seen by GPUtil through nvidia-smi -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    (tmp_path / "dev").mkdir()
+    monkeypatch.setattr(gpus_module, "DEVICE_FOLDER", tmp_path / "dev")
+    smi = FakeNvidiaSmi(tmp_path, monkeypatch)
+    smi.clock, smi.said = Clock(), []
+    watcher = GpuWatcher(smi.said.append, {"CUDA_VISIBLE_DEVICES": "0,1"}, clock=smi.clock)
+    smi.devices = Devices(say=smi.said.append, look=watcher.look, clock=smi.clock, waitsecs=WAIT)
+    return smi
+
+
+def test_scene_a_foreign_job_comes_and_goes(scene):
+    scene.play(row(0, load=95, used=30000), row(1, used=3), row(2))
+    first, second = scene.devices.place(), scene.devices.place()
+    assert first.environment == second.environment == {"CUDA_VISIBLE_DEVICES": uuid(1)}
+    scene.clock.advance(WAIT)
+    scene.play(row(0), row(1, load=100, used=36000), row(2))
+    assert [scene.devices.place().label for _ in range(4)] == ["GPU 0"] * 4
+    assert scene.devices.place() is None
+    assert scene.said == []
+
+
+def test_scene_memory_fills(scene):
+    scene.play(row(0, used=100))
+    places = [scene.devices.place(8000.0)]
+    for used in (9000, 18000, 27000):
+        scene.clock.advance(WAIT)
+        scene.play(row(0, load=100, used=used))
+        places.append(scene.devices.place(8000.0))
+    assert [place is not None for place in places] == [True] * 4
+    scene.devices.release(places.pop())
+    scene.clock.advance(WAIT)
+    scene.play(row(0, load=100, used=39900))
+    assert scene.devices.place(8000.0) is None
+
+
+def test_scene_a_gpu_falls_off(scene):
+    scene.play(row(0), row(1))
+    lost, kept = scene.devices.place(), scene.devices.place()
+    assert (lost.label, kept.label) == ("GPU 0", "GPU 1")
+    scene.clock.advance(WAIT)
+    message = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.\n"
+    scene.play(row(1, load=80, used=900), text=message, code=15, lists=False, answers_alone=True)
+    scene.devices.release(lost)
+    assert [scene.devices.place().label for _ in range(3)] == ["GPU 1"] * 3
+    assert scene.devices.place() is None
+    assert any("GPU 0 does not answer any more" in text for text in scene.said)
+
+
+def test_scene_no_figure_is_supported(scene):
+    unknown = {"load": "[Not Supported]", "used": "[Not Supported]", "total": "[Not Supported]"}
+    scene.play(row(0, **unknown), row(1, **unknown))
+    assert [scene.devices.place().label for _ in range(2)] == ["GPU 0", "GPU 1"]
+    assert scene.devices.place() is None

@@ -1,0 +1,273 @@
+"""Decides where the next run may start: on a GPU that is idle or has room beside our own runs, or on the cores.
+
+What other people's jobs occupy on a GPU is known exactly only while none of our runs is there. From then on it is kept
+between two bounds that each look gives: at most all that is in use, at least what our own runs' reservations leave
+unexplained.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from utils.errors import UserError
+from utils.launch.gpus import Gpu, GpuWatcher
+
+CPU = "cpu"
+MOST_RUNS_PER_GPU = 4  # where the user names no number
+MARGIN = 1.1  # of a reservation over the measured peak
+CONTEXT_MEMORY = 600.0  # MB that a process takes on a GPU beside its tensors: CUDA's context and kernels
+SETTLING = 2.0  # seconds in which the load of a run that is over still shows
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where one run may be.
+
+    Attributes:
+        label: for people.
+        environment: variables that the run's process needs.
+        arguments: words that its command line needs.
+        device: the id of its GPU, `cpu` on the cores.
+    """
+
+    label: str
+    environment: dict[str, str]
+    arguments: tuple[str, ...]
+    device: str
+
+
+@dataclass
+class _Device:
+    """A GPU with our runs on it.
+
+    Attributes:
+        gpu: as the last look saw it.
+        limit: runs that may share it.
+        by_memory: whether memory decides how many, the limit being only the most.
+        reserved: MB of each of our runs, 0 where nothing is known.
+        foreign: MB that others are believed to use.
+        answers: whether the last look found it.
+        left: when the last of our runs went away.
+    """
+
+    gpu: Gpu
+    limit: int
+    by_memory: bool
+    reserved: dict[Place, float] = field(default_factory=dict)
+    foreign: float = 0.0
+    answers: bool = True
+    left: float = float("-inf")
+
+    @property
+    def room(self) -> float | None:
+        """MB that our runs may have in all; None if unknown."""
+        return None if self.gpu.memory_total is None else self.gpu.memory_total - self.foreign
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the number of our runs alone forbids another one."""
+        limit = 1 if self.by_memory and self.room is None else self.limit
+        return len(self.reserved) >= limit
+
+    def see(self, gpu: Gpu) -> None:
+        """Take over what a look has found."""
+        self.gpu, self.answers = gpu, True
+        if gpu.memory_used is not None:
+            unexplained = max(0.0, gpu.memory_used - sum(self.reserved.values()))
+            self.foreign = min(max(self.foreign, unexplained), gpu.memory_used)
+
+    def is_idle(self, threshold: float, now: float) -> bool:
+        """Whether others leave it alone. Its load tells that only while none of our own runs makes it."""
+        if self.gpu.memory_total is not None and self.foreign >= threshold * self.gpu.memory_total:
+            return False
+        load_is_ours = bool(self.reserved) or now < self.left + SETTLING
+        return load_is_ours or self.gpu.load is None or self.gpu.load < threshold
+
+    def reservation(self, memory_mb: float | None) -> float:
+        """MB for a run of that peak; an equal share if it is unknown."""
+        if memory_mb is not None:
+            return MARGIN * (memory_mb + CONTEXT_MEMORY)
+        return 0.0 if self.room is None else self.room / self.limit
+
+    def has_room(self, memory_mb: float | None, most: float) -> bool:
+        """Whether a run of that peak fits beside ours; one that needs more than `most` MB is taken to need these."""
+        if not self.by_memory or self.room is None:
+            return True
+        needed = min(self.reservation(memory_mb), most)
+        return sum(self.reserved.values()) + needed <= self.room + 1.0  # MB, for the rounding of shares
+
+
+@dataclass
+class Devices:
+    """Gives places to runs, and takes them back.
+
+    A GPU takes a run if others use less than the threshold of its memory and, where none of our runs is on it, of its
+    load, and if the run fits beside ours. Each run reserves its estimate until it has reported its peak. A run that no
+    GPU has the memory for may try where there is most. Without a GPU, runs share the cores.
+
+    Attributes:
+        usage_threshold: share of memory and load below which a GPU is idle, above 0, at most 1.
+        runs_per_gpu: `auto`, as many as their memory allows up to `MOST_RUNS_PER_GPU`; or a number, which is taken at
+            its word.
+        jobs: runs at a time without a GPU; None: one for each `threads` cores.
+        threads: of one run.
+        waitsecs: seconds for which a look is good, unless a run ends.
+        coldsecs: seconds after a start in which no other run starts.
+        say: is told what changes.
+        look: gives the usable GPUs; None: those within the caller's `CUDA_VISIBLE_DEVICES`.
+        clock: seconds, monotonic.
+
+    Raises:
+        UserError: an option that is out of its range.
+    """
+
+    usage_threshold: float = 0.3
+    runs_per_gpu: str | int = "auto"
+    jobs: int | None = None
+    threads: int = 1
+    waitsecs: float = 5.0
+    coldsecs: float = 0.0
+    say: Callable[[str], None] = print
+    look: Callable[[], list[Gpu]] | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        if not 0 < self.usage_threshold <= 1:
+            raise UserError(f"--usage_threshold {self.usage_threshold}: give a share above 0, at most 1")
+        for name, low in {"jobs": 1, "threads": 1, "waitsecs": 0, "coldsecs": 0}.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise UserError(f"--{name} {value}: give {low} or more")
+        self._runs_per_gpu = _read_runs_per_gpu(self.runs_per_gpu)
+        self._look = self.look or GpuWatcher(self.say).look
+        self._devices: dict[str, _Device] = {}
+        self._look_again_at = float("-inf")
+        self._next_start = float("-inf")
+
+    @property
+    def num_places(self) -> int:
+        """Runs that may go on at the same time, at most."""
+        self._look_if_due()
+        return sum(device.limit for device in self._devices.values() if device.answers)
+
+    def describe(self) -> str:
+        """One line about where the runs will go."""
+        self._look_if_due()
+        if CPU in self._devices:
+            threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            return f"no GPU: {self._devices[CPU].limit} at a time on the cores, with {threads} each"
+        names = [device.gpu.name or "of unknown kind" for device in self._devices.values()]
+        kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+        most = (
+            f"up to {MOST_RUNS_PER_GPU} on each, by their memory"
+            if self._runs_per_gpu is None
+            else f"{self._runs_per_gpu} on each"
+        )
+        return f"{kinds}: {most}"
+
+    def place(self, memory_mb: float | None = None) -> Place | None:
+        """A place for a run, None if there is none now. May look at the GPUs, which takes as long as `nvidia-smi`.
+
+        Args:
+            memory_mb: what the run is known to need on a GPU, as its record gives the peak of an equal one; None if
+                nothing is known.
+        """
+        if self.clock() < self._next_start:
+            return None
+        if self._devices and all(device.is_full for device in self._devices.values()):
+            return None
+        self._look_if_due()
+        now = self.clock()
+        usable = [device for device in self._devices.values() if device.answers]
+        most = max((device.room or 0.0 for device in usable), default=0.0)
+        free = [
+            device
+            for device in usable
+            if not device.is_full and device.is_idle(self.usage_threshold, now) and device.has_room(memory_mb, most)
+        ]
+        if not free:
+            return None
+        device = min(free, key=lambda each: (len(each.reserved), each.gpu.load or 0.0, -(each.room or 0.0)))
+        self._next_start = now + self.coldsecs
+        return self._take(device, memory_mb)
+
+    def release(self, place: Place) -> None:
+        """The run of a place is over. Raises KeyError if the place has been released before."""
+        device = self._devices[place.device]
+        del device.reserved[place]
+        device.left = self.clock()
+        self._look_again_at = float("-inf")
+
+    def report_peak(self, place: Place, memory_mb: float) -> None:
+        """The largest memory that a run took on its GPU replaces what it has reserved, if it still holds the place."""
+        device = self._devices[place.device]
+        if place in device.reserved:
+            needed = device.reservation(memory_mb)
+            device.foreign = max(0.0, device.foreign - max(0.0, needed - device.reserved[place]))
+            device.reserved[place] = needed
+
+    def fewer_neighbours(self, place: Place) -> None:
+        """The run of a place, released or not, was out of memory: fewer runs share its device from now on."""
+        device = self._devices[place.device]
+        neighbours = len(device.reserved) - (place in device.reserved)
+        device.limit = max(1, min(device.limit - 1, neighbours or device.limit))
+
+    def _take(self, device: _Device, memory_mb: float | None) -> Place:
+        threads = ("--threads", str(self.threads))
+        if device.gpu.id == CPU:
+            place = Place("CPU", {}, ("--device", "cpu", *threads), CPU)
+        else:
+            visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
+            place = Place(device.gpu.label, visible, ("--device", "cuda", *threads), device.gpu.id)
+        device.reserved[place] = device.reservation(memory_mb)
+        return place
+
+    def _look_if_due(self) -> None:
+        if CPU in self._devices or self.clock() < self._look_again_at:
+            return
+        found = {gpu.id: gpu for gpu in self._look()}
+        self._look_again_at = self.clock() + self.waitsecs
+        if not self._devices:
+            self._settle(bool(found))
+        for device in self._devices.values():
+            if device.answers and device.gpu.id not in (CPU, *found):
+                device.answers = False
+                self.say(f"{device.gpu.label} does not answer any more: no further run starts there")
+        for gpu in found.values():
+            self._see(gpu)
+
+    def _settle(self, with_gpu: bool) -> None:
+        """The first look decides whether the runs go to GPUs or to the cores."""
+        if not with_gpu:
+            jobs = self.jobs or max(1, _num_cores() // self.threads)
+            self._devices[CPU] = _Device(Gpu(CPU), jobs, by_memory=False)
+        if with_gpu and self.jobs is not None:
+            self.say("--jobs has no effect: it counts runs on the cores, and there are GPUs; see --runs_per_gpu")
+        if not with_gpu and self._runs_per_gpu is not None:
+            self.say("--runs_per_gpu has no effect: there is no GPU; see --jobs")
+
+    def _see(self, gpu: Gpu) -> None:
+        if gpu.id not in self._devices:
+            limit = self._runs_per_gpu or MOST_RUNS_PER_GPU
+            self._devices[gpu.id] = _Device(gpu, limit, by_memory=self._runs_per_gpu is None)
+        elif not self._devices[gpu.id].answers:
+            self.say(f"{gpu.label} answers again")
+        self._devices[gpu.id].see(gpu)
+
+
+def _read_runs_per_gpu(value: str | int) -> int | None:
+    """The number, None for `auto`."""
+    if value == "auto":
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"--runs_per_gpu {value}: give auto, or 1 or more")
+    return number
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""Named grids, and the axes that a command line changes of them. Nothing here imports torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.errors import UserError
+
+OTHERS = "*"  # datasets that an axis does not name
+
+AXES = ("seeds", "datasets", "models", "methods", "buffer_sizes", "epochs", "kappa", "lambd", "ada_t0")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of runs.
+
+    Attributes:
+        seeds, datasets, models, methods, epochs: axes; `methods` are norm layers, as users of the AdaB2N launcher know.
+        buffer_sizes: by dataset.
+        searched: hyperparameters by option and dataset; each run takes those that its parts use.
+        fixed: further words of every run's command line.
+        selection: how a winner among the searched is chosen.
+    """
+
+    seeds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    buffer_sizes: Mapping[str, tuple[int, ...]]
+    epochs: tuple[int, ...] = (1,)
+    searched: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    selection: str = "oracle"
+
+    def values(self, axis: Mapping[str, tuple[Any, ...]], dataset: str) -> tuple[Any, ...]:
+        """The values of an axis on a dataset."""
+        return axis.get(dataset, axis.get(OTHERS, ()))
+
+
+# Lyu et al., NeurIPS 2023: what their launcher runs.
+_ADAB2N_ONLINE = Grid(
+    seeds=(0, 1, 2),
+    datasets=("seq-cifar10", "seq-cifar100", "seq-miniimg"),
+    models=("derpp", "er_ace"),
+    methods=("BN", "LN", "IN", "GN", "CN", "AdaB2N"),
+    buffer_sizes={"seq-cifar10": (500, 2000), OTHERS: (2000, 5000), "seq-digits": (200,)},
+    searched={
+        "kappa": {OTHERS: (0.1, 0.4, 0.7, 1.0)},
+        "lambd": {OTHERS: (0.01, 0.1, 1.0, 10.0), "seq-miniimg": (1e-5, 1e-4, 1e-3, 1e-2)},
+        "ada_t0": {OTHERS: (0, 1)},
+    },
+)
+
+GRIDS: dict[str, Grid] = {
+    "adab2n-online": _ADAB2N_ONLINE,
+    "adab2n-50epochs": Grid(
+        **{**vars(_ADAB2N_ONLINE), "epochs": (50,), "fixed": ("--batch_size", "32", "--minibatch_size", "32")}
+    ),
+    # Minutes on two cores, on the embedded digits; the width is one that eight groups divide.
+    "demo": Grid(
+        seeds=(0, 1),
+        datasets=("seq-digits",),
+        models=("er_ace", "er"),
+        methods=("BN", "GN", "CN", "TBBN", "AdaB2N"),
+        buffer_sizes={OTHERS: (200,)},
+        searched={"kappa": {OTHERS: (0.4, 1.0)}},
+        fixed=("--nf", "16", "--lr", "0.05", "--num_groups", "8"),
+    ),
+}
+DEFAULT_GRID = "adab2n-online"
+
+
+def find_grid(name: str) -> Grid:
+    """The grid of that name. Raises UserError if it is unknown."""
+    if name not in GRIDS:
+        raise UserError(f"unknown preset {name!r}. Known: {', '.join(GRIDS)}.")
+    return GRIDS[name]
+
+
+def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
+    """The grid with the axes that were typed; a typed axis holds on every dataset.
+
+    Raises:
+        UserError: an axis is left without a value.
+    """
+    for name in AXES:
+        if name in typed and not typed[name]:
+            raise UserError(f"--{name} has no value, so that there is nothing to run")
+    changed = {name: typed[name] for name in ("seeds", "datasets", "models", "methods", "epochs") if name in typed}
+    if "buffer_sizes" in typed:
+        changed["buffer_sizes"] = {OTHERS: typed["buffer_sizes"]}
+    searched = dict(grid.searched)
+    searched |= {name: {OTHERS: typed[name]} for name in ("kappa", "lambd", "ada_t0") if name in typed}
+    if "selection" in typed:
+        changed["selection"] = typed["selection"]
+    return Grid(**{**vars(grid), **changed, "searched": searched})

@@ -1,0 +1,265 @@
+"""Starts the runs of a plan where there is room, reads how they end, and decides what follows.
+
+Everything that happens comes through one queue: a run that is over, a signal, a moment that was waited for. Between
+two events the launcher sleeps.
+"""
+
+import queue
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from utils import errors
+from utils.launch.engine import Child
+from utils.launch.plan import COMPLETE, DIVERGED, Job
+
+
+class Outcome(Enum):
+    """How a job stands at the end."""
+
+    COMPLETE = "complete"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to give up.
+
+    Attributes:
+        crashes: times that one run may crash before it is given up.
+        memory_failures: times that one run may run out of memory.
+        equal_failures: first runs that may all fail in the same way before the launcher stops.
+        timeout: seconds that one run may take; None: any.
+        grace: seconds that stopped runs get to save their state.
+        waitsecs: seconds between looks while a run waits for a device or for another launcher.
+        coldsecs: seconds between two starts.
+    """
+
+    crashes: int = 3
+    memory_failures: int = 4
+    equal_failures: int = 3
+    timeout: float | None = None
+    grace: float = 60.0
+    waitsecs: float = 5.0
+    coldsecs: float = 0.0
+
+
+@dataclass
+class Progress:
+    """What is shown of a plan under way.
+
+    Attributes:
+        running: the children.
+        outcomes: of the jobs that are over, by name, with a line that says why where they failed.
+        seconds: wall time of every run that this launcher brought to its end.
+    """
+
+    num_jobs: int
+    running: dict[str, Child] = field(default_factory=dict)
+    outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def count(self, outcome: Outcome) -> int:
+        """Jobs that are over in that way."""
+        return sum(each is outcome for each, _ in self.outcomes.values())
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are neither over nor running."""
+        return self.num_jobs - len(self.outcomes) - len(self.running)
+
+
+class Scheduler:
+    """Brings the jobs of a plan to their end.
+
+    Args:
+        jobs: in the order in which they are started.
+        devices: gives places (`utils/launch/devices.py`).
+        engine: starts children (`utils/launch/engine.py`).
+        limits: when to give up.
+        view: is told what happens (`utils/launch/view.py`).
+        estimate: memory in MB that a job will need, None if unknown.
+    """
+
+    def __init__(
+        self,
+        jobs: tuple[Job, ...],
+        devices: Any,
+        engine: Any,
+        limits: Limits,
+        view: Any,
+        estimate: Callable[[Job], float | None] = lambda job: None,
+    ) -> None:
+        self.progress = Progress(len(jobs))
+        self._waiting = deque(jobs)
+        self._held: list[tuple[float, Job]] = []  # jobs that another launcher is at, and when to look again
+        self._devices = devices
+        self._engine = engine
+        self._limits = limits
+        self._view = view
+        self._estimate = estimate
+        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._crashes: dict[str, int] = {}
+        self._memory_failures: dict[str, int] = {}
+        self._first_failures: list[str] = []
+        self._next_start = 0.0
+        self._stopping: int | None = None
+        self._kill_at: float | None = None
+
+    def run(self) -> Progress:
+        """Start, wait and read until every job is over or the launcher is stopped."""
+        former = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._start_what_fits()
+            while not self._is_over():
+                self._view.show(self.progress)
+                self._handle_event()
+                self._take_up_held()
+                self._start_what_fits()
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        return self.progress
+
+    @property
+    def stopped_by(self) -> int | None:
+        """The signal that stopped the launcher."""
+        return self._stopping if self._stopping and self._stopping > 0 else None
+
+    def _is_over(self) -> bool:
+        if self._stopping is not None:
+            return not self.progress.running
+        return not (self.progress.running or self._waiting or self._held)
+
+    def _note_signal(self, number: int, frame: Any) -> None:
+        self._events.put(("signal", number))
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def _start_what_fits(self) -> None:
+        while self._waiting and self._stopping is None and time.monotonic() >= self._next_start:
+            job = self._waiting[0]
+            state = job.state()
+            if state in (COMPLETE, DIVERGED):
+                self._waiting.popleft()
+                self._close(job, Outcome.COMPLETE if state == COMPLETE else Outcome.DIVERGED, "")
+                continue
+            place = self._devices.place(self._estimate(job))
+            if place is None:
+                return
+            self._waiting.popleft()
+            self._start(job, place)
+
+    def _start(self, job: Job, place: Any) -> None:
+        try:
+            child = self._engine.start(job, place, lambda child, code: self._events.put(("ended", (child, code))))
+        except OSError as error:
+            self._devices.release(place)
+            self._close(job, Outcome.FAILED, f"cannot be started: {error}")
+            return
+        self.progress.running[job.name] = child
+        self._next_start = time.monotonic() + self._limits.coldsecs
+        self._view.started(child)
+
+    def _take_up_held(self) -> None:
+        now = time.monotonic()
+        ready = [job for moment, job in self._held if moment <= now]
+        self._held = [(moment, job) for moment, job in self._held if moment > now]
+        self._waiting.extend(ready)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _handle_event(self) -> None:
+        try:
+            kind, content = self._events.get(timeout=self._patience())
+        except queue.Empty:
+            self._enforce_deadlines()
+            return
+        if kind == "signal":
+            self._stop(content)
+        else:
+            self._read_end(*content)
+
+    def _patience(self) -> float | None:
+        """Seconds until something has to be looked at without an event; None: nothing has to be."""
+        now = time.monotonic()
+        moments = [moment for moment, _ in self._held]
+        if self._waiting and self._stopping is None:
+            moments.append(self._next_start if self._next_start > now else now + self._limits.waitsecs)
+        if self._limits.timeout is not None:
+            moments += [child.started + self._limits.timeout for child in self.progress.running.values()]
+        if self._kill_at is not None:
+            moments.append(self._kill_at)
+        moments += [now + refresh for refresh in (self._view.refresh,) if refresh is not None]
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        for child in self.progress.running.values():
+            late = self._limits.timeout is not None and now >= child.started + self._limits.timeout
+            if late or (self._kill_at is not None and now >= self._kill_at):
+                child.stop(signal.SIGKILL)
+
+    def _stop(self, number: int) -> None:
+        """The first signal lets the children save their state, a second one ends them at once."""
+        again, self._stopping = self._stopping is not None, number
+        self._kill_at = time.monotonic() + (0 if again else self._limits.grace)
+        if not again and number > 0:
+            self._view.say("stopping: the runs save their state; once more ends them at once")
+        for child in self.progress.running.values():
+            child.stop(signal.SIGKILL if again else signal.SIGTERM)
+
+    # -- reading how a run ended -------------------------------------------------------------------------------------
+
+    def _read_end(self, child: Child, code: int) -> None:
+        job = child.job
+        del self.progress.running[job.name]
+        took = time.monotonic() - child.started
+        late = self._limits.timeout is not None and took >= self._limits.timeout and code == -signal.SIGKILL
+        self._devices.release(child.place)
+        lines = child.last_lines()
+        last = lines[-1] if lines else "it printed nothing"
+        if code == errors.COMPLETE and job.record.complete:
+            self.progress.seconds.append(took)
+            self._first_failures = []
+            self._close(job, Outcome.COMPLETE, "", child)
+        elif code == errors.DIVERGED:
+            self._close(job, Outcome.DIVERGED, last, child)
+        elif self._stopping is not None:
+            self._close(job, Outcome.STOPPED, "its state is saved", child)
+        elif code == errors.BUSY:
+            self._held.append((time.monotonic() + self._limits.waitsecs, job))
+        elif code == errors.OUT_OF_MEMORY and self._again(self._memory_failures, job, self._limits.memory_failures):
+            self._devices.fewer_neighbours(child.place)
+            self._waiting.append(job)
+        elif code in (errors.MISTAKE, errors.DISK, errors.OUT_OF_MEMORY, 130, 143):
+            self._fail(child, last)
+        elif self._again(self._crashes, job, self._limits.crashes):
+            self._view.say(f"{job.name} crashed and is started again: {last}")
+            self._waiting.append(job)
+        else:
+            self._fail(child, f"took longer than --timeout {self._limits.timeout:g} s" if late else last)
+
+    @staticmethod
+    def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
+        counts[job.name] = counts.get(job.name, 0) + 1
+        return counts[job.name] < limit
+
+    def _fail(self, child: Child, reason: str) -> None:
+        self._close(child.job, Outcome.FAILED, reason, child)
+        if self.progress.count(Outcome.COMPLETE):
+            return
+        self._first_failures.append(reason)
+        if len(self._first_failures) >= self._limits.equal_failures and len(set(self._first_failures)) == 1:
+            self._view.say(f"the first {len(self._first_failures)} runs all failed in the same way: {reason}")
+            self._stop(0)
+
+    def _close(self, job: Job, outcome: Outcome, reason: str, child: Child | None = None) -> None:
+        self.progress.outcomes[job.name] = (outcome, reason)
+        self._view.ended(job, outcome, reason, child, self.progress)
