@@ -39,7 +39,7 @@ class Place:
 
 @dataclass
 class _Device:
-    """A GPU with our runs on it.
+    """A GPU, or the cores together, with our runs there.
 
     Attributes:
         gpu: as the last look saw it.
@@ -90,12 +90,16 @@ class _Device:
             return MARGIN * (memory_mb + CONTEXT_MEMORY)
         return 0.0 if self.room is None else self.room / self.limit
 
-    def has_room(self, memory_mb: float | None, most: float) -> bool:
-        """Whether a run of that peak fits beside ours; one that needs more than `most` MB is taken to need these."""
-        if not self.by_memory or self.room is None:
+    def fits(self, memory_mb: float | None, room: float | None, most: float | None) -> bool:
+        """Whether a run of that peak fits beside ours into `room` MB; more than `most` MB are not asked for."""
+        if not self.by_memory or room is None:
             return True
         needed = min(self.reservation(memory_mb), most)
-        return sum(self.reserved.values()) + needed <= self.room + 1.0  # MB, for the rounding of shares
+        return sum(self.reserved.values()) + needed <= room + 1.0  # MB, for the rounding of shares
+
+    def might_take(self, memory_mb: float | None) -> bool:
+        """Whether it would take the run if others went away: where our own runs are the reason, no look can help."""
+        return not self.is_full and self.fits(memory_mb, self.gpu.memory_total, self.gpu.memory_total)
 
 
 @dataclass
@@ -113,7 +117,6 @@ class Devices:
         jobs: runs at a time without a GPU; None: one for each `threads` cores.
         threads: of one run.
         waitsecs: seconds for which a look is good, unless a run ends.
-        coldsecs: seconds after a start in which no other run starts.
         say: is told what changes.
         look: gives the usable GPUs; None: those within the caller's `CUDA_VISIBLE_DEVICES`.
         clock: seconds, monotonic.
@@ -127,7 +130,6 @@ class Devices:
     jobs: int | None = None
     threads: int = 1
     waitsecs: float = 5.0
-    coldsecs: float = 0.0
     say: Callable[[str], None] = print
     look: Callable[[], list[Gpu]] | None = None
     clock: Callable[[], float] = time.monotonic
@@ -135,7 +137,7 @@ class Devices:
     def __post_init__(self) -> None:
         if not 0 < self.usage_threshold <= 1:
             raise UserError(f"--usage_threshold {self.usage_threshold}: give a share above 0, at most 1")
-        for name, low in {"jobs": 1, "threads": 1, "waitsecs": 0, "coldsecs": 0}.items():
+        for name, low in {"jobs": 1, "threads": 1, "waitsecs": 0}.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise UserError(f"--{name} {value}: give {low} or more")
@@ -143,7 +145,6 @@ class Devices:
         self._look = self.look or GpuWatcher(self.say).look
         self._devices: dict[str, _Device] = {}
         self._look_again_at = float("-inf")
-        self._next_start = float("-inf")
 
     @property
     def num_places(self) -> int:
@@ -159,12 +160,8 @@ class Devices:
             return f"no GPU: {self._devices[CPU].limit} at a time on the cores, with {threads} each"
         names = [device.gpu.name or "of unknown kind" for device in self._devices.values()]
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-        most = (
-            f"up to {MOST_RUNS_PER_GPU} on each, by their memory"
-            if self._runs_per_gpu is None
-            else f"{self._runs_per_gpu} on each"
-        )
-        return f"{kinds}: {most}"
+        number = self._runs_per_gpu or f"up to {MOST_RUNS_PER_GPU}"
+        return f"{kinds}: {number} at a time on each"
 
     def place(self, memory_mb: float | None = None) -> Place | None:
         """A place for a run, None if there is none now. May look at the GPUs, which takes as long as `nvidia-smi`.
@@ -173,23 +170,13 @@ class Devices:
             memory_mb: what the run is known to need on a GPU, as its record gives the peak of an equal one; None if
                 nothing is known.
         """
-        if self.clock() < self._next_start:
-            return None
-        if self._devices and all(device.is_full for device in self._devices.values()):
+        if self._devices and not any(device.might_take(memory_mb) for device in self._devices.values()):
             return None
         self._look_if_due()
-        now = self.clock()
-        usable = [device for device in self._devices.values() if device.answers]
-        most = max((device.room or 0.0 for device in usable), default=0.0)
-        free = [
-            device
-            for device in usable
-            if not device.is_full and device.is_idle(self.usage_threshold, now) and device.has_room(memory_mb, most)
-        ]
+        free = self._free(memory_mb)
         if not free:
             return None
         device = min(free, key=lambda each: (len(each.reserved), each.gpu.load or 0.0, -(each.room or 0.0)))
-        self._next_start = now + self.coldsecs
         return self._take(device, memory_mb)
 
     def release(self, place: Place) -> None:
@@ -212,6 +199,13 @@ class Devices:
         device = self._devices[place.device]
         neighbours = len(device.reserved) - (place in device.reserved)
         device.limit = max(1, min(device.limit - 1, neighbours or device.limit))
+
+    def _free(self, memory_mb: float | None) -> list[_Device]:
+        now = self.clock()
+        usable = [device for device in self._devices.values() if device.answers]
+        most = max((device.room or 0.0 for device in usable), default=0.0)
+        idle = [device for device in usable if not device.is_full and device.is_idle(self.usage_threshold, now)]
+        return [device for device in idle if device.fits(memory_mb, device.room, most)]
 
     def _take(self, device: _Device, memory_mb: float | None) -> Place:
         threads = ("--threads", str(self.threads))

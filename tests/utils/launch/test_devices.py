@@ -3,11 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.utils.launch.gpu_rig import Clock, FakeNvidiaSmi, row, uuid
+from tests.utils.launch.gpu_rig import Clock
 from utils.errors import UserError
-from utils.launch import gpus as gpus_module
 from utils.launch.devices import CONTEXT_MEMORY, MARGIN, SETTLING, Devices
-from utils.launch.gpus import Gpu, GpuWatcher
+from utils.launch.gpus import Gpu
 
 WAIT = 5.0
 
@@ -171,6 +170,11 @@ def test_a_number_of_runs_is_taken_at_its_word(number):
     assert Machine(gpu(), gpu("GPU-b"), runs_per_gpu=number).devices.num_places == 2 * int(number)
 
 
+def test_a_full_gpu_takes_no_more_while_another_one_is_busy():
+    machine = Machine(gpu("GPU-a"), gpu("GPU-b", load=0.9), runs_per_gpu=2)
+    assert where(machine.place_all()) == ["GPU-a", "GPU-a"]
+
+
 def test_a_run_too_large_for_every_gpu_tries_alone_where_there_is_most():
     machine = Machine(gpu("GPU-a", memory_total=10000.0), gpu("GPU-b", memory_used=300.0))
     small = machine.devices.place(1000.0)
@@ -250,12 +254,21 @@ def test_a_look_is_good_for_waitsecs_unless_a_run_ends():
     assert machine.num_looks == 3
 
 
-def test_nobody_looks_while_every_gpu_is_full():
-    machine = Machine(gpu(), runs_per_gpu=2)
-    machine.place_all()
+@pytest.mark.parametrize(("options", "peak"), [({"runs_per_gpu": 2}, None), ({}, 17000.0)])
+def test_nobody_looks_while_our_own_runs_fill_every_gpu(options, peak):
+    machine = Machine(gpu(memory_used=500.0), **options)
+    machine.devices.place(peak)
+    machine.devices.place(peak)
     machine.clock.advance(10 * WAIT)
-    assert machine.devices.place() is None
+    assert machine.devices.place(peak) is None
     assert machine.num_looks == 1
+
+
+def test_it_looks_while_others_are_in_the_way():
+    machine = Machine(gpu(memory_used=3000.0))
+    assert len(machine.place_all(17000.0)) == 1
+    machine.change("GPU-a", memory_used=0.0)
+    assert len(machine.place_all(17000.0)) == 1
 
 
 def test_the_load_of_a_run_that_is_over_does_not_delay_the_next_one():
@@ -268,15 +281,6 @@ def test_the_load_of_a_run_that_is_over_does_not_delay_the_next_one():
     machine.devices.release(place)
     machine.clock.advance(SETTLING)
     assert machine.devices.place() is None
-
-
-def test_coldsecs_separates_two_starts():
-    machine = Machine(gpu(), coldsecs=3.0)
-    assert machine.devices.place() is not None
-    machine.clock.advance(2.9)
-    assert machine.devices.place() is None
-    machine.clock.advance(0.1)
-    assert machine.devices.place() is not None
 
 
 # -- cores -----------------------------------------------------------------------------------------------------------
@@ -329,7 +333,6 @@ def test_a_peak_is_taken_note_of_only_while_its_run_has_the_place():
         {"jobs": 0},
         {"threads": 0},
         {"waitsecs": -1.0},
-        {"coldsecs": float("nan")},
     ],
 )
 def test_a_value_out_of_range_is_named(option):
@@ -353,68 +356,9 @@ def test_an_option_for_the_other_kind_of_machine_is_said_to_have_no_effect(gpus,
     [
         ([], {"jobs": 2}, ["no GPU", "2 at a time", "1 thread "]),
         ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "up to 4"]),
-        ([gpu(), Gpu("0")], {"runs_per_gpu": 3}, ["1 x NVIDIA A100", "1 x of unknown kind", "3 on each"]),
+        ([gpu(), Gpu("0")], {"runs_per_gpu": 3}, ["1 x NVIDIA A100", "1 x of unknown kind", "3 at a time"]),
     ],
 )
 def test_the_line_about_where_the_runs_go(gpus, options, words):
     line = Machine(*gpus, **options).devices.describe()
     assert all(word in line for word in words), line
-
-
-# -- scenes, seen by GPUtil through nvidia-smi -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def scene(tmp_path, monkeypatch):
-    (tmp_path / "dev").mkdir()
-    monkeypatch.setattr(gpus_module, "DEVICE_FOLDER", tmp_path / "dev")
-    smi = FakeNvidiaSmi(tmp_path, monkeypatch)
-    smi.clock, smi.said = Clock(), []
-    watcher = GpuWatcher(smi.said.append, {"CUDA_VISIBLE_DEVICES": "0,1"}, clock=smi.clock)
-    smi.devices = Devices(say=smi.said.append, look=watcher.look, clock=smi.clock, waitsecs=WAIT)
-    return smi
-
-
-def test_scene_a_foreign_job_comes_and_goes(scene):
-    scene.play(row(0, load=95, used=30000), row(1, used=3), row(2))
-    first, second = scene.devices.place(), scene.devices.place()
-    assert first.environment == second.environment == {"CUDA_VISIBLE_DEVICES": uuid(1)}
-    scene.clock.advance(WAIT)
-    scene.play(row(0), row(1, load=100, used=36000), row(2))
-    assert [scene.devices.place().label for _ in range(4)] == ["GPU 0"] * 4
-    assert scene.devices.place() is None
-    assert scene.said == []
-
-
-def test_scene_memory_fills(scene):
-    scene.play(row(0, used=100))
-    places = [scene.devices.place(8000.0)]
-    for used in (9000, 18000, 27000):
-        scene.clock.advance(WAIT)
-        scene.play(row(0, load=100, used=used))
-        places.append(scene.devices.place(8000.0))
-    assert [place is not None for place in places] == [True] * 4
-    scene.devices.release(places.pop())
-    scene.clock.advance(WAIT)
-    scene.play(row(0, load=100, used=39900))
-    assert scene.devices.place(8000.0) is None
-
-
-def test_scene_a_gpu_falls_off(scene):
-    scene.play(row(0), row(1))
-    lost, kept = scene.devices.place(), scene.devices.place()
-    assert (lost.label, kept.label) == ("GPU 0", "GPU 1")
-    scene.clock.advance(WAIT)
-    message = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.\n"
-    scene.play(row(1, load=80, used=900), text=message, code=15, lists=False, answers_alone=True)
-    scene.devices.release(lost)
-    assert [scene.devices.place().label for _ in range(3)] == ["GPU 1"] * 3
-    assert scene.devices.place() is None
-    assert any("GPU 0 does not answer any more" in text for text in scene.said)
-
-
-def test_scene_no_figure_is_supported(scene):
-    unknown = {"load": "[Not Supported]", "used": "[Not Supported]", "total": "[Not Supported]"}
-    scene.play(row(0, **unknown), row(1, **unknown))
-    assert [scene.devices.place().label for _ in range(2)] == ["GPU 0", "GPU 1"]
-    assert scene.devices.place() is None
