@@ -19,6 +19,7 @@ LEAVES = {
     "environment",
     "errors",
     "evaluate",
+    "measurements",
     "metrics",
     "options",
     "presets",
@@ -87,11 +88,13 @@ def test_importing_a_package_does_nothing():
 
 
 def test_every_test_has_its_place():
+    """`tests/a/test_b.py` or `tests/a/test_b_further.py` tests `a/b.py`, `a/_b.py` or `a/b/`."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         mirrored = path.relative_to(ROOT / "tests")
-        if len(mirrored.parts) > 1 and mirrored.stem not in ("test_golden", "test_parts", "test_layers"):
-            name = re.sub("^test_", "", mirrored.stem)
-            folder = ROOT / mirrored.parent
-            assert (folder / f"{name}.py").exists() or (folder / name).is_dir() or (folder / f"_{name}.py").exists(), (
-                path
-            )
+        if len(mirrored.parts) == 1 or mirrored.stem in ("test_golden", "test_parts", "test_layers"):
+            continue
+        words = re.sub("^test_", "", mirrored.stem).split("_")
+        names = ["_".join(words[:end]) for end in range(1, len(words) + 1)]
+        folder = ROOT / mirrored.parent
+        places = [folder / place for name in names for place in (f"{name}.py", f"_{name}.py", name)]
+        assert any(place.exists() for place in places), path

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from utils.configuration import configure
+from utils.launch.cli import _launch_parser
 from utils.options import SHARED_OPTIONS
 from utils.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
 
@@ -27,11 +28,23 @@ def run(command, folder):
 
 
 def test_the_first_result(tmp_path):
-    (command,) = [command for command in COMMANDS if "--preset demo" in command]
+    (command,) = [command for command in COMMANDS if "utils/main.py --preset demo" in command]
     shown = run(command, tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "after task 5/5" in shown.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.slow
+def test_the_first_table(tmp_path):
+    (command,) = [command for command in COMMANDS if "run.py --preset demo" in command]
+    shown = run(f"{command} --num_seeds 1 --models er", tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "6 of 6 runs complete" in shown.stdout
+    assert "| TBBN |" in (tmp_path / "results" / "demo" / "table.md").read_text()
+    again = run(f"{command} --num_seeds 1 --models er", tmp_path)
+    assert again.returncode == 0
+    assert "started" not in again.stdout
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python utils/main.py")])
@@ -40,7 +53,7 @@ def test_every_command_of_a_run_is_understood(command):
 
 
 def test_example_without_data_says_where_to_put_it(tmp_path):
-    (command,) = [command for command in COMMANDS if "seq-cifar10" in command]
+    (command,) = [command for command in COMMANDS if "main.py" in command and "seq-cifar10" in command]
     shown = run(command, tmp_path)
     assert shown.returncode == 2
     assert "cifar10" in shown.stderr
@@ -54,7 +67,8 @@ def test_every_part_is_named(registry):
 
 
 def test_every_named_option_exists():
-    known = {f"--{spelling}" for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases)}
+    launcher = {word for action in _launch_parser()._actions for word in action.option_strings}
+    known = launcher | {f"--{spelling}" for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases)}
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
         for name in registry.names():
             part = registry.get(name)

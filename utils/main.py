@@ -202,8 +202,8 @@ def make_network(config: Configuration, stream):
 def make_result(config: Configuration, measured, training, identity: str, device) -> dict[str, Any]:
     """What `result.json` holds."""
     from utils.environment import peak_memory
+    from utils.measurements import weights_digest
     from utils.metrics import summarise
-    from utils.training import weights_digest
 
     return {
         "identity": identity,

@@ -20,7 +20,6 @@ class Grid:
         buffer_sizes: by dataset.
         searched: hyperparameters by option and dataset; each run takes those that its parts use.
         fixed: further words of every run's command line.
-        selection: how a winner among the searched is chosen.
     """
 
     seeds: tuple[int, ...]
@@ -31,7 +30,6 @@ class Grid:
     epochs: tuple[int, ...] = (1,)
     searched: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
-    selection: str = "oracle"
 
     def values(self, axis: Mapping[str, tuple[Any, ...]], dataset: str) -> tuple[Any, ...]:
         """The values of an axis on a dataset."""
@@ -92,6 +90,4 @@ def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
         changed["buffer_sizes"] = {OTHERS: typed["buffer_sizes"]}
     searched = dict(grid.searched)
     searched |= {name: {OTHERS: typed[name]} for name in ("kappa", "lambd", "ada_t0") if name in typed}
-    if "selection" in typed:
-        changed["selection"] = typed["selection"]
     return Grid(**{**vars(grid), **changed, "searched": searched})

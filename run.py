@@ -1,0 +1,12 @@
+"""The launcher: plans a grid of runs, brings it to its end on whatever is idle, and ends with the table.
+
+python run.py [--preset NAME] [axes and options]      plan and run
+python run.py status | table | data                   see there
+"""
+
+import sys
+
+from utils.launch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

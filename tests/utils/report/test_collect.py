@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, collect
+
+CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
+COUNTS = {"class_il": [[5, None], [2, 4]], "task_il": [[5, None], [5, 6]], "total": [[10, None], [10, 10]]}
+RESULT = {"schema": 1, "counts": COUNTS, "untrained": None, "anytime": [50.0, 30.0]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a record; a text is taken as it is."""
+
+    def write(**files):
+        folder = tmp_path / "group" / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            text = content if isinstance(content, str | bytes) else json.dumps(content)
+            data = text.encode() if isinstance(text, str) else text
+            (folder / f"{name}.json").write_bytes(data)
+        (run,) = collect(tmp_path, "group")
+        return run
+
+    return write
+
+
+def test_metrics_are_computed_from_the_counts(write):
+    run = write(config=CONFIG, result={**RESULT, "metrics": {"class_il": {"A_f": 99.0}}})
+    assert run.status == COMPLETE
+    assert run.metrics["class_il"]["A_f"] == pytest.approx(30.0)
+    assert run.metrics["task_il"]["A_f"] == pytest.approx(55.0)
+
+
+def test_started_and_diverged_runs_are_told_apart(write):
+    assert write(config=CONFIG).status == INCOMPLETE
+    assert write(config=CONFIG, failure={"schema": 1, "kind": "diverged"}).status == DIVERGED
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"config": ""},
+        {"config": "{"},
+        {"config": b"\x00\xff\xfe"},
+        {"config": {"schema": 99}},
+        {"config": {"schema": 1}},
+        {"config": {"schema": 1, "values": 5, "command": []}},
+        {"result": ""},
+        {"result": '{"schema": 1, "counts"'},
+        {"result": {"schema": 1}},
+        {"result": {**RESULT, "schema": 2}},
+        {"result": {**RESULT, "counts": {}}},
+        {"result": {**RESULT, "counts": {**COUNTS, "class_il": [[5], [2, 4]]}}},
+        {"result": {**RESULT, "counts": {**COUNTS, "total": None}}},
+        {"result": {**RESULT, "counts": {**COUNTS, "class_il": [["x", None], [2, 4]]}}},
+        {"result": [1, 2]},
+    ],
+)
+def test_damage_is_a_status_and_never_an_exception(write, damage):
+    run = write(**{"config": CONFIG, "result": RESULT, **damage})
+    assert run.status == DAMAGED
+    assert "run" in run.reason
+
+
+def test_debug_records_and_logs_are_left_alone(tmp_path, write):
+    write(config=CONFIG)
+    for folder in ("debug/other", "logs"):
+        (tmp_path / "group" / folder).mkdir(parents=True)
+        (tmp_path / "group" / folder / "x.json").touch()
+    assert len(collect(tmp_path, "group")) == 1

@@ -1,0 +1,33 @@
+"""Mean, spread and paired tests over seeds."""
+
+import statistics
+from collections.abc import Mapping
+
+
+def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (divisor n − 1); None where there are too few values."""
+    if not values:
+        return None, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """Two-sided p of the paired t-test over the common seeds; None for fewer than two, or equal differences."""
+    seeds = sorted(first.keys() & second.keys())
+    differences = [first[seed] - second[seed] for seed in seeds]
+    if len(differences) < 2 or len(set(differences)) == 1:
+        return None
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p by Holm's step-down procedure (Holm, 1979), by the same names."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    ordered = sorted(p_values.items(), key=lambda item: item[1])
+    for rank, (name, value) in enumerate(ordered):
+        largest = max(largest, min(1.0, value * (len(ordered) - rank)))
+        adjusted[name] = largest
+    return adjusted
