@@ -78,6 +78,21 @@ def test_stopped_it_saves_and_goes_on(small_root, tmp_path, whole, number, code)
 
 
 @pytest.mark.slow
+def test_full_disk_is_one_line_and_the_run_goes_on_later(small_root, tmp_path, whole):
+    """A limit on the size of files stands for the disk: the checkpoint does not fit, the rest does."""
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+    start = "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    python, *words = command(small_root, tmp_path, "--checkpoint_every", "0")
+    stopped = subprocess.run([python, "-c", limit + start, *words], capture_output=True, text=True, check=False)
+    assert stopped.returncode == 5, stopped.stderr
+    assert stopped.stderr.startswith("error: cannot write")
+    assert stopped.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.part"))
+    subprocess.run(command(small_root, tmp_path), check=True, capture_output=True)
+    assert result_of(tmp_path) == whole
+
+
+@pytest.mark.slow
 def test_stopped_while_it_starts_it_is_quiet(small_root, tmp_path):
     process = subprocess.Popen(command(small_root, tmp_path), stderr=subprocess.PIPE, text=True)
     time.sleep(0.7)

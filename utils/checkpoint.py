@@ -1,5 +1,6 @@
 """The exact state of a run on disk: written whole or not at all, restored only where it fits."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
     Raises:
         DiskError: the disk is full or cannot be written; an earlier checkpoint stays as it was.
     """
-    write_atomically(path, lambda file: torch.save({"identity": identity, "state": state}, file))
+    # In memory first: torch's archive writer turns a full disk into an error of its own.
+    content = io.BytesIO()
+    torch.save({"identity": identity, "state": state}, content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:

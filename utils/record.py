@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import Busy, DiskError, UserError, is_disk_error
+from utils.errors import Busy, DiskError, UserError
 
 SCHEMA_VERSION = 1
 
@@ -38,9 +38,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _disk_error(path: Path, error: OSError) -> Exception:
-    if not is_disk_error(error):
-        return error
+def _disk_error(path: Path, error: OSError) -> DiskError:
     return DiskError(
         f"cannot write {path}: {error.strerror}; make room or choose another --results_dir, then run again"
     )

@@ -103,6 +103,11 @@ def test_folder_that_cannot_be_made_is_a_disk_error(tmp_path, monkeypatch):
         Record(tmp_path / "results").open()
 
 
+def test_folder_where_none_can_be_made_is_a_disk_error():
+    with pytest.raises(DiskError, match="--results_dir"):
+        Record(Path("/proc/none/run")).open()
+
+
 def test_file_in_the_place_of_the_results_folder_is_a_mistake(tmp_path):
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UserError, match="results_dir"):
