@@ -1,0 +1,73 @@
+"""SIGKILL to the launcher and to all its children, again and again."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.registry import ROOT
+
+GRID = (
+    "--preset demo --datasets seq-arrays --models er --methods BN TBBN AdaB2N --kappa 0.4 1.0 --seeds 0 1 2 "
+    "--n_tasks 3 --nf 8 --lr 0.02 --epochs 6 --buffer_sizes 20 --jobs 2 --waitsecs 0.3 --checkpoint_every 0.1 "
+    "--nowandb -y"
+)
+
+
+def launch(small_root, results, **more):
+    command = [sys.executable, str(ROOT / "run.py"), *GRID.split()]
+    command += ["--data_root", str(small_root), "--results_dir", str(results)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+
+
+def children_of(pid):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def tables(results):
+    return {path.name: path.read_bytes() for path in (results / "demo").glob("table.*")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the children through /proc")
+def test_killed_at_ten_random_moments_the_table_is_the_undisturbed_one(small_root, tmp_path):
+    undisturbed = launch(small_root, tmp_path / "whole")
+    shown, _ = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, shown
+    assert "12 of 12 runs complete" in shown
+    moments = random.Random(1)
+    for _ in range(10):
+        launcher = launch(small_root, tmp_path / "killed")
+        time.sleep(moments.uniform(1.0, 7.0))
+        for pid in [launcher.pid, *children_of(launcher.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        launcher.communicate(timeout=60)
+    last = launch(small_root, tmp_path / "killed")
+    shown, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, shown
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+    assert len(tables(tmp_path / "whole")) == 3
+
+
+@pytest.mark.slow
+def test_two_launchers_share_the_work(small_root, tmp_path):
+    both = [launch(small_root, tmp_path / "shared") for _ in range(2)]
+    for launcher in both:
+        shown, _ = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, shown
+    records = [path.parent for path in (tmp_path / "shared" / "demo").glob("*/result.json")]
+    assert len(records) == 12
+    said = [(record / "log.txt").read_text() for record in records]
+    assert all(text.count("after task 3/3") == 1 for text in said)
