@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.options import Option, ranged
 
 REPLAY_OPTIONS = (
-    Option("buffer_size", ranged(int, 0), None, "images in memory, of all tasks together"),
+    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together"),
     Option("minibatch_size", ranged(int, 1), None, "images of memory per draw (as --batch_size)"),
     Option("buffer_mode", str, "reservoir", "how memory is filled", choices=("reservoir", "ring")),
     Option(
@@ -66,6 +66,7 @@ class Method:
     options: ClassVar[tuple[Option, ...]] = ()
     required: ClassVar[tuple[str, ...]] = ()  # options without a default, which a published setting may supply
     uses_memory: ClassVar[bool] = False
+    trains_every_task: ClassVar[bool] = True  # otherwise there is nothing to measure before the last one
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
 

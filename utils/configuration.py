@@ -135,6 +135,8 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _find_parts(selected: dict[str, Any], plugins: tuple[str, ...]) -> Parts:
     method = METHODS.get(selected["model"])
+    if not hasattr(method, "published_setting"):
+        raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
     protocol = _protocol_name(selected, method)
     selected["protocol"] = protocol
     selected.setdefault("backbone", PROTOCOLS[protocol].values["backbone"])
@@ -236,6 +238,9 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
             declared |= {option.name for option in getattr(part, "regularizer_options", ())}
             if name in declared:
                 users.append(f"{registry.kind} {part_name}")
+    if name in {option.name for option in parts.norm.regularizer_options}:
+        replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
+        return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
     if users:
         here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
         return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
@@ -303,7 +308,7 @@ def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
         ("nowand", "wandb_mode", "disabled"),
     ):
         if values.pop(name) and values[spelled] != value:
-            if spelled in typed:
+            if typed.get(spelled) is not None:
                 raise UserError(f"--{name} contradicts --{spelled} {typed[spelled]}; give one of them")
             values[spelled], origins[spelled] = value, f"--{name}"
     if "minibatch_size" in values and values["minibatch_size"] is None:
@@ -314,6 +319,8 @@ def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
 
 def _check(configuration: Configuration) -> None:
     values, method = configuration.values, configuration.parts.method
+    if method.uses_memory and not values["buffer_size"]:
+        raise UserError(f"--model {values['model']} replays from memory: give --buffer_size, at least 1")
     missing = [
         option.name
         for option in (*RUN_OPTIONS, *configuration.parts.options())
@@ -325,11 +332,29 @@ def _check(configuration: Configuration) -> None:
             + (f" with --buffer_size {values['buffer_size']}" if method.uses_memory else "")
             + f": type {' and '.join(f'--{name}' for name in missing)}"
         )
-    if method.uses_memory and not values["buffer_size"]:
-        raise UserError(f"--model {values['model']} replays from memory: give --buffer_size, at least 1")
+    group = Path(values["group"])
+    if group.is_absolute() or ".." in group.parts or len(values["group"].encode()) > 200:
+        raise UserError("--group must be a short name of a folder inside --results_dir")
     if values["optim_nesterov"] and not values["optim_mom"]:
         raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
+    if not method.trains_every_task and (values["eval_every"] or not values["ignore_other_metrics"]):
+        raise UserError(
+            f"--model {values['model']} trains once, after the last task: --eval_every and forward transfer "
+            "(--ignore_other_metrics 0) have nothing to measure before"
+        )
     _check_schedule(configuration)
+    _check_regularizer(configuration)
+
+
+def _check_regularizer(configuration: Configuration) -> None:
+    values = configuration.values
+    if configuration.origins.get("ada_t0") != "typed":
+        return
+    num_tasks = values.get("n_tasks") or configuration.parts.dataset.num_tasks
+    if not values["lambd"]:
+        raise UserError("--ada_t0 changes nothing while --lambd is 0")
+    if values["ada_t0"] >= num_tasks:
+        raise UserError(f"--ada_t0 {values['ada_t0']} is never reached: the tasks are 0 to {num_tasks - 1}")
 
 
 def _check_schedule(configuration: Configuration) -> None:
@@ -341,8 +366,8 @@ def _check_schedule(configuration: Configuration) -> None:
         raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")
     if "milestones" in typed and milestones and configuration.lr_decay == 1.0:
         raise UserError("--milestones changes nothing while the factor is 1: give --lr_decay")
-    if "lr_decay" in typed and not milestones:
-        raise UserError("--lr_decay is used at milestones: give --milestones")
+    if "lr_decay" in typed and not any(milestone < epochs for milestone in milestones):
+        raise UserError(f"--lr_decay is used at milestones, and none lies within --epochs {epochs}: give --milestones")
 
 
 def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:

@@ -47,8 +47,8 @@ class Busy(RunError):
     exit_code = BUSY
 
 
-class Stopped(RunError):
-    """The run was asked to stop by a signal, and its state has been saved."""
+class Stopped(BaseException):
+    """The run was asked to stop by a signal; no `except Exception` on the way may take it for something else."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.configuration import Configuration, configure, data_root, readable_name
-from utils.errors import COMPLETE, OUT_OF_MEMORY, DiskError, Diverged, RunError, UserError, is_disk_error
+from utils.errors import COMPLETE, OUT_OF_MEMORY, DiskError, Diverged, RunError, Stopped, UserError, is_disk_error
 from utils.record import Record
 from utils.stopping import StopRequest
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     with StopRequest() as stop:
         try:
             return run(sys.argv[1:] if arguments is None else arguments, stop)
-        except RunError as error:
+        except (RunError, Stopped) as error:
             return _fail(str(error), error.exit_code)
         except OSError as error:
             if not is_disk_error(error):
@@ -43,8 +43,9 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    name, text = type(error).__name__, str(error)
-    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "bad_alloc" in text
+    text = str(error)
+    signs = ("out of memory", "can't allocate memory", "bad_alloc", "_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def run(arguments: list[str], stop: StopRequest) -> int:
@@ -81,7 +82,12 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
 
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
-    threads = record.read_config().get("environment", {}).get("threads") or config.threads or available_cores()
+    threads = config.threads or available_cores()
+    if record.checkpoint_path.exists():  # the same number of threads adds in the same order
+        begun_with = record.read_config().get("environment", {}).get("threads", threads)
+        if config.threads not in (None, begun_with):
+            screen.say(f"note: --threads {config.threads} is not used: the run goes on with {begun_with}, as it began")
+        threads = begun_with
     set_arithmetic(device, config.precision, config.fast, threads)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
@@ -114,7 +120,7 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
         record.write_failure({"kind": "diverged", "message": str(error), "step": training.position.step})
         tracker.close(error.exit_code)
         raise
-    except RunError as error:
+    except (RunError, Stopped) as error:
         tracker.close(error.exit_code)
         raise
     record.write_result(result)

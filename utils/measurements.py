@@ -40,6 +40,7 @@ class LossMeter:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}  # steps that had each term
         self.num_steps = 0
         self.last: float | None = None
 
@@ -47,6 +48,7 @@ class LossMeter:
         """Add the terms of one step."""
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.num_steps += 1
 
     def is_finite(self) -> bool:
@@ -55,16 +57,17 @@ class LossMeter:
 
     def read(self) -> dict[str, float]:
         """The means since the last reading; starts anew."""
-        means = {name: value.item() / self.num_steps for name, value in self.sums.items()}
-        self.sums, self.num_steps = {}, 0
+        means = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts, self.num_steps = {}, {}, 0
         self.last = means.get("loss")
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "num_steps": self.num_steps}
+        return {"sums": self.sums, "counts": self.counts, "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.num_steps = dict(state["sums"]), state["num_steps"]
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.num_steps = state["num_steps"]
 
 
 def weights_digest(network: torch.nn.Module) -> str:

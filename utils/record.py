@@ -45,7 +45,7 @@ def _disk_error(path: Path, error: OSError) -> DiskError:
 
 
 def _json_bytes(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 class Record:
@@ -92,6 +92,9 @@ class Record:
         except BlockingIOError:
             self.close()
             raise Busy(f"{self.folder} is being written by another process; wait for it or stop it") from None
+        except OSError as error:
+            self.close()
+            raise _disk_error(self.folder, error) from error
         return self
 
     def is_held(self) -> bool:
@@ -103,8 +106,10 @@ class Record:
         return False
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; one in which nothing was written is taken away."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
             os.close(self._lock)
             self._lock = None
 
@@ -154,7 +159,7 @@ class Record:
 
     def _append(self, path: Path, text: str) -> None:
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
             raise _disk_error(path, error) from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from utils.batch import Batch
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.errors import Diverged, Stopped
+from utils.errors import Diverged, Stopped, UserError
 from utils.evaluate import evaluate, evaluating
 from utils.measurements import LossMeter, Measurements
 from utils.record import Record
@@ -141,6 +141,11 @@ class Training:
         if state is None:
             record.cut({})
             return
+        if state["device"] != device.type:
+            raise UserError(
+                f"{record.checkpoint_path} was written on {state['device']}: continue with --device {state['device']}, "
+                "or remove it to train from the beginning"
+            )
         self.position = Position(**state["position"])
         self.measured = Measurements(**state["measured"])
         self.meter.load_state_dict(state["meter"])
@@ -323,6 +328,7 @@ class Training:
     def _save(self) -> None:
         self._check_losses()
         state = {
+            "device": next(self.method.network.parameters()).device.type,
             "position": dataclasses.asdict(self.position),
             "method": self.method.state_dict(),
             "generators": {name: each.get_state() for name, each in self.augmentation.generators.items()},

@@ -117,7 +117,7 @@ def test_complete_run_says_so_and_does_nothing(start, tmp_path, capsys):
 
 
 def test_record_of_a_complete_run(start, tmp_path):
-    start("--notes", "a <note>", keep_checkpoint=0)
+    start("--notes", "a <note>", "--wandb_name", "\udcff", keep_checkpoint=0)
     folder = only_folder(tmp_path / "results")
     assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "result.json", "log.txt"}
     assert folder.name.startswith("seq-arrays-er_ace-20-BN-1ep-s0-")
@@ -260,8 +260,9 @@ def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsy
         ([], {"buffer_mode": "ring", "buffer_size": 2}, "--buffer_size"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(start, capsys, words, options, message):
+def test_mistakes_are_one_line_and_exit_code_2(start, tmp_path, capsys, words, options, message):
     assert start(*words, **options) == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and "seq-arrays" in path.name]
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
