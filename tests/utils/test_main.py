@@ -231,6 +231,40 @@ def test_damaged_checkpoint_is_a_clear_line(start, tmp_path, monkeypatch, capsys
     assert "checkpoint.pt is damaged; remove it" in capsys.readouterr().err
 
 
+def test_stop_while_the_checkpoint_is_read_is_a_stop(start, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt(patch, METHODS.get("er_ace"), "update", 3)
+        with pytest.raises(Killed):
+            start(checkpoint_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *arguments, **more: os.kill(os.getpid(), signal.SIGTERM))
+        assert start() == 143
+    assert "damaged" not in capsys.readouterr().err
+    assert start() == 0
+
+
+def test_checkpoint_of_another_device_is_a_clear_line(start, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt(patch, METHODS.get("er_ace"), "update", 3)
+        with pytest.raises(Killed):
+            start(checkpoint_every=0)
+    path = only_folder(tmp_path / "results") / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    content["state"]["device"] = "cuda"
+    torch.save(content, path)
+    assert start() == 2
+    assert "--device cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory"])
+def test_running_out_of_memory_has_its_own_code(start, monkeypatch, text):
+    def fail(self, loss):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(METHODS.get("er_ace"), "update", fail)
+    assert start() == 4
+
+
 def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsys):
     calls = iter(range(100))
 
