@@ -36,10 +36,12 @@ class Parts:
     plugins: tuple[str, ...] = ()
 
     def options(self) -> tuple[Option, ...]:
-        """The options of these parts; those of a norm layer's regularizer only if the method has memory rows for it."""
-        regularizer = self.norm.regularizer_options if self.method.uses_memory else ()
+        """The options of these parts; those that balance memory rows only if the method has some."""
         parts = (self.method, self.dataset, self.norm, self.backbone)
-        return tuple(option for part in parts for option in part.options) + regularizer
+        options = tuple(option for part in parts for option in part.options)
+        if self.method.uses_memory:
+            return options + self.norm.regularizer_options
+        return tuple(option for option in options if option.name not in self.norm.memory_options)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Configuration:
             raise AttributeError(f"this run has no option {name!r}") from None
 
     def chosen(self, options: Iterable[Option]) -> dict[str, Any]:
-        """The values of the given options."""
-        return {option.name: self.values[option.name] for option in options}
+        """The values of those of the given options that are in use."""
+        return {option.name: self.values[option.name] for option in options if option.name in self.values}
 
     def identity(self, data_fingerprint: str) -> str:
         """SHA-256 of what the results depend on; options left at their own default do not enter it.
@@ -238,7 +240,7 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
             declared |= {option.name for option in getattr(part, "regularizer_options", ())}
             if name in declared:
                 users.append(f"{registry.kind} {part_name}")
-    if name in {option.name for option in parts.norm.regularizer_options}:
+    if name in {*(option.name for option in parts.norm.regularizer_options), *parts.norm.memory_options}:
         replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
         return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
     if users:

@@ -49,6 +49,7 @@ class AdaB2N(ContextNorm):
         Option("lambd", ranged(float, 0), 0.1, "weight of the norm layers' regularizer"),
         Option("ada_t0", ranged(int, 0), 0, "task from which on the regularizer is added"),
     )
+    memory_options = ("renormalize_absent",)
     undecayed = ("task_weight",)
     min_values = 1
     _shown = ("num_tasks", "kappa", "renormalize_absent", "eps", "momentum")

@@ -180,6 +180,7 @@ def test_other_data_is_another_run():
         ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --lambd 0 --ada_t0 1", "--lambd is 0"),
         ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --ada_t0 5", "never reached"),
         ("--model joint --dataset seq-cifar10 --eval_every 5", "trains once"),
+        ("--model sgd --dataset seq-cifar10 --nl AdaB2N --renormalize_absent", "needs memory rows"),
         ("--model sgd --dataset seq-cifar10 --group ../x", "--group"),
         ("--model sgd --dataset seq-cifar10 --group " + 300 * "x", "--group"),
         ("--model sgd --dataset seq-cifar10 --milestones 6,5 --lr_decay 0.1 --epochs 9", "rising order"),
