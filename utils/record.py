@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         DiskError: the disk is full, read-only or broken.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # two launchers may write one table
     try:
         with partial.open("wb") as file:
             write(file)
