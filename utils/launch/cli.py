@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.configuration import data_root
 from utils.errors import COMPLETE, MISTAKE, RunError, UserError
+from utils.launch.arguments import Parser, add_places, number, places_of
+from utils.launch.commands import data, status, table, write_table
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
-from utils.launch.plan import STARTED, Plan, Where, known_parts, make_plan, read_extras
-from utils.options import ranged
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
+from utils.launch.plan import Plan, Where, known_parts, make_plan, read_extras
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,26 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _number(kind: type, low: float):
-    parse = ranged(kind, low)
-
-    def convert(text: str):
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-
-    return convert
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records go [results]")
-    parser.add_argument("--group", help="folder of this study inside --results_dir (the preset's name)")
-    parser.add_argument("--data_root", help="where the data lies ($CL_DATA_ROOT, else data)")
-
-
-def _launch_parser() -> _Parser:
-    parser = _Parser(
+def _launch_parser() -> Parser:
+    parser = Parser(
         prog="python run.py",
         usage="python run.py [status|table|data] [--preset NAME] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
@@ -64,35 +41,35 @@ def _launch_parser() -> _Parser:
         argument_default=argparse.SUPPRESS,
     )
     _add_axes(parser.add_argument_group("what to run"))
-    _add_places(parser.add_argument_group("where"))
+    add_places(parser.add_argument_group("where"))
     _add_scheduling(parser.add_argument_group("how"))
     return parser
 
 
 def _add_axes(group: Any) -> None:
     group.add_argument("--preset", choices=tuple(GRIDS), default=DEFAULT_GRID, help=f"named grid [{DEFAULT_GRID}]")
-    group.add_argument("--num_seeds", type=_number(int, 1), metavar="N", help="seeds 0 to N - 1")
-    group.add_argument("--seeds", type=_number(int, 0), nargs="*", metavar="SEED")
+    group.add_argument("--num_seeds", type=number(int, 1), metavar="N", help="seeds 0 to N - 1")
+    group.add_argument("--seeds", type=number(int, 0), nargs="*", metavar="SEED")
     group.add_argument("--datasets", nargs="*", metavar="NAME")
     group.add_argument("--models", nargs="*", metavar="NAME", help="methods, such as derpp er_ace")
     group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN TBBN AdaB2N")
-    group.add_argument("--buffer_sizes", type=_number(int, 1), nargs="*", metavar="N")
-    group.add_argument("--epochs", type=_number(int, 1), nargs="*", metavar="N")
-    group.add_argument("--kappa", type=_number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
-    group.add_argument("--lambd", type=_number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
-    group.add_argument("--ada_t0", type=_number(int, 0), nargs="*", metavar="T", help="searched for AdaB2N")
+    group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N")
+    group.add_argument("--epochs", type=number(int, 1), nargs="*", metavar="N")
+    group.add_argument("--kappa", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
+    group.add_argument("--lambd", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
+    group.add_argument("--ada_t0", type=number(int, 0), nargs="*", metavar="T", help="searched for AdaB2N")
 
 
 def _add_scheduling(group: Any) -> None:
     group.add_argument("-y", "--yes", action="store_true", default=False, help="do not ask before starting")
     group.add_argument("--dry_run", action="store_true", default=False, help="print the plan and stop")
     group.add_argument("--json", action="store_true", default=False, help="print the plan for programs, and stop")
-    group.add_argument("--jobs", type=_number(int, 1), metavar="N", help="runs at a time without a GPU (the cores)")
+    group.add_argument("--jobs", type=number(int, 1), metavar="N", help="runs at a time without a GPU (the cores)")
     group.add_argument("--runs_per_gpu", default="auto", metavar="auto|N", help="runs that share a GPU [auto]")
-    group.add_argument("--usage_threshold", type=_number(float, 0), default=0.3, metavar="SHARE")
-    group.add_argument("--coldsecs", type=_number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
-    group.add_argument("--waitsecs", type=_number(float, 0.1), default=5.0, metavar="S", help="between looks [5]")
-    group.add_argument("--timeout", type=_number(float, 1), default=None, metavar="S", help="longest time of one run")
+    group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE")
+    group.add_argument("--coldsecs", type=number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
+    group.add_argument("--waitsecs", type=number(float, 0.1), default=5.0, metavar="S", help="between looks [5]")
+    group.add_argument("--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one run")
     group.add_argument("--interpreter", default=sys.executable, metavar="PYTHON", help="the Python of the runs")
     group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help="where the runs' output goes")
 
@@ -106,16 +83,10 @@ def _read_grid(options: argparse.Namespace) -> Grid:
     return change(find_grid(options.preset), typed)
 
 
-def _where(options: argparse.Namespace, group: str) -> Where:
-    root = data_root(options.data_root if hasattr(options, "data_root") else None)
-    return Where(options.results_dir, options.group or group, root)
-
-
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
     options, unknown = _launch_parser().parse_known_args(words)
-    options.group = getattr(options, "group", None)
-    where = _where(options, options.preset)
+    where = places_of(options)
     plan = make_plan(_read_grid(options), read_extras(unknown), where)
     if options.json:
         print(json.dumps(describe(plan), indent=1))
@@ -177,64 +148,7 @@ def _run(plan: Plan, where: Where, options: argparse.Namespace) -> int:
     finally:
         view.close()
     print(f"{progress.count(Outcome.COMPLETE)} of {len(plan.jobs)} runs complete", flush=True)
-    _write_table(where)
+    write_table(where)
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by
     return COMPLETE if progress.count(Outcome.COMPLETE) == len(plan.jobs) else 1
-
-
-def _write_table(where: Where) -> None:
-    from utils.report import write_report
-
-    for path in write_report(where.results_dir, where.group):
-        if path.suffix == ".md":
-            print(path.read_text(encoding="utf-8"))
-        print(path)
-
-
-def _group_parser(command: str, description: str) -> _Parser:
-    parser = _Parser(prog=f"python run.py {command}", description=description, allow_abbrev=False)
-    _add_places(parser)
-    parser.add_argument("--preset", choices=tuple(GRIDS), default=DEFAULT_GRID)
-    return parser
-
-
-def table(words: Sequence[str]) -> int:
-    """Write the table again from the records."""
-    options = _group_parser("table", "Write the table again from the records, complete or not.").parse_args(words)
-    _write_table(_where(options, options.preset))
-    return COMPLETE
-
-
-def status(words: Sequence[str]) -> int:
-    """What the records of a group say, from another terminal."""
-    from utils.launch.view import last_progress
-    from utils.record import Record
-
-    options = _group_parser("status", "What the records of a group say.").parse_args(words)
-    folder = options.results_dir / (options.group or options.preset)
-    if not folder.is_dir():
-        raise UserError(f"there is no {folder}; name the group with --group")
-    records = [Record(path.parent) for path in sorted(folder.glob("*/config.json"))]
-    open_ones = [record for record in records if not record.complete]
-    diverged = [record for record in open_ones if record.failure_path.exists()]
-    print(
-        f"{folder}: {len(records) - len(open_ones)} complete, {len(diverged)} diverged, "
-        f"{len(open_ones) - len(diverged)} {STARTED}"
-    )
-    for record in open_ones:
-        state = "diverged" if record in diverged else "running" if record.is_held() else STARTED
-        print(f"  {state:9} {record.folder.name}  {last_progress(record)}")
-    return COMPLETE
-
-
-def data(words: Sequence[str]) -> int:
-    """What was found of each dataset, and where to put what."""
-    from utils.registry import DATASETS
-
-    parser = _Parser(prog="python run.py data", description="What was found of each dataset, and where to put what.")
-    parser.add_argument("--data_root", help="where the data lies ($CL_DATA_ROOT, else data)")
-    root = data_root(parser.parse_args(words).data_root)
-    for name in DATASETS.names():
-        print(DATASETS.get(name)().describe(root))
-    return COMPLETE

@@ -1,0 +1,51 @@
+"""What the commands of `run.py` share: how they read their words, and where the records are."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from utils.configuration import data_root
+from utils.errors import UserError
+from utils.launch.grid import DEFAULT_GRID, GRIDS
+from utils.launch.plan import Where
+from utils.options import ranged
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def number(kind: type, low: float):
+    """An argument's type: a finite number from `low` on."""
+    parse = ranged(kind, low)
+
+    def convert(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+    return convert
+
+
+def add_places(parser: Any) -> None:
+    """The options that say where records and data are."""
+    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records go [results]")
+    parser.add_argument("--group", default=None, help="folder of this study inside --results_dir (the preset's name)")
+    parser.add_argument("--data_root", default=None, help="where the data lies ($CL_DATA_ROOT, else data)")
+
+
+def group_parser(command: str, description: str) -> Parser:
+    """The parser of a command on the records of a group."""
+    parser = Parser(prog=f"python run.py {command}", description=description, allow_abbrev=False)
+    add_places(parser)
+    parser.add_argument("--preset", choices=tuple(GRIDS), default=DEFAULT_GRID, help=f"its group [{DEFAULT_GRID}]")
+    return parser
+
+
+def places_of(options: argparse.Namespace) -> Where:
+    """Where the records and the data of a command are."""
+    return Where(options.results_dir, options.group or options.preset, data_root(options.data_root))
