@@ -79,23 +79,37 @@ class Record:
     def open(self) -> "Record":
         """Make the folder if need be and take hold of it until `close`."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY)
+            while not self._take_hold():
+                pass
         except (NotADirectoryError, FileExistsError):
             raise UserError(
                 f"{self.folder} cannot be a folder, a file is in its place; choose another --results_dir"
             ) from None
-        except OSError as error:
-            raise _disk_error(self.folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
             raise Busy(f"{self.folder} is being written by another process; wait for it or stop it") from None
         except OSError as error:
-            self.close()
             raise _disk_error(self.folder, error) from error
         return self
+
+    def _take_hold(self) -> bool:
+        """Whether the folder that we hold is still the one at its path: a process that lets go may take it away."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(self.folder, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.folder.exists() and os.path.samestat(os.fstat(lock), self.folder.stat()):
+                self._lock = lock
+                return True
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+        return False
 
     def is_held(self) -> bool:
         """Whether a process is writing the folder now."""

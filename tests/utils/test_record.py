@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -26,6 +27,31 @@ def test_second_process_is_refused_until_the_first_lets_go(record):
         Record(record.folder).open()
     held.close()
     Record(record.folder).open().close()
+
+
+def test_a_refused_process_leaves_the_empty_folder_of_the_other(record):
+    held = record.open()
+    with pytest.raises(Busy):
+        Record(record.folder).open()
+    held.write_config({})
+    assert held.config_path.exists()
+
+
+def test_a_folder_that_is_taken_away_while_it_is_opened_is_made_again(record, monkeypatch):
+    take, taken_away = fcntl.flock, []
+
+    def take_after_another_let_go(lock, operation):
+        if not taken_away:
+            record.folder.rmdir()
+            taken_away.append(lock)
+        take(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", take_after_another_let_go)
+    record.open().write_config({})
+    assert taken_away
+    assert record.config_path.exists()
+    with pytest.raises(Busy):
+        Record(record.folder).open()
 
 
 def test_lock_of_a_killed_process_is_free(record):
