@@ -1,20 +1,49 @@
-"""What the residual networks share: the basic block, and a stem with stages of such blocks."""
+"""What the residual networks share: the basic block with its shortcuts, and a stem with stages of such blocks."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import UserError
-from utils.options import Option
+from utils.options import Option, ranged
 
 NormFactory = Callable[[int, int], nn.Module]  # norm(num_features, spatial_size), the side of its maps in pixels
+
+WIDTH_OPTION = Option("nf", ranged(int, 1), 64, "base width of ResNet-18; its features are 8 times as many")
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that gives ⌈side / stride⌉ pixels a side, without a bias because a norm layer follows it."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+
+def halved(side: int) -> int:
+    """The side of maps after a stride of 2, in pixels."""
+    return -(-side // 2)
+
+
+class ZeroPaddedShortcut(nn.Module):
+    """Every stride-th row and column, with channels of zeros appended: a shortcut without parameters.
+
+    Option A of He et al., CVPR 2016, section 3.3.
+
+    Args:
+        num_new_channels: channels of zeros.
+        stride: in pixels.
+    """
+
+    def __init__(self, num_new_channels: int, stride: int) -> None:
+        super().__init__()
+        self.num_new_channels = num_new_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, side, side] -> [N, C + new, ⌈side / stride⌉, ⌈side / stride⌉]."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, self.num_new_channels))
 
 
 class BasicBlock(nn.Module):
@@ -27,6 +56,9 @@ class BasicBlock(nn.Module):
         stride: of the first convolution and the shortcut.
         norm: makes the norm layers.
         side: of the outgoing maps, in pixels.
+
+    Attributes:
+        last_relu: whether the sum is rectified.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: NormFactory, side: int) -> None:
@@ -37,16 +69,25 @@ class BasicBlock(nn.Module):
         self.norm2 = norm(out_channels, side)
         self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(convolution(in_channels, out_channels, 1, stride), norm(out_channels, side))
+            self.shortcut = self.make_shortcut(in_channels, out_channels, stride, norm, side)
+        self.last_relu = True
+
+    def make_shortcut(
+        self, in_channels: int, out_channels: int, stride: int, norm: NormFactory, side: int
+    ) -> nn.Module:
+        """What takes the incoming maps to the shape of the outgoing ones."""
+        return nn.Sequential(convolution(in_channels, out_channels, 1, stride), norm(out_channels, side))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, stride · side, stride · side] -> [N, out_channels, side, side]."""
         residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        total = residual + self.shortcut(x)
         # In place only on the sum: a norm layer may keep its own output for the backward pass, a sum never does.
-        return F.relu_(residual + self.shortcut(x))
+        return F.relu_(total) if self.last_relu else total
 
 
 class ResidualNetwork(nn.Module):
-    """A 3x3 stem and stages of basic blocks, every stage after the first halving the maps; no classifier.
+    """A stem and stages of basic blocks, every stage of another width than the last halving the maps; no classifier.
 
     Args:
         norm: makes a norm layer from its number of channels and the side of its maps; draws no random numbers.
@@ -56,6 +97,8 @@ class ResidualNetwork(nn.Module):
 
     Attributes:
         num_features: D, the channels of the last map.
+        block: kind of the basic blocks.
+        num_stem_halvings: how often the stem halves the maps.
 
     Raises:
         UserError: a stage would have to halve a map of a single pixel.
@@ -63,21 +106,30 @@ class ResidualNetwork(nn.Module):
 
     name: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
+    block: ClassVar[type[BasicBlock]] = BasicBlock
+    num_stem_halvings: ClassVar[int] = 0
 
-    def __init__(self, norm: NormFactory, *, image_size: int, widths: Sequence[int], num_blocks: int) -> None:
+    def __init__(self, norm: NormFactory, *, image_size: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
-        self._check_image_size(image_size, num_halvings=len(widths) - 1)
+        num_halvings = self.num_stem_halvings + sum(width != next_width for width, next_width in pairwise(widths))
+        self._check_image_size(image_size, num_halvings)
         self.num_features = widths[-1]
-        self.stem = nn.Sequential(convolution(3, widths[0], 3), norm(widths[0], image_size), nn.ReLU())
+        self.stem = self.make_stem(norm, widths[0], image_size)
         self.stages = nn.ModuleList()
         side, channels = image_size, widths[0]
-        for width in widths:
-            stride = 2 if self.stages else 1
-            side = -(-side // stride)
-            blocks = [BasicBlock(channels, width, stride, norm, side)]
-            blocks += [BasicBlock(width, width, 1, norm, side) for _ in range(num_blocks - 1)]
+        for _ in range(self.num_stem_halvings):
+            side = halved(side)
+        for width, depth in zip(widths, num_blocks, strict=True):
+            stride = 1 if width == channels else 2
+            side = side if stride == 1 else halved(side)
+            blocks = [self.block(channels, width, stride, norm, side)]
+            blocks += [self.block(width, width, 1, norm, side) for _ in range(depth - 1)]
             self.stages.append(nn.Sequential(*blocks))
             channels = width
+
+    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
+        """From images [N, 3, S, S] to the maps that the first stage takes."""
+        return nn.Sequential(convolution(3, width, 3), norm(width, image_size), nn.ReLU())
 
     def _check_image_size(self, image_size: int, num_halvings: int) -> None:
         smallest = 2 ** (num_halvings - 1) + 1
@@ -86,6 +138,23 @@ class ResidualNetwork(nn.Module):
                 f"--backbone {self.name} halves its maps {num_halvings} times and needs images of at least {smallest} "
                 f"pixels a side, those of this --dataset have {image_size}; choose another backbone or dataset"
             )
+
+    def drop_last_relu(self, stage: str) -> None:
+        """Leave the last sum of a stage as it is, so that its maps have both signs (Hou et al., CVPR 2019).
+
+        Args:
+            stage: `layer1`, `layer2`, … by its number, or `final`.
+
+        Raises:
+            UserError: the network has no such stage, or no ReLU at its end.
+        """
+        stages = {f"layer{number}": blocks for number, blocks in enumerate(self.stages, start=1)}
+        stages["final"] = self.stages[-1]
+        if stage not in stages:
+            raise UserError(f"--backbone {self.name} has no stage {stage}; choose among {', '.join(stages)}")
+        if not stages[stage][-1].last_relu:
+            raise UserError(f"--backbone {self.name} has no ReLU at the end of {stage}; choose another backbone")
+        stages[stage][-1].last_relu = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D] of images [N, 3, S, S]."""
@@ -99,3 +168,20 @@ class ResidualNetwork(nn.Module):
             x = stage(x)
             maps.append(x)
         return x.mean(dim=(2, 3)), maps
+
+
+def draw_kaiming_normal(network: nn.Module) -> None:
+    """Draw the weights of all convolutions from N(0, 2 / fan-out) (He et al., ICCV 2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def zero_last_scales(network: nn.Module) -> None:
+    """Make every block the identity at first: scale 0 in its last norm layer (Goyal et al., 2017, section 5.1).
+
+    A norm layer without a trainable scale stays as it is.
+    """
+    for module in network.modules():
+        if isinstance(module, BasicBlock) and getattr(module.norm2, "weight", None) is not None:
+            nn.init.zeros_(module.norm2.weight)

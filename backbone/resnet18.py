@@ -5,8 +5,7 @@ learning uses (Buzzega et al., NeurIPS 2020; Lyu et al., NeurIPS 2023): a 3x3 st
 average over the whole last map, so that 16, 32, 64 and 84 pixels all work.
 """
 
-from backbone.blocks import NormFactory, ResidualNetwork
-from utils.options import Option, ranged
+from backbone.blocks import WIDTH_OPTION, NormFactory, ResidualNetwork
 from utils.registry import BACKBONES
 
 
@@ -20,7 +19,7 @@ class ResNet18(ResidualNetwork):
         nf: base width; the features are 8 nf.
     """
 
-    options = (Option("nf", ranged(int, 1), 64, "base width of ResNet-18; its features are 8 times as many"),)
+    options = (WIDTH_OPTION,)
 
-    def __init__(self, norm: NormFactory, *, image_size: int, nf: int = 64) -> None:
-        super().__init__(norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf, 8 * nf), num_blocks=2)
+    def __init__(self, norm: NormFactory, *, image_size: int, nf: int = WIDTH_OPTION.default) -> None:
+        super().__init__(norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf, 8 * nf), num_blocks=(2, 2, 2, 2))

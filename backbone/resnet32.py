@@ -1,8 +1,6 @@
 """ResNet-32 for images of about 32 pixels (He et al., CVPR 2016, section 4.2)."""
 
-from torch import nn
-
-from backbone.blocks import NormFactory, ResidualNetwork
+from backbone.blocks import NormFactory, ResidualNetwork, draw_kaiming_normal
 from utils.registry import BACKBONES
 
 
@@ -19,7 +17,5 @@ class ResNet32(ResidualNetwork):
     """
 
     def __init__(self, norm: NormFactory, *, image_size: int) -> None:
-        super().__init__(norm, image_size=image_size, widths=(16, 32, 64), num_blocks=5)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(norm, image_size=image_size, widths=(16, 32, 64), num_blocks=(5, 5, 5))
+        draw_kaiming_normal(self)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from datasets._digests import kept_digest
 from utils.errors import UserError
 from utils.options import Option
 
@@ -38,6 +39,7 @@ class Arrays:
         class_names: K names.
         mean, std: of the three channels, for images scaled to [0, 1].
         origin: by array, the file it was read from.
+        on_disk: whether the images are too many for a device, and are read batch by batch.
 
     Raises:
         UserError: a shape, a type or a label is not as above; the message names the file, or else the array.
@@ -51,6 +53,7 @@ class Arrays:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     origin: dict[str, str] = field(default_factory=dict, repr=False)
+    on_disk: bool = False
 
     def __post_init__(self) -> None:
         where = {name: self.origin.get(name, name) for name in ("train_x", "train_y", "test_x", "test_y")}
@@ -80,8 +83,12 @@ class Arrays:
         """SHA-256 of the decoded images and labels.
 
         The same for the same images, whatever layout they are stored in and however the classes are mixed there. The
-        order inside a class counts, as a run depends on it.
+        order inside a class counts, as a run depends on it. That of images that stay on disk is computed once and kept
+        beside them, until the size or the time of one of the files is another.
         """
+        return kept_digest(map(Path, self.origin.values()), self._digest) if self.on_disk else self._digest()
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for images, labels in ((self.train_x, self.train_y), (self.test_x, self.test_y)):
             rows = rows_by_label(labels)
@@ -196,7 +203,9 @@ class Dataset:
         options: what can be set; the constructor takes the values by name.
         transforms: by protocol, `crop_padding` and `flip` of a `utils.augment.Transform`; `mean` and `std` too where
             the protocol has its own.
-        schedules: by protocol, the epochs at which the learning rate falls, and the factor.
+        protocol_values: by protocol, defaults of options.
+        on_disk: whether the images are too many for a device.
+        class_orders: by protocol, the rule for the order of the classes, where it is not the protocol's.
     """
 
     name: str
@@ -211,7 +220,9 @@ class Dataset:
     layouts: tuple[Layout, ...] = ()
     options: tuple[Option, ...] = ()
     transforms: ClassVar[dict[str, dict[str, Any]]] = {}
-    schedules: ClassVar[dict[str, tuple[tuple[int, ...], float]]] = {}
+    protocol_values: ClassVar[dict[str, dict[str, Any]]] = {}
+    class_orders: ClassVar[dict[str, str]] = {}
+    on_disk: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         unknown = options.keys() - {option.name for option in self.options}
@@ -250,16 +261,20 @@ class Dataset:
 
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         """How training images are augmented and all images normalised. Raises UserError for an unknown protocol."""
+        return self.make_transform(protocol, arrays, {})
+
+    def make_transform(self, protocol: str, arrays: Arrays, changes: dict[str, Any]) -> "Transform":
+        """The transform of a protocol with some of its fields changed."""
         from utils.augment import Transform
 
         if protocol not in self.transforms:
             known = " or ".join(self.transforms)
             raise UserError(f"--dataset {self.name} has no transforms for --protocol {protocol}; choose {known}")
-        return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol]))
+        return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol] | changes))
 
     def assemble(self, content: Content) -> Arrays:
         """Checked arrays from what a layout held."""
-        arrays = Arrays(*content[:4], self.class_names, self.mean, self.std, content.origin)
+        arrays = Arrays(*content[:4], self.class_names, self.mean, self.std, content.origin, self.on_disk)
         if arrays.train_x.shape[1] != self.image_size:
             raise UserError(
                 f"{content.origin['train_x']} has images of {_size(arrays.train_x)}; "

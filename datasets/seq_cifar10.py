@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from datasets.arrays import Dataset
+from datasets._cifar import Cifar
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
 from datasets.layouts.official import OfficialCifar
@@ -10,13 +10,11 @@ from utils.registry import DATASETS
 
 
 @DATASETS.register()
-class SeqCifar10(Dataset):
-    """50,000 training and 10,000 test images of 32x32 pixels; constants and transforms of Lyu et al., NeurIPS 2023."""
+class SeqCifar10(Cifar):
+    """Online constants and transforms as Lyu et al., NeurIPS 2023."""
 
     num_tasks = 5
     num_classes = 10
-    image_size = 32
-    num_images = (50_000, 10_000)
     folder = "cifar10"
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     mean = (0.4914, 0.4822, 0.4465)
@@ -30,4 +28,5 @@ class SeqCifar10(Dataset):
         ),
         ImageFolder(),
     )
-    transforms: ClassVar = {"online": {"crop_padding": 4, "flip": True}}
+    # As for CIFAR-100: the offline studies have no schedule of their own for CIFAR-10.
+    protocol_values: ClassVar = {"offline": {"epochs": 160, "milestones": (80, 120), "lr_decay": 0.1}}

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from datasets.arrays import Dataset
+from datasets._cifar import Cifar
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
 from datasets.layouts.official import OfficialCifar
@@ -20,13 +20,11 @@ willow_tree wolf woman worm
 
 
 @DATASETS.register()
-class SeqCifar100(Dataset):
-    """50,000 training and 10,000 test images of 32x32 pixels; constants and transforms of Lyu et al., NeurIPS 2023."""
+class SeqCifar100(Cifar):
+    """Online constants, transforms and schedule as Lyu et al., NeurIPS 2023; offline schedule as Cha et al., 2023."""
 
     num_tasks = 10
     num_classes = 100
-    image_size = 32
-    num_images = (50_000, 10_000)
     folder = "cifar100"
     class_names = tuple(_CLASS_NAMES.split())
     mean = (0.5071, 0.4867, 0.4408)
@@ -36,5 +34,7 @@ class SeqCifar100(Dataset):
         OfficialCifar("cifar-100-python", ("train", "test", "meta"), "CIFAR100"),
         ImageFolder(),
     )
-    transforms: ClassVar = {"online": {"crop_padding": 4, "flip": True}}
-    schedules: ClassVar = {"online": ((35, 45), 0.1)}
+    protocol_values: ClassVar = {
+        "online": {"milestones": (35, 45), "lr_decay": 0.1},
+        "offline": {"epochs": 160, "milestones": (80, 120), "lr_decay": 0.1},
+    }

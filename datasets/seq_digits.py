@@ -26,7 +26,9 @@ class SeqDigits(Dataset):
     class_names = tuple("0123456789")
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
-    transforms: ClassVar = {"online": {"crop_padding": 2, "flip": False}}
+    transforms: ClassVar = {protocol: {"crop_padding": 2, "flip": False} for protocol in ("online", "offline")}
+    # This suite's choice: enough for every method to learn them.
+    protocol_values: ClassVar = {"offline": {"epochs": 10, "milestones": (5, 8), "lr_decay": 0.1}}
 
     def load(self, data_root: Path, download: bool = False) -> Arrays:
         """The digits, which need no data root and no download."""

@@ -21,5 +21,9 @@ class SeqMiniimg(Dataset):
     mean = (0.47313006, 0.44905752, 0.40378186)
     std = (0.27292014, 0.26559181, 0.27953038)
     layouts = (FourArrays(), ImageFolder())
-    transforms: ClassVar = {"online": {"crop_padding": 4, "flip": True}}
-    schedules: ClassVar = {"online": ((35, 60, 75), 0.2)}
+    transforms: ClassVar = {protocol: {"crop_padding": 4, "flip": True} for protocol in ("online", "offline")}
+    # Offline this suite's choice: the backbone of the online study, which is made for these images.
+    protocol_values: ClassVar = {
+        "online": {"milestones": (35, 60, 75), "lr_decay": 0.2},
+        "offline": {"backbone": "resnet18"},
+    }

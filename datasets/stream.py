@@ -1,4 +1,4 @@
-"""The stream of tasks: class order, held-out part, and batches of images that are loaded once onto the run's device."""
+"""The stream of tasks: class order, held-out parts, and batches of images, from the run's device or from disk."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
 from utils.errors import UserError
+from utils.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.seeds import generator
 
 # Class at each position. For CIFAR-100: Rebuffi et al., iCaRL, CVPR 2017. For ImageNet-100: Douillard et al., PODNet,
@@ -90,13 +91,14 @@ def _labels_of(order: list[int], num_classes: int, where: str) -> np.ndarray:
     return np.argsort(order)
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def hold_out(labels: np.ndarray, fraction: float, seed: int, option: str = "--validation") -> np.ndarray:
     """Draw the share of each class that is kept from training, label after label, as FACIL does (Masana et al., 2020).
 
     Args:
         labels: [N] int64.
         fraction: share of each class, rounded to whole images.
         seed: of the run.
+        option: what the fraction is called in a message.
 
     Returns:
         [N] bool, True for what is held out.
@@ -111,7 +113,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         number = round(fraction * len(rows))
         if not 0 < number < len(rows):
             raise UserError(
-                f"--validation {fraction} holds out {number} of {len(rows)} images of a class; both that part and the "
+                f"{option} {fraction} holds out {number} of {len(rows)} images of a class; both that part and the "
                 f"rest need at least one"
             )
         is_held_out[draws.sample(rows.tolist(), number)] = True
@@ -119,15 +121,16 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 class Stream:
-    """The tasks of a dataset, its images on the device.
+    """The tasks of a dataset, its images on the device, or on disk if they are too many.
 
     Images lie label after label, so that those of a task are contiguous; those of a label keep the order of the data.
 
     Args:
-        arrays: the data; it is copied, and may be released afterwards.
+        arrays: the data; they are copied, unless they stay on disk, and may be released afterwards.
         num_tasks: T, into which the classes split evenly.
         label_of_class: [K] int64, from `class_order`.
         validation: share of each class's training images that is never trained on and replaces the test set; 0: none.
+        held_out: share of the rest that is never trained on and kept apart as the split `validation`; 0: none.
         seed: of the run.
         device: of the images.
 
@@ -137,7 +140,7 @@ class Stream:
         task_of_class: task of each label, [K] int64, on the host.
 
     Raises:
-        UserError: the classes do not split evenly, or too few images for the validation share.
+        UserError: the classes do not split evenly, or too few images for a held-out share.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class Stream:
         num_tasks: int,
         label_of_class: np.ndarray,
         validation: float = 0.0,
+        held_out: float = 0.0,
         seed: int,
         device: torch.device | str,
     ) -> None:
@@ -159,14 +163,18 @@ class Stream:
         self._device = torch.device(device)
         train_y = label_of_class[arrays.train_y]
         rows = rows_by_label(train_y)
+        train, test = (partial(self._part, images, arrays.on_disk) for images in (arrays.train_x, arrays.test_x))
         if validation:
-            is_held_out = hold_out(train_y, validation, seed)[rows]
-            self._test = self._load(arrays.train_x, train_y, rows[is_held_out])
-            rows = rows[~is_held_out]
+            chosen, rows = _parted(rows, train_y, validation, seed, "--validation")
+            self._test = train(train_y, chosen)
         else:
             test_y = label_of_class[arrays.test_y]
-            self._test = self._load(arrays.test_x, test_y, rows_by_label(test_y))
-        self._train = self._load(arrays.train_x, train_y, rows)
+            self._test = test(test_y, rows_by_label(test_y))
+        self._held_out = None
+        if held_out:
+            chosen, rows = _parted(rows, train_y, held_out, seed, "--val_fraction")
+            self._held_out = train(train_y, chosen)
+        self._train = train(train_y, rows)
 
     def classes_of_task(self, task: int) -> range:
         """The labels of a task."""
@@ -197,35 +205,63 @@ class Stream:
         rows = torch.cat([torch.arange(part.start, part.stop) for part in ranges])
         draws = generator(self._seed, "stream", ",".join(map(str, tasks)), epoch)
         rows = rows[torch.randperm(len(rows), generator=draws)]
-        row_tasks, device_rows = self._train.tasks[rows], rows.to(self._device)
         for first in range(start * batch_size, len(rows), batch_size):
-            chosen = device_rows[first : first + batch_size]
-            images, labels = (each.index_select(0, chosen) for each in (self._train.images, self._train.labels))
-            yield images, labels, row_tasks[first : first + batch_size]
+            yield self._train.pool.take(rows[first : first + batch_size])
+
+    def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
+        """The images of some tasks, task after task.
+
+        Args:
+            tasks: their indices.
+            split: `train`, `validation` (what was held out of it) or `test`.
+
+        Raises:
+            UserError: nothing was held out.
+        """
+        part = {"train": self._train, "validation": self._held_out, "test": self._test}[split]
+        if part is None:
+            raise UserError("nothing is held out of the training images: give --val_fraction a share, such as 0.1")
+        pools = [part.of_task(task) for task in tasks]
+        return pools[0] if len(pools) == 1 else UnionPool(pools)
 
     def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
-        """Test images [N, C, H, W] uint8 and labels [N] of a task, or its held-out ones, on the device, not copied."""
-        rows = self._test.rows_of_task(task)
-        return self._test.images[rows.start : rows.stop], self._test.labels[rows.start : rows.stop]
+        """Test images [N, C, H, W] uint8 and labels [N] of a task, or its held-out ones, on the device.
 
-    def _load(self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> "_Part":
+        They are not copied, or else read from disk now.
+        """
+        return self._test.of_task(task).everything()
+
+    def _part(self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray) -> "_Part":
+        """A split of some rows of the data."""
+        host_labels = torch.from_numpy(labels[rows])
+        tasks = self.task_of_class[host_labels]
+        if on_disk:
+            return _Part(DiskPool(images, rows, host_labels, tasks, self._device), self.num_tasks)
         loaded = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8, device=self._device)
         filled = 0
         for chunk in chunks_of_rows(images, rows):
             loaded[filled : filled + len(chunk)] = torch.from_numpy(chunk).permute(0, 3, 1, 2)
             filled += len(chunk)
-        host_labels = torch.from_numpy(labels[rows])
-        return _Part(loaded, host_labels.to(self._device), self.task_of_class[host_labels], self.num_tasks)
+        return _Part(TensorPool(loaded, host_labels.to(self._device), tasks), self.num_tasks)
+
+
+def _parted(
+    rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int, option: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are held out, and the others."""
+    is_held_out = hold_out(labels[rows], fraction, seed, option)
+    return rows[is_held_out], rows[~is_held_out]
 
 
 class _Part:
-    """Images and labels of one split, task after task; `tasks` [N] is on the host."""
+    """The images of one split, task after task."""
 
-    def __init__(self, images: Tensor, labels: Tensor, tasks: Tensor, num_tasks: int) -> None:
-        self.images = images
-        self.labels = labels
-        self.tasks = tasks
-        self._starts = np.searchsorted(tasks.numpy(), np.arange(num_tasks + 1)).tolist()
+    def __init__(self, pool: TensorPool | DiskPool, num_tasks: int) -> None:
+        self.pool = pool
+        self._starts = np.searchsorted(pool.tasks.numpy(), np.arange(num_tasks + 1)).tolist()
 
     def rows_of_task(self, task: int) -> range:
         return range(self._starts[task], self._starts[task + 1])
+
+    def of_task(self, task: int) -> TensorPool | DiskPool:
+        return self.pool.section(slice(self._starts[task], self._starts[task + 1]))

@@ -3,7 +3,8 @@
 The loop knows a method by `begin_task`, `stages`, `observe`, `end_task` and `scores`, and saves it by `state_dict`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
 from models.settings import Setting, find_setting
 from utils.batch import Batch
+from utils.data_plan import Pairs, Plain, Rows, TaskStream
 from utils.errors import UserError
 from utils.options import Option, ranged
+from utils.seeds import derive_seed
 
 REPLAY_OPTIONS = (
     Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together"),
@@ -35,20 +38,30 @@ class Stage:
     """What is trained on what.
 
     Attributes:
-        tasks: the tasks whose training data are used together.
-        epochs: passes over these data.
+        data: the images (`utils/data_plan.py`).
+        epochs: passes over them.
         lr: learning rate of the first epoch; multiplied by `lr_decay` at every milestone.
         milestones: epochs, counted from 0, at whose start the learning rate falls.
+        keep: the epoch whose network stays, `last` or the one of the lowest `val_loss`.
+        held_out: tasks on whose held-out images that loss is taken.
+        name: for a method with several stages to know them by.
+        schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
     """
 
-    tasks: tuple[int, ...]
+    data: TaskStream | Plain | Pairs
     epochs: int
     lr: float
     milestones: tuple[int, ...] = ()
     lr_decay: float = 1.0
+    keep: str = "last"
+    held_out: tuple[int, ...] = ()
+    name: str = "main"
+    schedule: str = "steps"
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
+        if self.schedule == "cosine":  # an epoch late, as in the published runs that use it
+            return self.lr / 2 * (1 + math.cos(math.pi * max(epoch - 1, 0) / self.epochs))
         return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
 
 
@@ -60,57 +73,108 @@ class Method:
         config: the options in force, as attributes.
         stream: knows `num_tasks` and `num_classes`.
         memory: the rows to replay, for a method that uses memory.
+        prepare: raw images -> normalised ones, as for evaluation.
     """
 
     name: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
     required: ClassVar[tuple[str, ...]] = ()  # options without a default, which a published setting may supply
     uses_memory: ClassVar[bool] = False
-    trains_every_task: ClassVar[bool] = True  # otherwise there is nothing to measure before the last one
+    keeps_exemplars: ClassVar[bool] = False  # its memory is filled after each task, not row by row
+    transforms: ClassVar[str | None] = None  # of a dataset, where the method has its own; else the protocol's
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
 
-    def __init__(self, network: nn.Module, config: Any, stream: Any, memory: Any = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        config: Any,
+        stream: Any,
+        memory: Any = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.network = network
         self.config = config
         self.stream = stream
         self.memory = memory
+        self.prepare = prepare
         self.task = 0
+        self.stage_name = "main"
+        self.growing = config.parts.head != "linear"
         self.optimizer: torch.optim.Optimizer | None = None
 
     @classmethod
-    def published_setting(cls, dataset: str, buffer_size: int | None) -> Setting | None:
+    def published_setting(cls, dataset: str, buffer_size: int | None, protocol: str) -> Setting | None:
         """The published learning rate and weights of this method, if there are any."""
-        return find_setting(cls.name, dataset, buffer_size)
+        return find_setting(cls.name, dataset, buffer_size, protocol)
+
+    @classmethod
+    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+        """What `auto` stands for, by the name of the option. Raises UserError where a choice has no meaning."""
+        return {}
+
+    @classmethod
+    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
+        """Raise UserError for options that cannot be together; `num_classes` is None before the data are read."""
 
     @classmethod
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The values with those made one that give equal computations; enters a run's identity."""
         return values
 
+    @classmethod
+    def measures_every_task(cls, head: str) -> bool:
+        """Whether the network is trained in every task, so that there is something to measure after each."""
+        return True
+
     def begin_task(self, task: int) -> None:
-        """Tell the network which task starts, counted from 0."""
+        """Give the network the outputs of the task that starts, counted from 0, and tell it."""
         self.task = task
+        self.grow(task)
         begin_task(self.network, task)
+
+    def grow(self, task: int) -> None:
+        """Add the outputs of a task to a head that grows, drawn from a generator of their own."""
+        if not self.growing:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, "head", task))
+            self.network.head.grow(len(self.stream.classes_of_task(task)))
+
+    def grow_until(self, num_classes: int) -> None:
+        """Add the outputs of task after task until there are so many."""
+        while self.growing and self.network.head.num_classes < num_classes:
+            self.grow(int(self.stream.task_of_class[self.network.head.num_classes]))
 
     def stages(self, task: int) -> list[Stage]:
         """What is trained during a task; one stage on its own data unless a method has another plan."""
         return [self.stage((task,))]
 
     def stage(self, tasks: tuple[int, ...]) -> Stage:
-        """A stage on the data of these tasks, with the run's epochs and learning rate."""
+        """A stage on the data of these tasks, with the run's epochs, learning rate and choice of the epoch."""
+        data = Plain(Rows(tasks)) if self.growing else TaskStream(tasks)
+        return self.stage_on(data, held_out=tasks)
+
+    def stage_on(self, data: TaskStream | Plain | Pairs, held_out: tuple[int, ...]) -> Stage:
+        """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
         config = self.config
-        return Stage(tasks, config.epochs, config.lr, config.milestones, config.lr_decay)
+        schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
+        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out)
+
+    def trained(self, stage: Stage) -> Iterable[nn.Parameter]:
+        """The parameters that a stage trains; all of them unless a method freezes some."""
+        return self.network.parameters()
 
     def begin_stage(self, stage: Stage) -> None:
         """Make the stage's optimizer. AdaB2N's task weights are never decayed (Lyu et al. use no weight decay)."""
         config = self.config
-        undecayed = undecayed_parameters(self.network)
-        kept_apart = {id(parameter) for parameter in undecayed}
-        decayed = [parameter for parameter in self.network.parameters() if id(parameter) not in kept_apart]
-        groups = [{"params": decayed}]
-        if undecayed:
-            groups.append({"params": undecayed, "weight_decay": 0.0})
+        self.stage_name = stage.name
+        undecayed = {id(parameter) for parameter in undecayed_parameters(self.network)}
+        trained = list(self.trained(stage))
+        groups = [{"params": [parameter for parameter in trained if id(parameter) not in undecayed]}]
+        apart = [parameter for parameter in trained if id(parameter) in undecayed]
+        if apart:
+            groups.append({"params": apart, "weight_decay": 0.0})
         self.optimizer = torch.optim.SGD(
             groups,
             lr=stage.lr,
@@ -140,13 +204,18 @@ class Method:
         """Step the optimizer down a loss."""
         self.optimizer.zero_grad()
         loss.backward()
+        self.clip_gradients()
         self.optimizer.step()
         return {"loss": loss.detach()}
+
+    def clip_gradients(self) -> None:
+        """Limit the gradients before the step, where a method does."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a step changes."""
         return {
             "task": self.task,
+            "num_classes": self.network.head.num_classes if self.growing else 0,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "memory": self.memory.state_dict() if self.memory is not None else None,
@@ -155,23 +224,21 @@ class Method:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the optimizer's part is loaded when its stage begins again."""
         self.task = state["task"]
+        self.grow_until(state["num_classes"])
         begin_task(self.network, self.task)
         self.network.load_state_dict(state["network"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
 
 
-class ReplayMethod(Method):
-    """Base of the methods that replay rows of a memory beside the stream's."""
+class MemoryMethod(Method):
+    """Base of the methods whose batches hold rows of memory; the norm layers are told which these are."""
 
-    options = REPLAY_OPTIONS
     uses_memory = True
-    auto_forward: ClassVar[str] = "separate"  # how the ordinary norm layers are fed in the published runs
 
-    def __init__(self, network: nn.Module, config: Any, stream: Any, memory: Any = None) -> None:
-        super().__init__(network, config, stream, memory)
-        self.joint = config.forward == "joint"
-        self.regularized = bool(config.parts.norm.regularizer_options) and config.lambd > 0
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self.regularized = bool(self.config.parts.norm.regularizer_options) and self.config.lambd > 0
         self._norm_loss: Tensor | None = None
 
     @classmethod
@@ -180,17 +247,48 @@ class ReplayMethod(Method):
             return {name: value for name, value in values.items() if name != "ada_t0"}
         return values
 
+    def described(self, images: Tensor, tasks: Tensor, num_current: int, call: Callable[[Tensor], Any]) -> Any:
+        """What `call` makes of a batch whose composition the norm layers are told.
+
+        Args:
+            images: [N, C, H, W], the current rows first.
+            tasks: of each row, [N] int64 on the host.
+            num_current: rows that are current, the others come from memory.
+            call: the network's forward, one.
+        """
+        with batch_context(self.network, BatchContext(self.task, tasks, num_current)):
+            outputs = call(images)
+        if self.regularized and self.task >= self.config.ada_t0:
+            self._norm_loss = norm_loss(self.network)
+        return outputs
+
+    def update(self, loss: Tensor) -> dict[str, Tensor]:
+        """Step down loss + lambd · Σ_layers regularizer (Lyu et al., NeurIPS 2023), if the last forward has one."""
+        if self._norm_loss is None:
+            return super().update(loss)
+        regularizer, self._norm_loss = self._norm_loss, None
+        losses = super().update(loss + self.config.lambd * regularizer)
+        return losses | {"norm_loss": regularizer.detach()}
+
+
+class ReplayMethod(MemoryMethod):
+    """Base of the methods that replay rows of a memory beside the stream's."""
+
+    options = REPLAY_OPTIONS
+    auto_forward: ClassVar[str] = "separate"  # how the ordinary norm layers are fed in the published runs
+
     @classmethod
-    def composition(cls, forward: str, norm: type) -> str:
-        """`joint` or `separate`, for `auto` as the online study did. Raises UserError where separate has no meaning."""
+    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+        """The batch composition in force: for `auto`, that of the online study (Lyu et al., NeurIPS 2023)."""
+        forward = values["forward"]
         if forward == "separate" and norm.needs_joint:
             raise UserError(
                 f"--forward separate: {norm.name} balances current against memory rows of one batch; "
                 "use --forward joint or auto"
             )
         if forward == "auto":
-            return "joint" if norm.needs_joint else cls.auto_forward
-        return forward
+            forward = "joint" if norm.needs_joint else cls.auto_forward
+        return {"forward": forward}
 
     def replay(self, num_draws: int) -> list[Batch]:
         """Independent draws from memory; none while it is empty."""
@@ -205,22 +303,11 @@ class ReplayMethod(Method):
         part in this order. Without draws nothing is described, so that every norm layer uses plain batch statistics.
         """
         parts = [current, *draws]
-        if len(parts) == 1 or not self.joint:
+        if len(parts) == 1 or self.config.forward != "joint":
             return [self.network(part.images) for part in parts]
-        context = BatchContext(self.task, torch.cat([part.tasks for part in parts]), len(current))
-        with batch_context(self.network, context):
-            logits = self.network(torch.cat([part.images for part in parts]))
-        if self.regularized and self.task >= self.config.ada_t0:
-            self._norm_loss = norm_loss(self.network)
+        images, tasks = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "tasks"))
+        logits = self.described(images, tasks, len(current), self.network)
         return list(logits.split([len(part) for part in parts]))
-
-    def update(self, loss: Tensor) -> dict[str, Tensor]:
-        """Step down loss + lambd · Σ_layers regularizer (Lyu et al., NeurIPS 2023), if the last forward has one."""
-        if self._norm_loss is None:
-            return super().update(loss)
-        regularizer, self._norm_loss = self._norm_loss, None
-        losses = super().update(loss + self.config.lambd * regularizer)
-        return losses | {"norm_loss": regularizer.detach()}
 
     def remember(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the current rows to memory, unaugmented, after the step."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.base import ReplayMethod
@@ -19,10 +19,10 @@ class ErAce(ReplayMethod):
     highest seen class on; it relies on labels numbered in order of appearance. In the first task nothing is masked.
     """
 
-    def __init__(self, network: nn.Module, config: Any, stream: Any, memory: Any = None) -> None:
-        super().__init__(network, config, stream, memory)
-        device = next(network.parameters()).device
-        self.seen = torch.zeros(stream.num_classes, dtype=torch.bool, device=device)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        device = next(self.network.parameters()).device
+        self.seen = torch.zeros(self.stream.num_classes, dtype=torch.bool, device=device)
 
     @classmethod
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""Classifiers: parts that a protocol names and that go on any backbone."""
+"""Classifiers: parts that a protocol or a method names and that go on any backbone."""
+
+import contextlib
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 HEADS = {}
 
@@ -16,10 +20,206 @@ def _head(name: str):
 
 @_head("linear")
 class LinearHead(nn.Linear):
-    """One output per class of the whole stream, [N, D] -> [N, K], from the first step on; PyTorch's initialisation."""
+    """One output per class of the whole stream, [N, D] -> [N, K], from the first step on; PyTorch's initialisation.
+
+    Attributes:
+        grows: False, the outputs are there from the start.
+    """
+
+    grows: ClassVar[bool] = False
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs K."""
+        return self.out_features
+
+    def grow(self, num_classes: int) -> None:
+        """Nothing: the task's outputs are there."""
+
+    def newest_parameters(self) -> list[nn.Parameter]:
+        """All of them, because every task trains every output."""
+        return list(self.parameters())
+
+    def old_parameters(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+
+class GrownHead(nn.Module):
+    """Base of the heads that get the outputs of a task when it begins.
+
+    A subclass says what a task adds, and implements `forward`: features [N, D] -> scores [N, classes so far].
+
+    Args:
+        num_features: D.
+        rows_per_class: vectors that stand for a class.
+
+    Attributes:
+        grows: True.
+        sizes: classes of each task so far.
+        parts: what each task added, layers of weight [classes of the task · rows per class, D].
+    """
+
+    grows: ClassVar[bool] = True
+    has_bias: ClassVar[bool] = False
+
+    def __init__(self, num_features: int, rows_per_class: int = 1) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.rows_per_class = rows_per_class
+        self.sizes: list[int] = []
+        self.parts = nn.ModuleList()
+        # Holds nothing, but moves with the head, and so tells where the first outputs belong.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes so far."""
+        return sum(self.sizes)
+
+    def grow(self, num_classes: int) -> None:
+        """Add the outputs of a task, drawn on the CPU by torch's global generator, in the head's device and type.
+
+        Args:
+            num_classes: of the task alone.
+
+        Raises:
+            ValueError: no classes.
+        """
+        self._append(num_classes, self.make_part(num_classes))
+
+    def make_part(self, num_classes: int) -> nn.Linear:
+        """What a task adds. PyTorch's initialisation is uniform within ±1/√D."""
+        if num_classes < 1:
+            raise ValueError(f"a task needs at least 1 class, not {num_classes}")
+        return nn.Linear(self.num_features, num_classes * self.rows_per_class, bias=self.has_bias)
+
+    def _append(self, num_classes: int, part: nn.Linear) -> None:
+        self.parts.append(part.to(self._place.device, self._place.dtype))
+        self.sizes.append(num_classes)
+
+    @property
+    def weight(self) -> Tensor:
+        """Rows of all tasks, one after another, [rows, D]. Raises RuntimeError before the first task."""
+        if not self.parts:
+            raise RuntimeError("the head has no outputs yet: call grow when the first task begins")
+        return torch.cat([part.weight for part in self.parts])
+
+    def newest_parameters(self) -> list[nn.Parameter]:
+        """Those of the newest task's outputs; a scale that all tasks share is in neither list."""
+        return list(self.parts[-1:].parameters())
+
+    def old_parameters(self) -> list[nn.Parameter]:
+        """Those of the outputs of all tasks before the newest one."""
+        return list(self.parts[:-1].parameters())
+
+
+@_head("growing")
+class GrowingHead(GrownHead):
+    """A linear layer with bias per task, their outputs side by side (Masana et al., TPAMI 2023)."""
+
+    has_bias = True
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [N, K] of features [N, D]."""
+        return F.linear(features, self.weight, torch.cat([part.bias for part in self.parts]))
+
+
+@_head("cosine")
+class CosineHead(GrownHead):
+    """LUCIR's classifier: sigma times the cosine of features and class vectors (Hou et al., CVPR 2019, eq. 3).
+
+    Class vectors are uniform within ±1/√D at first.
+
+    Args:
+        num_features: D.
+
+    Attributes:
+        sigma: scale of all tasks [1], initially 1.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.sigma = nn.Parameter(torch.ones(1))
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Unscaled scores [N, K] in [-1, 1] of features [N, D]."""
+        return _cosines(features, self.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [N, K] of features [N, D]."""
+        return self.sigma * self.cosines(features)
+
+
+@_head("proxy")
+class ProxyHead(GrownHead):
+    """PODNet's local similarity classifier, with several proxies per class (Douillard et al., ECCV 2020, eq. 8).
+
+    A class scores s = Σ_p softmax(r)_p · r_p over its proxies p, where r_p = -‖h/‖h‖ - w_p/‖w_p‖‖².
+
+    Args:
+        num_features: D.
+        num_proxies: P, proxies per class.
+
+    Attributes:
+        eta: the learned scale [1] that the loss multiplies the scores by, initially 1.
+    """
+
+    def __init__(self, num_features: int, num_proxies: int = 10) -> None:
+        super().__init__(num_features, rows_per_class=num_proxies)
+        self.eta = nn.Parameter(torch.ones(1))
+
+    def grow(self, num_classes: int, centres: Tensor | None = None) -> None:
+        """Add the proxies of a task, class after class.
+
+        Args:
+            num_classes: of the task alone.
+            centres: the proxies [num_classes · P, D]; drawn from N(0, 1/D) by torch's global generator if None.
+
+        Raises:
+            ValueError: no classes, or centres of another shape.
+        """
+        part = self.make_part(num_classes)
+        if centres is not None:
+            if centres.shape != part.weight.shape:
+                raise ValueError(f"centres must be {list(part.weight.shape)}, not {list(centres.shape)}")
+            part.weight = nn.Parameter(centres.detach().clone())
+        self._append(num_classes, part)
+
+    def make_part(self, num_classes: int) -> nn.Linear:
+        part = super().make_part(num_classes)
+        nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+        return part
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [N, K] of features [N, D], not scaled by eta."""
+        # Both vectors have length 1.
+        negative_distances = 2 * _cosines(features, self.weight) - 2
+        grouped = negative_distances.unflatten(1, (self.num_classes, self.rows_per_class))
+        return (grouped.softmax(2) * grouped).sum(2)
+
+
+def _cosines(features: Tensor, weight: Tensor) -> Tensor:
+    """Cosines [N, rows] of features [N, D] and rows [rows, D]; half precision keeps too few digits of them."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(F.normalize(features.to(weight.dtype)), F.normalize(weight))
+
+
+class Outputs(NamedTuple):
+    """What a network gives, in float32 unless its weights are float64.
+
+    Attributes:
+        scores: [N, K].
+        features: [N, D].
+        maps: after each stage, [N, C, side, side].
+    """
+
+    scores: Tensor
+    features: Tensor
+    maps: list[Tensor]
 
 
 class Network(nn.Module):
@@ -36,8 +236,21 @@ class Network(nn.Module):
         self.half_precision = half
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.half_precision:
-            return self.head(self.backbone(images))
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        with self._autocast(images):
             scores = self.head(self.backbone(images))
-        return scores.float()
+        return self._single(scores)
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Scores, features and maps of images [N, C, H, W], by one forward."""
+        with self._autocast(images):
+            features, maps = self.backbone.forward_maps(images)
+            scores = self.head(features)
+        return Outputs(self._single(scores), self._single(features), [self._single(each) for each in maps])
+
+    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
+        if not self.half_precision:
+            return contextlib.nullcontext()
+        return torch.autocast(images.device.type, dtype=torch.bfloat16)
+
+    def _single(self, values: Tensor) -> Tensor:
+        return values.float() if self.half_precision else values

@@ -53,7 +53,7 @@ def test_every_command_of_a_run_is_understood(command):
 
 
 def test_example_without_data_says_where_to_put_it(tmp_path):
-    (command,) = [command for command in COMMANDS if "main.py" in command and "seq-cifar10" in command]
+    (command,) = [command for command in COMMANDS if "main.py" in command and "seq-cifar10 " in command]
     shown = run(command, tmp_path)
     assert shown.returncode == 2
     assert "cifar10" in shown.stderr

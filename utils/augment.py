@@ -1,4 +1,4 @@
-"""Crop, flip and normalise a batch on its device, each image on its own, from an explicit generator."""
+"""Crop, flip, brighten and normalise a batch on its device, each image on its own, from an explicit generator."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,27 +7,49 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from utils.errors import UserError
+from utils.resized_crop import draw_boxes, resized_crop
+
 
 @dataclass(frozen=True)
 class Transform:
-    """What is done to training images; test images are normalised only.
+    """What is done to training images; of test images the centre is taken, if asked for, and normalised.
 
     Attributes:
-        crop_padding: pixels of black border on each side, before a crop of the original size at a random place.
+        crop_padding: pixels of black border on each side, before a crop at a random place.
         flip: whether half of the images are mirrored, left to right.
         mean, std: of each channel, for images scaled to [0, 1].
+        resized_crop: whether the crops have a random area and aspect and are resized (`utils/resized_crop.py`);
+            otherwise they have the size of the stored images.
+        brightness: images are multiplied by a number between 1 - brightness (at least 0) and 1 + brightness.
+        test_side: side of the centre of test images that is taken, and of resized crops; None: that of stored images.
+
+    Raises:
+        UserError: these cannot go together.
     """
 
     crop_padding: int
     flip: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resized_crop: bool = False
+    brightness: float = 0.0
+    test_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.brightness < 0:
+            raise UserError(f"a transform's brightness must not be negative, it is {self.brightness}")
+        if self.test_side is not None and not self.resized_crop:
+            raise UserError(
+                "a transform with test_side needs resized_crop, or training images are larger than test images"
+            )
 
 
 def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    """Randomly cropped, flipped and normalised images.
+    """Randomly cropped, flipped, brightened and normalised images.
 
-    Draws from the generator the rows of the crops, their columns, the flips; nothing for what the transform has not.
+    Draws from the generator the rows of the crops and their columns, or the boxes of resized crops; then the flips;
+    then the brightness; nothing for what the transform has not.
 
     Args:
         images: [N, C, H, W] uint8.
@@ -35,15 +57,38 @@ def augment(images: Tensor, transform: Transform, generator: torch.Generator) ->
         generator: on the device of the images.
 
     Returns:
-        [N, C, H, W] float32, on the device of the images.
+        [N, C, H, W] float32, or [N, C, test_side, test_side], on the device of the images.
     """
+    crop = _resized if transform.resized_crop else _shifted
+    images = crop(images, transform, generator)
+    if transform.brightness:
+        draws = torch.rand(len(images), generator=generator, device=images.device)
+        darkest, brightest = max(0.0, 1 - transform.brightness), 1 + transform.brightness
+        images = brighten(images, darkest + (brightest - darkest) * draws)
+    return normalise(images, transform)
+
+
+def _shifted(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
     num_images, padding, device = len(images), transform.crop_padding, images.device
-    corners = flips = None
+    corners = None
     if padding:
         corners = torch.randint(2 * padding + 1, (2, num_images), generator=generator, device=device)
-    if transform.flip:
-        flips = torch.randint(2, (num_images,), generator=generator, device=device)
-    return normalise(crop_and_flip(images, padding, corners, flips), transform)
+    return crop_and_flip(images, padding, corners, _draw_flips(images, transform, generator))
+
+
+def _resized(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+    height, width = images.shape[-2:]
+    padding, side = transform.crop_padding, transform.test_side
+    boxes = draw_boxes(len(images), height + 2 * padding, width + 2 * padding, generator)
+    flips = _draw_flips(images, transform, generator)
+    rows, columns = _grid(side or height, side or width, images.device)
+    return resized_crop(images, boxes, rows, columns[:1] if flips is None else columns[flips], padding)
+
+
+def _draw_flips(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor | None:
+    if not transform.flip:
+        return None
+    return torch.randint(2, (len(images),), generator=generator, device=images.device)
 
 
 def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: Tensor | None) -> Tensor:
@@ -71,10 +116,36 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: T
     return images.flatten(2).gather(2, places).view(num_images, num_channels, height, width)
 
 
+def brighten(images: Tensor, factors: Tensor) -> Tensor:
+    """Images [N, C, H, W] uint8 times a factor each [N], cut to whole grey levels up to 255, as torchvision does."""
+    return (images * factors[:, None, None, None]).clamp_(0, 255).to(torch.uint8)
+
+
 def normalise(images: Tensor, transform: Transform) -> Tensor:
-    """(x / 255 - mean) / std of uint8 images [N, C, H, W], in float32, rounded as torchvision rounds it."""
+    """(x / 255 - mean) / std of uint8 images [N, C, H, W], in float32, rounded as torchvision rounds it.
+
+    Where the transform has a `test_side`, of the centre of that side.
+
+    Raises:
+        UserError: the images are smaller than that.
+    """
+    if transform.test_side is not None:
+        images = centre_crop(images, transform.test_side)
     mean, std = _constants(transform.mean, transform.std, images.device)
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def centre_crop(images: Tensor, side: int) -> Tensor:
+    """The centre [N, C, side, side] of images [N, C, H, W], where torchvision cuts it out.
+
+    Raises:
+        UserError: the images are smaller than that.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < side:
+        raise UserError(f"images of {height}x{width} pixels have no centre of {side}x{side}: store the data larger")
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return images[..., top : top + side, left : left + side]
 
 
 @lru_cache(maxsize=16)

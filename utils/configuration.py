@@ -1,38 +1,42 @@
 """From the command line to the configuration of one run: what was asked for, where each value came from, its identity.
 
-Where a value comes from, first wins: typed, the whole published setting (`--load_best_args`), the preset, the
-protocol, the method's published learning rate and weights, the option's own default.
+Where a value comes from, first wins: typed, the whole published setting (`--load_best_args`), the preset, the method's
+published setting, the dataset's and then the protocol's default, the option's own default.
 """
 
-import argparse
-import difflib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from utils.command_line import SELECTORS, make_parser, parse, part_parser
 from utils.errors import UserError
-from utils.options import PART_OPTIONS, RUN_OPTIONS, SHARED_OPTIONS, Option, boolean
+from utils.options import RUN_OPTIONS, SHARED_OPTIONS, Option
 from utils.presets import PRESETS
 from utils.protocols import PROTOCOLS
 from utils.registry import BACKBONES, DATASETS, METHODS, NORMS, load_plugin
 
 RESULTS_VERSION = 1  # raised when a change of the code changes numbers
 
-_SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
-
 
 @dataclass(frozen=True)
 class Parts:
-    """The classes a run is put together from, and the digests of the plug-in files they may come from."""
+    """The classes a run is put together from.
+
+    Attributes:
+        method, dataset, norm, backbone: what the names stand for.
+        head: the kind of classifier (`models/heads.py`).
+        plugins: digests of the plug-in files that the classes may come from.
+    """
 
     method: type
     dataset: type
     norm: type
     backbone: type
+    head: str
     plugins: tuple[str, ...] = ()
 
     def options(self) -> tuple[Option, ...]:
@@ -98,28 +102,26 @@ def configure(arguments: Sequence[str]) -> Configuration:
     """
     selected, plugins, wants_help = _select(arguments)
     if wants_help and not selected.get("model"):
-        _parser(SHARED_OPTIONS).print_help()
+        make_parser(SHARED_OPTIONS).print_help()
         raise SystemExit(0)
     parts = _find_parts(selected, plugins)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
     if wants_help:
-        _parser(options.values()).print_help()
+        make_parser(options.values()).print_help()
         raise SystemExit(0)
-    typed = _parse(arguments, options, parts)
+    typed = parse(arguments, options, parts)
     return _resolve(typed, selected, options, parts)
 
 
 def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...], bool]:
     """The names of the parts, before their options can be known."""
-    parser = _parser(PART_OPTIONS)
-    parser.add_argument("-h", "--help", action="store_true", dest="help")
-    chosen = vars(parser.parse_known_args(list(arguments))[0])
+    chosen = vars(part_parser().parse_known_args(list(arguments))[0])
     plugins = tuple(load_plugin(path) for path in chosen.pop("plugin", ()))
     wants_help = chosen.pop("help", False)
     if "preset" in chosen:
         chosen = _preset(chosen["preset"]) | chosen
     chosen.setdefault("nl", "BN")
-    for name, registry in _SELECTORS.items():
+    for name, registry in SELECTORS.items():
         if name in chosen:
             chosen[name] = registry.canonical(chosen[name])
     if not wants_help:
@@ -139,115 +141,39 @@ def _find_parts(selected: dict[str, Any], plugins: tuple[str, ...]) -> Parts:
     method = METHODS.get(selected["model"])
     if not hasattr(method, "published_setting"):
         raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
-    protocol = _protocol_name(selected, method)
+    protocol, head = _protocol_and_head(selected, method)
     selected["protocol"] = protocol
-    selected.setdefault("backbone", PROTOCOLS[protocol].values["backbone"])
-    dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else type("NoDataset", (), {"options": ()})
-    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), plugins)
+    dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
+    selected.setdefault("backbone", _default_backbone(method, dataset, protocol))
+    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head, plugins)
 
 
-def _protocol_name(selected: dict[str, Any], method: type) -> str:
-    name = selected.get("protocol", method.protocol)
+class _NoDataset:
+    """Stands for the dataset in a help text before one is chosen."""
+
+    name = ""
+    options = ()
+    protocol_values: ClassVar[dict[str, Any]] = {}
+
+
+def _protocol_and_head(selected: dict[str, Any], method: type) -> tuple[str, str]:
+    name = selected.get("protocol") or method.protocol
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}. Known: {', '.join(PROTOCOLS)}.")
-    if PROTOCOLS[name].head not in method.heads:
+    heads = [head for head in method.heads if head in PROTOCOLS[name].heads]
+    if not heads:
         raise UserError(
-            f"--model {method.name} has no {PROTOCOLS[name].head} head, which --protocol {name} asks for; "
-            f"its own protocol is {method.protocol}"
+            f"--model {method.name} has no {' or '.join(PROTOCOLS[name].heads)} head, which --protocol {name} asks "
+            f"for; its own protocol is {method.protocol}"
         )
-    return name
+    return name, heads[0]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def _parser(options: Iterable[Option]) -> _Parser:
-    """A parser that keeps only what was typed."""
-    parser = _Parser(
-        prog="python utils/main.py",
-        usage="python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
-        description="One run of class-incremental learning, end to end.",
-        epilog="\n".join(
-            [
-                "With --model, --dataset, --nl and --backbone, --help shows the options of these parts too.",
-                *(f"--{name}: {', '.join(registry.names())}" for name, registry in _SELECTORS.items()),
-            ]
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    for option in options:
-        spellings = [f"--{name}" for name in (option.name, *option.aliases)]
-        more: dict[str, Any] = {"action": "append"} if option.name == "plugin" else {}
-        if option.flag is not None:
-            more |= {"nargs": "?", "const": option.flag}
-        text = option.help if option.default in (None, "", False) else f"{option.help} [{option.default}]"
-        parser.add_argument(
-            *spellings,
-            dest=option.name,
-            type=_converter(option),
-            help=text.replace("%", "%%"),
-            metavar=_metavar(option),
-            **more,
-        )
-    return parser
-
-
-def _metavar(option: Option) -> str:
-    if option.choices:
-        return "{" + ",".join(option.choices) + "}"
-    return "0|1" if option.type is boolean else {"int": "N", "float": "X"}.get(option.type.__name__, "VALUE")
-
-
-def _converter(option: Option):
-    def convert(text: str) -> Any:
-        try:
-            value = option.type(text)
-        except ValueError as error:
-            reason = str(error) if "invalid literal" not in str(error) and "could not" not in str(error) else None
-            kind = {"int": "is not a whole number", "float": "is not a number"}.get(
-                option.type.__name__, "is not valid"
-            )
-            raise argparse.ArgumentTypeError(f"{text!r} {reason or kind}") from None
-        if option.choices and value not in option.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(option.choices)}")
-        return value
-
-    return convert
-
-
-def _parse(arguments: Sequence[str], options: dict[str, Option], parts: Parts) -> dict[str, Any]:
-    typed, unknown = _parser(options.values()).parse_known_args(list(arguments))
-    for word in unknown:
-        if word.startswith("--"):
-            raise UserError(_explain_unused(word[2:].partition("=")[0], options, parts))
-    if unknown:
-        raise UserError(f"{unknown[0]!r} belongs to no option")
-    return vars(typed)
-
-
-def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
-    """Why an option is not one of this run: some other part would use it, or nothing at all would."""
-    users = []
-    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
-        for part_name in registry.names():
-            part = registry.get(part_name)
-            declared = {spelling for option in part.options for spelling in (option.name, *option.aliases)}
-            declared |= {option.name for option in getattr(part, "regularizer_options", ())}
-            if name in declared:
-                users.append(f"{registry.kind} {part_name}")
-    if name in {*(option.name for option in parts.norm.regularizer_options), *parts.norm.memory_options}:
-        replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
-        return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
-    if users:
-        here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
-        return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
-    close = difflib.get_close_matches(name, [*options, *(a for o in options.values() for a in o.aliases)], n=1)
-    return f"unknown option --{name}." + (f" Did you mean --{close[0]}?" if close else " See --help.")
+def _default_backbone(method: type, dataset: type, protocol: str) -> str:
+    """The published one of the method on the dataset, else the dataset's, else the protocol's."""
+    setting = method.published_setting(dataset.name, None, protocol)
+    layers = (setting.values if setting else {}, dataset.protocol_values.get(protocol, {}), PROTOCOLS[protocol].values)
+    return next(layer["backbone"] for layer in layers if "backbone" in layer)
 
 
 def _resolve(
@@ -256,18 +182,30 @@ def _resolve(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     excluded = _excluded(typed, options)
+    epochs_of_milestones = None
     for origin, layer in _layers(typed, selected, parts):
         for name, value in layer.items():
             if name in options and name not in values and name not in excluded and value is not None:
                 values[name], origins[name] = value, origin
+                if name == "milestones":
+                    epochs_of_milestones = layer.get("epochs")
     for name, option in options.items():
         if name not in values:
             values[name], origins[name] = option.default, "default"
     values |= {name: selected[name] for name in ("model", "dataset", "nl", "backbone", "protocol")}
+    if origins["milestones"] != "typed" and epochs_of_milestones:
+        values["milestones"] = _scaled(values["milestones"], values["epochs"] / epochs_of_milestones)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration, typed)
     _check(configuration)
     return configuration
+
+
+def _scaled(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
+    """Milestones for another number of epochs, in proportion; those that fall on no epoch are left out."""
+    if factor == 1:
+        return tuple(milestones)
+    return tuple(sorted({int(milestone * factor + 0.5) for milestone in milestones} - {0}))
 
 
 def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
@@ -284,7 +222,7 @@ def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> It
     protocol = selected["protocol"]
     preset = PRESETS.get(selected.get("preset"), {})
     buffer_size = typed.get("buffer_size", preset.get("buffer_size"))
-    setting = parts.method.published_setting(selected["dataset"], buffer_size)
+    setting = parts.method.published_setting(selected["dataset"], buffer_size, protocol)
     yield "typed", typed
     if typed.get("load_best_args"):
         if setting is None:
@@ -294,11 +232,10 @@ def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> It
             )
         yield f"published setting, {setting.source}", setting.whole
     yield f"preset {selected.get('preset')}", preset
-    yield f"protocol {protocol}", PROTOCOLS[protocol].values | parts.norm.protocol_defaults.get(protocol, {})
-    milestones, decay = parts.dataset.schedules.get(protocol, ((), 1.0))
-    yield f"dataset {selected['dataset']}", {"milestones": milestones, "lr_decay": decay}
     if setting is not None:
         yield f"published, {setting.source}", setting.values
+    yield f"dataset {selected['dataset']}", parts.dataset.protocol_values.get(protocol, {})
+    yield f"protocol {protocol}", PROTOCOLS[protocol].values | parts.norm.protocol_defaults.get(protocol, {})
 
 
 def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
@@ -315,8 +252,7 @@ def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
             values[spelled], origins[spelled] = value, f"--{name}"
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], origins["minibatch_size"] = values["batch_size"], "as --batch_size"
-    if "forward" in values:
-        values["forward"] = configuration.parts.method.composition(values["forward"], configuration.parts.norm)
+    values |= configuration.parts.method.settled(values, configuration.parts.norm)
 
 
 def _check(configuration: Configuration) -> None:
@@ -339,13 +275,23 @@ def _check(configuration: Configuration) -> None:
         raise UserError("--group must be a short name of a folder inside --results_dir")
     if values["optim_nesterov"] and not values["optim_mom"]:
         raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
-    if not method.trains_every_task and (values["eval_every"] or not values["ignore_other_metrics"]):
+    if not method.measures_every_task(configuration.parts.head) and (
+        values["eval_every"] or not values["ignore_other_metrics"]
+    ):
         raise UserError(
             f"--model {values['model']} trains once, after the last task: --eval_every and forward transfer "
             "(--ignore_other_metrics 0) have nothing to measure before"
         )
+    if configuration.parts.head != "linear" and not values["ignore_other_metrics"]:
+        raise UserError(
+            f"--protocol {values['protocol']} adds outputs with every task, so that forward transfer "
+            "(--ignore_other_metrics 0) has no outputs to measure"
+        )
+    if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
+        raise UserError("--best_epoch val_loss chooses by held-out images: give --val_fraction above 0")
     _check_schedule(configuration)
     _check_regularizer(configuration)
+    method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
 
 
 def _check_regularizer(configuration: Configuration) -> None:
@@ -374,9 +320,9 @@ def _check_schedule(configuration: Configuration) -> None:
 
 def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
     """Every spelling of an option that a run of these parts takes, and the option's own name."""
-    method = METHODS.get(model)
-    backbone = backbone or PROTOCOLS[method.protocol].values["backbone"]
-    parts = Parts(method, DATASETS.get(dataset), NORMS.get(norm), BACKBONES.get(backbone))
+    method, its_dataset = METHODS.get(model), DATASETS.get(dataset)
+    backbone = backbone or _default_backbone(method, its_dataset, method.protocol)
+    parts = Parts(method, its_dataset, NORMS.get(norm), BACKBONES.get(backbone), method.heads[0])
     options = (*SHARED_OPTIONS, *parts.options())
     return {spelling: option.name for option in options for spelling in (option.name, *option.aliases)}
 

@@ -5,12 +5,13 @@ import platform
 import resource
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils.errors import UserError
+from utils.machine import available_cores, cpu_name
+from utils.record import Record
 from utils.registry import ROOT
 
 
@@ -48,11 +49,6 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
     """Versions and hardware, for the record."""
     return {
@@ -60,7 +56,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "suite": _git_state(),
         "system": platform.system(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
         "threads": threads,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -76,12 +72,13 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     return peak
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def report_memory(record: Record, device: torch.device, task: int) -> None:
+    """Tell the launcher what the run has taken on its GPU so far, in the task of that index; nothing on the CPU.
+
+    The allocator's own count: nothing waits for the device.
+    """
+    if device.type == "cuda":
+        record.write_memory({"task": task, "device_bytes": torch.cuda.max_memory_reserved(device)})
 
 
 def _git_state() -> str | None:

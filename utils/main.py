@@ -76,6 +76,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
 
 def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest) -> dict[str, Any]:
     """Put the run together, train it from its checkpoint on, and write its result."""
+    from utils.data_plan import Loaders
     from utils.environment import available_cores, choose_device, describe, set_arithmetic
     from utils.trackers import make_tracker
     from utils.training import Outlets, Training
@@ -92,6 +93,7 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     arrays.release()
+    check_retuning(config, stream)
     method = make_method(config, stream, augmentation, device)
     record.write_config(
         facts
@@ -103,13 +105,16 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
         entity=config.wandb_entity,
         project=config.wandb_project or config.dataset,
         name=config.wandb_name or readable_name(config),
-        group=config.group,
+        group=readable_name(config).removesuffix(f"-s{config.seed}"),  # a cell of a table
+        tags=[config.group],
         run_id=facts["identity"][:16],
         config=config.values,
         folder=record.folder,
         say=screen.say,
     )
-    training = Training(method, stream, augmentation, config, Outlets(record, tracker, screen, facts["identity"]), stop)
+    loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
+    outlets = Outlets(record, tracker, screen, facts["identity"])
+    training = Training(method, stream, loaders, augmentation, config, outlets, stop)
     try:
         training.restore()
         screen.log = record.append_log
@@ -136,26 +141,31 @@ def make_stream(config: Configuration, dataset, arrays, device):
     from utils.protocols import PROTOCOLS
 
     num_classes = len(arrays.class_names)
-    rule = PROTOCOLS[config.protocol].class_order if config.class_order == "protocol" else config.class_order
+    rule = config.class_order
+    if rule == "protocol":
+        rule = dataset.class_orders.get(config.protocol, PROTOCOLS[config.protocol].class_order)
     return Stream(
         arrays,
         num_tasks=dataset.num_tasks,
         label_of_class=class_order(rule, num_classes, config.seed),
         validation=config.validation,
+        held_out=config.val_fraction,
         seed=config.seed,
         device=device,
     )
 
 
 def make_augmentation(config: Configuration, dataset, arrays, device):
-    """The protocol's transform of this dataset, with one generator for the stream's rows and one for memory's."""
+    """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
+    memory's."""
     from functools import partial
 
     from utils.augment import augment, normalise
     from utils.seeds import generator
     from utils.training import Augmentation
 
-    transform = dataset.transform(config.protocol, arrays)
+    own = config.parts.method.transforms
+    transform = dataset.transform(own if own in dataset.transforms else config.protocol, arrays)
     return Augmentation(
         transform=lambda raw, random: augment(raw, transform, random),
         prepare=partial(normalise, transform=transform),
@@ -167,29 +177,71 @@ def make_augmentation(config: Configuration, dataset, arrays, device):
 
 def make_method(config: Configuration, stream, augmentation, device):
     """The method with its network and its memory."""
+    import torch
+
+    method = config.parts.method
+    method.check(config.values, stream.num_classes)
+    memory = None
+    if method.uses_memory:
+        make_memory = make_exemplars if method.keeps_exemplars else make_replay
+        memory = make_memory(config, stream, augmentation, device)
+    sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
+    network = make_network(config, stream, image_size=augmentation.prepare(sample).shape[-1]).to(device)
+    return method(network, config, stream, memory, augmentation.prepare)
+
+
+def check_retuning(config: Configuration, stream) -> None:
+    """Raise UserError if `--retune_norms` could not measure what it is for."""
+    from models.base import Method
+
+    if not config.retune_norms:
+        return
+    method = config.parts.method
+    if method.scores is not Method.scores:
+        raise UserError(f"--retune_norms measures the network's own outputs, and --model {config.model} has other ones")
+    first = 0 if method.measures_every_task(config.parts.head) else stream.num_tasks - 1
+    num_images = len(stream.pool(range(first + 1)))
+    if num_images < config.batch_size:
+        raise UserError(
+            f"--retune_norms trains on full batches, and there are {num_images} images at first: give a smaller "
+            "--batch_size"
+        )
+
+
+def make_replay(config: Configuration, stream, augmentation, device):
+    """A memory that is filled while training."""
     from utils.buffer import make_memory
 
-    memory = None
-    if config.parts.method.uses_memory:
-        memory = make_memory(
-            config.buffer_mode,
-            config.buffer_size,
-            num_tasks=stream.num_tasks,
-            device=device,
-            augment=augmentation.of_memory,
-            seed=config.seed,
-        )
-    network = make_network(config, stream).to(device)
-    return config.parts.method(network, config, stream, memory)
+    return make_memory(
+        config.buffer_mode,
+        config.buffer_size,
+        num_tasks=stream.num_tasks,
+        device=device,
+        augment=augmentation.of_memory,
+        seed=config.seed,
+    )
 
 
-def make_network(config: Configuration, stream):
+def make_exemplars(config: Configuration, stream, augmentation, device):
+    """A memory that is filled after each task."""
+    from utils.exemplars import ExemplarMemory
+
+    return ExemplarMemory(
+        config.buffer_size,
+        selection=config.exemplar_selection,
+        quota=config.quota,
+        reherd=config.reherd,
+        device=device,
+        seed=config.seed,
+    )
+
+
+def make_network(config: Configuration, stream, image_size: int):
     """Backbone and classifier, their weights drawn on the CPU from their own generators, whatever the norm layer is."""
     import torch
 
     from backbone.norm import norm_factory
     from models.heads import HEADS, Network
-    from utils.protocols import PROTOCOLS
     from utils.seeds import derive_seed
 
     parts = config.parts
@@ -197,9 +249,10 @@ def make_network(config: Configuration, stream):
     norm = norm_factory(config.nl, num_tasks=stream.num_tasks, **norm_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        backbone = parts.backbone(norm, image_size=stream.image_shape[-1], **config.chosen(parts.backbone.options))
+        backbone = parts.backbone(norm, image_size=image_size, **config.chosen(parts.backbone.options))
         torch.manual_seed(derive_seed(config.seed, "head", 0))
-        head = HEADS[PROTOCOLS[config.protocol].head](backbone.num_features, stream.num_classes)
+        kind = HEADS[parts.head]
+        head = kind(backbone.num_features) if kind.grows else kind(backbone.num_features, stream.num_classes)
     if not any(isinstance(module, parts.norm) for module in backbone.modules()):
         raise UserError(f"--nl {config.nl} reached no layer of --backbone {config.backbone}")
     return Network(backbone, head, half=config.precision == "bf16")
@@ -217,6 +270,7 @@ def make_result(config: Configuration, measured, training, identity: str, device
         "counts": {"class_il": measured.class_il, "task_il": measured.task_il, "total": measured.total},
         "untrained": measured.untrained or None,
         "anytime": measured.anytime,
+        **({"norms": measured.norms} if measured.norms else {}),
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
         "timings": {f"{name}_seconds": round(seconds, 3) for name, seconds in measured.seconds.items()},
@@ -229,11 +283,7 @@ def show_plan(config: Configuration, stream, record: Record, screen, device, thr
     tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}", f"lr {config.lr:g}"]
-    if config.parts.method.uses_memory:
-        rows = f"{config.batch_size} + {config.minibatch_size}"
-        steps += [f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}", f"{config.forward} forward"]
-    else:
-        steps.append(f"batches of {config.batch_size}")
+    steps.append(describe_batches(config))
     place = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     screen.say(f"  {', '.join(steps)}, on {place}", detail=True)
     by_origin: dict[str, list[str]] = {}
@@ -243,6 +293,20 @@ def show_plan(config: Configuration, stream, record: Record, screen, device, thr
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
     screen.say(f"  record: {record.folder}", detail=True)
+
+
+def describe_batches(config: Configuration) -> str:
+    """What a batch is made of, in words."""
+    method = config.parts.method
+    if not method.uses_memory:
+        return f"batches of {config.batch_size}"
+    if method.keeps_exemplars:
+        from utils.data_plan import part_sizes
+
+        current, memory = part_sizes(config.batch_size, config.batch_ratio)
+        return f"batches of {current} + {memory} from the second task on, {config.buffer_size} exemplars"
+    rows = f"{config.batch_size} + {config.minibatch_size}"
+    return f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}, {config.forward} forward"
 
 
 def show_result(config: Configuration, result: dict[str, Any], screen) -> None:

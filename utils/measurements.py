@@ -19,7 +19,8 @@ class Measurements:
         class_il, task_il, total: counts [T][T]; row: after that task, column: that task's test set; None: not measured.
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
-        seconds: time spent in training and in evaluation.
+        norms: what was measured of the norm layers (`utils/diagnosis.py`); empty unless it is asked for.
+        seconds: time spent in training, in evaluation, and with the norm layers.
     """
 
     class_il: list[list[int | None]]
@@ -27,6 +28,7 @@ class Measurements:
     total: list[list[int | None]]
     untrained: dict[str, list[int]] = field(default_factory=dict)
     anytime: list[float] = field(default_factory=list)
+    norms: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
 
     @classmethod

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import Busy, DiskError, UserError
+from utils.errors import Busy, DiskError, RunError, UserError
 
 SCHEMA_VERSION = 1
 
@@ -44,6 +44,14 @@ def _disk_error(path: Path, error: OSError) -> DiskError:
     )
 
 
+def _exists(path: Path) -> bool:
+    """Whether a file is there, as far as one may know."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
@@ -63,6 +71,7 @@ class Record:
         self.checkpoint_path = folder / "checkpoint.pt"
         self.result_path = folder / "result.json"
         self.failure_path = folder / "failure.json"
+        self.memory_path = folder / "memory.json"
         self.log_path = folder / "log.txt"
         self._lock: int | None = None
 
@@ -74,7 +83,17 @@ class Record:
     @property
     def complete(self) -> bool:
         """Whether the run has its result."""
-        return self.result_path.exists()
+        return _exists(self.result_path)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a failure was written down that would come back the same way."""
+        return _exists(self.failure_path)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a state to go on from."""
+        return _exists(self.checkpoint_path)
 
     def open(self) -> "Record":
         """Make the folder if need be and take hold of it until `close`."""
@@ -113,16 +132,19 @@ class Record:
 
     def is_held(self) -> bool:
         """Whether a process is writing the folder now."""
+        if not _exists(self.folder):
+            return False
         try:
             self.open().close()
-        except Busy:
-            return True
+        except RunError as error:  # what cannot be opened cannot be written either
+            return isinstance(error, Busy)
         return False
 
     def close(self) -> None:
         """Let go of the folder; one in which nothing was written is taken away."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
+                self.memory_path.unlink(missing_ok=True)
                 self.folder.rmdir()
             os.close(self._lock)
             self._lock = None
@@ -150,6 +172,21 @@ class Record:
     def read_failure(self) -> dict[str, Any]:
         """The failure that was written down, empty if there is none."""
         return self._read_json(self.failure_path)
+
+    def write_memory(self, report: dict[str, Any]) -> None:
+        """Tell other processes what memory the run takes, until `close`; worth neither a failure nor a wait."""
+        partial = self.memory_path.with_name(f".{self.memory_path.name}.part")
+        with contextlib.suppress(OSError):
+            partial.write_bytes(_json_bytes(report))
+            partial.replace(self.memory_path)
+
+    def read_memory(self) -> dict[str, Any]:
+        """What the run in the folder has told of its memory, empty if that is nothing that can be read."""
+        try:
+            report = json.loads(self.memory_path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return report if isinstance(report, dict) else {}
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -187,7 +224,7 @@ class Record:
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, RecursionError, IsADirectoryError):
             raise UserError(f"{path} is damaged; remove the folder {self.folder} to run it anew") from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA_VERSION:
             found = content.get("schema") if isinstance(content, dict) else None

@@ -85,7 +85,7 @@ def _spell_norm(stem: str) -> str:
 
 NORMS = Registry("norm layer", "backbone.norm", not_parts=("base", "context"), spell=_spell_norm)
 BACKBONES = Registry("backbone", "backbone", not_parts=("blocks",))
-METHODS = Registry("method", "models", not_parts=("base", "heads"))
+METHODS = Registry("method", "models", not_parts=("base", "exemplar", "heads"))
 DATASETS = Registry("dataset", "datasets", not_parts=("arrays", "stream"), spell=lambda stem: stem.replace("_", "-"))
 
 

@@ -6,7 +6,7 @@ measured so far. That is what a checkpoint holds, and why a run that was killed 
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from utils.batch import Batch
+from utils.best_epoch import BestEpoch
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.diagnosis import NormDiagnosis, note
+from utils.environment import report_memory
 from utils.errors import Diverged, Stopped, UserError
-from utils.evaluate import evaluate, evaluating
+from utils.evaluate import Counts, evaluate, evaluating, mean_cross_entropy
 from utils.measurements import LossMeter, Measurements
 from utils.record import Record
 from utils.stopping import StopRequest
@@ -28,6 +31,7 @@ class Position:
 
     Attributes:
         begun, ended: whether the method's `begin_task` and `end_task` of this task have been called.
+        evaluated: whether the task has been evaluated, which is then not done again.
         step: optimizer steps of the whole run.
         measured_step: the step of the last evaluation inside a task.
     """
@@ -38,6 +42,7 @@ class Position:
     epoch: int = 0
     batch: int = 0
     ended: bool = False
+    evaluated: bool = False
     step: int = 0
     measured_step: int = 0
 
@@ -83,7 +88,8 @@ class Training:
 
     Args:
         method: learns (`models/base.py`).
-        stream: gives batches and evaluation sets (`datasets/stream.py`).
+        stream: gives evaluation sets and held-out images (`datasets/stream.py`).
+        loaders: give the batches of a stage (`utils/data_plan.py`).
         augmentation: of the images.
         config: the options in force.
         outlets: where to write.
@@ -94,6 +100,7 @@ class Training:
         self,
         method: Any,
         stream: Any,
+        loaders: Any,
         augmentation: Augmentation,
         config: Any,
         outlets: Outlets,
@@ -101,6 +108,7 @@ class Training:
     ) -> None:
         self.method = method
         self.stream = stream
+        self.loaders = loaders
         self.augmentation = augmentation
         self.config = config
         self.outlets = outlets
@@ -108,6 +116,7 @@ class Training:
         self.position = Position()
         self.measured = Measurements.empty(stream.num_tasks)
         self.meter = LossMeter()
+        self.best = BestEpoch()
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
@@ -125,6 +134,7 @@ class Training:
             while self.position.task < self.stream.num_tasks:
                 self._train_task()
                 self._evaluate_task()
+                self._diagnose_norms()
                 self.position = Position(task=self.position.task + 1, step=self.position.step)
         finally:
             self.outlets.screen.end()
@@ -149,6 +159,7 @@ class Training:
         self.position = Position(**state["position"])
         self.measured = Measurements(**state["measured"])
         self.meter.load_state_dict(state["meter"])
+        self.best.load_state_dict(state["best"])
         self.method.load_state_dict(state["method"])
         if self.position.epoch or self.position.batch:
             self._optimizer_state = state["method"]["optimizer"]
@@ -167,53 +178,63 @@ class Training:
             method.begin_task(position.task)
             position.begun = True
         stages = method.stages(position.task)
-        total = sum(stage.epochs * self._num_batches(stage) for stage in stages)
-        done = self._steps_done(stages)
-        self.outlets.screen.begin(f"task {position.task + 1}/{self.stream.num_tasks}", done, total)
         while position.stage < len(stages):
-            done = self._train_stage(stages[position.stage], done)
+            self._train_stage(stages[position.stage], len(stages))
             position.stage, position.epoch = position.stage + 1, 0
         if not position.ended:
             self._log_losses()
             method.end_task(position.task)
             position.ended = True
-        self.outlets.screen.end()
 
-    def _train_stage(self, stage: Any, done: int) -> int:
+    def _train_stage(self, stage: Any, num_stages: int) -> None:
         position = self.position
         self.method.begin_stage(stage)
         if self._optimizer_state is not None:
             self.method.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
+        loader = self.loaders.of(stage.data, (position.task, position.stage))
+        num_batches = min(loader.num_batches, self.config.debug_mode or loader.num_batches)
+        done = position.epoch * num_batches + position.batch
+        self.outlets.screen.begin(self._title(num_stages), done, stage.epochs * num_batches)
         while position.epoch < stage.epochs:
             self.method.begin_epoch(stage, position.epoch)
-            for batch in self._batches(stage):
+            for batch in self._batches(loader, num_batches):
                 self._step(batch)
                 done += 1
                 self.outlets.screen.advance(done, self.meter.last)
+            if stage.keep == "val_loss":
+                self._validate(stage)
             position.epoch, position.batch = position.epoch + 1, 0
-        return done
+        self.best.restore(self.method.network)
+        self.outlets.screen.end()
 
-    def _batches(self, stage: Any):
+    def _title(self, num_stages: int) -> str:
+        title = f"task {self.position.task + 1}/{self.stream.num_tasks}"
+        return title if num_stages == 1 else f"{title}, stage {self.position.stage + 1}/{num_stages}"
+
+    def _batches(self, loader: Any, num_batches: int):
         """The rest of the present epoch."""
-        position, batch_size = self.position, self.config.batch_size
-        batches = self.stream.batches(stage.tasks, position.epoch, batch_size, start=position.batch)
-        for _ in range(position.batch, self._num_batches(stage)):
+        batches = loader.batches(self.position.epoch, start=self.position.batch)
+        for _ in range(self.position.batch, num_batches):
             self._evaluate_if_due()
-            raw, labels, tasks = next(batches)
-            yield Batch(self.augmentation.of_stream(raw), labels, raw, tasks)
+            yield next(batches)
 
-    def _num_batches(self, stage: Any) -> int:
-        """Batches of one epoch, fewer in debug mode."""
-        number = self.stream.num_batches(stage.tasks, self.config.batch_size)
-        return min(number, self.config.debug_mode) if self.config.debug_mode else number
-
-    def _steps_done(self, stages: Sequence[Any]) -> int:
-        position = self.position
-        finished = sum(stage.epochs * self._num_batches(stage) for stage in stages[: position.stage])
-        if position.stage == len(stages):
-            return finished
-        return finished + position.epoch * self._num_batches(stages[position.stage]) + position.batch
+    def _validate(self, stage: Any) -> None:
+        """Offer the network as it is after an epoch, with its loss on the held-out images."""
+        started, position = time.monotonic(), self.position
+        with evaluating(self.method.network):
+            loss = mean_cross_entropy(
+                self.method.network,
+                self.stream.pool(stage.held_out, "validation"),
+                prepare=self.augmentation.prepare,
+                batch_size=self.config.batch_size,
+                check=self._stop_if_asked,
+            )
+        self.best.offer(loss, position.epoch, self.method.network)
+        self.outlets.write(
+            {"kind": "validation", "step": position.step, "task": position.task, "epoch": position.epoch, "loss": loss}
+        )
+        self.measured.seconds["evaluation"] += time.monotonic() - started
 
     def _step(self, batch: Batch) -> None:
         started = time.monotonic()
@@ -233,6 +254,7 @@ class Training:
         line = {"kind": "train", "step": position.step, "task": position.task, "epoch": position.epoch}
         lr = self.method.optimizer.param_groups[0]["lr"]
         self.outlets.write(line | self.meter.read() | {"lr": lr})
+        report_memory(self.outlets.record, next(self.method.network.parameters()).device, position.task)
 
     def _check_losses(self) -> None:
         if not self.meter.is_finite():
@@ -258,29 +280,26 @@ class Training:
 
     def _evaluate_task(self) -> None:
         task, measured = self.position.task, self.measured
-        if not self.position.step:
-            return  # nothing has been trained yet, as in the earlier tasks of joint training
+        if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
+            return
         last = min(task + 1, self.stream.num_tasks - 1) if self._measures_transfer else task
-        for column in range(last + 1):
-            counts = self._count(column, seen_task=max(task, column))
+        found = [self._count(column, seen_task=max(task, column)) for column in range(last + 1)]
+        for column, counts in enumerate(found):
             measured.class_il[task][column] = counts.correct_class_il
             measured.task_il[task][column] = counts.correct_task_il
             measured.total[task][column] = counts.total
-        self._report_task(task)
+        measured.anytime.append(self._report("evaluation", f"after {self._title(1)}", found[: task + 1]))
+        self.position.evaluated = True
 
-    def _report_task(self, task: int) -> None:
-        class_il, task_il = (
-            [100 * correct[task][column] / self.measured.total[task][column] for column in range(task + 1)]
-            for correct in (self.measured.class_il, self.measured.task_il)
-        )
-        self.measured.anytime.append(sum(class_il) / len(class_il))
-        self.outlets.write(
-            {"kind": "evaluation", "step": self.position.step, "task": task, "class_il": class_il, "task_il": task_il}
-        )
-        self.outlets.screen.say(
-            f"after task {task + 1}/{self.stream.num_tasks}: "
-            f"Class-IL {sum(class_il) / len(class_il):.2f} %  Task-IL {sum(task_il) / len(task_il):.2f} %"
-        )
+    def _report(self, kind: str, title: str, counts: list[Counts]) -> float:
+        """Write and say the accuracies on the tasks seen; the result is their mean in Class-IL."""
+        class_il = [100 * each.correct_class_il / each.total for each in counts]
+        task_il = [100 * each.correct_task_il / each.total for each in counts]
+        place = {"kind": kind, "step": self.position.step, "task": self.position.task}
+        self.outlets.write(place | {"class_il": class_il, "task_il": task_il})
+        means = [sum(values) / len(values) for values in (class_il, task_il)]
+        self.outlets.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
+        return means[0]
 
     def _evaluate_if_due(self) -> None:
         """Anytime accuracy, between two steps of a task; the task's last step is measured at its end."""
@@ -295,14 +314,14 @@ class Training:
         line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
         self.outlets.write(line)
 
-    def _count(self, task: int, *, seen_task: int):
-        """Correct predictions on the test set of a task, by the network as it is."""
+    def _count(self, task: int, *, seen_task: int, network: Any = None) -> Counts:
+        """Correct predictions on the test set of a task, by the method as it is or by another network."""
         started = time.monotonic()
         images, labels = self.stream.evaluation_set(task)
         seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
-        with evaluating(self.method.network):
+        with evaluating(network or self.method.network):
             counts = evaluate(
-                self.method.scores,
+                network or self.method.scores,
                 images,
                 labels,
                 prepare=self.augmentation.prepare,
@@ -312,6 +331,22 @@ class Training:
             )
         self.measured.seconds["evaluation"] += time.monotonic() - started
         return counts
+
+    def _diagnose_norms(self) -> None:
+        """Measure the norm layers after a task on a copy, so that the run goes on as it would without."""
+        if not self.config.retune_norms or not self.position.step:
+            return
+        self._save_if_due()
+        started, task, counts = time.monotonic(), self.position.task, None
+        diagnosis = NormDiagnosis(
+            self.stream, self.loaders, self.augmentation.prepare, self.config, self.outlets.screen, self._stop_if_asked
+        )
+        distances, network = diagnosis.measure(self.method.network, task)
+        self.measured.seconds["norms"] = self.measured.seconds.get("norms", 0.0) + time.monotonic() - started
+        if network is not None:
+            counts = [self._count(column, seen_task=task, network=network) for column in range(task + 1)]
+            self._report("retuned", "  with its norm layers re-tuned", counts)
+        note(self.measured.norms, self.stream.num_tasks, task, distances, counts)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -334,6 +369,7 @@ class Training:
             "generators": {name: each.get_state() for name, each in self.augmentation.generators.items()},
             "measured": dataclasses.asdict(self.measured),
             "meter": self.meter.state_dict(),
+            "best": self.best.state_dict(),
             "lengths": self.outlets.record.lengths(),
         }
         save_checkpoint(self.outlets.record.checkpoint_path, self.outlets.identity, state)

@@ -39,7 +39,7 @@ class ImageFolder(Layout):
 
     def _files(self, place: Path, dataset: Dataset) -> list[list[list[Path]]]:
         """For each split, for each class, its files."""
-        names = {split: _class_names(place / split) for split in _SPLITS}
+        names = {split: class_folders(place / split) for split in _SPLITS}
         for split, other in (_SPLITS, _SPLITS[::-1]):
             only_here = sorted(set(names[split]) - set(names[other]))
             if only_here:
@@ -49,17 +49,19 @@ class ImageFolder(Layout):
                 f"{place / 'train'} has {len(names['train'])} class folders; "
                 f"{dataset.name} needs {dataset.num_classes}, one for each class"
             )
-        return [[_images_of(place / split / name) for name in names[split]] for split in _SPLITS]
+        return [[images_of(place / split / name) for name in names[split]] for split in _SPLITS]
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of its folders, in the order of the labels. Raises UserError if it is not there."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; give it one folder per class")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
-def _images_of(folder: Path) -> list[Path]:
+def images_of(folder: Path) -> list[Path]:
+    """The files of a class, in the order of their names. Raises UserError if there are none."""
     files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if not files:
         raise UserError(f"{folder} holds no image; every class needs some")

@@ -5,6 +5,7 @@ import pytest
 
 from datasets.arrays import Arrays, Dataset
 from datasets.layouts.official import OfficialCifar
+from datasets.stream import class_order
 from tests.datasets.small import (
     TEN_FILES,
     small_content,
@@ -15,21 +16,21 @@ from tests.datasets.small import (
 )
 from utils.augment import Transform
 from utils.errors import UserError
-from utils.registry import DATASETS
+from utils.registry import BACKBONES, DATASETS
 
 NAMES = DATASETS.names()
 STORED = [name for name in NAMES if DATASETS.get(name).layouts]
 
 
 def written(name: str, data_root) -> Dataset:
-    """The dataset, with ten random training images and two test images per class in its four-array layout."""
+    """The dataset, with a random training image and a test image per class in its four-array layout."""
     dataset = DATASETS.get(name)()
     num_classes, side = dataset.num_classes or 10, dataset.image_size or 20
     draws = np.random.default_rng(0)
     content = {}
-    for split, number in (("train", 10 * num_classes), ("test", 2 * num_classes)):
-        content[f"{split}_x"] = draws.integers(0, 256, (number, side, side, 3), dtype=np.uint8)
-        content[f"{split}_y"] = np.arange(number) % num_classes
+    for split in ("train", "test"):
+        content[f"{split}_x"] = draws.integers(0, 256, (num_classes, side, side, 3), dtype=np.uint8)
+        content[f"{split}_y"] = np.arange(num_classes)
     if dataset.layouts:
         write_four_arrays(data_root / dataset.folder, content)
     return dataset
@@ -47,6 +48,10 @@ def test_every_dataset_loads_and_says_what_it_is(name, tmp_path):
     transform = dataset.transform("online", arrays)
     assert isinstance(transform, Transform)
     assert (transform.mean, transform.std) == (arrays.mean, arrays.std)
+    assert isinstance(dataset.transform("offline", arrays), Transform)
+    for rule in ("online", "offline"):
+        order = class_order(dataset.class_orders.get(rule, rule), arrays.num_classes, seed=1)
+        assert sorted(order) == list(range(arrays.num_classes))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +59,7 @@ def test_options_have_defaults_that_their_own_type_gives_and_no_other_is_taken(n
     part = DATASETS.get(name)
     for option in part.options:
         assert option.help
-        assert option.type(str(option.default)) == option.default
+        assert option.default is None or option.type(str(option.default)) == option.default
     with pytest.raises(TypeError, match="colour"):
         part(colour="red")
 
@@ -69,7 +74,7 @@ def test_missing_data_says_what_to_put_where(name, tmp_path):
     assert "\n" not in message
     assert f"{tmp_path / dataset.folder}/{{train,test}}_{{x,y}}.npy" in message
     assert "--data_root" in message
-    assert ("download=True" in message) == ("cifar" in name)
+    assert ("download=True" in message) == ("cifar" in name or "dissimilar" in name)
 
 
 @pytest.mark.parametrize("name", [name for name in STORED if name != "seq-arrays"])
@@ -97,7 +102,67 @@ def test_constants_are_the_published_ones(name, tmp_path):
     dataset = written(name, tmp_path)
     assert (dataset.num_tasks, dataset.num_classes, dataset.image_size) == (num_tasks, num_classes, side)
     assert dataset.transform("online", dataset.load(tmp_path)) == Transform(padding, True, mean, std)
-    assert dataset.schedules.get("online", ((), 1.0)) == (milestones, decay)
+    values = dataset.protocol_values.get("online", {})
+    assert (values.get("milestones", ()), values.get("lr_decay", 1.0)) == (milestones, decay)
+
+
+# Cha et al., CVPR 2023, and for PODNet Douillard et al., ECCV 2020; CIFAR-10 as CIFAR-100.
+CIFAR_OFFLINE = ((0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023))
+CIFAR_PODNET = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OFFLINE = {
+    ("seq-cifar10", "offline"): Transform(4, True, *CIFAR_OFFLINE, resized_crop=True),
+    ("seq-cifar100", "offline"): Transform(4, True, *CIFAR_OFFLINE, resized_crop=True),
+    ("seq-cifar10", "podnet"): Transform(4, True, *CIFAR_PODNET, brightness=63 / 255),
+    ("seq-cifar100", "podnet"): Transform(4, True, *CIFAR_PODNET, brightness=63 / 255),
+    ("seq-imagenet100", "offline"): Transform(0, True, *IMAGENET, resized_crop=True, test_side=224),
+    ("seq-imagenet100", "podnet"): Transform(0, True, *IMAGENET, resized_crop=True, brightness=63 / 255, test_side=224),
+    ("seq-dissimilar", "offline"): Transform(4, True, (0.5,) * 3, (1.0,) * 3, resized_crop=True),
+    ("seq-digits", "offline"): Transform(2, False, (0.5,) * 3, (0.5,) * 3),
+}
+
+
+@pytest.mark.parametrize(("name", "which"), OFFLINE)
+def test_offline_transforms_are_the_published_ones(name, which, tmp_path):
+    dataset = written(name, tmp_path)
+    assert dataset.transform(which, dataset.load(tmp_path)) == OFFLINE[name, which]
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    {
+        "seq-cifar10": (160, (80, 120)),
+        "seq-cifar100": (160, (80, 120)),
+        "seq-imagenet100": (100, (40, 80)),
+        "seq-dissimilar": (100, (40, 80)),
+    }.items(),
+)
+def test_offline_schedules_are_the_published_ones(name, schedule):
+    values = DATASETS.get(name).protocol_values["offline"]
+    assert (values["epochs"], values["milestones"], values["lr_decay"]) == (*schedule, 0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_default_backbones_exist_and_milestones_lie_within_the_epochs(name):
+    for values in DATASETS.get(name).protocol_values.values():
+        assert values.get("backbone", "resnet18") in BACKBONES.names()
+        assert max(values.get("milestones", (0,))) < values.get("epochs", 1000)
+
+
+@pytest.mark.parametrize("name", ["seq-cifar10", "seq-cifar100"])
+def test_crop_of_cifar_can_be_chosen_offline_and_nowhere_else(name, tmp_path):
+    arrays = written(name, tmp_path).load(tmp_path)
+    shifted, resized = (DATASETS.get(name)(cifar_crop=crop) for crop in ("shift", "resized"))
+    assert shifted.transform("offline", arrays) == Transform(4, True, *CIFAR_OFFLINE)
+    assert resized.transform("offline", arrays) == OFFLINE[name, "offline"]
+    for which in ("online", "podnet"):
+        with pytest.raises(UserError, match="--cifar_crop"):
+            shifted.transform(which, arrays)
+
+
+def test_dissimilar_tasks_stay_whole_and_in_order():
+    orders = DATASETS.get("seq-dissimilar").class_orders
+    assert orders["online"] == orders["offline"] == "identity"
 
 
 def test_class_names_of_cifar_are_in_official_order():

@@ -1,5 +1,6 @@
 """A method on a network that passes its input through, so that the recorded logits are the leaves."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.heads import Outputs
 from utils.batch import Batch
 from utils.registry import METHODS, NORMS
 
@@ -39,6 +41,43 @@ class ScriptedMemory:
         self.inserted.append({"raw": raw, "labels": labels, "tasks": tasks, **extras})
 
 
+class FixedNetwork(nn.Module):
+    """Gives recorded scores, features and maps, whatever the images are; its head is a part of its own."""
+
+    def __init__(self, scores: Tensor, features: Tensor | None = None, maps: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.fixed = Outputs(scores, features, maps or [])
+        self.head = nn.Module()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def outputs(self, images: Tensor) -> Outputs:
+        return self.fixed
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fixed.scores
+
+
+def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher: nn.Module | None, **options: Any):
+    """A method in the midst of a task of `num_new` classes, as all tasks before it, with a learning rate of 0."""
+    values = {option.name: option.default for option in METHODS.get(name).options}
+    values |= {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
+    values |= {"optim_nesterov": False, "best_epoch": "last", "batch_size": 4} | options
+    values |= METHODS.get(name).settled(values, NORMS.get("BN"))
+    config = SimpleNamespace(**values, parts=SimpleNamespace(norm=NORMS.get("BN"), head=METHODS.get(name).heads[0]))
+    classes = [range(index * num_new, (index + 1) * num_new) for index in range(10)]
+    stream = SimpleNamespace(num_tasks=10, classes_of_task=classes.__getitem__)
+    method = METHODS.get(name)(network, config, stream, None)
+    method.task, method.teacher = task, teacher
+    method.optimizer = torch.optim.SGD([network.unused], lr=0.0)
+    return method
+
+
+def observe(method: Any, labels: np.ndarray, num_current: int | None = None) -> dict[str, Tensor]:
+    """The losses of one step; their gradients are then in the leaves."""
+    batch = rows(torch.zeros(len(labels), 1), labels, task=method.task)
+    return method.observe(replace(batch, num_current=num_current))
+
+
 def leaf(logits: np.ndarray) -> Tensor:
     return torch.from_numpy(logits).clone().requires_grad_()
 
@@ -59,7 +98,7 @@ def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **o
     """A method at the beginning of a stage, with plain SGD of learning rate 0."""
     values = {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
     values |= {"optim_nesterov": False, "minibatch_size": 5, "forward": "separate"} | options
-    config = SimpleNamespace(**values, parts=SimpleNamespace(norm=NORMS.get("BN")))
+    config = SimpleNamespace(**values, best_epoch="last", parts=SimpleNamespace(norm=NORMS.get("BN"), head="linear"))
     stream = SimpleNamespace(num_tasks=5, num_classes=num_classes)
     method = METHODS.get(name)(PassThrough(), config, stream, ScriptedMemory(draws or []))
     method.begin_stage(method.stages(4)[0])

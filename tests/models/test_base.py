@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from backbone.norm import build_norm
-from models.base import Stage
+from models.base import ReplayMethod, Stage
 from tests.models.rig import leaf, make, rows
+from utils.data_plan import TaskStream
 from utils.errors import UserError
 from utils.registry import METHODS, NORMS
 
 ZEROS = torch.zeros(6, 10, dtype=torch.float64).numpy()
-REPLAY = [name for name in METHODS.names() if METHODS.get(name).uses_memory]
+REPLAY = [name for name in METHODS.names() if issubclass(METHODS.get(name), ReplayMethod)]
 
 
 def draws(number):
@@ -90,7 +91,7 @@ def test_batch_without_memory_rows_is_not_described():
 @pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
 def test_balancing_layers_refuse_separate_parts(method, norm):
     with pytest.raises(UserError, match="--forward separate"):
-        METHODS.get(method).composition("separate", NORMS.get(norm))
+        METHODS.get(method).settled({"forward": "separate"}, NORMS.get(norm))
 
 
 def test_task_weights_are_never_decayed():
@@ -107,7 +108,7 @@ def test_task_weights_are_never_decayed():
 
 
 def test_learning_rate_falls_at_the_milestones():
-    stage = Stage((0,), epochs=5, lr=1.0, milestones=(2, 4), lr_decay=0.1)
+    stage = Stage(TaskStream((0,)), epochs=5, lr=1.0, milestones=(2, 4), lr_decay=0.1)
     assert [stage.lr_at(epoch) for epoch in range(5)] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
 
 

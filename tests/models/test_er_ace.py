@@ -51,7 +51,8 @@ def test_regularizing_from_the_first_or_the_second_task_is_one_computation():
 def test_seen_classes_survive_saving():
     method = make("er_ace", [])
     method.seen[3] = True
-    state = {"task": 1, "network": method.network.state_dict(), "memory": None, "seen": method.seen.clone()}
+    state = {"task": 1, "num_classes": 0, "network": method.network.state_dict(), "memory": None}
+    state["seen"] = method.seen.clone()
     fresh = make("er_ace", [])
     fresh.memory = None
     fresh.load_state_dict(state)

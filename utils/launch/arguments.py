@@ -4,18 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from utils.command_line import Parser
 from utils.configuration import data_root
-from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS
 from utils.launch.plan import Where
 from utils.options import ranged
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> None:
-        raise UserError(message)
 
 
 def number(kind: type, low: float):
@@ -26,7 +19,9 @@ def number(kind: type, low: float):
         try:
             return parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+            not_a_number = f"is not a {'whole ' if kind is int else ''}number"
+            reason = str(error) if str(error).startswith("must be") else not_a_number
+            raise argparse.ArgumentTypeError(f"{text!r} {reason}") from None
 
     return convert
 

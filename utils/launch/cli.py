@@ -9,15 +9,17 @@ from typing import Any
 
 from utils.errors import COMPLETE, MISTAKE, RunError, UserError
 from utils.launch.arguments import Parser, add_places, number, places_of
-from utils.launch.commands import data, status, table, write_table
+from utils.launch.cells import known_parts, read_extras
+from utils.launch.commands import compare, data, status, table, track_summary, write_table
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
-from utils.launch.plan import Plan, Where, known_parts, make_plan, read_extras
+from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, or one of the other commands; the exit code is 0 only if everything asked for is complete."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"status": status, "table": table, "data": data}
+    commands = {"status": status, "table": table, "compare": compare, "data": data}
     try:
         if words and words[0] in commands:
             return commands[words[0]](words[1:])
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _launch_parser() -> Parser:
     parser = Parser(
         prog="python run.py",
-        usage="python run.py [status|table|data] [--preset NAME] [options]",
+        usage="python run.py [status|table|compare|data] [--preset NAME] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
         epilog="Every option of utils/main.py may be given too; each run takes those that its parts use.\n"
         + "\n".join(f"{axis}: {', '.join(names)}" for axis, names in known_parts().items()),
@@ -54,10 +56,24 @@ def _add_axes(group: Any) -> None:
     group.add_argument("--models", nargs="*", metavar="NAME", help="methods, such as derpp er_ace")
     group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN TBBN AdaB2N")
     group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N")
-    group.add_argument("--epochs", type=number(int, 1), nargs="*", metavar="N")
+    group.add_argument("--epochs", "--n_epochs", type=number(int, 1), nargs="*", metavar="N")
     group.add_argument("--kappa", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
     group.add_argument("--lambd", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
     group.add_argument("--ada_t0", type=number(int, 0), nargs="*", metavar="T", help="searched for AdaB2N")
+    group.add_argument(
+        "--selection",
+        choices=(ORACLE, VALIDATION),
+        help=f"settings are judged on the test data, or on {SEARCH_SHARE:.0%} of the training data, the best being run "
+        "on all data afterwards [by the preset]".replace("%", "%%"),
+    )
+    group.add_argument(
+        "--search_seeds",
+        type=number(int, 0),
+        nargs="*",
+        metavar="SEED",
+        help="seeds on which all settings are run, whether or not they are among the others, which are left to the "
+        "best setting [all seeds]",
+    )
 
 
 def _add_scheduling(group: Any) -> None:
@@ -65,6 +81,7 @@ def _add_scheduling(group: Any) -> None:
     group.add_argument("--dry_run", action="store_true", default=False, help="print the plan and stop")
     group.add_argument("--json", action="store_true", default=False, help="print the plan for programs, and stop")
     group.add_argument("--jobs", type=number(int, 1), metavar="N", help="runs at a time without a GPU (the cores)")
+    group.add_argument("--threads", type=number(int, 1), default=1, metavar="N", help="threads of each run [1]")
     group.add_argument("--runs_per_gpu", default="auto", metavar="auto|N", help="runs that share a GPU [auto]")
     group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE")
     group.add_argument("--coldsecs", type=number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
@@ -80,6 +97,8 @@ def _read_grid(options: argparse.Namespace) -> Grid:
         if "seeds" in typed:
             raise UserError("--num_seeds and --seeds cannot be given together")
         typed["seeds"] = tuple(range(options.num_seeds))
+    if hasattr(options, "selection"):
+        typed["selection"] = options.selection
     return change(find_grid(options.preset), typed)
 
 
@@ -88,67 +107,65 @@ def launch(words: Sequence[str]) -> int:
     options, unknown = _launch_parser().parse_known_args(words)
     where = places_of(options)
     plan = make_plan(_read_grid(options), read_extras(unknown), where)
+    from utils.launch.estimates import Estimates
+    from utils.launch.summary import Summary
+
+    devices = _devices(options)
+    estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
+    summary = Summary(plan, where, lambda job: estimates.seconds(job.config), devices.num_places)
     if options.json:
-        print(json.dumps(describe(plan), indent=1))
+        print(json.dumps(summary.for_programs(), indent=1))
         return COMPLETE
-    summary = show_plan(plan, where)
-    print(summary, flush=True)
+    print(*summary.lines(), f"  on {devices.describe()}", sep="\n", flush=True)
     if options.dry_run:
-        for job in plan.jobs:
-            print(f"{job.state():9} python utils/main.py {' '.join(job.words)}")
+        print(*summary.commands(), sep="\n")
         return COMPLETE
     if not options.yes and sys.stdin.isatty() and input("start? [Y/n] ").strip().casefold() not in ("", "y", "yes"):
         return MISTAKE
-    return _run(plan, where, options)
+    return _run(plan, summary.jobs, where, devices, estimates, options)
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The plan for programs."""
-    jobs = [
-        {"name": job.name, "identity": job.identity, "state": job.state(), "command": ["utils/main.py", *job.words]}
-        for job in plan.jobs
-    ]
-    return {"asked": plan.num_asked, "runs": len(jobs), "merged": plan.num_merged, "jobs": jobs}
-
-
-def show_plan(plan: Plan, where: Where) -> str:
-    """The plan in a few lines."""
-    states = [job.state() for job in plan.jobs]
-    counts = {state: states.count(state) for state in dict.fromkeys(states)}
-    merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)" if plan.num_merged else ""
-    lines = [f"{len(plan.jobs)} runs{merged}: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
-    axes = {"model": "methods", "dataset": "datasets", "nl": "norm layers", "seed": "seeds"}
-    for option, title in axes.items():
-        values = dict.fromkeys(str(job.config.values[option]) for job in plan.jobs)
-        lines.append(f"  {title}: {' '.join(values)}")
-    lines.append(f"  records: {where.results_dir / where.group}")
-    return "\n".join(lines)
-
-
-def _run(plan: Plan, where: Where, options: argparse.Namespace) -> int:
+def _devices(options: argparse.Namespace) -> Any:
     from utils.launch.devices import Devices
-    from utils.launch.engine import LocalEngine
-    from utils.launch.scheduler import Limits, Outcome, Scheduler
-    from utils.launch.view import View
 
-    devices = Devices(
+    return Devices(
         usage_threshold=options.usage_threshold,
         runs_per_gpu=options.runs_per_gpu,
         jobs=getattr(options, "jobs", None),
+        threads=options.threads,
         waitsecs=options.waitsecs,
+        say=lambda text: print(text, file=sys.stderr, flush=True),  # the plan for programs is on the other one
     )
-    print(f"  on {devices.describe()}", flush=True)
-    view = View(where.group, devices.num_places)
+
+
+def _run(
+    plan: Plan, jobs: tuple[Job, ...], where: Where, devices: Any, estimates: Any, options: argparse.Namespace
+) -> int:
+    from utils.launch.engine import LocalEngine
+    from utils.launch.scheduler import Limits, Outcome, Scheduler
+    from utils.launch.search import Following
+    from utils.launch.view import View
+
+    view = View(where.group, lambda job: estimates.seconds(job.config))
     try:
         devices.say = view.say
         engine = LocalEngine(where, options.logdir or where.results_dir / where.group / "logs", options.interpreter)
         limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
-        scheduler = Scheduler(plan.jobs, devices, engine, limits, view)
+        scheduler = Scheduler(
+            jobs,
+            devices,
+            engine,
+            limits,
+            view,
+            estimate=lambda job: estimates.memory_mb(job.config),
+            follow=Following(plan.searches, view.say).after,
+        )
         progress = scheduler.run()
     finally:
         view.close()
-    print(f"{progress.count(Outcome.COMPLETE)} of {len(plan.jobs)} runs complete", flush=True)
+    print(f"{progress.count(Outcome.COMPLETE)} of {progress.num_jobs} runs complete", flush=True)
     write_table(where)
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by
-    return COMPLETE if progress.count(Outcome.COMPLETE) == len(plan.jobs) else 1
+    track_summary(where, plan.jobs[0].config)
+    return COMPLETE if progress.count(Outcome.COMPLETE) == progress.num_jobs else 1

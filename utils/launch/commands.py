@@ -1,11 +1,14 @@
-"""The commands of `run.py` beside the launcher itself: `status`, `table`, `data`. None of them imports torch."""
+"""The commands of `run.py` beside the launcher itself: `status`, `table`, `compare`, `data`. None imports torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from utils.configuration import data_root
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import Parser, group_parser, places_of
 from utils.launch.plan import STARTED, Where
+from utils.record import Record
 
 
 def write_table(where: Where) -> None:
@@ -18,6 +21,13 @@ def write_table(where: Where) -> None:
         print(path)
 
 
+def track_summary(where: Where, tracking: Any) -> None:
+    """Send the tables and plots of a group where the runs of this configuration are tracked, if they are."""
+    from utils.report.wandb_summary import send_summary
+
+    send_summary(where.results_dir, where.group, tracking, lambda line: print(line, flush=True))
+
+
 def table(words: Sequence[str]) -> int:
     """Write the table again from the records."""
     options = group_parser("table", "Write the table again from the records, complete or not.").parse_args(words)
@@ -25,10 +35,25 @@ def table(words: Sequence[str]) -> int:
     return COMPLETE
 
 
+def compare(words: Sequence[str]) -> int:
+    """Groups side by side, or one beside the published figures."""
+    from utils.report.compare import write_comparison
+
+    description = "Set groups side by side, or one group beside the published figures, and say what differs."
+    parser = Parser(prog="python run.py compare", description=description, allow_abbrev=False)
+    parser.add_argument("groups", nargs="+", metavar="GROUP", help="folders inside --results_dir")
+    parser.add_argument("--metric", default="A_f", help="its name in the records, such as A_a or forgetting [A_f]")
+    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records are [results]")
+    options = parser.parse_args(words)
+    text, path = write_comparison(options.results_dir, options.groups, options.metric)
+    print(text)
+    print(path)
+    return COMPLETE
+
+
 def status(words: Sequence[str]) -> int:
     """What the records of a group say, from another terminal."""
     from utils.launch.view import last_progress
-    from utils.record import Record
 
     options = group_parser("status", "What the records of a group say.").parse_args(words)
     where = places_of(options)
@@ -36,16 +61,21 @@ def status(words: Sequence[str]) -> int:
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group")
     records = [Record(path.parent) for path in sorted(folder.glob("*/config.json"))]
-    open_ones = [record for record in records if not record.complete]
-    diverged = [record for record in open_ones if record.failure_path.exists()]
-    print(
-        f"{folder}: {len(records) - len(open_ones)} complete, {len(diverged)} diverged, "
-        f"{len(open_ones) - len(diverged)} {STARTED}"
-    )
-    for record in open_ones:
-        state = "diverged" if record in diverged else "running" if record.is_held() else STARTED
-        print(f"  {state:9} {record.folder.name}  {last_progress(record)}")
+    states = [(_state(record), record) for record in records]
+    counts = {name: sum(state == name for state, _ in states) for name in ("complete", "running", "diverged", STARTED)}
+    print(f"{folder}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    for state, record in states:
+        if state != "complete":
+            print(f"  {state:9} {record.folder.name}  {last_progress(record)}".rstrip())
     return COMPLETE
+
+
+def _state(record: Record) -> str:
+    if record.complete:
+        return "complete"
+    if record.diverged:
+        return "diverged"
+    return "running" if record.is_held() else STARTED
 
 
 def data(words: Sequence[str]) -> int:

@@ -5,13 +5,13 @@ between two bounds that each look gives: at most all that is in use, at least wh
 unexplained.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from utils.errors import UserError
 from utils.launch.gpus import Gpu, GpuWatcher
+from utils.machine import available_cores
 
 CPU = "cpu"
 MOST_RUNS_PER_GPU = 4  # where the user names no number
@@ -29,12 +29,14 @@ class Place:
         environment: variables that the run's process needs.
         arguments: words that its command line needs.
         device: the id of its GPU, `cpu` on the cores.
+        memory_mb: peak that the run is known to reach there; None if nothing is known.
     """
 
     label: str
     environment: dict[str, str]
     arguments: tuple[str, ...]
     device: str
+    memory_mb: float | None = None
 
 
 @dataclass
@@ -152,6 +154,12 @@ class Devices:
         self._look_if_due()
         return sum(device.limit for device in self._devices.values() if device.answers)
 
+    @property
+    def kinds(self) -> set[str]:
+        """What the runs will be on: `cpu`, or the names of the GPUs."""
+        self._look_if_due()
+        return {CPU if device.gpu.id == CPU else device.gpu.name or "" for device in self._devices.values()}
+
     def describe(self) -> str:
         """One line about where the runs will go."""
         self._look_if_due()
@@ -186,12 +194,20 @@ class Devices:
         device.left = self.clock()
         self._look_again_at = float("-inf")
 
-    def report_peak(self, place: Place, memory_mb: float) -> None:
-        """The largest memory that a run took on its GPU replaces what it has reserved, if it still holds the place."""
+    def report_peak(self, place: Place, memory_mb: float, may_grow: bool = False) -> None:
+        """The largest memory that a run took on its GPU replaces what it has reserved, if it still holds the place.
+
+        Args:
+            place: of the run.
+            memory_mb: what it took so far; what equal runs are known to reach stays reserved.
+            may_grow: whether its steps so far were not yet all that it will do, so that nothing is given up.
+        """
         device = self._devices[place.device]
         if place in device.reserved:
-            needed = device.reservation(memory_mb)
-            device.foreign = max(0.0, device.foreign - max(0.0, needed - device.reserved[place]))
+            reserved = device.reserved[place]
+            needed = device.reservation(max(memory_mb, place.memory_mb or 0.0))
+            needed = max(needed, reserved) if may_grow else needed
+            device.foreign = max(0.0, device.foreign - max(0.0, needed - reserved))
             device.reserved[place] = needed
 
     def fewer_neighbours(self, place: Place) -> None:
@@ -210,10 +226,10 @@ class Devices:
     def _take(self, device: _Device, memory_mb: float | None) -> Place:
         threads = ("--threads", str(self.threads))
         if device.gpu.id == CPU:
-            place = Place("CPU", {}, ("--device", "cpu", *threads), CPU)
+            place = Place("CPU", {}, ("--device", "cpu", *threads), CPU, memory_mb)
         else:
             visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
-            place = Place(device.gpu.label, visible, ("--device", "cuda", *threads), device.gpu.id)
+            place = Place(device.gpu.label, visible, ("--device", "cuda", *threads), device.gpu.id, memory_mb)
         device.reserved[place] = device.reservation(memory_mb)
         return place
 
@@ -234,7 +250,7 @@ class Devices:
     def _settle(self, with_gpu: bool) -> None:
         """The first look decides whether the runs go to GPUs or to the cores."""
         if not with_gpu:
-            jobs = self.jobs or max(1, _num_cores() // self.threads)
+            jobs = self.jobs or max(1, available_cores() // self.threads)
             self._devices[CPU] = _Device(Gpu(CPU), jobs, by_memory=False)
         if with_gpu and self.jobs is not None:
             self.say("--jobs has no effect: it counts runs on the cores, and there are GPUs; see --runs_per_gpu")
@@ -261,7 +277,3 @@ def _read_runs_per_gpu(value: str | int) -> int | None:
     if number < 1:
         raise UserError(f"--runs_per_gpu {value}: give auto, or 1 or more")
     return number
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from utils.errors import DISK, UserError
 from utils.launch.plan import Job, Where
 from utils.registry import ROOT
 
 NUM_LAST_LINES = 12
+_TAIL_BYTES = 16384
+_MEGABYTE = 2**20
+_FIRST_WITH_MEMORY = 1  # the task from which on a run replays, distills and keeps exemplars
 
 
 @dataclass
@@ -27,6 +32,7 @@ class Child:
         place: where.
         log_path: what it prints.
         started: by the monotonic clock.
+        killed: whether it was ended without being asked.
     """
 
     job: Job
@@ -34,22 +40,57 @@ class Child:
     process: subprocess.Popen
     log_path: Path
     started: float = field(default_factory=time.monotonic)
+    killed: bool = False
 
     def last_lines(self, number: int = NUM_LAST_LINES) -> list[str]:
-        """The last lines it printed, such as its error."""
-        try:
-            text = self.log_path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-number:]
+        """The last lines it printed, such as its error; those of its record where what it prints is not kept."""
+        lines = tail(self.log_path) or tail(self.job.record.log_path)
+        return [line.rstrip() for line in lines if line.strip()][-number:]
+
+    def true_code(self, code: int) -> int:
+        """Its exit code, or that of a full disk if it could not even print why it failed."""
+        return DISK if code > 0 and not self.last_lines(1) and _is_full(self.log_path.parent) else code
+
+    def last_words(self, code: int) -> str:
+        """In one line why it ended with that exit code."""
+        if code == -signal.SIGKILL:
+            return "it was ended by SIGKILL, as the system does where memory runs out"
+        if code < 0:
+            return f"it was ended by {signal.strsignal(-code) or f'signal {-code}'}"
+        lines = self.last_lines(1)
+        if lines:
+            return lines[0]
+        if _is_full(self.log_path.parent):
+            return f"the disk of {self.log_path.parent} is full; make room, then run again"
+        return f"exit code {code}, and it printed nothing"
+
+    def reported_peak(self) -> tuple[float, bool] | None:
+        """The memory in MB that it has told it took on its GPU, and whether its first task may not be all; or None."""
+        report = self.job.record.read_memory()
+        task, num_bytes = report.get("task"), report.get("device_bytes")
+        if type(task) is not int or type(num_bytes) is not int or num_bytes < 0:
+            return None
+        return num_bytes / _MEGABYTE, task < _FIRST_WITH_MEMORY
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask it to save and stop, or with SIGKILL end it, together with what it has started."""
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
+                self.killed = True
                 os.killpg(self.process.pid, number)
             else:
                 self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for its end, take away what it has left running, and give its exit code."""
+        if hasattr(os, "waitid"):  # not reaped yet, so that no other process can have taken its number
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self.process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
 
 
 class LocalEngine:
@@ -57,10 +98,14 @@ class LocalEngine:
 
     Args:
         where: the places that all runs share.
-        interpreter: the Python to run them with.
         log_dir: where their output goes.
+        interpreter: the Python to run them with.
         more: further words of every command line, such as those for wandb.
         program: what is run; the suite's `utils/main.py`.
+        say: is told once if output can no longer be kept.
+
+    Raises:
+        UserError: there is no such interpreter, or no such place for logs.
     """
 
     def __init__(
@@ -70,12 +115,22 @@ class LocalEngine:
         interpreter: str = sys.executable,
         more: tuple[str, ...] = (),
         program: Path = ROOT / "utils" / "main.py",
+        say: Callable[[str], None] = print,
     ) -> None:
+        if shutil.which(interpreter) is None:
+            raise UserError(f"--interpreter {interpreter} is no program that can be started")
+        try:
+            log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"the runs' output cannot be kept in {log_dir}: {error.strerror}"
+            raise UserError(f"{reason}; give another --logdir or --results_dir") from None
         self._where = where
         self._log_dir = log_dir
         self._interpreter = interpreter
         self._more = more
         self._program = program
+        self._say = say
+        self._keeps_logs = True
 
     def command(self, job: Job, place: Any) -> list[str]:
         """The command line of a job at a place."""
@@ -87,11 +142,10 @@ class LocalEngine:
         """Start a job; `ended(child, exit code)` is called from another thread when it is over.
 
         Raises:
-            OSError: the interpreter cannot be started, or the log not be written.
+            OSError: the interpreter cannot be started.
         """
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        log_path = self._log_dir / f"{job.name}.txt"
-        with log_path.open("wb") as log:
+        log, log_path = self._open_log(job)
+        with log:
             process = subprocess.Popen(
                 self.command(job, place),
                 stdin=subprocess.DEVNULL,
@@ -101,5 +155,33 @@ class LocalEngine:
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its children itself
             )
         child = Child(job, place, process, log_path)
-        threading.Thread(target=lambda: ended(child, process.wait()), name=job.name, daemon=True).start()
+        threading.Thread(target=lambda: ended(child, child.wait()), name=job.name, daemon=True).start()
         return child
+
+    def _open_log(self, job: Job) -> tuple[IO[bytes], Path]:
+        """Where a run prints to, and where that can be read: its record alone if the disk of the logs is full."""
+        path = self._log_dir / f"{job.name}.txt"
+        try:
+            return path.open("wb"), path
+        except OSError as error:
+            if self._keeps_logs:
+                self._keeps_logs = False
+                self._say(f"cannot write {path}: {error.strerror}; the runs go on, what they print is not kept there")
+            return Path(os.devnull).open("wb"), job.record.log_path
+
+
+def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:
+    """The lines at the end of a text file, none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+            return file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free == 0
+    except OSError:
+        return False

@@ -21,8 +21,13 @@ DEVICE_FOLDER = Path("/dev")  # where the driver shows its GPUs as nvidia0, nvid
 QUERY_TIMEOUT = 15.0  # seconds; `nvidia-smi` may take several where the driver is not kept loaded
 REST_AFTER_HANG = 60.0  # seconds in which an `nvidia-smi` that hung is left alone
 
+# GPUtil imports distutils, which it needs on Windows alone: Python 3.12 has it no more, and the one of setuptools costs
+# three times the rest of the question.
 _ASK_GPUTIL = """\
-import json, GPUtil
+import json, sys, types
+sys.modules["distutils"] = types.ModuleType("distutils")
+sys.modules["distutils"].spawn = None
+import GPUtil
 rows = [[gpu.id, gpu.uuid, gpu.load * 100, gpu.memoryUsed, gpu.memoryTotal, gpu.name] for gpu in GPUtil.getGPUs()]
 print(json.dumps(rows))
 """

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils.errors import UserError
+from utils.report.select import ORACLE
 
 OTHERS = "*"  # datasets that an axis does not name
 
-AXES = ("seeds", "datasets", "models", "methods", "buffer_sizes", "epochs", "kappa", "lambd", "ada_t0")
+SEARCHED = ("kappa", "lambd", "ada_t0")
+AXES = ("seeds", "datasets", "models", "methods", "buffer_sizes", "epochs", *SEARCHED, "search_seeds")
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,12 @@ class Grid:
     """A product of runs.
 
     Attributes:
-        seeds, datasets, models, methods, epochs: axes; `methods` are norm layers, as users of the AdaB2N launcher know.
+        seeds, datasets, models, methods, epochs: axes; `methods` are norm layers or variants of one
+            (`utils/variants.py`), as users of the AdaB2N launcher know them; epochs of None are the dataset's own.
         buffer_sizes: by dataset.
         searched: hyperparameters by option and dataset; each run takes those that its parts use.
+        selection: what the settings of a cell are judged on, `oracle` or `validation`.
+        search_seeds: seeds on which all settings are run, the other seeds being left to the best; None: all of them.
         fixed: further words of every run's command line.
     """
 
@@ -27,9 +32,11 @@ class Grid:
     models: tuple[str, ...]
     methods: tuple[str, ...]
     buffer_sizes: Mapping[str, tuple[int, ...]]
-    epochs: tuple[int, ...] = (1,)
+    epochs: tuple[int | None, ...] = (1,)
     searched: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
+    selection: str = ORACLE
+    search_seeds: tuple[int, ...] | None = None
 
     def values(self, axis: Mapping[str, tuple[Any, ...]], dataset: str) -> tuple[Any, ...]:
         """The values of an axis on a dataset."""
@@ -50,10 +57,37 @@ _ADAB2N_ONLINE = Grid(
     },
 )
 
+# Cha et al., CVPR 2023: single runs.
+_TBBN_LAYERS = Grid(
+    seeds=(0,),
+    datasets=("seq-cifar100", "seq-imagenet100"),
+    models=("ft",),
+    methods=("BN", "IN", "GN", "SN", "BRN", "CN", "CN*", "TBBN"),
+    buffer_sizes={OTHERS: (2000,), "seq-digits": (100,)},
+    epochs=(None,),
+)
+
 GRIDS: dict[str, Grid] = {
     "adab2n-online": _ADAB2N_ONLINE,
     "adab2n-50epochs": Grid(
         **{**vars(_ADAB2N_ONLINE), "epochs": (50,), "fixed": ("--batch_size", "32", "--minibatch_size", "32")}
+    ),
+    "tbbn-layers": _TBBN_LAYERS,
+    "tbbn-methods": Grid(
+        **{
+            **vars(_TBBN_LAYERS),
+            "models": ("ft", "eeil", "lucir", "podnet", "ssil", "afc"),
+            "methods": ("BN", "CN", "TBBN"),
+        }
+    ),
+    # Their opening experiment, with every layer. Other widths than the published ones may need the adjusted groups.
+    "bn-bias": Grid(
+        **{
+            **vars(_TBBN_LAYERS),
+            "datasets": ("seq-cifar100",),
+            "methods": ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"),
+            "fixed": ("--retune_norms", "5", "--adjust_groups"),
+        }
     ),
     # Minutes on two cores, on the embedded digits; the width is one that eight groups divide.
     "demo": Grid(
@@ -85,9 +119,10 @@ def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
     for name in AXES:
         if name in typed and not typed[name]:
             raise UserError(f"--{name} has no value, so that there is nothing to run")
-    changed = {name: typed[name] for name in ("seeds", "datasets", "models", "methods", "epochs") if name in typed}
+    plain = ("seeds", "datasets", "models", "methods", "epochs", "selection", "search_seeds")
+    changed = {name: typed[name] for name in plain if name in typed}
     if "buffer_sizes" in typed:
         changed["buffer_sizes"] = {OTHERS: typed["buffer_sizes"]}
     searched = dict(grid.searched)
-    searched |= {name: {OTHERS: typed[name]} for name in ("kappa", "lambd", "ada_t0") if name in typed}
+    searched |= {name: {OTHERS: typed[name]} for name in SEARCHED if name in typed}
     return Grid(**{**vars(grid), **changed, "searched": searched})

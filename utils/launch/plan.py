@@ -1,18 +1,30 @@
 """From a grid to the list of runs: configurations resolved as a run would, equal computations merged."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.configuration import Configuration, configure, readable_name, spellings
+from utils.configuration import Configuration, configure, readable_name
 from utils.errors import UserError
+from utils.launch.cells import Cell, make_cells, setting_text
 from utils.launch.grid import Grid
-from utils.record import Record
-from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.record import SCHEMA_VERSION, Record
+from utils.registry import load_plugin
+from utils.report.select import SEARCH_SHARE, VALIDATION
+from utils.variants import find_variant
 
 COMPLETE, DIVERGED, STARTED, NEW = "complete", "diverged", "started", "new"
+_GIVEN_OTHERWISE = {
+    "seed": "give --seeds or --num_seeds",
+    "model": "give --models",
+    "dataset": "give --datasets",
+    "nl": "give --methods",
+    "debug_mode": "its runs are kept apart from every group; try one with utils/main.py",
+    "device": "the launcher gives each run its device, inside CUDA_VISIBLE_DEVICES",
+}
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,33 @@ class Job:
         """`complete`, `diverged`, `started` or `new`, as the disk has it now."""
         if self.record.complete:
             return COMPLETE
-        if self.record.failure_path.exists():
+        if self.record.diverged:
             return DIVERGED
-        return STARTED if self.record.checkpoint_path.exists() else NEW
+        return STARTED if self.record.started else NEW
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A cell of the table in which several settings are tried: everything but the seed and the searched options is one.
+
+    Attributes:
+        title: of the cell.
+        settings: the searched options of each setting, in words.
+        stage: of each setting, its runs that it is judged on, one per search seed.
+        finals: makes the runs that stand in the table of a setting, given by its index, one per seed.
+        num_following: how many of these are no run of the stage.
+    """
+
+    title: str
+    settings: tuple[str, ...]
+    stage: tuple[tuple[Job, ...], ...]
+    finals: Callable[[int], tuple[Job, ...]]
+    num_following: int
+
+    @property
+    def budget(self) -> int:
+        """Runs that the settings are judged on."""
+        return sum(map(len, self.stage))
 
 
 @dataclass(frozen=True)
@@ -50,17 +86,31 @@ class Plan:
     """All runs of a grid.
 
     Attributes:
-        jobs: one per computation, in the order in which they are started: seed by seed.
+        jobs: one per computation, in the order in which they are started: seed by seed. What follows a search is not
+            among them.
         num_asked: runs of the product, before equal ones were merged.
+        selection: what settings are judged on, `oracle` or `validation`.
+        searches: the cells with several settings.
     """
 
     jobs: tuple[Job, ...]
     num_asked: int
+    selection: str
+    searches: tuple[Search, ...]
 
     @property
     def num_merged(self) -> int:
         """Runs that are the same computation as another one."""
         return self.num_asked - len(self.jobs)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The places that all runs of a plan share."""
+
+    results_dir: Path
+    group: str
+    data_root: Path
 
 
 class Fingerprints:
@@ -79,7 +129,60 @@ class Fingerprints:
         return self._known[key]
 
 
-def make_plan(grid: Grid, extras: Mapping[str, Sequence[str]], where: "Where") -> Plan:
+class _Planner:
+    """Turns cells into jobs and searches; the same computation is the same job."""
+
+    def __init__(self, grid: Grid, where: Where) -> None:
+        self._where = where
+        self._fingerprints = Fingerprints(where.data_root)
+        self._jobs: dict[str, Job] = {}
+        self._seeds = tuple(dict.fromkeys(grid.seeds))
+        self._search_seeds = self._seeds if grid.search_seeds is None else tuple(dict.fromkeys(grid.search_seeds))
+        self._held_out = ("--validation", str(SEARCH_SHARE)) if grid.selection == VALIDATION else ()
+        self.num_asked = 0
+
+    def add(self, cell: Cell, times: int) -> dict[int, list[Job]] | Search:
+        """The runs of a cell by seed, or the search if it has several settings.
+
+        Args:
+            cell: whose runs are wanted.
+            times: how often it was asked for.
+        """
+        stage: dict[str, tuple[tuple[str, ...], tuple[Job, ...]]] = {}
+        if len(cell.settings) > 1:
+            for setting in cell.settings:
+                jobs = tuple(self._job(cell.words(setting, seed, self._held_out)) for seed in self._search_seeds)
+                stage.setdefault(jobs[0].identity, (setting, jobs))
+        if len(stage) > 1:
+            self.num_asked += times * len(cell.settings) * len(self._search_seeds)
+            return self._search(cell, *zip(*stage.values(), strict=True))
+        self.num_asked += times * len(cell.settings) * len(self._seeds)
+        return {seed: [self._job(cell.words(cell.settings[0], seed))] for seed in self._seeds}
+
+    def _search(self, cell: Cell, settings: tuple[tuple[str, ...], ...], stage: tuple[tuple[Job, ...], ...]) -> Search:
+        def finals(index: int) -> tuple[Job, ...]:
+            return tuple(self._job(cell.words(settings[index], seed)) for seed in self._seeds)
+
+        is_part = set() if self._held_out else set(self._search_seeds)
+        return Search(
+            title=stage[0][0].name.rpartition("-s")[0],
+            settings=tuple(setting_text(setting) for setting in settings),
+            stage=stage,
+            finals=finals,
+            num_following=len(set(self._seeds) - is_part),
+        )
+
+    def _job(self, words: tuple[str, ...]) -> Job:
+        where = self._where
+        config = configure([*words, "--group", where.group, "--results_dir", str(where.results_dir)])
+        identity = config.identity(self._fingerprints.of(config))
+        if identity not in self._jobs:
+            record = Record.of_run(where.results_dir, where.group, readable_name(config), identity)
+            self._jobs[identity] = Job(words, config, identity, record)
+        return self._jobs[identity]
+
+
+def make_plan(grid: Grid, extras: Mapping[str, Sequence[str]], where: Where) -> Plan:
     """Resolve every run of a grid.
 
     Args:
@@ -88,77 +191,70 @@ def make_plan(grid: Grid, extras: Mapping[str, Sequence[str]], where: "Where") -
         where: the places that all runs share.
 
     Raises:
-        UserError: an unknown name, an option that no run uses, a run that cannot be, missing data.
+        UserError: an unknown name, an option that no run uses, a run that cannot be, missing data, records of another
+            version of the suite.
     """
-    fingerprints = Fingerprints(where.data_root)
-    jobs: dict[str, Job] = {}
+    _check(grid, extras)
+    for path in extras.get("plugin", ()):
+        if path != "--plugin":
+            load_plugin(path)
+    planner = _Planner(grid, where)
     used: set[str] = set()
-    num_asked = 0
-    for words in _products(grid, extras, used):
-        num_asked += 1
-        config = configure([*words, "--group", where.group, "--results_dir", str(where.results_dir)])
-        identity = config.identity(fingerprints.of(config))
-        if identity not in jobs:
-            record = Record.of_run(where.results_dir, where.group, readable_name(config), identity)
-            jobs[identity] = Job(tuple(words), config, identity, record)
+    cells = Counter(make_cells(grid, extras, used))
+    added = [planner.add(cell, times) for cell, times in cells.items()]
     unused = [name for name in extras if name not in used]
     if unused:
         raise UserError(f"no run of this plan uses --{unused[0]}")
-    return Plan(tuple(jobs.values()), num_asked)
+    by_seed = [_by_seed(each) if isinstance(each, Search) else each for each in added]
+    seeds = dict.fromkeys(seed for each in by_seed for seed in each)
+    jobs = {job.identity: job for seed in seeds for each in by_seed for job in each.get(seed, ())}
+    searches = tuple(each for each in added if isinstance(each, Search))
+    _check_search(grid, searches)
+    _check_records(jobs.values())
+    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches)
 
 
-@dataclass(frozen=True)
-class Where:
-    """The places that all runs of a plan share."""
-
-    results_dir: Path
-    group: str
-    data_root: Path
-
-
-def _products(grid: Grid, extras: Mapping[str, Sequence[str]], used: set[str]) -> Iterator[list[str]]:
-    """The command line of every run, with the options that its parts use; notes which of `extras` are used."""
-    fixed = dict(_named_words(grid.fixed))
-    cells = itertools.product(grid.seeds, grid.datasets, grid.models, grid.methods, grid.epochs)
-    for seed, dataset, model, norm, epochs in cells:
-        backbone = list(extras.get("backbone", fixed.get("backbone", [])))
-        accepted = spellings(model, dataset, norm, backbone[0] if backbone else None)
-        used |= extras.keys() & accepted.keys()
-        further = {accepted[name]: words for name, words in {**fixed, **extras}.items() if name in accepted}
-        axes = {"buffer_size": grid.values(grid.buffer_sizes, DATASETS.canonical(dataset))}
-        axes |= {name: grid.values(axis, DATASETS.canonical(dataset)) for name, axis in grid.searched.items()}
-        axes = {name: values for name, values in axes.items() if name in accepted and values and name not in further}
-        for chosen in itertools.product(*axes.values()):
-            words = ["--model", METHODS.canonical(model), "--dataset", DATASETS.canonical(dataset)]
-            words += ["--nl", NORMS.canonical(norm), "--seed", str(seed), "--epochs", str(epochs)]
-            words += [word for name, value in zip(axes, chosen, strict=True) for word in (f"--{name}", str(value))]
-            yield words + [word for name, values in further.items() for word in (f"--{name}", *values)]
+def _by_seed(search: Search) -> dict[int, list[Job]]:
+    seeds: dict[int, list[Job]] = {}
+    for jobs in search.stage:
+        for job in jobs:
+            seeds.setdefault(job.config.seed, []).append(job)
+    return seeds
 
 
-def _named_words(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """`--nf 16 --fast` as [("nf", ["16"]), ("fast", [])].
-
-    Raises:
-        UserError: a word that belongs to no option.
-    """
-    named: list[tuple[str, list[str]]] = []
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            named.append((name, [value] if equals else []))
-        elif named:
-            named[-1][1].append(word)
-        else:
-            raise UserError(f"{word!r} belongs to no option")
-    return named
+def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError if a typed option is one that the launcher itself or a variant decides."""
+    for name, advice in _GIVEN_OTHERWISE.items():
+        if name in extras:
+            raise UserError(f"--{name} is no option of run.py: {advice}")
+    for method in grid.methods:
+        variant = find_variant(method)
+        for name in extras.keys() & variant.words.keys():
+            raise UserError(f"--{name} and {method}, which is {variant}, cannot be given together: leave out one")
+    if grid.selection == VALIDATION and "validation" in extras:
+        raise UserError(
+            f"--validation and --selection validation cannot be given together: the search holds out {SEARCH_SHARE} "
+            "itself, and the best is then run on all data"
+        )
 
 
-def read_extras(words: Sequence[str]) -> dict[str, list[str]]:
-    """Options for the runs that the launcher itself does not know, by their main name."""
-    return dict(_named_words(words))
+def _check_search(grid: Grid, searches: Sequence[Search]) -> None:
+    """Raises UserError if a search is asked for and there is none."""
+    asked = {"--selection validation": grid.selection == VALIDATION, "--search_seeds": grid.search_seeds is not None}
+    for words, is_asked in asked.items():
+        if is_asked and not searches:
+            raise UserError(f"{words} changes nothing: no norm layer of this plan has several settings to choose from")
 
 
-def known_parts() -> dict[str, list[str]]:
-    """The names that the axes take."""
-    registries = {"models": METHODS, "datasets": DATASETS, "methods": NORMS, "backbone": BACKBONES}
-    return {axis: registry.names() for axis, registry in registries.items()}
+def _check_records(jobs: Iterable[Job]) -> None:
+    """Raises UserError if a record is of another schema; what is damaged is left to the run."""
+    for job in jobs:
+        try:
+            schema = json.loads(job.record.config_path.read_bytes())["schema"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+        if schema != SCHEMA_VERSION:
+            raise UserError(
+                f"{job.record.folder} has schema {schema}, this version reads {SCHEMA_VERSION}; choose another "
+                "--results_dir or --group"
+            )

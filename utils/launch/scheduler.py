@@ -8,7 +8,7 @@ import queue
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -57,13 +57,15 @@ class Progress:
     Attributes:
         running: the children.
         outcomes: of the jobs that are over, by name, with a line that says why where they failed.
-        seconds: wall time of every run that this launcher brought to its end.
+        finished: every run that this launcher completed, and its wall time in seconds.
+        waiting: the jobs that will be started, in this order.
     """
 
     num_jobs: int
     running: dict[str, Child] = field(default_factory=dict)
     outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
+    finished: list[tuple[Job, float]] = field(default_factory=list)
+    waiting: deque[Job] = field(default_factory=deque)
 
     def count(self, outcome: Outcome) -> int:
         """Jobs that are over in that way."""
@@ -85,6 +87,7 @@ class Scheduler:
         limits: when to give up.
         view: is told what happens (`utils/launch/view.py`).
         estimate: memory in MB that a job will need, None if unknown.
+        follow: gives the jobs that follow when a job is over; those that are in the plan already are left out.
     """
 
     def __init__(
@@ -95,15 +98,18 @@ class Scheduler:
         limits: Limits,
         view: Any,
         estimate: Callable[[Job], float | None] = lambda job: None,
+        follow: Callable[[Job], Iterable[Job]] = lambda job: (),
     ) -> None:
-        self.progress = Progress(len(jobs))
-        self._waiting = deque(jobs)
+        self.progress = Progress(len(jobs), waiting=deque(jobs))
+        self._waiting = self.progress.waiting
         self._held: list[tuple[float, Job]] = []  # jobs that another launcher is at, and when to look again
         self._devices = devices
         self._engine = engine
         self._limits = limits
         self._view = view
         self._estimate = estimate
+        self._follow = follow
+        self._names = {job.name for job in jobs}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._crashes: dict[str, int] = {}
         self._memory_failures: dict[str, int] = {}
@@ -150,28 +156,51 @@ class Scheduler:
                 self._waiting.popleft()
                 self._close(job, Outcome.COMPLETE if state == COMPLETE else Outcome.DIVERGED, "")
                 continue
+            self._hear_peaks()
             place = self._devices.place(self._estimate(job))
             if place is None:
                 return
             self._waiting.popleft()
-            self._start(job, place)
+            if job.record.is_held():
+                self._devices.release(place)
+                self._hold(job)
+            else:
+                self._start(job, place)
+
+    def _hear_peaks(self) -> None:
+        """What the runs have told of their memory decides whether there is room for another one."""
+        for child in self.progress.running.values():
+            peak = child.reported_peak()
+            if peak is not None:
+                self._devices.report_peak(child.place, *peak)
 
     def _start(self, job: Job, place: Any) -> None:
         try:
             child = self._engine.start(job, place, lambda child, code: self._events.put(("ended", (child, code))))
-        except OSError as error:
+        except OSError as error:  # such as for want of memory, which may pass
             self._devices.release(place)
-            self._close(job, Outcome.FAILED, f"cannot be started: {error}")
+            if self._again(self._crashes, job, self._limits.crashes):
+                self._hold(job)
+            else:
+                self._fail(job, f"cannot be started: {error}")
             return
         self.progress.running[job.name] = child
         self._next_start = time.monotonic() + self._limits.coldsecs
         self._view.started(child)
 
+    def _hold(self, job: Job) -> None:
+        self._held.append((time.monotonic() + self._limits.waitsecs, job))
+
     def _take_up_held(self) -> None:
         now = time.monotonic()
-        ready = [job for moment, job in self._held if moment <= now]
-        self._held = [(moment, job) for moment, job in self._held if moment > now]
-        self._waiting.extend(ready)
+        held, self._held = self._held, []
+        for moment, job in held:
+            if moment > now:
+                self._held.append((moment, job))
+            elif not job.record.complete and job.record.is_held():
+                self._hold(job)
+            else:
+                self._waiting.append(job)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -193,8 +222,9 @@ class Scheduler:
         if self._waiting and self._stopping is None:
             moments.append(self._next_start if self._next_start > now else now + self._limits.waitsecs)
         if self._limits.timeout is not None:
-            moments += [child.started + self._limits.timeout for child in self.progress.running.values()]
-        if self._kill_at is not None:
+            alive = [child for child in self.progress.running.values() if not child.killed]
+            moments += [child.started + self._limits.timeout for child in alive]
+        if self._kill_at is not None and not all(child.killed for child in self.progress.running.values()):
             moments.append(self._kill_at)
         moments += [now + refresh for refresh in (self._view.refresh,) if refresh is not None]
         return max(0.0, min(moments) - now) if moments else None
@@ -221,38 +251,38 @@ class Scheduler:
         job = child.job
         del self.progress.running[job.name]
         took = time.monotonic() - child.started
-        late = self._limits.timeout is not None and took >= self._limits.timeout and code == -signal.SIGKILL
         self._devices.release(child.place)
-        lines = child.last_lines()
-        last = lines[-1] if lines else "it printed nothing"
+        code, last = child.true_code(code), child.last_words(code)
+        if child.killed and self._stopping is None:
+            last = f"it took longer than --timeout {self._limits.timeout:g} s"
         if code == errors.COMPLETE and job.record.complete:
-            self.progress.seconds.append(took)
+            self.progress.finished.append((job, took))
             self._first_failures = []
             self._close(job, Outcome.COMPLETE, "", child)
         elif code == errors.DIVERGED:
             self._close(job, Outcome.DIVERGED, last, child)
         elif self._stopping is not None:
-            self._close(job, Outcome.STOPPED, "its state is saved", child)
+            self._close(job, Outcome.STOPPED, "it was ended at once" if child.killed else "its state is saved", child)
         elif code == errors.BUSY:
-            self._held.append((time.monotonic() + self._limits.waitsecs, job))
+            self._hold(job)
         elif code == errors.OUT_OF_MEMORY and self._again(self._memory_failures, job, self._limits.memory_failures):
             self._devices.fewer_neighbours(child.place)
             self._waiting.append(job)
         elif code in (errors.MISTAKE, errors.DISK, errors.OUT_OF_MEMORY, 130, 143):
-            self._fail(child, last)
+            self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
-            self._view.say(f"{job.name} crashed and is started again: {last}")
+            self._view.say(f"{job.name} is started again: {last}")
             self._waiting.append(job)
         else:
-            self._fail(child, f"took longer than --timeout {self._limits.timeout:g} s" if late else last)
+            self._fail(job, last, child)
 
     @staticmethod
     def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
         counts[job.name] = counts.get(job.name, 0) + 1
         return counts[job.name] < limit
 
-    def _fail(self, child: Child, reason: str) -> None:
-        self._close(child.job, Outcome.FAILED, reason, child)
+    def _fail(self, job: Job, reason: str, child: Child | None = None) -> None:
+        self._close(job, Outcome.FAILED, reason, child)
         if self.progress.count(Outcome.COMPLETE):
             return
         self._first_failures.append(reason)
@@ -260,6 +290,15 @@ class Scheduler:
             self._view.say(f"the first {len(self._first_failures)} runs all failed in the same way: {reason}")
             self._stop(0)
 
+    def _add(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.name not in self._names:
+                self._names.add(job.name)
+                self._waiting.append(job)
+                self.progress.num_jobs += 1
+
     def _close(self, job: Job, outcome: Outcome, reason: str, child: Child | None = None) -> None:
         self.progress.outcomes[job.name] = (outcome, reason)
+        if outcome is not Outcome.STOPPED:
+            self._add(self._follow(job))
         self._view.ended(job, outcome, reason, child, self.progress)

@@ -10,6 +10,11 @@ from utils.metrics import summarise
 from utils.record import Record
 
 COMPLETE, DIVERGED, INCOMPLETE, DAMAGED = "complete", "diverged", "incomplete", "damaged"
+_PLAIN = str | int | float | bool | None
+_KINDS = {
+    **dict.fromkeys(("dataset", "model", "backbone", "protocol", "buffer_mode", "forward", "notes"), str | None),
+    **dict.fromkeys(("buffer_size", "epochs", "batch_size", "minibatch_size", "nf", "validation"), int | float | None),
+}
 
 
 @dataclass(frozen=True)
@@ -42,25 +47,40 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     folder = results_dir / group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group and its place with --results_dir")
-    return [_read(path.parent) for path in sorted(folder.glob("*/config.json"))]
+    return [read_run(path.parent) for path in sorted(folder.glob("*/config.json"))]
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """One record, whatever state it is in."""
     record = Record(folder)
     try:
         config = record.read_config()
-        values, command = dict(config["values"]), tuple(map(str, config["command"]))
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+        values, command = _sound(config["values"]), tuple(map(str, config["command"]))
+    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return Run(folder, {}, DAMAGED, f"damaged record {folder.name}")
     try:
         if record.complete:
             return Run(folder, values, COMPLETE, "", _metrics(record.read_result()), command)
         failure = record.read_failure()
-    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
         return Run(folder, values, DAMAGED, f"damaged record {folder.name}", None, command)
     if failure:
         return Run(folder, values, DIVERGED, "diverged", None, command)
     return Run(folder, values, INCOMPLETE, "not complete", None, command)
+
+
+def _sound(values: dict[str, Any]) -> dict[str, Any]:
+    """The options, if they are of the kinds that options have.
+
+    Raises:
+        KeyError, TypeError, AttributeError: they are not.
+    """
+    plain = (value for entry in values.values() for value in (entry if isinstance(entry, list) else [entry]))
+    are_of_kind = all(isinstance(values.get(name), kind) for name, kind in _KINDS.items())
+    is_run = isinstance(values["nl"], str) and type(values["seed"]) is int
+    if not (are_of_kind and is_run and all(isinstance(value, _PLAIN) for value in plain)):
+        raise TypeError("options of a kind that no option has")
+    return values
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, Any]:
@@ -69,4 +89,11 @@ def _metrics(result: dict[str, Any]) -> dict[str, Any]:
     num_tasks = len(counts["total"])
     if any(len(matrix) != num_tasks or {len(row) for row in matrix} != {num_tasks} for matrix in counts.values()):
         raise ValueError("the counts are no square matrices of one size")
+    if not all(_can_be(counts[name], counts["total"]) for name in ("class_il", "task_il")):
+        raise ValueError("counts that no test set gives")
     return summarise(SimpleNamespace(untrained=result["untrained"], anytime=result["anytime"], **counts))
+
+
+def _can_be(correct: list[list[int | None]], total: list[list[int | None]]) -> bool:
+    pairs = [pair for rows in zip(correct, total, strict=True) for pair in zip(*rows, strict=True)]
+    return all(some is None if number is None else number > 0 and 0 <= (some or 0) <= number for some, number in pairs)

@@ -2,15 +2,23 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.options import PLACE_OPTIONS
-from utils.report.collect import COMPLETE, Run
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, Run
+from utils.variants import row_of
+
+ORACLE, VALIDATION = "oracle", "validation"
+SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
 
 COLUMN = ("dataset", "model", "buffer_size", "buffer_mode", "epochs", "batch_size", "backbone", "nf", "validation")
-_IGNORED = {option.name for option in PLACE_OPTIONS} | {"seed", "nl", "preset", "plugin", "load_best_args", *COLUMN}
+_IGNORED = {option.name for option in PLACE_OPTIONS} | {
+    *("seed", "nl", "preset", "plugin", "load_best_args", "retune_norms", *COLUMN)
+}
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Cell:
         setting: the searched options of the chosen one.
         forward: batch composition, None for a method without memory.
         reason: why there is no figure, or why fewer seeds than in other cells; empty if nothing is missing.
+        selection: what the setting was chosen on, `oracle` (the data that it is tested on) or `validation` (a held-out
+            part of the training data); empty where there was one setting only.
     """
 
     runs: dict[int, Run]
@@ -30,6 +40,7 @@ class Cell:
     setting: dict[str, Any] = field(default_factory=dict)
     forward: str | None = None
     reason: str = ""
+    selection: str = ""
 
     def values(self, scenario: str, metric: str) -> dict[int, float]:
         """The metric by seed, where it was measured."""
@@ -38,35 +49,126 @@ class Cell:
 
 
 def select(runs: Sequence[Run]) -> dict[tuple, dict[str, Cell]]:
-    """Cells by column and norm layer.
+    """Cells by column and norm layer, or variant of one (`utils/variants.py`).
 
-    Where a layer was run in several settings, the one with the best mean final Class-IL accuracy stands for it. That
-    is judged on what the runs were tested on, so on the test set unless they held out a validation part: an oracle,
-    as in the original study, which the table says.
+    Where a layer was run in several settings, one of them stands for it (`best_setting`). Where settings were tried on
+    a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged there, and the figures are those
+    of the chosen one's runs on all data. Otherwise they are judged on what they were tested on, which is an oracle, as
+    in the original studies. Held-out runs in a column without any run on all data, or of another share, are a column
+    of their own.
     """
     grouped: dict[tuple, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if run.values:
-            grouped[column_of(run)][run.values["nl"]].append(run)
-    return {column: {norm: _choose(found) for norm, found in norms.items()} for column, norms in grouped.items()}
+    readable = [run for run in runs if run.values]
+    known = {column_of(run) for run in readable}
+    for run in readable:
+        column = column_of(run)
+        on_all_data = column_of(run, validation=0.0)
+        is_search = run.values.get("validation") == SEARCH_SHARE and on_all_data in known
+        grouped[on_all_data if is_search else column][row_of(run.values)].append(run)
+    return {
+        column: {norm: _make_cell(found, column[-1]) for norm, found in norms.items()}
+        for column, norms in grouped.items()
+    }
 
 
-def column_of(run: Run) -> tuple:
-    """What the runs of one column share."""
-    return tuple(run.values.get(name) for name in COLUMN)
+def column_of(run: Run, **changed: Any) -> tuple:
+    """What the runs of one column share, with some of it changed."""
+    values = {**run.values, **changed}
+    return tuple(values.get(name) for name in COLUMN)
 
 
-def _choose(runs: list[Run]) -> Cell:
+def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
+    """The setting with the best mean final Class-IL accuracy; None where none has a complete run.
+
+    The mean is over the seeds that all settings with a complete run have behind them, so that no setting profits from
+    the seeds it was run on; where there is no such seed, over those that each has. A diverged run counts as 0 %. More
+    complete seeds win a tie, then the first one.
+
+    Args:
+        settings: the runs of each, one per seed.
+    """
+    scores = {key: _scores(runs) for key, runs in settings.items()}
+    num_complete = {key: sum(score is not None for score in found.values()) for key, found in scores.items()}
+    rivals = [key for key, number in num_complete.items() if number]
+    if not rivals:
+        return None
+    common = set.intersection(*(set(scores[key]) for key in rivals))
+
+    def rank(key: Key) -> tuple[float, int]:
+        own = scores[key]
+        return statistics.fmean(own[seed] or 0.0 for seed in sorted(common or own)), num_complete[key]
+
+    return max(rivals, key=rank)
+
+
+def _scores(runs: Sequence[Run]) -> dict[int, float | None]:
+    """Final Class-IL accuracy by seed, None where the run diverged; runs that tell nothing are left out."""
+    finals = {run.values["seed"]: run.metrics["class_il"]["A_f"] for run in runs if run.status == COMPLETE}
+    diverged = {run.values["seed"]: None for run in runs if run.status == DIVERGED}
+    return {**diverged, **{seed: final for seed, final in finals.items() if final is not None}}
+
+
+def _make_cell(runs: list[Run], share: float | None) -> Cell:
+    """The cell of a norm layer in a column that holds out `share`; its search may hold out more."""
     searched = _searched(runs)
     settings: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         settings[tuple(_frozen(run.values.get(name)) for name in searched)].append(run)
-    best = max(settings.values(), key=_score)
-    complete = {run.values["seed"]: run for run in best if run.status == COMPLETE}
-    setting = {name: best[0].values.get(name) for name in searched}
+    keys = sorted(settings, key=lambda key: [_order(value) for value in key])
+    final = {key: [run for run in settings[key] if run.values.get("validation") == share] for key in keys}
+    search = {key: [run for run in settings[key] if run.values.get("validation") != share] for key in keys}
+    if any(search.values()) and (len(keys) > 1 or not any(final.values())):
+        best, search_reason = _choose_validated(search, final, searched)
+    else:
+        best, search_reason = _choose_oracle(final), ""
+    chosen = final.get(best, [])
+    complete = {run.values["seed"]: run for run in chosen if run.status == COMPLETE}
     return Cell(
-        dict(sorted(complete.items())), len(settings), setting, best[0].values.get("forward"), _reason(best, complete)
+        runs=dict(sorted(complete.items())),
+        num_settings=len(keys),
+        setting=_setting(best, searched),
+        forward=(chosen or runs)[0].values.get("forward"),
+        reason="; ".join(filter(None, (search_reason, _reason(chosen, complete)))),
+        selection=(VALIDATION if any(search.values()) else ORACLE) if len(keys) > 1 else "",
     )
+
+
+def _choose_oracle(settings: Mapping[tuple, Sequence[Run]]) -> tuple:
+    """The best setting, or one of those that have no complete run."""
+    best = best_setting(settings)
+    return next(iter(settings)) if best is None else best
+
+
+def _choose_validated(
+    search: Mapping[tuple, list[Run]], final: Mapping[tuple, list[Run]], searched: Sequence[str]
+) -> tuple[tuple | None, str]:
+    """The setting that the search has chosen, None as long as it is not over; and what is missing of the search.
+
+    A run of the search that failed for good looks like one under way: that it is over is then told by the chosen
+    setting being the only one with runs on all data.
+    """
+    begun = [key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]]  # the launcher's, in a tie
+    best = best_setting({key: search[key] for key in begun})
+    runs = [run for key in begun for run in search[key]]
+    is_open = any(run.status == INCOMPLETE for run in runs)
+    went_on = {key for key in final if final[key]}
+    if best is None or (is_open and went_on != {best}):
+        return None, _search_reason(runs, len(begun))
+    if best in went_on:
+        return best, _search_reason(runs, len(begun)) if is_open else ""
+    words = ", ".join(f"{name} {value}" for name, value in _setting(best, searched).items())
+    return best, f"{_search_reason(runs, len(begun))}, the best so far ({words}) not yet run on all data"
+
+
+def _search_reason(runs: Sequence[Run], num_settings: int) -> str:
+    num_runs = max(len(runs), num_settings * len({run.values["seed"] for run in runs}))
+    counts = {status: sum(run.status == status for run in runs) for status in (COMPLETE, DIVERGED, DAMAGED)}
+    others = [f", {counts[status]} {status}" for status in (DIVERGED, DAMAGED) if counts[status]]
+    return f"search: {counts[COMPLETE]} of {num_runs} runs complete" + "".join(others)
+
+
+def _setting(key: tuple | None, searched: Sequence[str]) -> dict[str, Any]:
+    return {} if key is None else dict(zip(searched, key, strict=True))
 
 
 def _searched(runs: list[Run]) -> list[str]:
@@ -79,11 +181,11 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _score(runs: list[Run]) -> tuple[float, int]:
-    """Mean final Class-IL accuracy; settings without a complete run come last, and more seeds win a tie."""
-    finals = [run.metrics["class_il"]["A_f"] for run in runs if run.status == COMPLETE]
-    finals = [value for value in finals if value is not None]
-    return (statistics.fmean(finals) if finals else -1.0, len(finals))
+def _order(value: Any) -> tuple[int, float, str]:
+    """Sorts values of an option: none first, numbers as numbers, then what else there is by its text."""
+    if isinstance(value, int | float):
+        return 1, value, ""
+    return (0, 0.0, "") if value is None else (2, 0.0, str(value))
 
 
 def _reason(runs: list[Run], complete: dict[int, Run]) -> str:

@@ -1,21 +1,47 @@
-"""The table: rows norm layers, columns dataset x method x buffer x scenario; for people, for a paper, for programs.
+"""The figures of a table: rows norm layers, columns dataset x method x buffer x scenario.
 
-No timings: the same records give the same bytes.
+No timings: the same records give the same figures.
 """
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.protocols import PROTOCOLS
 from utils.registry import NORMS
+from utils.report.published import Figure, find, values_of
 from utils.report.select import COLUMN, Cell
 from utils.report.stats import holm, mean_and_std, paired_p
+from utils.variants import find_variant
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
+METRICS = {
+    "A_f": "Final average accuracy A_f",
+    "A_a": "Average incremental accuracy A_a",
+    "A_l": "Learning accuracy A_l",
+    "F": "Forgetting F, mean over all tasks",
+    "forgetting": "Forgetting, mean over all tasks but the last",
+}
+LOWER_IS_BETTER = frozenset({"F", "F_excluding_last_task", "forgetting"})
+MAIN_METRIC = "A_f"
 BASELINE = "BN"
 SIGNIFICANT = 0.05
+DEFAULT_PROTOCOL = "online"
+_TITLE = ("dataset", "model", "buffer_size")
+
+Cells = Mapping[tuple, Mapping[str, Cell]]
+Column = tuple[tuple, str]  # values of `select.COLUMN`, scenario
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a format writes a figure; `bold` holds `{}` where the figure goes."""
+
+    bold: str
+    plus_minus: str
+    star: str
+    minus: str
+    dash: str
 
 
 @dataclass(frozen=True)
@@ -25,10 +51,11 @@ class Entry:
     Attributes:
         mean, std: percent over seeds; None where there are too few.
         num_seeds: complete seeds.
-        is_best: no other layer of the column has a higher mean.
+        is_best: no other layer of the column has a better mean.
         p: of the paired test against BN; None where there is none.
         p_holm: adjusted over all tests of the table.
-        cell: what it comes from.
+        cell: what it comes from; None where the layer was not run.
+        published: the published figure, if there is one for this setting.
     """
 
     mean: float | None
@@ -38,14 +65,32 @@ class Entry:
     p: float | None
     p_holm: float | None
     cell: Cell | None
+    published: Figure | None = None
 
-    def text(self, bold: str, plus_minus: str, star: str) -> str:
-        """`mean ± std`, in bold if best; a star for a significant difference, a dash without a figure."""
+    @property
+    def deviation(self) -> float | None:
+        """Percentage points above the published figure."""
+        return None if self.published is None or self.mean is None else self.mean - self.published.value
+
+    def text(self, style: Style, expected_seeds: int) -> str:
+        """`mean ± std`, bold if best, a star for a significant difference, n where it is below the expected one."""
         if self.mean is None:
-            return "–"
-        figure = f"{self.mean:.2f}" + (f" {plus_minus} {self.std:.2f}" if self.std is not None else "")
+            return style.dash
+        figure = _signed(f"{self.mean:.2f}", style)
+        figure += f" {style.plus_minus} {self.std:.2f}" if self.std is not None else ""
         is_significant = self.p_holm is not None and self.p_holm < SIGNIFICANT
-        return (bold.format(figure) if self.is_best else figure) + (star if is_significant else "")
+        count = f" (n = {self.num_seeds})" if self.num_seeds < expected_seeds else ""
+        return (style.bold.format(figure) if self.is_best else figure) + (style.star if is_significant else "") + count
+
+    def published_text(self, style: Style) -> str:
+        """The published figure and how far ours is above it, such as `38.46 (−1.20)`; empty where there is none."""
+        if self.published is None or self.deviation is None:
+            return ""
+        return _signed(f"{self.published.value:.2f} ({self.deviation:+.2f})", style)
+
+
+def _signed(number: str, style: Style) -> str:
+    return number.replace("-", style.minus)
 
 
 @dataclass(frozen=True)
@@ -57,38 +102,112 @@ class Table:
         rows: norm layers.
         entries: by row and column.
         metric: its name in the records.
+        unreadable: of each record too damaged to belong to a cell, what is wrong.
     """
 
-    columns: tuple[tuple[tuple, str], ...]
+    columns: tuple[Column, ...]
     rows: tuple[str, ...]
-    entries: Mapping[tuple[str, tuple[tuple, str]], Entry]
+    entries: Mapping[tuple[str, Column], Entry]
     metric: str
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the fullest cell."""
+        return max((entry.num_seeds for entry in self.entries.values()), default=0)
+
+    def row(self, name: str) -> list[Entry]:
+        """The entries of a norm layer, in the order of the columns."""
+        return [self.entries[name, column] for column in self.columns]
+
+    def tried(self, name: str) -> int:
+        """The most settings that were tried of a norm layer in one cell."""
+        return max((entry.cell.num_settings for entry in self.row(name) if entry.cell), default=0)
+
+    def title(self, column: Column) -> str:
+        """A column's title, without its scenario."""
+        return column_title(column[0], [other for other, _ in self.columns])
 
 
-def build_table(cells: Mapping[tuple, Mapping[str, Cell]], metric: str = "A_f") -> Table:
+def column_order(column: tuple) -> list:
+    """Sorts columns by their values: none first, numbers as numbers, then words."""
+    return [(value is not None, isinstance(value, str), value) for value in column]
+
+
+def column_title(column: tuple, columns: Iterable[tuple]) -> str:
+    """Dataset, method and buffer; epochs where others have other ones; then what else tells this column apart."""
+    named = dict(zip(COLUMN, column, strict=True))
+    others = [dict(zip(COLUMN, other, strict=True)) for other in columns]
+    alike = [other for other in others if all(other[name] == named[name] for name in _TITLE)]
+    parts = [str(named[name]) for name in _TITLE if named[name] is not None]
+    for name in COLUMN:
+        if name in _TITLE or named[name] is None:
+            continue
+        rivals = others if name == "epochs" else alike
+        differs = name != "validation" and len({other[name] for other in rivals}) > 1
+        if differs or (name == "validation" and named[name]):
+            parts.append(f"{name} {named[name]}")
+    return " ".join(parts)
+
+
+def protocol_of(norms: Mapping[str, Cell]) -> str:
+    """The protocol that a column's runs followed."""
+    names = (run.values.get("protocol") for cell in norms.values() for run in cell.runs.values())
+    return next((name for name in names if name in PROTOCOLS), DEFAULT_PROTOCOL)
+
+
+def build_table(cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = ()) -> Table:
     """Means, spreads and tests of every cell."""
-    columns = tuple((column, scenario) for column in sorted(cells, key=str) for scenario in SCENARIOS)
-    found = {norm for norms in cells.values() for norm in norms}
-    order = [BASELINE, *(name for name in NORMS.names() if name != BASELINE)]
-    rows = tuple(sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name)))
+    columns = tuple((column, scenario) for column in sorted(cells, key=column_order) for scenario in SCENARIOS)
+    rows = in_order({norm for norms in cells.values() for norm in norms})
     tests = _tests(cells, columns, rows, metric)
     adjusted = holm({key: p for key, p in tests.items() if p is not None})
     entries = {}
     for column in columns:
-        statistics = {row: _statistics(cells, row, column, metric) for row in rows}
-        best = max((mean for mean, _, _ in statistics.values() if mean is not None), default=None)
-        for row, (mean, std, number) in statistics.items():
-            key = (row, column)
+        figures = {row: _figure(cells[column[0]].get(row), column[1], metric) for row in rows}
+        best = _best([mean for mean, _, _ in figures.values() if mean is not None], metric)
+        for row, (mean, std, number) in figures.items():
+            key, cell = (row, column), cells[column[0]].get(row)
+            published = _published(cell, row, column[1], metric)
             is_best = mean is not None and mean == best
-            cell = cells[column[0]].get(row)
-            entries[key] = Entry(mean, std, number, is_best, tests.get(key), adjusted.get(key), cell)
-    return Table(columns, rows, entries, metric)
+            entries[key] = Entry(mean, std, number, is_best, tests.get(key), adjusted.get(key), cell, published)
+    return Table(columns, rows, entries, metric, tuple(unreadable))
 
 
-def _statistics(cells: Any, row: str, column: tuple[tuple, str], metric: str) -> tuple[float | None, float | None, int]:
-    cell = cells[column[0]].get(row)
-    values = list(cell.values(column[1], metric).values()) if cell else []
+def build_further_tables(cells: Cells) -> list[Table]:
+    """The other leading metrics, by protocol: the columns of a table share one."""
+    tables = []
+    protocols = {column: protocol_of(norms) for column, norms in cells.items()}
+    for name in sorted(set(protocols.values())):
+        own = {column: norms for column, norms in cells.items() if protocols[column] == name}
+        tables += [build_table(own, metric) for metric in PROTOCOLS[name].leading_metrics if metric != MAIN_METRIC]
+    return tables
+
+
+def in_order(norms: Iterable[str]) -> tuple[str, ...]:
+    """The baseline first, then as the registry has them, a variant after its layer, then others by name."""
+    known = [BASELINE, *(name for name in NORMS.names() if name != BASELINE)]
+
+    def place(name: str) -> tuple[int, str]:
+        layer = find_variant(name).norm
+        return known.index(layer) if layer in known else len(known), name
+
+    return tuple(sorted(norms, key=place))
+
+
+def _figure(cell: Cell | None, scenario: str, metric: str) -> tuple[float | None, float | None, int]:
+    values = list(cell.values(scenario, metric).values()) if cell else []
     return (*mean_and_std(values), len(values))
+
+
+def _best(means: list[float], metric: str) -> float | None:
+    return (min if metric in LOWER_IS_BETTER else max)(means, default=None)
+
+
+def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> Figure | None:
+    if cell is None or not cell.runs or scenario != "class_il":
+        return None
+    return find(values_of(next(iter(cell.runs.values()))), row, metric)
 
 
 def _tests(cells: Any, columns: Any, rows: Sequence[str], metric: str) -> dict[Any, float | None]:
@@ -100,111 +219,3 @@ def _tests(cells: Any, columns: Any, rows: Sequence[str], metric: str) -> dict[A
                 values = (norms[name].values(scenario, metric) for name in (row, BASELINE))
                 tests[row, column] = paired_p(*values)
     return tests
-
-
-def _title(column: tuple[tuple, str], all_columns: Sequence[tuple[tuple, str]]) -> str:
-    """Dataset, method and buffer, and further what tells this column from the others."""
-    named = dict(zip(COLUMN, column[0], strict=True))
-    parts = [named["dataset"], named["model"]]
-    if named["buffer_size"] is not None:
-        parts.append(str(named["buffer_size"]))
-    for index, name in enumerate(COLUMN):
-        differs = len({other[0][index] for other in all_columns}) > 1
-        if differs and name not in ("dataset", "model", "buffer_size") and named[name] is not None:
-            parts.append(f"{name} {named[name]}")
-    return f"{' '.join(parts)} {SCENARIOS[column[1]]}"
-
-
-def _tried(table: Table, row: str) -> int:
-    cells = [table.entries[row, column].cell for column in table.columns]
-    return max((cell.num_settings for cell in cells if cell), default=0)
-
-
-def caption(table: Table) -> str:
-    """What the figures are, in one paragraph."""
-    forwards: dict[str, list[str]] = {}
-    for row in table.rows:
-        for forward in {entry.cell.forward for entry in _entries(table, row) if entry.cell and entry.cell.forward}:
-            forwards.setdefault(forward, []).append(row)
-    composition = "; ".join(f"{forward}: {', '.join(rows)}" for forward, rows in sorted(forwards.items()))
-    seeds = sorted({entry.num_seeds for row in table.rows for entry in _entries(table, row) if entry.num_seeds})
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
-    sentences = [f"{table.metric} in percent, mean ± sample standard deviation over {count} seed(s), best in bold."]
-    if any(_tried(table, row) > 1 for row in table.rows):
-        sentences.append(
-            "Hyperparameters selected by Class-IL A_f on the data the runs were tested on (oracle), as the original "
-            "study did; `settings` counts those tried."
-        )
-    sentences.append(f"\\* differs from {BASELINE}: paired t-test, Holm-corrected p < {SIGNIFICANT}.")
-    if composition:
-        sentences.append(f"Batches, current and memory rows in one forward or apart: {composition}.")
-    return " ".join(sentences)
-
-
-def _entries(table: Table, row: str) -> list[Entry]:
-    return [table.entries[row, column] for column in table.columns]
-
-
-def missing(table: Table) -> list[str]:
-    """Why a figure is missing or rests on fewer seeds, a line each."""
-    lines = []
-    for column in table.columns[:: len(SCENARIOS)]:
-        title = _title(column, table.columns).removesuffix(f" {SCENARIOS[column[1]]}")
-        for row in table.rows:
-            cell = table.entries[row, column].cell
-            if cell is None or cell.reason:
-                lines.append(f"{title}, {row}: {cell.reason if cell else 'not run'}")
-    return lines
-
-
-def to_markdown(table: Table) -> str:
-    """For people."""
-    titles = ["norm", "settings", *(_title(column, table.columns) for column in table.columns)]
-    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for row in table.rows:
-        figures = [entry.text("**{}**", "±", r" \*") for entry in _entries(table, row)]
-        lines.append(f"| {' | '.join([row, str(_tried(table, row)), *figures])} |")
-    notes = [f"- {line}" for line in missing(table)]
-    return "\n".join([*lines, "", caption(table), *(["", "Missing:", "", *notes] if notes else [])]) + "\n"
-
-
-def _escape(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", r"$\pm$").replace("–", "--")
-
-
-def to_latex(table: Table) -> str:
-    """For a paper, with booktabs."""
-    titles = ["norm", "settings", *(_title(column, table.columns) for column in table.columns)]
-    lines = [r"\begin{tabular}{l" + "r" * (len(titles) - 1) + "}", r"\toprule"]
-    lines += [" & ".join(map(_escape, titles)) + r" \\", r"\midrule"]
-    for row in table.rows:
-        figures = [entry.text(r"\textbf{{{}}}", r"$\pm$", "$^*$").replace("–", "--") for entry in _entries(table, row)]
-        lines.append(" & ".join([_escape(row), str(_tried(table, row)), *figures]) + r" \\")
-    notes = [f"% {line}" for line in missing(table)]
-    lines += [r"\bottomrule", r"\end{tabular}", f"% {caption(table)}", *notes]
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """For programs: a line per figure."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    figures = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "forward", "reason")
-    writer.writerow(["norm", *COLUMN, "scenario", *figures])
-    for column in table.columns:
-        for row in table.rows:
-            entry = table.entries[row, column]
-            numbers = [_number(value) for value in (entry.mean, entry.std)]
-            tests = [_number(value) for value in (entry.p, entry.p_holm)]
-            cell = entry.cell
-            setting = " ".join(f"{name}={value}" for name, value in cell.setting.items()) if cell else ""
-            details = [cell.num_settings, setting, cell.forward or "", cell.reason] if cell else [0, "", "", "not run"]
-            named = ["" if value is None else value for value in column[0]]
-            writer.writerow([row, *named, column[1], table.metric, *numbers, entry.num_seeds, *tests, *details])
-    return out.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"

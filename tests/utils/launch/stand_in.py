@@ -1,6 +1,7 @@
 """A program in the place of `utils/main.py`: does what its words say, and writes a record at once."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,11 @@ def main():
     num_starts = len((folder / "starts").read_text().splitlines())
     codes = [int(code) for code in word("codes", "0").split(",")]
     code = codes[min(num_starts, len(codes)) - 1]
+    if word("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if word("memory"):
+        task, megabytes = map(int, word("memory").split(","))
+        (folder / "memory.json").write_text(json.dumps({"task": task, "device_bytes": megabytes * 2**20}))
     time.sleep(float(word("seconds", "0")))
     if code:
         print(word("message", f"it ended with {code}"))

@@ -34,6 +34,12 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--num_seeds", "0"], "--num_seeds"),
         (["--preset", "demo", "--seeds"], "nothing to run"),
         (["--preset", "demo", "--speed", "9"], "--speed"),
+        (["--preset", "demo", "--selection", "test"], "oracle"),
+        (["--preset", "demo", "--search_seeds"], "--search_seeds has no value"),
+        (["--preset", "demo", "--seeds", "x"], "'x' is not a whole number"),
+        (["--preset", "demo", "--seeds", "-1"], "must be from 0"),
+        (["--preset", "demo", "--kappa", "much"], "'much' is not a number"),
+        (["--preset", "demo", "--threads", "0"], "must be from 1"),
         (["status", "--group", "none"], "none"),
     ],
 )
@@ -43,6 +49,30 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, words, message)
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_search_is_part_of_the_plan(tmp_path, capsys):
+    words = ["--preset", "demo", "--selection", "validation", "--search_seeds", "1", "--results_dir", str(tmp_path)]
+    assert main([*words, "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 cells of 2 settings, 2 runs per cell (seed 1)" in shown
+    assert "then: 4 runs of the best settings" in shown
+    assert shown.count("--seed 1 --epochs 1 --buffer_size 200 --kappa") == shown.count("--validation 0.1") == 4
+    assert main([*words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["selection"], plan["runs"], plan["following"], plan["following_jobs"]) == ("validation", 20, 4, [])
+
+
+def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.launch.devices.GpuWatcher.look", lambda self: [])
+    monkeypatch.setattr("utils.launch.devices.available_cores", lambda: 6)
+    words = ["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path)]
+    assert main(words) == 0
+    assert "6 at a time on the cores, with 1 thread each" in capsys.readouterr().out
+    assert main([*words, "--threads", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 at a time on the cores, with 2 threads each" in shown
+    assert "--threads" not in shown
 
 
 def test_status_tells_what_the_records_say(tmp_path, capsys):
@@ -59,7 +89,7 @@ def test_status_tells_what_the_records_say(tmp_path, capsys):
             record.close()
     assert main(["status", "--results_dir", str(tmp_path), "--group", "group"]) == 0
     shown = capsys.readouterr().out
-    assert "1 complete, 1 diverged, 2 started" in shown
+    assert "1 complete, 1 running, 1 diverged, 1 started" in shown
     assert "started   started  task 2, step 150, loss 0.250" in shown
     assert "running   running" in shown
 
@@ -71,11 +101,22 @@ def test_data_says_what_was_found(tmp_path, capsys):
     assert str(tmp_path / "cifar10") in shown
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["table", "--help"], ["data", "--help"]])
-def test_help_needs_no_torch(words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        *([command, "--help"] for command in ("status", "table", "compare", "data")),
+        ["status", "--results_dir", "RESULTS", "--group", "group"],
+        ["data", "--data_root", "RESULTS"],
+    ],
+    ids=" ".join,
+)
+def test_quick_commands_need_no_torch(tmp_path, words):
+    (tmp_path / "group").mkdir()
+    words = [str(tmp_path) if word == "RESULTS" else word for word in words]
     script = (
         "import sys\nfrom utils.launch.cli import main\n"
-        f"try:\n    main({words!r})\nexcept SystemExit:\n"
-        "    assert not {'torch', 'pandas', 'GPUtil'} & sys.modules.keys()\n"
+        f"try:\n    assert main({words!r}) == 0\nexcept SystemExit as error:\n    assert not error.code\n"
+        "assert not {'torch', 'torchvision', 'pandas', 'GPUtil', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

@@ -235,6 +235,33 @@ def test_all_gpus_lost_leaves_the_runs_waiting_and_not_on_the_cores():
     assert machine.devices.place() is None
 
 
+def test_what_equal_runs_reached_stays_reserved_when_a_run_has_taken_less_so_far():
+    machine = Machine(gpu())
+    place = machine.devices.place(20000.0)
+    machine.devices.report_peak(place, 1000.0)
+    assert machine.devices.place(20000.0) is None
+    machine.devices.report_peak(place, 34000.0)
+    assert machine.devices.place(3000.0) is None
+
+
+def test_a_peak_that_may_grow_gives_nothing_up_and_claims_what_it_takes():
+    machine = Machine(gpu())
+    first, second = machine.devices.place(), machine.devices.place()  # a quarter of 40000 each
+    machine.devices.report_peak(first, 1000.0, may_grow=True)
+    needed = (20000.0 + 500.0) / MARGIN - CONTEXT_MEMORY
+    assert machine.devices.place(needed) is None
+    machine.devices.report_peak(first, 1000.0)
+    third = machine.devices.place(needed)
+    machine.devices.release(third)
+    machine.devices.report_peak(second, 25000.0, may_grow=True)
+    assert machine.devices.place(needed) is None
+
+
+@pytest.mark.parametrize(("gpus", "kinds"), [([], {"cpu"}), ([gpu(), gpu("GPU-b"), Gpu("0")], {"NVIDIA A100", ""})])
+def test_the_kinds_of_device_are_those_of_the_records(gpus, kinds):
+    assert Machine(*gpus).devices.kinds == kinds
+
+
 # -- when it looks ---------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,18 @@ def ids(found):
     return [gpu.id for gpu in found]
 
 
+def test_gputil_works_where_python_has_no_distutils(tmp_path, monkeypatch, smi, said):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "distutils.py").write_text("raise ModuleNotFoundError('distutils')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")  # or setuptools would put its own in its place
+    smi.play(row(0, load=50))
+    assert [gpu.load for gpu in watcher(said).look()] == [0.5]
+    assert "gpu_serial" in smi.calls[0]
+    assert len(smi.calls) == 1
+    assert said == []
+
+
 def test_figures_come_through_gputil(smi, said):
     smi.play(row(0, load=37, used=1234, total=40960), row(1, name="Tesla T4"))
     first, second = watcher(said).look()

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
+from utils.launch.cells import read_extras
 from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import COMPLETE, NEW, STARTED, Where, make_plan, read_extras
+from utils.launch.plan import COMPLETE, NEW, STARTED, Where, make_plan
+from utils.registry import NORMS
 
 
 @pytest.fixture
@@ -78,6 +80,67 @@ def test_typed_option_wins_over_the_grid(plan):
     assert {job.config.lr for job in jobs} == {0.2}
 
 
+def cells(made):
+    """Seeds, kappa and the held-out share of AdaB2N's runs, in the order of the plan."""
+    configs = [job.config for job in made.jobs if job.config.nl == "AdaB2N"]
+    return [(config.seed, config.kappa, config.validation) for config in configs]
+
+
+def test_a_search_by_validation_holds_out_a_tenth_and_other_layers_are_run_plainly(plan):
+    made = plan("demo", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), selection="validation")
+    assert cells(made) == [(0, 0.1, 0.1), (0, 0.4, 0.1), (1, 0.1, 0.1), (1, 0.4, 0.1)]
+    assert [job.config.validation for job in made.jobs if job.config.nl == "BN"] == [0.0, 0.0]
+    (search,) = made.searches
+    assert [(job.config.seed, job.config.kappa, job.config.validation) for job in search.finals(1)] == [
+        (0, 0.4, 0.0),
+        (1, 0.4, 0.0),
+    ]
+    assert (search.settings, search.budget, search.num_following) == (("kappa 0.1", "kappa 0.4"), 4, 2)
+
+
+def test_search_seeds_are_those_of_cells_with_several_settings_only(plan):
+    made = plan("demo", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), search_seeds=(7, 0))
+    assert cells(made) == [(0, 0.1, 0.0), (0, 0.4, 0.0), (7, 0.1, 0.0), (7, 0.4, 0.0)]
+    assert [job.config.seed for job in made.jobs if job.config.nl == "BN"] == [0, 1]
+    assert made.searches[0].num_following == 1
+    assert made.searches[0].finals(0)[0] is made.searches[0].stage[0][1]
+
+
+def test_equal_computations_are_one_setting(plan):
+    """ER-ACE regularizes from the second task on in any case."""
+    made = plan("demo", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4,), ada_t0=(0, 1), selection="oracle")
+    assert (made.searches, len(made.jobs), made.num_asked) == ((), 2, 4)
+    both = plan(
+        "demo", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4, 1.0), ada_t0=(0, 1), selection="validation"
+    )
+    assert both.searches[0].settings == ("kappa 0.4, ada_t0 0", "kappa 1.0, ada_t0 0")
+    assert (len(both.jobs), both.num_asked) == (4, 8)
+
+
+def test_a_whole_study_is_searched_on_one_seed_with_a_third_of_the_runs(plan):
+    made = plan("adab2n-online", selection="validation", search_seeds=(0,))
+    budgets = {search.budget for search in made.searches}
+    assert (len(made.searches), budgets) == (12, {16, 32})
+    assert len(made.jobs) == 6 * 32 + 6 * 16 + 3 * 60
+    assert sum(search.num_following for search in made.searches) == 36
+
+
+def test_plugins_are_known_to_the_plan(plan, tmp_path):
+    files = [tmp_path / name for name in ("first_planned.py", "second_planned.py")]
+    for file in files:
+        source = "from backbone.norm.bn import BN\nfrom utils.registry import NORMS\n\n\n"
+        file.write_text(f"{source}@NORMS.register()\nclass Layer(BN):\n    pass\n")
+    norms = tuple(file.stem.upper() for file in files)
+    try:
+        extras = " ".join(f"--plugin {file}" for file in files)
+        jobs = plan("demo", extras, methods=norms, models=("er",), seeds=(0,)).jobs
+        assert [job.config.nl for job in jobs] == list(norms)
+        assert jobs[0].words.count("--plugin") == 2
+    finally:
+        for name in norms:
+            NORMS._parts.pop(name, None)
+
+
 def test_state_of_a_job_is_what_the_disk_says(plan):
     job = plan("demo").jobs[0]
     assert job.state() == NEW
@@ -99,11 +162,34 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({}, "--foo 0.5", "no run of this plan uses --foo"),
         ({}, "word", "'word' belongs to no option"),
         ({"methods": ("TBBN",)}, "--forward separate", "--forward"),
+        ({"search_seeds": ()}, "", "--search_seeds has no value"),
+        ({"search_seeds": (0,), "methods": ("BN",)}, "", "--search_seeds changes nothing: no norm layer"),
+        ({"search_seeds": (0,), "kappa": (0.4,)}, "", "--search_seeds changes nothing"),
+        ({"selection": "validation", "methods": ("GN",)}, "", "--selection validation changes nothing"),
+        ({"selection": "validation"}, "--validation", "--validation and --selection validation cannot be given"),
+        ({}, "--seed 3", "--seed is no option of run.py: give --seeds"),
+        ({}, "--model er", "give --models"),
+        ({}, "--dataset seq-digits", "give --datasets"),
+        ({}, "--nl BN", "give --methods"),
+        ({}, "--device cpu", "CUDA_VISIBLE_DEVICES"),
+        ({}, "--debug_mode 5", "utils/main.py"),
+        ({}, "--plugin none.py", "there is no such file"),
     ],
 )
 def test_mistakes_are_named_before_anything_starts(plan, typed, extras, message):
     with pytest.raises(UserError, match=message):
         plan("demo", extras, **typed)
+
+
+def test_records_of_another_schema_stop_the_plan_and_damaged_ones_do_not(plan):
+    job, other = plan("demo").jobs[:2]
+    for each, text in ((job, "{"), (other, '{"schema": 99}')):
+        each.record.folder.mkdir(parents=True)
+        each.record.config_path.write_text(text)
+    with pytest.raises(UserError, match="has schema 99, this version reads 1; choose another --results_dir"):
+        plan("demo")
+    other.record.config_path.write_text("[]")
+    assert plan("demo").jobs[0].state() == NEW
 
 
 def test_missing_data_stop_the_plan(tmp_path):

@@ -1,9 +1,11 @@
 from pathlib import Path
 
-from utils.report.collect import COMPLETE, DIVERGED, INCOMPLETE, Run
-from utils.report.select import select
+import pytest
 
-COLUMN = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1}
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, Run
+from utils.report.select import best_setting, select
+
+COLUMN = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "validation": 0.0}
 
 
 def run(norm, seed, final=None, status=COMPLETE, **values):
@@ -42,5 +44,140 @@ def test_other_epochs_and_buffers_are_other_columns():
     assert len(select([run("A", 0, 1.0), run("A", 0, 2.0, epochs=5), run("A", 0, 3.0, buffer_size=9)])) == 3
 
 
-def test_validation_runs_are_not_mixed_with_test_runs():
-    assert len(select([run("A", 0, 1.0, validation=0.1), run("A", 0, 2.0, validation=0.0)])) == 2
+def test_figures_come_from_the_setting_that_is_best_on_the_common_seeds():
+    """With a search on one seed the winner has more seeds, which may be harder ones."""
+    runs = [run("A", 0, 70.0, kappa=0.1), run("A", 1, 50.0, kappa=0.1), run("A", 2, 45.0, kappa=0.1)]
+    cell = only(select([*runs, run("A", 0, 60.0, kappa=0.4)]), "A")
+    assert (cell.setting, cell.num_settings, cell.selection) == ({"kappa": 0.1}, 2, "oracle")
+    assert cell.values("class_il", "A_f") == {0: 70.0, 1: 50.0, 2: 45.0}
+
+
+def test_one_setting_is_no_selection():
+    assert only(select([run("A", 0, 50.0)]), "A").selection == ""
+
+
+# -- The rule ---------------------------------------------------------------------------------------------------------
+
+
+def best(**settings):
+    """The best of settings given as lists of final accuracies by seed; `None` is a diverged run, `...` an open one."""
+    kinds = {None: (None, DIVERGED), ...: (None, INCOMPLETE)}
+    made = {
+        name: [run("A", seed, *kinds.get(final, (final, COMPLETE))) for seed, final in enumerate(finals)]
+        for name, finals in settings.items()
+    }
+    return best_setting(made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"a": [60.0, 40.0], "b": [50.0, 51.0]}, "b"),
+        ({"a": [50.0, 50.0], "b": [50.0, 50.0]}, "a"),  # the first one wins a tie
+        ({"a": [50.0, ...], "b": [50.0, 10.0]}, "b"),  # unless another has more seeds
+        ({"a": [60.0, ...], "b": [50.0, 99.0]}, "a"),  # over the common seeds
+        ({"a": [60.0, None], "b": [50.0, 40.0]}, "b"),  # a diverged run counts as 0
+        ({"a": [60.0, None], "b": [20.0, 39.0]}, "a"),
+        ({"a": [..., None], "b": [0.0, ...]}, "b"),
+        ({"a": [30.0, ...], "b": [..., 20.0]}, "a"),  # no common seed
+        ({"a": [None], "b": [...], "c": []}, None),
+        ({}, None),
+    ],
+)
+def test_rule_of_the_choice(settings, expected):
+    assert best(**settings) == expected
+
+
+# -- A search on held-out data ----------------------------------------------------------------------------------------
+
+
+def held_out(seed, final=None, status=COMPLETE, **values):
+    return run("A", seed, final, status, validation=0.1, **values)
+
+
+def searched(*runs):
+    """The cell of a searched layer beside another one that was not searched."""
+    return only(select([run("BN", 0, 50.0), *runs]), "A")
+
+
+SEARCH = (
+    held_out(0, 90.0, kappa=0.1),
+    held_out(1, 90.0, kappa=0.1),
+    held_out(0, 95.0, kappa=0.4),
+    held_out(1, 95.0, kappa=0.4),
+)
+
+
+def test_setting_is_chosen_on_held_out_data_and_its_figures_are_of_runs_on_all_data():
+    cell = searched(*SEARCH, run("A", 0, 60.0, kappa=0.4), run("A", 1, 62.0, kappa=0.4))
+    assert (cell.setting, cell.num_settings, cell.selection) == ({"kappa": 0.4}, 2, "validation")
+    assert cell.values("class_il", "A_f") == {0: 60.0, 1: 62.0}
+    assert cell.reason == ""
+
+
+def test_what_is_better_on_the_test_data_does_not_matter_once_there_is_a_search():
+    cell = searched(*SEARCH, run("A", 0, 99.0, kappa=0.1), run("A", 0, 60.0, kappa=0.4))
+    assert cell.values("class_il", "A_f") == {0: 60.0}
+
+
+def test_diverged_settings_of_a_search_count_as_tried():
+    runs = [*SEARCH, held_out(0, status=DIVERGED, kappa=0.7), run("A", 0, 60.0, kappa=0.4)]
+    cell = searched(*runs)
+    assert (cell.num_settings, cell.reason) == (3, "")
+
+
+def test_no_figure_while_the_search_is_under_way():
+    cell = searched(*SEARCH[:3], held_out(1, status=INCOMPLETE, kappa=0.4))
+    assert (cell.runs, cell.setting, cell.selection) == ({}, {}, "validation")
+    assert cell.reason == "search: 3 of 4 runs complete"
+
+
+def test_runs_that_were_not_begun_count_where_others_of_the_seed_were():
+    assert searched(*SEARCH[:3]).reason.startswith("search: 3 of 4 runs complete")
+
+
+def test_figures_of_an_earlier_oracle_are_no_figures_of_a_search_under_way():
+    oracle = (run("A", 0, 70.0, kappa=0.1), run("A", 0, 60.0, kappa=0.4))
+    assert searched(*oracle, *SEARCH[:3], held_out(1, status=INCOMPLETE, kappa=0.4)).runs == {}
+
+
+def test_a_run_of_the_search_that_failed_for_good_does_not_hide_the_chosen_one():
+    cell = searched(*SEARCH, held_out(0, status=INCOMPLETE, kappa=0.7), run("A", 0, 60.0, kappa=0.4))
+    assert cell.values("class_il", "A_f") == {0: 60.0}
+    assert cell.reason == "search: 4 of 6 runs complete"
+
+
+def test_a_search_that_is_over_names_what_was_not_run_on_all_data_yet():
+    cell = searched(*SEARCH)
+    assert cell.runs == {}
+    assert cell.reason == "search: 4 of 4 runs complete, the best so far (kappa 0.4) not yet run on all data"
+    cell = searched(*SEARCH, run("A", 0, 60.0, kappa=0.4), run("A", 1, status=INCOMPLETE, kappa=0.4))
+    assert cell.reason == "1 of 2 seeds complete: seed 1 incomplete"
+
+
+def test_a_search_without_a_complete_run_says_so():
+    runs = [held_out(0, status=DIVERGED, kappa=0.1), held_out(0, status=DAMAGED, kappa=0.4)]
+    assert searched(*runs).reason == "search: 0 of 2 runs complete, 1 diverged, 1 damaged"
+
+
+def test_in_a_tie_the_chosen_one_is_that_which_was_run_on_all_data():
+    runs = (held_out(0, 90.0, kappa=0.1), held_out(0, 90.0, kappa=0.4), run("A", 0, 60.0, kappa=0.4))
+    assert searched(*runs).setting == {"kappa": 0.4}
+
+
+def test_held_out_runs_of_one_setting_choose_nothing():
+    cell = searched(held_out(0, 90.0), run("A", 0, 60.0))
+    assert (cell.values("class_il", "A_f"), cell.selection, cell.num_settings) == ({0: 60.0}, "", 1)
+
+
+def test_held_out_runs_alone_and_those_of_another_share_are_a_column_of_their_own():
+    cells = select([held_out(0, 90.0, kappa=0.1), held_out(0, 80.0, kappa=0.4)])
+    assert [column[-1] for column in cells] == [0.1]
+    assert only(cells, "A").selection == "oracle"  # on what the runs are tested on
+    assert len(select([run("A", 0, 1.0, validation=0.2), run("A", 0, 2.0)])) == 2
+
+
+def test_values_of_any_kind_can_be_a_setting():
+    values = [None, True, 0.5, 3, "text", [1, "two"]]
+    cell = only(select([run("A", 0, float(index), kappa=value) for index, value in enumerate(values)]), "A")
+    assert (cell.num_settings, cell.setting) == (6, {"kappa": (1, "two")})

@@ -1,4 +1,5 @@
 import pytest
+from scipy.stats import ttest_rel
 
 from utils.report.stats import holm, mean_and_std, paired_p
 
@@ -25,3 +26,11 @@ def test_holm_steps_down_and_stays_monotone():
     assert adjusted == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
     assert holm({}) == {}
+
+
+@pytest.mark.parametrize("number", [2, 3, 10])
+def test_p_is_that_of_scipys_whole_test(number):
+    first = {seed: 60 + 7 * seed % 5 for seed in range(number)}
+    second = {seed: 58 + 3 * seed % 4 for seed in range(number)}
+    values = [[each[seed] for seed in range(number)] for each in (first, second)]
+    assert paired_p(first, second) == pytest.approx(ttest_rel(*values).pvalue, rel=1e-12)

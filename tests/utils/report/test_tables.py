@@ -1,39 +1,104 @@
-"""The whole path from stored records to the bytes of the tables."""
-
-import shutil
-from pathlib import Path
-
 import pytest
 
-from utils.errors import UserError
-from utils.report import write_report
+from tests.utils.report.rig import OFFLINE, run
+from utils.report.select import COLUMN, Cell, select
+from utils.report.tables import Style, build_further_tables, build_table, column_title
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture
-def results(tmp_path):
-    shutil.copytree(GOLDEN / "records", tmp_path / "results")
-    return tmp_path / "results"
+PLAIN = Style(bold="<{}>", plus_minus="+-", star="*", minus="-", dash="none")
 
 
-@pytest.mark.parametrize("ending", ["md", "tex", "csv"])
-def test_table_is_the_stored_one(results, ending):
-    paths = {path.suffix[1:]: path for path in write_report(results, "study")}
-    assert paths[ending].read_text() == (GOLDEN / f"table.{ending}").read_text()
+def final(class_il, task_il=90.0, **more):
+    return {"A_f": class_il, **more}, {"A_f": task_il, **more}
 
 
-def test_writing_again_changes_nothing(results):
-    first = [path.read_bytes() for path in write_report(results, "study")]
-    assert [path.read_bytes() for path in write_report(results, "study")] == first
+def table_of(runs, metric="A_f"):
+    return build_table(select(runs), metric)
 
 
-def test_empty_group_gives_an_empty_table(tmp_path):
-    (tmp_path / "group").mkdir()
-    markdown = write_report(tmp_path, "group")[0].read_text()
-    assert markdown.startswith("| norm | settings |")
+def class_il(table, row, number=0):
+    columns = [column for column in table.columns if column[1] == "class_il"]
+    return table.entries[row, columns[number]]
 
 
-def test_missing_group_is_named(tmp_path):
-    with pytest.raises(UserError, match="--group"):
-        write_report(tmp_path, "none")
+def test_mean_spread_and_count():
+    table = table_of([run("BN", seed, *final(value)) for seed, value in enumerate((1.0, 2.0, 3.0, 6.0))])
+    entry = class_il(table, "BN")
+    assert (entry.mean, entry.std, entry.num_seeds) == (3.0, pytest.approx(2.160246899), 4)
+    assert entry.text(PLAIN, expected_seeds=4) == "<3.00 +- 2.16>"
+    assert entry.text(PLAIN, expected_seeds=5) == "<3.00 +- 2.16> (n = 4)"
+
+
+def test_rows_begin_with_the_baseline_and_end_with_strangers():
+    table = table_of([run(norm, 0, *final(1.0)) for norm in ("zzz", "TBBN", "aaa", "AdaB2N", "BN")])
+    assert table.rows == ("BN", "AdaB2N", "TBBN", "aaa", "zzz")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("A_f", "TBBN"), ("forgetting", "BN"), ("F", "BN")])
+def test_best_depends_on_the_metric(metric, best):
+    runs = [run(norm, 0, {"A_f": 1.0, metric: value}) for norm, value in (("BN", 10.0), ("TBBN", 20.0))]
+    table = table_of(runs, metric)
+    assert [row for row in table.rows if class_il(table, row).is_best] == [best]
+
+
+def test_star_needs_the_adjusted_p():
+    values = {"BN": (10.0, 11.0, 12.0), "TBBN": (30.0, 31.1, 32.0), "GN": (11.0, 13.0, 20.0)}
+    runs = [run(norm, seed, *final(value, seed)) for norm, row in values.items() for seed, value in enumerate(row)]
+    table = table_of(runs)
+    assert class_il(table, "TBBN").p_holm == pytest.approx(class_il(table, "TBBN").p * 2)
+    assert class_il(table, "TBBN").text(PLAIN, 3) == "<31.03 +- 1.00>*"
+    assert "*" not in class_il(table, "GN").text(PLAIN, 3)
+    assert class_il(table, "BN").p is None
+
+
+def test_a_cell_without_a_figure_is_a_dash():
+    table = table_of([run("BN", 0, *final(50.0)), run("GN", 0, None, status="diverged", reason="diverged")])
+    assert class_il(table, "GN").text(PLAIN, 1) == "none"
+    assert class_il(table, "GN").published_text(PLAIN) == ""
+
+
+@pytest.mark.parametrize(
+    ("ours", "text"), [(37.26, "38.46 (-1.20)"), (38.46, "38.46 (+0.00)"), (40.0, "38.46 (+1.54)")]
+)
+def test_published_figure_and_deviation(ours, text):
+    entry = class_il(table_of([run("TBBN", 0, *final(ours, A=[1.0] * 10), **OFFLINE)]), "TBBN")
+    assert entry.published_text(PLAIN) == text
+    assert entry.deviation == pytest.approx(ours - 38.46)
+
+
+def test_published_figures_are_class_il():
+    table = table_of([run("TBBN", 0, *final(30.0, A=[1.0] * 10), **OFFLINE)])
+    assert [table.entries["TBBN", column].published is None for column in table.columns] == [False, True]
+
+
+def test_another_number_of_tasks_is_not_compared():
+    assert class_il(table_of([run("TBBN", 0, *final(30.0, A=[1.0] * 5), **OFFLINE)]), "TBBN").published is None
+
+
+def test_further_tables_lead_with_the_metrics_of_each_protocol():
+    cells = select([run("BN", 0, *final(1.0)), run("BN", 0, *final(1.0), **OFFLINE)])
+    tables = build_further_tables(cells)
+    assert [(table.metric, {column[0][0] for column in table.columns}) for table in tables] == [
+        ("A_a", {"seq-cifar100"}),
+        ("F", {"seq-cifar100"}),
+        ("A_l", {"seq-cifar100"}),
+        ("forgetting", {"seq-digits"}),
+    ]
+
+
+def test_titles_name_what_tells_columns_apart():
+    def column(**values):
+        known = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "batch_size": 10, "validation": 0.0}
+        return tuple({**known, **values}.get(name) for name in COLUMN)
+
+    first = column()
+    assert column_title(first, [first]) == "d er 5"
+    assert column_title(first, [first, column(model="sgd", buffer_size=None, batch_size=3)]) == "d er 5"
+    assert column_title(first, [first, column(batch_size=3)]) == "d er 5 batch_size 10"
+    assert column_title(first, [first, column(model="der", epochs=5)]) == "d er 5 epochs 1"
+    assert column_title(column(validation=0.1), [column(validation=0.1)]) == "d er 5 validation 0.1"
+    assert column_title(column(model="sgd", buffer_size=None), []) == "d sgd"
+
+
+def test_most_settings_of_a_row():
+    table = build_table({("a",) * len(COLUMN): {"X": Cell({}, 3)}, ("b",) * len(COLUMN): {"X": Cell({}, 7)}})
+    assert table.tried("X") == 7

@@ -1,0 +1,146 @@
+"""Image files of any size, decoded once into four arrays of square images.
+
+Everything is written aside under a lock and moved to its place when it is complete, so that a decoding that was cut
+short leaves nothing that could be taken for data, and two processes do not do the same work.
+"""
+
+import contextlib
+import fcntl
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.machine import available_cores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Files = Mapping[str, Mapping[str, list[Path]]]
+
+_ASIDE = "decoding"
+_COMPLETE = "decoded"
+_NUM_SHOWN = 3
+
+
+def decode(files: Files, side: int, place: Path, title: str) -> None:
+    """Write `{train,test}_{x,y}.npy`, or wait until another process has.
+
+    Args:
+        files: by split, by class in the order of the labels.
+        side: of the images in pixels; see `square`.
+        place: the folder of the arrays.
+        title: what the progress is of.
+
+    Raises:
+        UserError: images cannot be read, or the place cannot be written; the first of them are named.
+    """
+    with _locked(place):
+        move_up(place)
+        if all((place / f"{split}_y.npy").exists() for split in files):
+            return
+        _check_space(files, side, place)
+        aside = place / _ASIDE
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            _write(files, side, aside, title)
+            aside.rename(place / _COMPLETE)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        move_up(place)
+
+
+def move_up(place: Path) -> None:
+    """Put complete arrays in their place; afterwards none are left aside. Does nothing where there are none."""
+    complete = place / _COMPLETE
+    if not complete.is_dir():
+        return
+    for file in sorted(complete.glob("*.npy")):
+        with contextlib.suppress(FileNotFoundError):  # another process moves them too
+            file.rename(place / file.name)
+    shutil.rmtree(complete, ignore_errors=True)
+
+
+def square(image: "Image", side: int) -> "Image":
+    """The centre of an RGB image whose shorter side was brought to `side` pixels, bilinear with antialiasing.
+
+    The same pixels as torchvision's Resize(side) and CenterCrop(side).
+    """
+    from PIL import Image
+
+    short, (width, height) = min(image.size), image.size
+    size = (int(side * width / short), int(side * height / short))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((length - side) / 2) for length in size)
+    return image.crop((left, top, left + side, top + side))
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / f".{_ASIDE}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"the arrays cannot be written to {place} ({error.strerror}); make it writable") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_space(files: Files, side: int, place: Path) -> None:
+    # A memory-mapped file on a full disk kills the process.
+    needed = 3 * side * side * sum(len(each) for classes in files.values() for each in classes.values())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(f"the arrays in {place} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room")
+
+
+def _write(files: Files, side: int, folder: Path, title: str) -> None:
+    unreadable = []
+    for split, classes in files.items():
+        labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes.values()])
+        np.save(folder / f"{split}_y.npy", labels)
+        shape = (len(labels), side, side, 3)
+        images = np.lib.format.open_memmap(folder / f"{split}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
+        listed = [file for each in classes.values() for file in each]
+        unreadable += _decode_all(listed, images, f"{title}: decoding {len(listed)} {split} images once")
+        images.flush()
+    if unreadable:
+        shown = ", ".join(map(str, unreadable[:_NUM_SHOWN]))
+        more = f" and {len(unreadable) - _NUM_SHOWN} more" if len(unreadable) > _NUM_SHOWN else ""
+        raise UserError(f"{shown}{more} cannot be read as images; replace or remove them")
+
+
+def _decode_all(files: list[Path], images: np.ndarray, title: str) -> list[Path]:
+    """Fill the array [N, side, side, 3]; the files that cannot be read. Pillow decodes outside of Python's lock."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(title, file=sys.stderr, flush=True)
+    threads = ThreadPoolExecutor(available_cores())
+    try:
+        results = threads.map(_decode_one, files, images)
+        fine = list(track(results, title, len(files), console=console, disable=not console.is_terminal))
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return [file for file, is_fine in zip(files, fine, strict=True) if not is_fine]
+
+
+def _decode_one(file: Path, target: np.ndarray) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            target[...] = np.asarray(square(image.convert("RGB"), len(target)))
+    except Exception:  # a damaged image can fail in any way
+        return False
+    return True

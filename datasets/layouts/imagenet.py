@@ -1,0 +1,72 @@
+"""ImageNet's folders of JPEG files, decoded once into the four arrays."""
+
+from pathlib import Path
+
+from datasets.arrays import Content, Dataset, Layout, count_images
+from datasets.layouts.decoding import decode
+from datasets.layouts.four_arrays import FourArrays
+from datasets.layouts.image_folder import class_folders, images_of
+from utils.errors import UserError
+
+_TREES = ("imagenet", "ILSVRC2012")  # where else in the data root the whole of ImageNet may lie
+_TEST_FOLDERS = ("val", "test")
+
+
+class ImageNetFolder(Layout):
+    """`<data root>/<folder>/{train,val}/<class>/*`, images of any size, or the same in `<data root>/imagenet`.
+
+    Of a tree that holds the dataset's classes, these are taken. Otherwise the folder must hold just as many classes,
+    which are labelled in the order of their names. The arrays are written to `<data root>/<folder>`, once.
+    """
+
+    def find(self, data_root: Path, dataset: Dataset) -> Path | None:
+        places = (data_root / name for name in (dataset.folder, *_TREES))
+        return next((place for place in places if (place / "train").is_dir()), None)
+
+    def wanted(self, data_root: Path, dataset: Dataset) -> str:
+        return (
+            f"an image folder {data_root / dataset.folder}/{{train,val}}/<class>/* of {dataset.num_classes} classes; "
+            f"or the whole of ImageNet in {data_root / _TREES[0]}/{{train,val}}/<class>/*"
+        )
+
+    def inspect(self, place: Path, dataset: Dataset) -> str:
+        files = self._files(place, dataset)
+        counts = (sum(map(len, classes.values())) for classes in files.values())
+        text = f"image folder {place}, {count_images(*counts, dataset)}, decoded once when they are first read"
+        if tuple(files["train"]) != dataset.class_names:
+            names = f"{dataset.class_names[0]} to {dataset.class_names[-1]}"
+            text += f"; its classes are others than the {dataset.num_classes} of the published studies, {names}"
+        return text
+
+    def read(self, place: Path, dataset: Dataset) -> Content:
+        arrays = place.parent / dataset.folder
+        decode(self._files(place, dataset), dataset.image_size, arrays, dataset.name)
+        return FourArrays().read(arrays, dataset)
+
+    def _files(self, place: Path, dataset: Dataset) -> dict[str, dict[str, list[Path]]]:
+        """By split, by class in the order of the labels, the files."""
+        test = next((place / name for name in _TEST_FOLDERS if (place / name).is_dir()), None)
+        if test is None:
+            raise UserError(f"{place} has no folder {_TEST_FOLDERS[0]} beside train; put the validation images there")
+        names = _classes(place / "train", dataset)
+        _check_presence(test, names)
+        return {
+            split: {name: images_of(folder / name) for name in names}
+            for split, folder in (("train", place / "train"), ("test", test))
+        }
+
+
+def _classes(folder: Path, dataset: Dataset) -> list[str]:
+    """The classes to take, in the order of the labels."""
+    names = class_folders(folder)
+    if not set(dataset.class_names) <= set(names) and len(names) == dataset.num_classes:
+        return names
+    _check_presence(folder, dataset.class_names)
+    return list(dataset.class_names)
+
+
+def _check_presence(folder: Path, names: tuple[str, ...] | list[str]) -> None:
+    missing = sorted(set(names) - set(class_folders(folder)))
+    if missing:
+        listed = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
+        raise UserError(f"{folder} lacks the class folder{'s' if len(missing) > 1 else ''} {listed}; put them there")

@@ -1,0 +1,186 @@
+"""Base of the offline methods: exemplars chosen after each task, batches of a fixed ratio, a teacher."""
+
+import copy
+import operator
+from functools import reduce
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.base import MemoryMethod, Stage
+from utils.batch import Batch
+from utils.data_plan import Pairs, Plain, Rows, part_sizes
+from utils.errors import UserError
+from utils.evaluate import evaluating
+from utils.exemplars import EXEMPLAR_OPTIONS
+from utils.options import Option, ranged
+
+PAIR_OPTIONS = (
+    Option("forward", str, "auto", "current and memory rows in one forward", choices=("auto", "joint")),
+    Option("batch_ratio", ranged(int, 1), 3, "current rows to one memory row in a batch, from the second task on"),
+    Option(
+        "batching",
+        str,
+        "auto",
+        "parts of a fixed ratio, or shuffled unions of current and memory rows (by the method)",
+        choices=("auto", "ratio", "union"),
+    ),
+    Option(
+        "ratio_cycle",
+        str,
+        "replay",
+        "the smaller part is repeated within an epoch: as it was, or shuffled and augmented anew",
+        choices=("replay", "reshuffle"),
+    ),
+    Option(
+        "current_pool",
+        str,
+        "auto",
+        "current rows come from the task, or from its union with the exemplars (by the method)",
+        choices=("auto", "task", "union"),
+    ),
+)
+
+
+class ExemplarMethod(MemoryMethod):
+    """Learns a task from batches of current and memory rows, then chooses its exemplars.
+
+    Attributes:
+        default_batching: `ratio`, current and memory rows of fixed numbers; `union`, all of them shuffled together.
+        default_pool: where current rows come from in the published runs, `task` or `union`.
+        drops_last: whether a last batch of current rows that is not full is left out before it is paired.
+        has_teacher: whether the network is copied after each task, for the next one to be distilled from.
+    """
+
+    options = EXEMPLAR_OPTIONS + PAIR_OPTIONS
+    keeps_exemplars = True
+    heads = ("growing",)
+    protocol = "offline"
+    default_batching: ClassVar[str] = "ratio"
+    default_pool: ClassVar[str] = "task"
+    drops_last: ClassVar[bool] = False
+    has_teacher: ClassVar[bool] = False
+
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self.teacher: nn.Module | None = None
+
+    @classmethod
+    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Batches hold memory rows from the second task on, so that `ada_t0` 0 and 1 are one computation."""
+        values = super().canonical(values)
+        return values | {"ada_t0": 0} if values.get("ada_t0") == 1 else values
+
+    @classmethod
+    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+        """Rows always go through the network together; a layer that balances them needs parts of fixed sizes."""
+        batching, pool = values["batching"], values["current_pool"]
+        if batching == "union" and norm.needs_joint:
+            raise UserError(
+                f"--batching union: {norm.name} balances current against memory rows, which are then not told apart; "
+                "use --batching ratio or auto"
+            )
+        if batching == "auto":
+            batching = "ratio" if norm.needs_joint else cls.default_batching
+        pool = cls.default_pool if pool == "auto" else pool
+        return {"forward": "joint", "batching": batching, "current_pool": pool}
+
+    @classmethod
+    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
+        if num_classes and values["buffer_size"] < num_classes:
+            raise UserError(
+                f"--buffer_size {values['buffer_size']} is less than one image for each of the {num_classes} classes"
+            )
+        parts = part_sizes(values["batch_size"], values["batch_ratio"])
+        if not min(parts):
+            raise UserError(
+                f"--batch_size {values['batch_size']} leaves no row for one of the parts at --batch_ratio "
+                f"{values['batch_ratio']}; give at least --batch_size {values['batch_ratio'] + 1}"
+            )
+        if values["batching"] == "ratio" and values["buffer_size"] < parts[1]:
+            raise UserError(f"--buffer_size {values['buffer_size']} is less than the {parts[1]} memory rows of a batch")
+
+    @property
+    def num_old(self) -> int:
+        """Classes of the tasks before this one."""
+        return self.stream.classes_of_task(self.task).start
+
+    @property
+    def num_seen(self) -> int:
+        """Classes of all tasks so far."""
+        return self.stream.classes_of_task(self.task).stop
+
+    def columns(self, task: int) -> slice:
+        """The outputs of a task."""
+        classes = self.stream.classes_of_task(task)
+        return slice(classes.start, classes.stop)
+
+    def stages(self, task: int) -> list[Stage]:
+        return [self.main_stage(task)]
+
+    def main_stage(self, task: int) -> Stage:
+        """The first task alone; a later one with the exemplars beside it, or among its own images."""
+        if task == 0:
+            return self.stage((0,))
+        if self.config.batching == "union":
+            return self.stage_on(Plain(Rows((task,), exemplars=1)), held_out=(task,))
+        current = Rows((task,), exemplars=int(self.config.current_pool == "union"))
+        return self.stage_on(self.pairs(current), held_out=(task,))
+
+    def pairs(self, current: Rows) -> Pairs:
+        """Batches of these current rows beside the exemplars."""
+        config = self.config
+        return Pairs(current, Rows(exemplars=1), config.batch_ratio, config.ratio_cycle, self.drops_last)
+
+    def observe(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.losses(batch)
+        losses = self.update(reduce(operator.add, terms.values()))
+        return {name: term.detach() for name, term in terms.items()} | losses
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss by name, which are summed."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Any:
+        """Scores, features and maps of a batch; the norm layers are told which rows come from memory."""
+        if batch.num_current is None:
+            return self.network.outputs(batch.images)
+        return self.described(batch.images, batch.tasks, batch.num_current, self.network.outputs)
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> Any:
+        """Scores, features and maps of the network as it was after the last task."""
+        return self.teacher.outputs(images)
+
+    def end_task(self, task: int) -> None:
+        self.choose_exemplars()
+        if self.has_teacher:
+            self.teacher = frozen_copy(self.network)
+
+    def choose_exemplars(self) -> None:
+        """Fill memory for all classes seen, in evaluation mode and with the transform of test images."""
+        with evaluating(self.network):
+            self.memory.update(self.features_of, self.stream.pool((self.task,)), self.num_seen)
+
+    def features_of(self, raw: Tensor) -> Tensor:
+        """Features [N, D] of raw images [N, C, H, W]."""
+        return self.network.outputs(self.prepare(raw)).features
+
+    def state_dict(self) -> dict[str, Any]:
+        teacher = None
+        if self.teacher is not None:
+            teacher = {"num_classes": self.teacher.head.num_classes, "network": self.teacher.state_dict()}
+        return super().state_dict() | {"teacher": teacher}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["teacher"] is not None:
+            self.grow_until(state["teacher"]["num_classes"])
+            self.teacher = frozen_copy(self.network)
+            self.teacher.load_state_dict(state["teacher"]["network"])
+        super().load_state_dict(state)
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that learns nothing more."""
+    return copy.deepcopy(network).eval().requires_grad_(False)

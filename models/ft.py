@@ -1,0 +1,16 @@
+"""FT: fine-tuning with exemplars (Masana et al., FACIL, TPAMI 2023; Cha et al., CVPR 2023)."""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from models.exemplar import ExemplarMethod
+from utils.batch import Batch
+from utils.registry import METHODS
+
+
+@METHODS.register()
+class Ft(ExemplarMethod):
+    """L = CE over the outputs of all classes seen, on current and memory rows alike."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return {"ce": cross_entropy(self.forward(batch).scores, batch.labels)}

@@ -1,0 +1,227 @@
+"""PODNet: pooled outputs distillation (Douillard et al., ECCV 2020)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from models.base import Stage
+from models.exemplar import ExemplarMethod
+from models.heads import Outputs
+from models.lucir import cosine_distance
+from utils.batch import Batch
+from utils.data_plan import Plain, Rows
+from utils.errors import UserError
+from utils.evaluate import evaluating
+from utils.kmeans import cluster_centres
+from utils.options import Option, boolean, ranged
+from utils.registry import METHODS
+from utils.seeds import generator
+
+GRADIENT_LIMIT = 5.0
+
+PROXY_OPTIONS = (
+    Option(
+        "nca",
+        str,
+        "published",
+        "form of the classification loss: hinge cuts it off at 0, softmax is the plain cross-entropy",
+        choices=("published", "hinge", "softmax"),
+    ),
+    Option("second_epochs", ranged(int, 1), None, "epochs of the second stage (from the published settings)"),
+    Option("second_lr", ranged(float, 0), None, "learning rate of the second stage (from the published settings)"),
+)
+
+
+@METHODS.register()
+class PodNet(ExemplarMethod):
+    """L = NCA(η s, y) + λ_f m (1 − cos(h, h̄)) + λ_c m POD(maps, maps before), m = √(classes seen / new classes).
+
+    s are similarities to several proxies per class, η a learned scale. The proxies of new classes begin as centres of
+    the features of their images; old proxies rest. Then the second stage trains all proxies alone, on exemplars of all
+    classes, which moves the running statistics too. The learning rate of the main stage follows a cosine.
+    """
+
+    options = (
+        *ExemplarMethod.options,
+        *PROXY_OPTIONS,
+        Option("podnet_lambda_f", ranged(float, 0), None, "weight of the distillation of features"),
+        Option("podnet_lambda_c", ranged(float, 0), None, "weight of the distillation of maps"),
+        Option(
+            "podnet_pooling",
+            str,
+            "spatial",
+            "over what squared maps are summed before they are compared; spatial: over width and over height",
+            choices=("spatial", "width", "height", "gap", "channels"),
+        ),
+        Option("podnet_normalize", boolean, True, "compare directions of pooled maps, 0: pooled maps as they are"),
+        Option("podnet_rows", str, "all", "rows whose maps are distilled, or old classes only", choices=("all", "old")),
+    )
+    required: ClassVar[tuple[str, ...]] = ("second_epochs", "second_lr", "podnet_lambda_f", "podnet_lambda_c")
+    heads = ("proxy",)
+    transforms = "podnet"
+    has_teacher = True
+
+    @classmethod
+    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
+        super().check(values, num_classes)
+        if values["milestones"]:
+            raise UserError(f"--model {cls.name} has a cosine schedule without milestones: leave out --milestones")
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def begin_task(self, task: int) -> None:
+        super().begin_task(task)
+        if task > 0:
+            self.imprint()
+
+    def stages(self, task: int) -> list[Stage]:
+        main = self.main_stage(task)
+        if task == 0:
+            return [main]
+        config = self.config
+        schedule = {"epochs": config.second_epochs, "lr": config.second_lr, "keep": config.best_epoch}
+        return [main, Stage(Plain(Rows(exemplars=1), drop_last=False), **schedule, held_out=(task,), name="balance")]
+
+    def main_stage(self, task: int) -> Stage:
+        return replace(super().main_stage(task), schedule="cosine")
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Choose exemplars of the new classes before the second stage; nothing is computed for what is not trained."""
+        if stage.name == "balance" and not self.memory.holds(self.num_seen - 1):
+            self.choose_exemplars()
+        super().begin_stage(stage)
+        trained = {id(parameter) for parameter in self.trained(stage)}
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+    def trained(self, stage: Stage) -> list[nn.Parameter]:
+        head = self.network.head
+        if stage.name == "balance":
+            return [*head.old_parameters(), *head.newest_parameters()]
+        return [*self.network.backbone.parameters(), head.eta, *head.newest_parameters()]
+
+    def clip_gradients(self) -> None:
+        """Limit every entry, as in the published runs."""
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        nn.utils.clip_grad_value_(parameters, GRADIENT_LIMIT)
+
+    # -- losses ------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Outputs:
+        if self.stage_name == "balance":
+            batch = replace(batch, num_current=0)  # every row comes from memory
+        return super().forward(batch)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        outputs = self.forward(batch)
+        losses = {"nca": self.classify(outputs.scores, batch.labels)}
+        if self.task > 0:
+            losses |= self.distill(outputs, self.teach(batch.images), batch.labels)
+        return losses
+
+    def classify(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The classification loss of the scaled similarities [N, K], averaged over rows."""
+        return nca(self.network.head.eta * scores, labels, self.config.nca)
+
+    def distill(self, outputs: Outputs, taught: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        """The terms that keep the network near to what it was; labels [N]."""
+        config, multiplier = self.config, self.multiplier
+        weights = (labels < self.num_old).to(outputs.features.dtype) if config.podnet_rows == "old" else None
+        flat = cosine_distance(outputs.features, taught.features).mean()
+        maps = pod(outputs.maps, taught.maps, config.podnet_pooling, config.podnet_normalize, weights)
+        return {
+            "flat": config.podnet_lambda_f * multiplier * flat,
+            "pod": config.podnet_lambda_c * multiplier * maps,
+        }
+
+    @property
+    def multiplier(self) -> float:
+        """√(classes seen, the new ones included / new classes): distillation gains weight with the tasks."""
+        return math.sqrt(self.num_seen / (self.num_seen - self.num_old))
+
+    # -- proxies -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def imprint(self) -> None:
+        """Put the proxies of the new classes at centres of their features, as long as the old proxies on average."""
+        head = self.network.head
+        length = torch.cat(head.old_parameters()).norm(dim=1).mean()
+        (proxies,) = head.newest_parameters()
+        with evaluating(self.network):
+            centres = [self.centres_of(label, head.rows_per_class) for label in range(self.num_old, self.num_seen)]
+        proxies.copy_(length * torch.cat(centres))
+
+    def centres_of(self, label: int, number: int) -> Tensor:
+        """Centres [number, D] of the normalised features of a class's training images."""
+        pool = self.stream.pool((self.task,))
+        rows = (pool.labels == label).nonzero().flatten()
+        parts = [self.features_of(pool.take(part)[0]) for part in rows.split(self.config.batch_size)]
+        return cluster_centres(normalize(torch.cat(parts)), number, generator(self.config.seed, "proxies", label))
+
+
+def nca(scores: Tensor, labels: Tensor, form: str = "published") -> Tensor:
+    """−mean of q_y − log(1 + Σ_{j≠y} exp q_j), q the scores less the row's highest one; [].
+
+    This is what the published program computes for the loss of Douillard et al., eq. 9: the margin, which it subtracts
+    from all scores, cancels, and the own class leaves exp 0 in the denominator.
+
+    Args:
+        scores: [N, K].
+        labels: [N].
+        form: `published`; `hinge`, the loss of a row is at least 0; `softmax`, the denominator holds all classes.
+    """
+    if form == "softmax":
+        return cross_entropy(scores, labels)
+    own = labels.unsqueeze(1)
+    shifted = scores - scores.max(dim=1, keepdim=True).values
+    losses = shifted.scatter(1, own, 0.0).logsumexp(dim=1) - shifted.gather(1, own).squeeze(1)
+    return (losses.clamp(min=0) if form == "hinge" else losses).mean()
+
+
+def pod(
+    maps: Sequence[Tensor],
+    taught: Sequence[Tensor],
+    pooling: str = "spatial",
+    normalized: bool = True,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Mean over stages and rows of the distance between pooled maps, [] (Douillard et al., ECCV 2020, eqs. 1 to 5).
+
+    Args:
+        maps: after each stage, [N, C, H, W].
+        taught: those of the teacher.
+        pooling: what squared maps are summed over (`pooled`).
+        normalized: divide pooled maps by their norm.
+        weights: of the rows [N]; None: all the same. 0 if their sum is.
+    """
+    total = maps[0].new_zeros(())
+    for ours, theirs in zip(maps, taught, strict=True):
+        ours, theirs = (pooled(each, pooling) for each in (ours, theirs))
+        if normalized:
+            ours, theirs = normalize(ours), normalize(theirs)
+        distances = (ours - theirs).norm(dim=1)
+        total = total + (distances.mean() if weights is None else _weighted_mean(distances, weights))
+    return total / len(maps)
+
+
+def pooled(maps: Tensor, pooling: str) -> Tensor:
+    """Squared maps [N, C, H, W], summed, as vectors [N, …].
+
+    `width` leaves C · W values, `height` C · H, `spatial` has the latter and then the former, `channels` leaves H · W;
+    `gap` takes the C averages over all places. The first two are named by the axis that is left.
+    """
+    squares = maps.square()
+    if pooling == "gap":
+        return squares.mean(dim=(2, 3))
+    kept = {"width": (2,), "height": (3,), "spatial": (3, 2), "channels": (1,)}[pooling]
+    return torch.cat([squares.sum(dim=axis).flatten(1) for axis in kept], dim=1)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum()
+    return (values * weights).sum() / torch.where(total > 0, total, 1)

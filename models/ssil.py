@@ -1,0 +1,46 @@
+"""SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from models.exemplar import ExemplarMethod
+from utils.batch import Batch
+from utils.options import Option
+from utils.registry import METHODS
+
+TEMPERATURE = 2.0
+
+
+@METHODS.register()
+class SsIl(ExemplarMethod):
+    """L = (Σ_current CE over the new classes + Σ_memory CE over the old ones) / rows + Σ_s τ² KL(σ_τ(z̄_s) ‖ σ_τ(z_s)).
+
+    s runs over the last old task alone, as in the published runs, or over all old tasks, as in the paper. The
+    divergences are summed over the outputs of a task and averaged over all rows.
+    """
+
+    options = (
+        *ExemplarMethod.options,
+        Option("ssil_distill", str, "last", "old tasks that are distilled: the last, or all", choices=("last", "all")),
+    )
+    has_teacher = True
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        scores = self.forward(batch).scores
+        if self.task == 0:
+            return {"ce": cross_entropy(scores, batch.labels)}
+        num_old, num_current = self.num_old, batch.num_current
+        current = cross_entropy(scores[:num_current, num_old:], batch.labels[:num_current] - num_old, reduction="sum")
+        memory = cross_entropy(scores[num_current:, :num_old], batch.labels[num_current:], reduction="sum")
+        taught = self.teach(batch.images).scores
+        return {"ce": (current + memory) / len(batch), "distillation": self.distill(scores, taught)}
+
+    def distill(self, scores: Tensor, taught: Tensor) -> Tensor:
+        """Σ over the distilled tasks of the divergence between their softened outputs."""
+        first = self.task - 1 if self.config.ssil_distill == "last" else 0
+        total = scores.new_zeros(())
+        for task in range(first, self.task):
+            of_task = self.columns(task)
+            now, before = ((each[:, of_task] / TEMPERATURE).log_softmax(dim=1) for each in (scores, taught))
+            total = total + TEMPERATURE**2 * kl_div(now, before, reduction="batchmean", log_target=True)
+        return total

@@ -1,0 +1,308 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models.heads import Outputs, ProxyHead
+from models.lucir import cosine_distance
+from models.podnet import nca, pod
+from tests.golden import cases
+from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from utils.configuration import configure
+from utils.data_plan import Pairs, Plain, Rows
+from utils.errors import UserError
+from utils.pools import TensorPool
+
+CASES = cases("losses/podnet.npz")
+PUBLISHED = {"podnet_lambda_f": 1.0, "podnet_lambda_c": 3.0, "second_epochs": 20, "second_lr": 0.05}
+
+
+def named(prefix):
+    return [name for name in CASES if name.startswith(prefix)]
+
+
+def maps_of(case, which):
+    return [leaf(case[f"in_{which}_maps.{index}"]) for index in range(4)]
+
+
+class Proxies(FixedNetwork):
+    """Recorded features and maps under a proxy head with recorded proxies."""
+
+    def __init__(self, features, maps, weights, num_classes, eta=1.0):
+        super().__init__(None, features, maps)
+        self.head = ProxyHead(features.shape[1], len(weights) // num_classes).double()
+        for part in weights.split(len(weights) // num_classes * 10) if num_classes % 10 == 0 else [weights]:
+            self.head.grow(len(part) * num_classes // len(weights), part)
+        self.head.eta = torch.nn.Parameter(torch.tensor([eta], dtype=torch.float64))
+        self.backbone = torch.nn.Linear(1, 1).double()
+
+    def outputs(self, images):
+        return Outputs(self.head(self.fixed.features), self.fixed.features, self.fixed.maps)
+
+
+def recorded_network(case):
+    features, maps = leaf(case["in_new_features"]), maps_of(case, "new")
+    num_seen = case["params"]["n_classes_including_new"]
+    return Proxies(features, maps, torch.from_numpy(case["in_weights"]), num_seen, float(case["in_scale"]))
+
+
+def step(method, labels):
+    """The losses of one step that moves nothing; only the scale's gradient is limited, which is small."""
+    method.optimizer = torch.optim.SGD([method.network.head.eta], lr=0.0)
+    return observe(method, labels)
+
+
+@pytest.mark.parametrize("name", named("nca_"))
+def test_classification_loss_is_the_published_one(name):
+    case = CASES[name]
+    params = case["params"]
+    form = "hinge" if params.get("hinge_proxynca") else "published"
+    form = form if params.get("exclude_pos_denominator", True) else "softmax"
+    similarities, scale = leaf(case["in_similarities"]), leaf(case["in_scale"])
+    loss = nca(scale * similarities, torch.from_numpy(case["in_labels"]), form)
+    loss.backward()
+    assert_matches(loss, case["out_loss"])
+    assert_gradient(similarities, case["grad_similarities"])
+    assert_gradient(scale, case["grad_scale"])
+
+
+def test_hinge_cuts_off_negative_losses():
+    scores, labels = torch.tensor([[9.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    rows = [nca(scores[row : row + 1], labels[row : row + 1]) for row in range(2)]
+    assert rows[0] > 0  # 1 + exp(-9) is above 1
+    torch.testing.assert_close(nca(scores, labels, "hinge"), torch.stack(rows).clamp(min=0).mean())
+
+
+@pytest.mark.parametrize("name", [*named("pod_spatial"), "pod_width", "pod_height", "pod_gap", "pod_channels"])
+def test_distance_of_maps_is_the_published_one(name):
+    case = CASES[name]
+    params = case["params"]
+    maps, taught = maps_of(case, "new"), maps_of(case, "old")
+    weights = torch.from_numpy(case["in_memory_flags"]).double() if params.get("only_old") else None
+    loss = pod(maps, taught, params.get("collapse_channels", "spatial"), params.get("normalize", True), weights)
+    loss.backward()
+    assert_matches(loss, case["out_loss"])
+    for index, each in enumerate(maps):
+        assert_gradient(each, case[f"grad_new_maps.{index}"])
+
+
+def test_distance_of_maps_is_zero_without_rows_to_compare():
+    maps = [leaf(CASES["pod_spatial"]["in_new_maps.0"])]
+    loss = pod(maps, [torch.zeros_like(maps[0])], weights=torch.zeros(4).double())
+    loss.backward()
+    assert loss == 0
+    assert maps[0].grad.abs().max() == 0
+
+
+def test_maps_as_they_were_have_no_gradient_that_is_not_finite():
+    maps = leaf(CASES["pod_spatial"]["in_new_maps.0"])
+    pod([maps], [maps.detach()]).backward()
+    assert maps.grad.abs().max() == 0
+
+
+def test_distance_of_features_is_the_published_one():
+    case = CASES["pod_flat"]
+    features = leaf(case["in_new_features"])
+    loss = cosine_distance(features, torch.from_numpy(case["in_old_features"])).mean()
+    loss.backward()
+    assert_matches(loss, case["out_loss"])
+    assert_gradient(features, case["grad_new_features"])
+
+
+@pytest.mark.parametrize("name", named("objective_"))
+def test_losses_and_gradients_are_the_published_ones(name):
+    case = CASES[name]
+    params = case["params"]
+    network = recorded_network(case)
+    teacher = FixedNetwork(None, torch.from_numpy(case["in_old_features"]), maps_of(case, "old"))
+    task = params["n_classes_including_new"] // params["task_size"] - 1
+    weights = {"podnet_lambda_f": params["flat_factor"], "podnet_lambda_c": params["spatial_factor"]}
+    method = make_offline("podnet", task, params["task_size"], network, teacher, **PUBLISHED | weights)
+    losses = step(method, case["in_labels"])
+    terms = {"loss": "loss", "nca": "term_nca", "flat": "term_flat", "pod": "term_spatial"}
+    for ours, recorded in terms.items():
+        if ours in losses:
+            assert_matches(losses[ours], case[f"out_{recorded}"])
+        else:
+            assert case[f"out_{recorded}"] == 0
+    gradients = torch.cat([part.weight.grad for part in network.head.parts])
+    assert_matches(gradients, case["grad_weights"])
+    assert_gradient(network.fixed.features, case["grad_new_features"])
+    assert_matches(network.head.eta.grad, case["grad_scale"].reshape(1))
+    for index, each in enumerate(network.fixed.maps):
+        assert_gradient(each, case[f"grad_new_maps.{index}"])
+
+
+def test_maps_of_old_classes_only_on_request():
+    case = CASES["objective_cifar"]
+    network, labels = recorded_network(case), case["in_labels"]
+    teacher = FixedNetwork(None, torch.from_numpy(case["in_old_features"]), maps_of(case, "old"))
+    method = make_offline("podnet", 1, 10, network, teacher, **PUBLISHED, podnet_rows="old")
+    losses = step(method, labels)
+    is_old = torch.from_numpy(labels < 10)
+    assert 0 < is_old.sum() < len(labels)
+    rows = pod([each[is_old] for each in network.fixed.maps], [each[is_old] for each in teacher.fixed.maps])
+    assert_matches(losses["pod"], (3 * 2**0.5 * rows).detach().numpy())
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def small(task, **options):
+    weights = torch.randn(4 * 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = Proxies(torch.zeros(1, 8, dtype=torch.float64), [], weights[:6], 2)
+    for _ in range(task):
+        network.head.grow(2)
+    return make_offline("podnet", task, 2, network, None, lr=0.1, **PUBLISHED | {"epochs": 4} | options)
+
+
+def test_learning_rate_follows_a_cosine_an_epoch_late():
+    (main,) = small(0).stages(0)
+    assert [main.lr_at(epoch) for epoch in range(4)] == pytest.approx([0.1, 0.1, 0.0853553391, 0.05])
+
+
+def test_second_stage_is_on_exemplars_alone_at_its_own_learning_rate():
+    main, second = small(1).stages(1)
+    assert main.data == Pairs(Rows((1,)), Rows(exemplars=1), 3, "replay")
+    assert second.data == Plain(Rows(exemplars=1), drop_last=False)
+    assert (second.epochs, [second.lr_at(epoch) for epoch in (0, 19)]) == (20, [0.05, 0.05])
+
+
+def test_batches_of_the_original_program_are_shuffled_unions():
+    assert small(1, batching="union").stages(1)[0].data == Plain(Rows((1,), exemplars=1))
+
+
+class Memory:
+    """Holds the classes of an earlier task until it is updated."""
+
+    def __init__(self, num_classes):
+        self.num_classes = num_classes
+        self.num_updates = 0
+
+    def holds(self, label):
+        return label < self.num_classes
+
+    def update(self, features, pool, num_seen):
+        self.num_classes = num_seen
+        self.num_updates += 1
+
+
+def names_of(method, parameters):
+    known = {id(value): name for name, value in method.network.named_parameters()}
+    return {known[id(parameter)] for parameter in parameters}
+
+
+def test_each_stage_trains_its_own_part():
+    method = small(1)
+    method.memory = Memory(2)
+    method.stream.pool = lambda tasks: None
+    backbone = {"backbone.weight", "backbone.bias"}
+    expected = [backbone | {"head.eta", "head.parts.1.weight"}, {"head.parts.0.weight", "head.parts.1.weight"}]
+    for stage, names in zip(method.stages(1), expected, strict=True):
+        method.begin_stage(stage)
+        assert names_of(method, method.optimizer.param_groups[0]["params"]) == names
+        learning = (each for each in method.network.parameters() if each.requires_grad)
+        assert names_of(method, learning) == names
+        assert method.network.training
+
+
+def test_second_stage_waits_for_exemplars_of_the_new_classes_and_chooses_them_once():
+    method = small(1)
+    method.memory = Memory(2)
+    method.stream.pool = lambda tasks: tasks
+    main, second = method.stages(1)
+    method.begin_stage(main)
+    assert method.memory.num_updates == 0
+    for _ in range(2):  # it begins again when a run goes on
+        method.begin_stage(second)
+        assert method.memory.num_updates == 1
+    assert method.memory.num_classes == 4
+
+
+def test_every_gradient_entry_is_limited():
+    method = small(0)
+    method.begin_stage(method.stages(0)[0])
+    weight = method.network.backbone.weight
+    weight.grad = torch.full_like(weight, -70.0)
+    method.network.head.eta.grad = torch.tensor([4.0], dtype=torch.float64)
+    method.clip_gradients()
+    assert weight.grad.item() == -5
+    assert method.network.head.eta.grad.item() == 4
+
+
+# -- imprinting --------------------------------------------------------------------------------------------------------
+
+
+def test_new_proxies_are_centres_of_features_as_long_as_the_old_proxies():
+    """Three groups of images per class, which are recognised by their first pixel."""
+    values = torch.tensor([3.0, 40.0, 200.0]).repeat(8)
+    images = torch.cat([values, values + 20]).to(torch.uint8).view(-1, 1, 1, 1)
+    labels = torch.tensor([2, 3]).repeat_interleave(24)
+    method = small(1)
+    network, head = method.network, method.network.head
+
+    def outputs(raw):
+        assert not network.training
+        angles = raw.flatten().double() / 300
+        features = torch.zeros(len(raw), 8, dtype=torch.float64)
+        features[:, 0], features[:, 1] = 7 * angles.cos(), 7 * angles.sin()  # imprinting divides by the length
+        return Outputs(None, features, [])
+
+    network.outputs, method.prepare = outputs, lambda raw: raw
+    method.config.seed = 0
+    method.stream.pool = lambda tasks: TensorPool(images, labels, torch.ones(48, dtype=torch.int64))
+    old = head.parts[0].weight.detach().clone()
+    network.train()
+    method.imprint()
+    assert network.training
+    assert torch.equal(head.parts[0].weight, old)
+    length = old.norm(dim=1).mean()
+    proxies = head.parts[1].weight.detach()
+    assert proxies.requires_grad is False
+    torch.testing.assert_close(proxies.norm(dim=1), length.expand(6))
+    angles = torch.atan2(proxies[:, 1], proxies[:, 0]).view(2, 3).sort(dim=1).values * 300
+    torch.testing.assert_close(angles, torch.tensor([[3.0, 40, 200], [23, 60, 220]]).double())
+
+
+def test_proxies_are_imprinted_from_the_second_task_on(monkeypatch):
+    method, calls = small(0), []
+    method.config.seed = 0
+    monkeypatch.setattr(method, "imprint", lambda: calls.append(method.network.head.num_classes))
+    method.begin_task(0)
+    method.begin_task(1)
+    assert calls == [6]
+
+
+def test_taking_up_a_state_does_not_imprint_again():
+    method, resumed = small(1), small(0)
+    method.optimizer, method.config.seed, resumed.config.seed = None, 0, 0
+    resumed.stream.task_of_class = torch.arange(20) // 2
+    resumed.load_state_dict(method.state_dict())
+    for ours, theirs in zip(resumed.network.head.parts, method.network.head.parts, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_published_settings():
+    cifar = configure(["--model", "podnet", "--dataset", "seq-cifar100"])
+    expected = {"backbone": "podnet_resnet32", "epochs": 160, "lr": 0.1, "optim_mom": 0.9, "optim_wd": 5e-4}
+    expected |= {"batch_size": 128, "second_epochs": 20, "second_lr": 0.05, "buffer_size": 2000, "val_fraction": 0.0}
+    expected |= {"best_epoch": "last", "exemplar_selection": "icarl", "reherd": False, "quota": "floor"}
+    expected |= {"podnet_lambda_f": 1.0, "podnet_lambda_c": 3.0, "ratio_cycle": "reshuffle"}
+    assert {name: cifar.values[name] for name in expected} == expected
+    assert configure(["--model", "podnet", "--dataset", "seq-cifar100", "--epochs", "3"]).second_epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--milestones 3 --lr_decay 0.1", "--milestones"),
+        ("--batch_size 128 --buffer_size 31", "--buffer_size 31 is less than the 32 memory rows"),
+        ("--protocol online", "head"),
+    ],
+)
+def test_mistakes_are_found_before_training(words, message):
+    with pytest.raises(UserError, match=message):
+        configure(["--model", "podnet", "--dataset", "seq-digits", *words.split()])

@@ -1,0 +1,191 @@
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.utils.launch.rig import FakePlace, job
+from utils.errors import UserError
+from utils.launch.engine import Child, LocalEngine, tail
+from utils.launch.plan import Where
+
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(sys.argv[2], "w").write(str(child.pid))
+{then}
+"""
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """Starts the program that is its folder's `program.py`."""
+    return LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py")
+
+
+def run(engine, each, text, place=None):
+    """Start a job of that program; gives the child and the ends that are told, still without one."""
+    engine._program.write_text(text)
+    ends = []
+    return engine.start(each, place or FakePlace(), lambda child, code: ends.append(code)), ends
+
+
+def finish(ends, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not ends and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ends[0]
+
+
+def is_over(pid, seconds=10):
+    """Whether a process ends in that time; one that nobody has asked for its exit code has ended too."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_command_line_can_be_run_by_hand(engine, tmp_path):
+    words = engine.command(job(tmp_path, "one", seconds=1), FakePlace(arguments=("--device", "cpu")))
+    assert words[:2] == [sys.executable, str(tmp_path / "program.py")]
+    assert words[2:6] == ["--name", "one", "--seconds", "1"]
+    assert words[words.index("--group") + 1] == "group"
+    assert words[-2:] == ["--device", "cpu"]
+
+
+def test_a_run_has_the_parents_environment_and_its_places(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("OF_THE_PARENT", "kept")
+    program = "import os\nprint(os.environ['OF_THE_PARENT'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    child, ends = run(engine, job(tmp_path, "one"), program, FakePlace(environment={"CUDA_VISIBLE_DEVICES": "GPU-a"}))
+    assert finish(ends) == 0
+    assert child.last_lines() == ["kept GPU-a"]
+
+
+def test_what_a_run_printed_last_is_why_it_ended(engine, tmp_path):
+    program = "import sys\nprint('x' * 100_000)\nprint('one')\nprint('two  ', file=sys.stderr)\nprint()\nsys.exit(7)"
+    child, ends = run(engine, job(tmp_path, "one"), program)
+    assert finish(ends) == 7
+    assert child.last_lines(2) == ["one", "two"]
+    assert child.last_words(7) == "two"
+
+
+def test_a_run_that_printed_nothing_is_told_by_its_exit_code(engine, tmp_path, monkeypatch):
+    child, ends = run(engine, job(tmp_path, "one"), "import os\nos._exit(9)")
+    assert finish(ends) == 9
+    assert child.last_words(9) == "exit code 9, and it printed nothing"
+    assert child.true_code(9) == 9
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+    assert "is full" in child.last_words(9)
+    assert [child.true_code(code) for code in (9, 0, -9)] == [5, 0, -9]
+    child.log_path.write_text("a reason")
+    assert child.true_code(9) == 9
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "Segmentation")])
+def test_a_run_that_a_signal_ended_is_told_so(engine, tmp_path, number, words):
+    child, ends = run(
+        engine, job(tmp_path, "one"), f"import os\nprint('step', flush=True)\nos.kill(os.getpid(), {int(number)})"
+    )
+    assert finish(ends) == -number
+    assert words in child.last_words(-number)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc whether a process is alive")
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_run_leaves_running_ends_with_it(engine, tmp_path, code):
+    _, ends = run(
+        engine,
+        job(tmp_path, str(tmp_path / "pid")),
+        PARENT.format(then=f"sys.exit({code})"),
+    )
+    assert finish(ends) == code
+    assert is_over(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc whether a process is alive")
+def test_a_run_that_is_killed_takes_what_it_started_with_it(engine, tmp_path):
+    each = job(tmp_path, str(tmp_path / "pid"))
+    child, ends = run(engine, each, PARENT.format(then="time.sleep(60)"))
+    path, deadline = tmp_path / "pid", time.monotonic() + 20
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.stop(signal.SIGKILL)
+    assert finish(ends) == -signal.SIGKILL
+    assert child.killed
+    assert is_over(int(path.read_text()))
+    child.stop()  # too late, and no failure
+
+
+def test_a_run_is_asked_by_sigterm_alone(engine, tmp_path):
+    program = "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(143))\n"
+    program += "print('ready', flush=True)\ntime.sleep(60)"
+    child, ends = run(engine, job(tmp_path, "one"), program)
+    while not child.last_lines() and not ends:
+        time.sleep(0.01)
+    child.stop()
+    assert finish(ends) == 143
+    assert not child.killed
+
+
+def test_an_interpreter_that_is_none_is_named_before_anything_starts(tmp_path):
+    with pytest.raises(UserError, match="--interpreter /nowhere/python"):
+        LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path, "/nowhere/python")
+
+
+def test_a_place_for_logs_that_cannot_be_is_named_before_anything_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--logdir"):
+        LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path / "file" / "logs")
+
+
+def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
+    said = []
+    engine = LocalEngine(
+        Where(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py", say=said.append
+    )
+    shutil.rmtree(tmp_path / "logs")
+    (tmp_path / "logs").write_text("a file")
+    for name in ("one", "two"):
+        each = job(tmp_path, name)
+        each.record.folder.mkdir(parents=True)
+        each.record.log_path.write_text(f"log of {name}\n")
+        child, ends = run(engine, each, "print('printed')")
+        assert finish(ends) == 0
+        assert child.last_lines() == [f"log of {name}"]
+    assert len(said) == 1
+    assert "one.txt" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("report", "peak"),
+    [
+        ({"task": 0, "device_bytes": 3 * 2**20}, (3.0, True)),
+        ({"task": 1, "device_bytes": 2**19}, (0.5, False)),
+        ({"task": 1}, None),
+        ({"task": "1", "device_bytes": 5}, None),
+        ({"task": 1, "device_bytes": 5.5}, None),
+        ({"task": 1, "device_bytes": -5}, None),
+        ({"task": True, "device_bytes": 5}, None),
+    ],
+)
+def test_a_reported_peak_is_read_if_it_is_one(tmp_path, report, peak):
+    each = job(tmp_path, "one")
+    child = Child(each, FakePlace(), None, tmp_path / "log")
+    assert child.reported_peak() is None
+    each.record.open().write_memory(report)
+    assert child.reported_peak() == peak
+
+
+def test_tail_of_a_file_in_no_encoding(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one\n\xff\xfe two\n")
+    assert tail(path)[1].endswith(" two")
+    assert tail(path, 5) == [" two"]
+    assert tail(tmp_path) == tail(tmp_path / "none") == []

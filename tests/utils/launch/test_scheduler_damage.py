@@ -1,0 +1,108 @@
+"""Disks, processes and folders that are not as they should be: one clear line, and the rest goes on."""
+
+import errno
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.utils.launch.rig import job, num_starts, scheduler
+from utils.launch.scheduler import Outcome
+from utils.record import Record
+
+
+def outcomes(progress):
+    return {name: outcome for name, (outcome, _) in progress.outcomes.items()}
+
+
+def test_a_full_disk_of_one_run_is_not_tried_again_and_the_others_go_on(tmp_path):
+    jobs = [job(tmp_path, "first"), job(tmp_path, "full", codes=5, message="No space left"), job(tmp_path, "last")]
+    progress = scheduler(tmp_path, jobs, number=1)[0].run()
+    assert outcomes(progress) == {"first": Outcome.COMPLETE, "full": Outcome.FAILED, "last": Outcome.COMPLETE}
+    assert progress.outcomes["full"][1] == "No space left"
+    assert num_starts(jobs[1]) == 1
+
+
+def test_logs_that_cannot_be_written_any_more_stop_no_run(tmp_path, capsys):
+    jobs = [job(tmp_path, name) for name in ("one", "two")]
+    run, _, _ = scheduler(tmp_path, jobs, number=1)
+    (tmp_path / "logs").rmdir()
+    (tmp_path / "logs").write_text("a file")
+    assert set(outcomes(run.run()).values()) == {Outcome.COMPLETE}
+    assert capsys.readouterr().out.count("cannot write") == 1
+
+
+@pytest.mark.parametrize(("num_failures", "outcome"), [(2, Outcome.COMPLETE), (3, Outcome.FAILED)])
+def test_a_start_that_fails_is_tried_again_a_few_times(tmp_path, num_failures, outcome):
+    run, devices, view = scheduler(tmp_path, [job(tmp_path, "job")])
+    start, failures = run._engine.start, []
+
+    def start_at_last(*arguments):
+        if len(failures) < num_failures:
+            failures.append(arguments)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*arguments)
+
+    run._engine.start = start_at_last
+    assert outcomes(run.run()) == {"job": outcome}
+    assert devices.free == 2
+    assert len(view.ends) == 1
+
+
+def test_an_interpreter_that_went_away_stops_the_launcher_early(tmp_path):
+    jobs = [job(tmp_path, f"job{number}") for number in range(9)]
+    run, _, view = scheduler(tmp_path, jobs, crashes=1)
+    run._engine._interpreter = "/nowhere/python"
+    progress = run.run()
+    assert progress.count(Outcome.FAILED) == 3
+    assert any("failed in the same way" in line and "/nowhere/python" in line for line in view.lines)
+
+
+def test_a_folder_that_another_process_writes_is_left_alone_until_it_is_free(tmp_path):
+    held, free = job(tmp_path, "held"), job(tmp_path, "free")
+    holder = Record(held.record.folder).open()
+    holder.write_config({})
+    run, devices, _ = scheduler(tmp_path, [held, free])
+    seen = []
+    threading.Timer(1.5, lambda: (seen.append((num_starts(held), free.record.complete)), holder.close())).start()
+    assert outcomes(run.run()) == {"held": Outcome.COMPLETE, "free": Outcome.COMPLETE}
+    assert seen == [(0, True)]
+    assert num_starts(held) == 1
+    assert devices.free == 2
+
+
+def test_a_run_that_another_process_completes_is_not_started(tmp_path):
+    held = job(tmp_path, "held")
+    holder = Record(held.record.folder).open()
+    run, _, _ = scheduler(tmp_path, [held])
+    threading.Timer(0.5, lambda: (holder.write_result({}), holder.close())).start()
+    assert outcomes(run.run()) == {"held": Outcome.COMPLETE}
+    assert num_starts(held) == 0
+
+
+def test_a_run_that_hears_no_sigterm_is_ended_after_the_grace(tmp_path):
+    run, devices, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], grace=0.5)
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    started = time.monotonic()
+    progress = run.run()
+    assert time.monotonic() - started < 20
+    assert progress.outcomes == {"deaf": (Outcome.STOPPED, "it was ended at once")}
+    assert devices.free == 2
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(tmp_path):
+    run, _, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], grace=100.0)
+    for seconds in (1.5, 2.0):
+        threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    assert run.run().count(Outcome.STOPPED) == 1
+    assert time.monotonic() - started < 20
+    assert run.stopped_by == signal.SIGINT
+
+
+def test_a_run_that_took_too_long_is_told_so_each_time(tmp_path):
+    run, _, view = scheduler(tmp_path, [job(tmp_path, "hangs", deaf=1, seconds=60)], timeout=1.0, crashes=2)
+    assert "--timeout 1 s" in run.run().outcomes["hangs"][1]
+    assert ["started again: it took longer than --timeout 1 s" in line for line in view.lines] == [True]

@@ -1,0 +1,63 @@
+"""Runs that tell their memory while they go on, on GPUs that a fake `nvidia-smi` shows."""
+
+import pytest
+
+from tests.utils.launch.gpu_rig import FakeNvidiaSmi, row
+from tests.utils.launch.rig import SilentView, job, scheduler
+from utils.launch import gpus
+from utils.launch.devices import Devices
+from utils.launch.gpus import GpuWatcher
+
+
+class Order(SilentView):
+    """Notes what starts and ends, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = []
+
+    def started(self, child):
+        self.order.append(f"{child.job.name} starts")
+
+    def ended(self, job, outcome, reason, child, progress):
+        self.order.append(f"{job.name} ends")
+
+
+@pytest.fixture
+def order(tmp_path, monkeypatch):
+    """What starts and ends on one GPU of 40000 MB; estimates by the name of the run."""
+    (tmp_path / "dev").mkdir()
+    monkeypatch.setattr(gpus, "DEVICE_FOLDER", tmp_path / "dev")
+    FakeNvidiaSmi(tmp_path, monkeypatch).play(row(0))
+    watcher = GpuWatcher(lambda text: None, {})
+
+    def run(jobs, estimates, **limits):
+        run, _, _ = scheduler(tmp_path, jobs, waitsecs=0.2, **limits)
+        run._devices = Devices(look=watcher.look, waitsecs=0.2, say=lambda text: None)
+        run._estimate = lambda each: estimates.get(each.name)
+        run._view = Order()
+        run.run()
+        return run._view.order
+
+    return run
+
+
+def test_a_run_that_tells_of_much_memory_gets_no_neighbour(tmp_path, order):
+    jobs = [job(tmp_path, name, memory="0,36000", seconds=2) for name in ("one", "two")]
+    assert order(jobs, {}, coldsecs=1.0) == ["one starts", "one ends", "two starts", "two ends"]
+
+
+def test_a_run_that_tells_of_little_memory_makes_room(tmp_path, order):
+    jobs = [job(tmp_path, "small", memory="1,1000", seconds=4), job(tmp_path, "large")]
+    assert order(jobs, {"large": 28000.0}) == ["small starts", "large starts", "large ends", "small ends"]
+
+
+def test_a_run_in_its_first_task_makes_no_room_yet(tmp_path, order):
+    jobs = [job(tmp_path, "small", memory="0,1000", seconds=2), job(tmp_path, "large")]
+    assert order(jobs, {"large": 28000.0}) == ["small starts", "small ends", "large starts", "large ends"]
+
+
+def test_a_run_makes_no_room_below_what_equal_ones_reached(tmp_path, order):
+    jobs = [job(tmp_path, "small", memory="1,1000", seconds=2), job(tmp_path, "large")]
+    estimates = {"small": 9000.0, "large": 28000.0}
+    assert order(jobs, estimates) == ["small starts", "small ends", "large starts", "large ends"]

@@ -1,0 +1,235 @@
+"""Searches from the plan to the table: which runs are made, and which setting stands for a layer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.utils.launch.rig import FakeDevices, SilentView
+from tests.utils.report.rig import counts
+from utils import errors
+from utils.launch.cells import read_extras
+from utils.launch.engine import Child
+from utils.launch.grid import change, find_grid
+from utils.launch.plan import Where, make_plan
+from utils.launch.scheduler import Limits, Outcome, Scheduler
+from utils.launch.search import Following, decided
+from utils.registry import ROOT
+from utils.report.collect import collect
+from utils.report.select import select
+
+ON_TEST = {0.1: 90, 0.4: 60, 1.0: 50}
+HELD_OUT = {0.1: 30, 0.4: 80, 1.0: 70}
+
+
+class Killed(BaseException):
+    """The launcher was ended by a signal that it cannot catch."""
+
+
+class Engine:
+    """Writes a record at once in the place of each run.
+
+    Args:
+        outcome: gives a run's final accuracy in percent, or the exit code of `errors` as a negative number.
+        starts: of all launchers together.
+        dies_after: starts after which the launcher is killed.
+    """
+
+    def __init__(self, outcome, starts, dies_after=None):
+        self.outcome, self.starts, self.left = outcome, starts, dies_after
+
+    def start(self, job, place, ended):
+        if self.left == 0:
+            raise Killed
+        self.left = None if self.left is None else self.left - 1
+        self.starts.append(job.name)
+        child = Child(job, place, None, job.record.log_path)
+        ended(child, self._write(job))
+        return child
+
+    def _write(self, job):
+        outcome, record = self.outcome(job.config.values), job.record.open()
+        record.write_config({"values": json.loads(json.dumps(job.config.values)), "command": list(job.words)})
+        if outcome >= 0:
+            record.write_result({"counts": counts([outcome, outcome]), "untrained": None, "anytime": []})
+        elif -outcome == errors.DIVERGED:
+            record.write_failure({"kind": "diverged", "message": "nan", "step": 1})
+        record.close()
+        return max(0, -outcome)
+
+
+def usual(values):
+    if values["nl"] == "BN":
+        return 55
+    return (HELD_OUT if values["validation"] else ON_TEST)[values["kappa"]] + values["seed"]
+
+
+class Study:
+    """A small grid that several launchers work at, one after the other."""
+
+    def __init__(self, root, outcome=usual, **typed):
+        self.where = Where(root, "group", Path("data"))
+        self.outcome, self.starts, self.said = outcome, [], []
+        few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": tuple(ON_TEST), "seeds": (0, 1)}
+        self.grid = change(find_grid("demo"), {**few, **typed})
+
+    def plan(self, extras=""):
+        return make_plan(self.grid, read_extras(extras.split()), self.where)
+
+    def launch(self, dies_after=None, num_places=2):
+        plan = self.plan()
+        engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
+        follow = Following(plan.searches, view.say).after
+        scheduler = Scheduler(
+            plan.jobs, FakeDevices(num_places), engine, Limits(waitsecs=0.2, equal_failures=99), view, follow=follow
+        )
+        progress = scheduler.run()
+        self.said += view.lines
+        return progress
+
+    def cell(self, norm="AdaB2N"):
+        (column,) = select(collect(self.where.results_dir, self.where.group)).values()
+        return column[norm]
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch):
+    monkeypatch.setattr("utils.launch.plan.Fingerprints.of", lambda self, config: config.dataset)
+
+
+@pytest.mark.parametrize(
+    ("typed", "num_starts", "setting", "seeds"),
+    [
+        ({}, 2 + 6, 0.1, [0, 1]),
+        ({"search_seeds": (0,)}, 2 + 3 + 1, 0.1, [0, 1]),
+        ({"selection": "validation"}, 2 + 6 + 2, 0.4, [0, 1]),
+        ({"selection": "validation", "search_seeds": (1,)}, 2 + 3 + 2, 0.4, [0, 1]),
+        ({"selection": "validation", "search_seeds": (7, 8)}, 2 + 6 + 2, 0.4, [0, 1]),
+        ({"search_seeds": (7,)}, 2 + 3 + 2, 0.1, [0, 1, 7]),
+    ],
+)
+def test_every_run_is_made_once_and_the_best_setting_stands_in_the_table(tmp_path, typed, num_starts, setting, seeds):
+    study = Study(tmp_path, **typed)
+    progress = study.launch()
+    assert progress.count(Outcome.COMPLETE) == progress.num_jobs == num_starts
+    assert len(study.starts) == len(set(study.starts)) == num_starts
+    cell = study.cell()
+    assert (cell.setting, cell.num_settings, cell.reason) == ({"kappa": setting}, 3, "")
+    assert cell.values("class_il", "A_f") == {seed: ON_TEST[setting] + seed for seed in seeds}
+    assert cell.selection == typed.get("selection", "oracle")
+
+
+@pytest.mark.parametrize("typed", [{"search_seeds": (0,)}, {"selection": "validation"}], ids=str)
+def test_a_launcher_that_is_killed_at_any_moment_is_taken_up_and_nothing_is_done_twice(tmp_path, typed):
+    whole = Study(tmp_path / "whole", **typed)
+    whole.launch()
+    for number in range(len(whole.starts)):
+        study = Study(tmp_path / str(number), **typed)
+        with pytest.raises(Killed):
+            study.launch(dies_after=number)
+        study.launch()
+        assert sorted(study.starts) == sorted(whole.starts), number
+        assert study.cell().values("class_il", "A_f") == whole.cell().values("class_il", "A_f")
+
+
+def test_a_second_launcher_on_a_finished_plan_starts_nothing(tmp_path):
+    study = Study(tmp_path, selection="validation")
+    study.launch()
+    starts = list(study.starts)
+    progress = study.launch()
+    assert study.starts == starts
+    assert progress.count(Outcome.COMPLETE) == len(starts)
+
+
+def test_runs_of_an_oracle_serve_a_search_by_validation(tmp_path):
+    Study(tmp_path).launch()
+    study = Study(tmp_path, selection="validation")
+    study.launch()
+    assert len(study.starts) == 6
+    assert (study.cell().setting, study.cell().selection) == ({"kappa": 0.4}, "validation")
+
+
+def test_the_best_of_a_cell_follows_as_soon_as_its_own_runs_are_over(tmp_path):
+    study = Study(tmp_path, models=("er", "er_ace"), methods=("AdaB2N",), selection="validation")
+    plan = study.plan()
+    follow = Following(plan.searches, study.said.append).after
+    jobs = [job for job in plan.jobs if job.config.model == "er"]
+    for job in jobs:
+        Engine(usual, []).start(job, None, lambda child, code: None)
+    assert [follow(job) for job in jobs[:-1]] == [()] * 5
+    following = follow(jobs[-1])
+    values = [job.config for job in following]
+    assert [(each.model, each.kappa, each.seed) for each in values] == [("er", 0.4, 0), ("er", 0.4, 1)]
+    assert [each.validation for each in values] == [0.0, 0.0]
+    assert follow(jobs[-1]) == ()
+
+
+def test_of_equal_settings_the_first_one_of_the_plan_stands_in_the_table(tmp_path):
+    study = Study(tmp_path, lambda values: 50, kappa=(1.0, 0.1, 0.4), selection="validation", search_seeds=(0,))
+    study.launch()
+    assert study.cell().setting == {"kappa": 1.0}
+
+
+def failing(code, **where):
+    """The usual outcomes but for runs with these values, which end with a code."""
+    return lambda values: -code if all(values.get(name) == value for name, value in where.items()) else usual(values)
+
+
+def test_a_setting_that_diverged_or_failed_does_not_keep_the_best_from_following(tmp_path):
+    for code in (errors.DIVERGED, errors.MISTAKE):
+        study = Study(tmp_path / str(code), failing(code, kappa=0.4), selection="validation")
+        progress = study.launch()
+        assert study.cell().setting == {"kappa": 1.0}
+        assert progress.num_jobs == len(progress.outcomes) == 2 + 6 + 2
+
+
+def test_without_a_complete_setting_nothing_follows_and_the_cell_says_why(tmp_path):
+    study = Study(tmp_path, failing(errors.DIVERGED, nl="AdaB2N"), selection="validation")
+    assert study.launch().num_jobs == 2 + 6
+    assert study.cell().reason == "search: 0 of 6 runs complete, 6 diverged"
+    assert [line for line in study.said if "none of 3 settings has a complete run" in line]
+
+
+def test_a_failed_run_is_tried_again_and_may_change_the_choice(tmp_path):
+    study = Study(tmp_path, failing(errors.MISTAKE, kappa=0.4, validation=0.1), selection="validation")
+    study.launch()
+    assert study.cell().setting == {"kappa": 1.0}
+    assert decided(study.plan().searches) == {}
+    study.outcome = usual
+    study.launch()
+    assert study.cell().setting == {"kappa": 0.4}
+
+
+def test_what_is_decided_is_told_from_the_disk(tmp_path):
+    study = Study(tmp_path, selection="validation", methods=("AdaB2N",))
+    with pytest.raises(Killed):
+        study.launch(dies_after=6)
+    plan = study.plan()
+    ((search, index),) = decided(plan.searches).items()
+    assert search.settings[index] == "kappa 0.4"
+    assert [job.state() for job in search.finals(index)] == ["new", "new"]
+
+
+def test_a_damaged_result_of_the_search_is_no_result(tmp_path):
+    study = Study(tmp_path, selection="validation", methods=("AdaB2N",))
+    with pytest.raises(Killed):
+        study.launch(dies_after=6)
+    plan = study.plan()
+    for job in plan.jobs:
+        if job.config.kappa == 0.4:
+            job.record.result_path.write_text("{", encoding="utf-8")
+    ((search, index),) = decided(plan.searches).items()
+    assert search.settings[index] == "kappa 1.0"
+
+
+@pytest.mark.slow
+def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path):
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "AdaB2N", "--num_seeds", "1", "--nf", "8"]
+    words += ["--selection", "validation", "--results_dir", str(tmp_path), "--nowand", "1", "--jobs", "2", "-y"]
+    shown = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "4 of 4 runs complete" in shown.stdout
+    assert "on a held-out part of the training data" in (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
+    held_out = [run.values["validation"] for run in collect(tmp_path, "demo") if run.values["nl"] == "AdaB2N"]
+    assert sorted(held_out) == [0.0, 0.1, 0.1]

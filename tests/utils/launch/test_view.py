@@ -1,0 +1,136 @@
+import io
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from tests.utils.launch.rig import FakePlace, job
+from utils.launch.engine import Child
+from utils.launch.scheduler import Outcome, Progress
+from utils.launch.view import View, last_progress
+from utils.record import Record
+
+
+def console(terminal=False, width=100):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, height=30, highlight=False)
+
+
+def child_of(each, lines=("printed",), started=0.0):
+    path = each.record.folder.parent / f"{each.name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
+    return Child(each, FakePlace("GPU 0"), SimpleNamespace(), path, time.monotonic() - started)
+
+
+@pytest.fixture
+def view():
+    return View("study", console=console())
+
+
+def shown(view):
+    return view._console.file.getvalue()
+
+
+def test_a_start_and_an_end_are_a_line_each(tmp_path, view):
+    each = job(tmp_path, "run")
+    each.record.open().write_result({"metrics": {"class_il": {"A_f": 50.123}}})
+    child = child_of(each, started=65.0)
+    view.started(child)
+    view.ended(each, Outcome.COMPLETE, "", child, Progress(1, outcomes={"run": (Outcome.COMPLETE, "")}))
+    assert shown(view).splitlines() == [
+        "started run on GPU 0",
+        "[1/1] run: final Class-IL 50.12 %, 0:01:05, ETA 0:00:00",
+    ]
+
+
+def test_a_failing_run_shows_its_own_last_lines_as_they_are(tmp_path, view):
+    each = job(tmp_path, "run")
+    child = child_of(each, ["Traceback", "[red]RuntimeError: " + "x" * 200])
+    view.ended(each, Outcome.FAILED, "RuntimeError", child, Progress(2, outcomes={"run": (Outcome.FAILED, "")}))
+    lines = shown(view).splitlines()
+    assert lines[0] == "[1/2] run failed after 0:00:00: RuntimeError"
+    assert lines[2] == "    [red]RuntimeError: " + "x" * 200
+    assert str(child.log_path) in lines[3]
+
+
+def test_a_run_that_could_not_be_started_is_named(tmp_path, view):
+    each = job(tmp_path, "run")
+    view.ended(each, Outcome.FAILED, "cannot be started: why", None, Progress(1))
+    assert "run failed after 0:00:00: cannot be started: why" in shown(view)
+
+
+def test_a_run_that_was_complete_before_is_not_worth_a_line(tmp_path, view):
+    view.ended(job(tmp_path, "run"), Outcome.COMPLETE, "", None, Progress(1))
+    assert shown(view) == ""
+
+
+def test_estimates_are_asked_for_the_end(tmp_path):
+    view = View("study", lambda each: 3600.0, console())
+    each = job(tmp_path, "run")
+    other = job(tmp_path, "other")
+    progress = Progress(2, {other.name: child_of(other)})
+    view.show(progress)
+    view.ended(each, Outcome.COMPLETE, "", child_of(each), progress)
+    assert "ETA 0:59:5" in shown(view) or "ETA 1:00:00" in shown(view)
+
+
+def test_without_a_terminal_nothing_is_drawn(view):
+    view.show(Progress(3))
+    view.close()
+    assert view.refresh is None
+    assert shown(view) == ""
+
+
+def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
+    each = job(tmp_path, "run")
+    each.record.open().append_metrics({"kind": "train", "task": 1, "step": 150, "loss": 0.25})
+    view = View("study", console=console(terminal=True))
+    assert view.refresh is not None
+    view.show(Progress(3, {"run": child_of(each)}))
+    view.say("a line above")
+    drawn = shown(view)
+    for text in ("study: 0 of 3 runs done", "ETA unknown", "1 running  2 waiting", "GPU 0", "step 150, loss 0.250"):
+        assert text in drawn
+    assert "a line above" in drawn
+    view.close()
+    view.close()
+    assert "\x1b[?25h" in shown(view)[len(drawn) :]  # the cursor is back
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b'{"task": 0, "st',
+        b"\x00" * 100,
+        b"\xff\xfe\x00",
+        b"[1]\n",
+        b"null\n",
+        b'{"task": "1", "step": 3}\n',
+        b'{"step": 3}\n',
+        b'{"task": 1, "step": 3, "loss": null}\n',
+        b'{"task": 1, "step": 3, "loss": "low"}\n',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_line_tells_nothing(tmp_path, content):
+    record = Record(tmp_path / "run").open()
+    record.metrics_path.write_bytes(content)
+    assert last_progress(record) == ""
+
+
+def test_a_folder_in_the_place_of_the_metrics_tells_nothing(tmp_path):
+    record = Record(tmp_path / "run").open()
+    record.metrics_path.mkdir()
+    assert last_progress(record) == ""
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"schema": 1}), json.dumps({"schema": 2}), "[" * 100_000])
+def test_a_damaged_result_is_complete_all_the_same(tmp_path, view, content):
+    each = job(tmp_path, "run")
+    each.record.open().result_path.write_text(content)
+    view.ended(each, Outcome.COMPLETE, "", child_of(each), Progress(1))
+    assert "run: complete, " in shown(view)

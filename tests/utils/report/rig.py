@@ -1,0 +1,57 @@
+"""Records and cells to test the report with."""
+
+import json
+from pathlib import Path
+
+from utils.report.collect import COMPLETE, Run
+
+OFFLINE = {
+    "protocol": "offline",
+    "dataset": "seq-cifar100",
+    "model": "ft",
+    "backbone": "resnet32",
+    "buffer_size": 2000,
+    "epochs": 160,
+    "batch_size": 64,
+    "validation": 0.0,
+    "forward": "joint",
+}
+ONLINE = {
+    "protocol": "online",
+    "dataset": "seq-digits",
+    "model": "er",
+    "backbone": "resnet18",
+    "buffer_size": 200,
+    "epochs": 1,
+    "batch_size": 10,
+    "validation": 0.0,
+    "forward": "joint",
+}
+
+
+def run(norm, seed, class_il, task_il=None, status=COMPLETE, reason="", command=(), folder=None, **values):
+    """A run in memory with the given metrics; `values` change those of ONLINE."""
+    metrics = None if class_il is None else {"class_il": class_il, "task_il": task_il or class_il}
+    named = {**ONLINE, "nl": norm, "seed": seed, **values}
+    return Run(Path(folder or f"{norm}-{seed}"), named, status, reason, metrics, tuple(command))
+
+
+def counts(finals, total=100, learned=90):
+    """Counts of a run of len(finals) tasks whose last row is `finals`, each task learned at `learned`."""
+    num_tasks = len(finals)
+    rows = [[learned if column <= row else None for column in range(num_tasks)] for row in range(num_tasks)]
+    rows[-1] = list(finals)
+    totals = [[total if column <= row else None for column in range(num_tasks)] for row in range(num_tasks)]
+    return {"class_il": rows, "task_il": [list(row) for row in rows], "total": totals}
+
+
+def write_record(folder, values, finals=None, command=("python", "utils/main.py"), failure=None):
+    """A record on disk; complete if it has final accuracies."""
+    folder.mkdir(parents=True)
+    config = {"schema": 1, "values": values, "command": list(command)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if finals is not None:
+        result = {"schema": 1, "counts": counts(finals), "untrained": None, "anytime": []}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    if failure is not None:
+        (folder / "failure.json").write_text(json.dumps({"schema": 1, "kind": failure}), encoding="utf-8")

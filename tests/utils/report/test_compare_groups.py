@@ -1,0 +1,198 @@
+"""Two groups side by side; the numbers are those of the definition, worked out here."""
+
+import json
+
+import pytest
+from scipy.stats import ttest_rel
+
+from tests.utils.report.rig import run
+from utils.report.compare_groups import match_columns, to_markdown
+from utils.report.groups import Group
+from utils.report.select import select
+
+FIRST = {0: 50.0, 1: 52.0, 2: 57.0}
+OTHER = {0: 51.0, 1: 54.5, 2: 60.0}
+
+
+def runs_of(values, norm="BN", **options):
+    return [run(norm, seed, {"A_f": value}, {"A_f": 90.0}, **options) for seed, value in values.items()]
+
+
+def group(name, *runs):
+    flat = [each for found in runs for each in found]
+    return Group(name, flat, select(flat))
+
+
+def lines_of(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def section(text, title):
+    return text.partition(f"## {title}\n\n")[2].partition("\n\n")[0].splitlines()
+
+
+def test_figures_differences_and_paired_tests_stand_side_by_side():
+    text = to_markdown([group("a", runs_of(FIRST)), group("b", runs_of(OTHER))], "A_f")
+    p = ttest_rel(list(OTHER.values()), list(FIRST.values())).pvalue
+    expected = f"| BN | Class-IL | 53.00 ± 3.61 (3) | 55.17 ± 4.54 (3) | +2.17 | {p:.2g} |"
+    assert lines_of(text, "| BN | Class-IL") == [expected]
+    assert lines_of(text, "| norm") == ["| norm | scenario | a | b | b − a | p (Holm) |"]
+    assert "the one test of this comparison" in text
+    assert lines_of(text, "| BN | Task-IL") == ["| BN | Task-IL | 90.00 ± 0.00 (3) | 90.00 ± 0.00 (3) | +0.00 | – |"]
+
+
+def test_p_is_adjusted_over_all_tests_of_the_comparison():
+    more = {seed: value + 10 + seed for seed, value in OTHER.items()}
+    first = group("a", runs_of(FIRST), runs_of(FIRST, "GN"))
+    other = group("b", runs_of(OTHER), runs_of(more, "GN"))
+    raw = {
+        norm: ttest_rel(list(values.values()), list(FIRST.values())).pvalue
+        for norm, values in (("BN", OTHER), ("GN", more))
+    }
+    text = to_markdown([first, other], "A_f")
+    small, large = sorted(raw, key=raw.get)
+    adjusted = {small: 2 * raw[small], large: max(2 * raw[small], raw[large])}
+    for norm, p in adjusted.items():
+        assert lines_of(text, f"| {norm} | Class-IL")[0].endswith(f" {p:.2g} |")
+    assert "over the 2 tests of this comparison" in text
+
+
+def test_differences_are_over_common_seeds():
+    other = {1: 54.5, 2: 60.0, 9: 99.0}
+    text = to_markdown([group("a", runs_of(FIRST)), group("b", runs_of(other))], "A_f")
+    (line,) = lines_of(text, "| BN | Class-IL")
+    assert f"| {(2.5 + 3.0) / 2:+.2f} |" in line
+
+
+def test_without_a_common_seed_the_means_differ_and_nothing_is_tested():
+    text = to_markdown([group("a", runs_of({0: 50.0, 1: 52.0})), group("b", runs_of({2: 40.0, 3: 44.0}))], "A_f")
+    (line,) = lines_of(text, "| BN | Class-IL")
+    assert line.endswith("| −9.00 (no common seed) | – |")
+    assert "t-test" not in text
+
+
+def test_three_groups_are_held_against_the_first():
+    groups = [group(name, runs_of({0: value})) for name, value in (("a", 10.0), ("b", 11.0), ("c", 9.5))]
+    text = to_markdown(groups, "A_f")
+    (line,) = lines_of(text, "| BN | Class-IL")
+    assert line.endswith("| 10.00 (1) | 11.00 (1) | 9.50 (1) | +1.00 | – | −0.50 | – |")
+
+
+def test_options_that_differ_are_named_with_their_cells():
+    first = group("a", runs_of(FIRST, lr=0.03, milestones=[3, 5]), runs_of(FIRST, "GN", lr=0.03, num_groups=8))
+    other = group("b", runs_of(OTHER, lr=0.1, milestones=[3, 5]), runs_of(OTHER, "GN", lr=0.1, num_groups=4))
+    assert section(to_markdown([first, other], "A_f"), "Options that differ") == [
+        "- lr: 0.03 in a, 0.1 in b (everywhere)",
+        "- num_groups: 8 in a, 4 in b (seq-digits er 200: GN)",
+    ]
+
+
+def test_options_of_one_group_only_and_the_number_of_tasks_are_named():
+    first = group("a", [run("BN", 0, {"A_f": 1.0, "A": [1.0] * 5}, kappa=0.4)])
+    other = group("b", [run("BN", 0, {"A_f": 1.0, "A": [1.0] * 10})])
+    assert section(to_markdown([first, other], "A_f"), "Options that differ") == [
+        "- kappa: 0.4 in a, not set in b (everywhere)",
+        "- num_tasks: 5 in a, 10 in b (everywhere)",
+    ]
+
+
+def test_a_group_without_the_cell_does_not_make_its_options_differ():
+    lacking = group("c", runs_of({0: 1.0}, "GN", lr=0.1))
+    text = to_markdown([group("a", runs_of(FIRST, lr=0.1)), group("b", runs_of(OTHER, lr=0.1)), lacking], "A_f")
+    assert "Options that differ" not in text
+    assert section(text, "In some groups only") == [
+        "- a and b only: seq-digits er 200: BN",
+        "- c only: seq-digits er 200: GN",
+    ]
+
+
+def test_what_the_setting_was_chosen_from_is_named():
+    first = group("a", runs_of(FIRST, kappa=0.4), runs_of(OTHER, kappa=1.0))
+    text = to_markdown([first, group("b", runs_of(OTHER, kappa=1.0))], "A_f")
+    differing = section(text, "Options that differ")
+    assert differing == ["- selection: oracle of 2 settings in a, no search in b (everywhere)"]
+
+
+def test_places_notes_and_seeds_are_no_difference():
+    first = group("a", runs_of(FIRST, notes="x", device="cpu", results_dir="here", preset="demo"))
+    other = group("b", runs_of({0: 1.0}, notes="y", device="cuda", results_dir="there"))
+    assert "Options that differ" not in to_markdown([first, other], "A_f")
+
+
+def test_columns_that_differ_in_their_batches_are_compared_all_the_same():
+    first, other = group("a", runs_of(FIRST, batch_size=10)), group("b", runs_of(OTHER, batch_size=32))
+    text = to_markdown([first, other], "A_f")
+    assert len(lines_of(text, "| BN | Class-IL")) == 1
+    assert section(text, "Options that differ") == ["- batch_size: 10 in a, 32 in b (everywhere)"]
+    assert "In some groups only" not in text
+
+
+def test_columns_are_not_matched_where_that_could_be_done_in_two_ways():
+    first = group("a", runs_of(FIRST, batch_size=10), runs_of(FIRST, batch_size=20))
+    other = group("b", runs_of(OTHER, batch_size=32))
+    assert [list(row.columns) for row in match_columns([first, other])] == [["a"], ["a"], ["b"]]
+
+
+def test_an_equal_column_is_matched_first():
+    first = group("a", runs_of(FIRST, epochs=1), runs_of(FIRST, epochs=50))
+    other = group("b", runs_of(OTHER, epochs=1))
+    assert sorted(list(row.columns) for row in match_columns([first, other])) == [["a"], ["a", "b"]]
+
+
+def test_what_exists_in_one_only_is_listed():
+    first = group("a", runs_of(FIRST), runs_of(FIRST, "GN"), runs_of(FIRST, model="der"))
+    other = group("b", runs_of(OTHER), runs_of(OTHER, "TBBN"))
+    text = to_markdown([first, other], "A_f")
+    assert section(text, "In some groups only") == [
+        "- a only: seq-digits der 200: BN; seq-digits er 200: GN",
+        "- b only: seq-digits er 200: TBBN",
+    ]
+    assert not lines_of(text, "| GN")
+
+
+def test_incomplete_cells_are_explained():
+    diverged = [run("GN", 0, None, status="diverged", reason="diverged")]
+    first, other = group("a", runs_of(FIRST), diverged), group("b", runs_of(OTHER), runs_of(OTHER, "GN"))
+    text = to_markdown([first, other], "A_f")
+    assert lines_of(text, "| GN | Class-IL") == ["| GN | Class-IL | – | 55.17 ± 4.54 (3) | – | – |"]
+    assert section(text, "Missing") == ["- a, seq-digits er 200, GN: seed 0 diverged"]
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name, environment, data="d" * 64):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"schema": 1, "environment": environment, "data": data, "plugins": []}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return group(name, [run("BN", 0, {"A_f": 1.0}, folder=folder)])
+
+    return write
+
+
+def test_data_and_versions_that_differ_are_named(written):
+    same = {"device": "cpu", "cores": 4}
+    first = written("a", {"torch": "2.1.0", **same})
+    other = written("b", {"torch": "2.15.0", **same, "cores": 8}, data="e" * 64)
+    assert section(to_markdown([first, other], "A_f"), "Data, code and machines that differ") == [
+        "- torch: 2.1.0 in a, 2.15.0 in b",
+        "- data of seq-digits (fingerprint): dddddddddd in a, eeeeeeeeee in b",
+    ]
+
+
+@pytest.mark.parametrize("environment", [None, "damaged", {"torch": None}])
+def test_unknown_versions_are_no_difference(written, environment):
+    assert "machines" not in to_markdown([written("a", {"torch": "2.1.0"}), written("b", environment)], "A_f")
+
+
+def test_names_stay_text():
+    text = to_markdown([group("a|<b>", runs_of(FIRST)), group("c", runs_of(OTHER))], "A_f")
+    assert r"a\|\<b>" in text
+    assert "a|<b>" not in text
+
+
+def test_scenarios_without_a_figure_have_no_line():
+    first, other = (group(name, [run("BN", 0, {"A_f": 1.0, "AAA": 5.0}, {"A_f": 1.0})]) for name in "ab")
+    text = to_markdown([first, other], "AAA")
+    assert lines_of(text, "| BN | Class-IL")
+    assert not lines_of(text, "| BN | Task-IL")

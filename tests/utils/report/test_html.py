@@ -1,0 +1,124 @@
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
+from utils.report import write_report
+from utils.report.html import to_html
+from utils.report.select import select
+from utils.report.tables import build_further_tables, build_table
+
+HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
+ALLOWED = re.findall(
+    r"\w+",
+    "html head meta title style body main section h1 h2 h3 p div table thead tbody tr th td small sup b ul ol li "
+    "details summary span code figure img figcaption dl dt dd",
+)
+
+
+class Elements(HTMLParser):
+    """Elements and attributes as a browser sees them; checks that every element is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.attributes, self.open, self.text = set(), [], [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.add(tag)
+        self.attributes += attributes
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(*runs, group="study", plots=None):
+    cells = select([found for found in runs if found.values])
+    tables = [build_table(cells), *build_further_tables(cells)]
+    return to_html(group, runs, cells, tables, plots or {})
+
+
+def test_hostile_names_stay_text():
+    values = dict.fromkeys(("dataset", "model", "notes", "backbone", "kappa"), HOSTILE)
+    runs = [run(HOSTILE, seed, {"A_f": 50.0}, folder=HOSTILE, command=[HOSTILE], **values) for seed in (0, 1)]
+    runs += [run("BN", 0, None, status="damaged", reason=HOSTILE, **{**values, "kappa": "other"})]
+    elements = Elements(page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": b"png"}))
+    assert elements.found <= set(ALLOWED)
+    assert not [name for name, _ in elements.attributes if name.startswith("on")]
+    assert {value for name, value in elements.attributes if name == "src"} == {"data:image/png;base64,cG5n"}
+    assert elements.text.count(HOSTILE) > 5
+
+
+def test_page_is_self_contained():
+    page = page_of(run("BN", 0, {"A_f": 50.0}), plots={"x accuracy": b"1"})
+    assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_figure_says_what_is_behind_it():
+    runs = [run("BN", seed, {"A_f": value}) for seed, value in enumerate((50.0, 51.0, 49.5))]
+    runs += [run("AdaB2N", seed, {"A_f": 70.0 + seed}, kappa=0.4) for seed in (0, 1, 2)]
+    runs += [run("AdaB2N", 0, {"A_f": 10.0}, kappa=1.0)]
+    elements = Elements(page_of(*runs))
+    (tooltip, *_) = [value for name, value in elements.attributes if name == "title" and "kappa=0.4" in value]
+    assert "n = 3" in tooltip
+    assert "best of 2 (oracle)" in tooltip
+    assert "against BN: p =" in tooltip
+    assert "71.00 ± 1.00" in elements.text
+
+
+def test_published_figure_stands_under_ours():
+    page = page_of(run("TBBN", 0, {"A_f": 37.26, "A": [1.0] * 10}, **OFFLINE))
+    assert "<small>published 38.46 (−1.20)</small>" in page
+    assert "CVPR 2023" in Elements(page).text
+
+
+def test_missing_cells_have_footnotes_and_lost_records_are_listed():
+    runs = [run("BN", 0, {"A_f": 50.0}), run("GN", 0, None, status="diverged", reason="diverged")]
+    lost = run("X", 0, None, status="damaged", reason="damaged record lost")
+    lost.values.clear()
+    cells = select(runs)
+    page = to_html("g", [*runs, lost], cells, [build_table(cells, unreadable=[lost.reason])], {})
+    assert "–<sup>1</sup>" in page
+    assert "<li>seed 0 diverged</li>" in page
+    assert "<li>in no cell: damaged record lost</li>" in page
+
+
+def test_every_row_can_be_traced_to_its_command_lines():
+    used = run("TBBN", 0, {"A_f": 50.0}, folder="best", command=["python", "utils/main.py", "--notes", "a b"], kappa=1)
+    other = run("TBBN", 0, {"A_f": 20.0}, folder="worse", command=["python", "other"], kappa=2)
+    text = Elements(page_of(used, other)).text
+    assert "runs in the table: 1, others: 1" in text
+    assert "python utils/main.py --notes 'a b'" in text
+    assert text.index("python utils/main.py") < text.index("setting not chosen · worse")
+
+
+def test_shared_options_and_notes_are_shown_and_places_are_not():
+    runs = [run("BN", seed, {"A_f": 1.0}, lr=0.03, nf=16 + seed, data_root="/secret", notes="mine") for seed in (0, 1)]
+    page = page_of(*runs)
+    assert "<dt>lr</dt><dd>0.03</dd>" in page
+    assert "<dt>nf</dt>" not in page
+    assert "/secret" not in page
+    assert "<li>mine</li>" in page
+
+
+@pytest.mark.parametrize("plots", ["There are no plots: <x>", {}])
+def test_page_without_plots(plots):
+    elements = Elements(page_of(run("BN", 0, {"A_f": 1.0}), plots=plots))
+    assert "img" not in elements.found
+    assert ("There are no plots: <x>" in elements.text) == bool(plots)
+
+
+def test_report_without_matplotlib_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
+    *_, page = write_report(tmp_path, "group")
+    assert "There are no plots" in page.read_text(encoding="utf-8")

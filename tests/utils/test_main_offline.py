@@ -1,0 +1,67 @@
+"""Whole runs of the offline methods on the digits, in this process."""
+
+import json
+
+import pytest
+
+from utils.main import main
+from utils.registry import METHODS
+
+OFFLINE = [name for name in METHODS.names() if METHODS.get(name).protocol == "offline"]
+SETTING = "--dataset seq-digits --backbone resnet18 --nf 8 --epochs 6 --batch_size 32 --threads 1 --device cpu --nowand"
+
+
+def result(results, method, norm, *words):
+    line = ["--model", method, "--nl", norm, *SETTING.split(), *words, "--results_dir", str(results)]
+    assert main(line) == 0
+    (path,) = results.rglob("result.json")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def final_of_sgd(tmp_path_factory):
+    found = result(tmp_path_factory.mktemp("sgd"), "sgd", "BN", "--protocol", "offline")
+    return found["metrics"]["class_il"]["A_f"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["BN", "TBBN"])
+@pytest.mark.parametrize("method", OFFLINE)
+def test_exemplars_beat_fine_tuning_without_by_far(tmp_path, final_of_sgd, method, norm):
+    second = any(option.name == "second_epochs" for option in METHODS.get(method).options)
+    words = ["--buffer_size", "60", *(["--second_epochs", "3"] if second else [])]
+    assert result(tmp_path, method, norm, *words)["metrics"]["class_il"]["A_f"] > final_of_sgd + 20
+
+
+def test_cumulative_joint_training_is_measured_after_every_task(tmp_path):
+    found = result(tmp_path, "joint", "BN", "--protocol", "offline", "--epochs", "1")
+    measured = [[value is not None for value in row] for row in found["counts"]["total"]]
+    assert measured == [[column <= row for column in range(5)] for row in range(5)]
+
+
+def test_held_out_images_are_not_trained_on(tmp_path):
+    steps = []
+    for share in ("0.1", "0.5"):
+        found = result(tmp_path / share, "sgd", "BN", "--protocol", "offline", "--epochs", "1", "--val_fraction", share)
+        steps.append(found["steps"])
+    assert steps[1] < steps[0]
+
+
+def test_the_kept_epoch_is_the_one_of_the_lowest_loss(tmp_path):
+    kept = {}
+    for choice in ("last", "val_loss"):
+        words = ["--protocol", "offline", "--epochs", "4", "--lr", "0.3", "--best_epoch", choice]
+        kept[choice] = result(tmp_path / choice, "sgd", "BN", *words)["weights_sha256"]
+    lines = [json.loads(line) for line in next((tmp_path / "val_loss").rglob("metrics.jsonl")).read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "validation" and line["task"] == 4]
+    assert len(losses) == 4
+    assert (kept["last"] == kept["val_loss"]) == (losses.index(min(losses)) == 3 and _always_last(lines))
+
+
+def _always_last(lines):
+    """Whether in every task the last epoch was the best one."""
+    by_task = {}
+    for line in lines:
+        if line["kind"] == "validation":
+            by_task.setdefault(line["task"], []).append(line["loss"])
+    return all(losses.index(min(losses)) == len(losses) - 1 for losses in by_task.values())

@@ -1,0 +1,104 @@
+"""From a grid to its cells: what the runs of each share, and the settings that are tried there, in words."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from utils.configuration import spellings
+from utils.errors import UserError
+from utils.launch.grid import Grid
+from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.variants import VARIANTS, find_variant
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything of a cell's runs but the seed, in words.
+
+    Attributes:
+        parts: method, dataset and norm layer.
+        axes: further axes of the grid.
+        settings: the searched options of each setting.
+        further: what is the same for all runs of the grid.
+    """
+
+    parts: tuple[str, ...]
+    axes: tuple[str, ...]
+    settings: tuple[tuple[str, ...], ...]
+    further: tuple[str, ...]
+
+    def words(self, setting: tuple[str, ...], seed: int, held_out: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The command line of a run after `utils/main.py`."""
+        return (*self.parts, "--seed", str(seed), *self.axes, *setting, *self.further, *held_out)
+
+
+def make_cells(grid: Grid, extras: Mapping[str, Sequence[str]], used: set[str]) -> Iterator[Cell]:
+    """Every cell, with the options that its parts use; notes which of `extras` are used."""
+    for dataset, model, method, epochs in itertools.product(grid.datasets, grid.models, grid.methods, grid.epochs):
+        variant = find_variant(method)
+        fixed = {**dict(_named_words(grid.fixed)), **extras, **variant.words}
+        accepted = spellings(model, dataset, variant.norm, next(iter(fixed.get("backbone", [])), None))
+        used |= extras.keys() & accepted.keys()
+        further = {accepted[name]: words for name, words in fixed.items() if name in accepted}
+        dataset_name = DATASETS.canonical(dataset)
+        axes = {"buffer_size": grid.buffer_sizes, **grid.searched}
+        values = {
+            name: grid.values(axis, dataset_name)
+            for name, axis in axes.items()
+            if name in accepted and name not in further and grid.values(axis, dataset_name)
+        }
+        parts = ("--model", METHODS.canonical(model), "--dataset", dataset_name, "--nl", NORMS.canonical(variant.norm))
+        buffers = list(_words({"buffer_size": values.pop("buffer_size")}) if "buffer_size" in values else [()])
+        own_epochs = () if epochs is None else ("--epochs", str(epochs))
+        for buffer in buffers:
+            yield Cell(
+                parts=parts,
+                axes=(*own_epochs, *buffer),
+                settings=tuple(_words(values)),
+                further=tuple(word for name, words in further.items() for word in (f"--{name}", *words)),
+            )
+
+
+def _words(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, ...]]:
+    """Every combination of the axes' values, in words."""
+    for chosen in itertools.product(*axes.values()):
+        yield tuple(word for name, value in zip(axes, chosen, strict=True) for word in (f"--{name}", str(value)))
+
+
+def setting_text(setting: Sequence[str]) -> str:
+    """`--kappa 0.4 --lambd 1.0` as `kappa 0.4, lambd 1.0`."""
+    pairs = zip(setting[::2], setting[1::2], strict=True)
+    return ", ".join(f"{name.removeprefix('--')} {value}" for name, value in pairs)
+
+
+def _named_words(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """`--nf 16 --fast` as [("nf", ["16"]), ("fast", [])].
+
+    Raises:
+        UserError: a word that belongs to no option.
+    """
+    named: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            named.append((name, [value] if equals else []))
+        elif named:
+            named[-1][1].append(word)
+        else:
+            raise UserError(f"{word!r} belongs to no option")
+    return named
+
+
+def read_extras(words: Sequence[str]) -> dict[str, list[str]]:
+    """Options of the runs that are none of the launcher's, by the name that was typed; `--plugin` may be repeated."""
+    extras: dict[str, list[str]] = {}
+    for name, values in _named_words(words):
+        extras[name] = [*extras[name], "--plugin", *values] if name == "plugin" and name in extras else values
+    return extras
+
+
+def known_parts() -> dict[str, list[str]]:
+    """The names that the axes take."""
+    norms = [*NORMS.names(), *VARIANTS]
+    return {"models": METHODS.names(), "datasets": DATASETS.names(), "methods": norms, "backbone": BACKBONES.names()}

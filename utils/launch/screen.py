@@ -1,0 +1,113 @@
+"""The launcher's live screen as a picture of the plan under way, fitted to the terminal."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Group
+from rich.text import Text
+
+from utils.launch.engine import Child
+from utils.launch.scheduler import Outcome, Progress
+
+MOST_FAILURES = 3  # shown at a time; the lines above the screen have named them all
+_ENOUGH_FOR_A_NAME = 24
+_COLORS = {Outcome.COMPLETE: "green", Outcome.FAILED: "red", Outcome.DIVERGED: "yellow", Outcome.STOPPED: "yellow"}
+
+
+def draw(title: str, progress: Progress, eta: str, size: tuple[int, int], tell: Callable[[Child], str]) -> Group:
+    """The whole screen.
+
+    Args:
+        title: of the plan.
+        progress: of its jobs.
+        eta: when it will be over, in words.
+        size: columns and lines of the terminal.
+        tell: how far a running child is, in words.
+    """
+    width, height = size
+    done, total = len(progress.outcomes), progress.num_jobs
+    failures = _failures(progress, width)
+    num_rows = max(1, height - 4 - len(failures))  # title, bar, counts, and the cursor's line
+    return Group(
+        _head(f"{title}: {done} of {total} runs done", f"ETA {eta}", width),
+        _bar(done / max(1, total), width),
+        _counts(progress),
+        *_running(list(progress.running.values()), width, num_rows, tell),
+        *failures,
+    )
+
+
+def _head(left: str, right: str, width: int) -> Text:
+    room = max(1, width - len(right) - 2)
+    return Text(shorten(left, room).ljust(room) + "  " + right, "bold", no_wrap=True, overflow="crop")
+
+
+def _bar(share: float, width: int) -> Text:
+    filled = int(share * width)
+    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "dim"), no_wrap=True, overflow="crop")
+
+
+def _counts(progress: Progress) -> Text:
+    parts = [
+        Text(f"{progress.count(outcome)} {outcome.value}", _COLORS[outcome])
+        for outcome in Outcome
+        if progress.count(outcome)
+    ]
+    parts += [Text(f"{len(progress.running)} running"), Text(f"{progress.num_waiting} waiting")]
+    return Text("  ").join(parts)
+
+
+def _running(children: list[Child], width: int, num_rows: int, tell: Callable[[Child], str]) -> list[Text]:
+    """One line per running child, those of one device together; the last line counts those that have no room."""
+    children.sort(key=lambda child: (len(child.place.label), child.place.label))
+    hidden = len(children) - num_rows + 1 if len(children) > num_rows else 0
+    shown = children[: len(children) - hidden]
+    rows = [
+        (child.place.label, child.job.name, clock(time.monotonic() - child.started), tell(child)) for child in shown
+    ]
+    lines = _aligned(rows, width)
+    return [*lines, Text(f"and {hidden} more", "dim")] if hidden else lines
+
+
+def _aligned(rows: list[tuple[str, str, str, str]], width: int) -> list[Text]:
+    """Where, name, time and progress in columns; the name gives way first, then what follows the task."""
+    if not rows:
+        return []
+    where, took = (max(len(row[column]) for row in rows) for column in (0, 2))
+    told = max(len(row[3]) for row in rows)
+    room = width - where - took - 6
+    if room - told < _ENOUGH_FOR_A_NAME:
+        rows = [(*row[:3], row[3].partition(",")[0]) for row in rows]
+        told = max(len(row[3]) for row in rows)
+    name = max(8, min(max(len(row[1]) for row in rows), room - told))
+    return [
+        Text(
+            f"{row[0]:<{where}}  {shorten_name(row[1], name):<{name}}  {row[2]:>{took}}  {row[3]}",
+            no_wrap=True,
+            overflow="crop",
+        )
+        for row in rows
+    ]
+
+
+def _failures(progress: Progress, width: int) -> list[Text]:
+    failed = [(name, reason) for name, (outcome, reason) in progress.outcomes.items() if outcome is Outcome.FAILED]
+    return [
+        Text(f"failed: {shorten_name(name, width // 2)}: {reason}", "red", no_wrap=True, overflow="ellipsis")
+        for name, reason in failed[-MOST_FAILURES:]
+    ]
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, its beginning left out if it is too long."""
+    return text if len(text) <= width else "…" + text[len(text) - max(0, width - 1) :]
+
+
+def shorten_name(name: str, width: int) -> str:
+    """The name of a run; its hash gives way first, then what comes before norm layer and seed."""
+    return name if len(name) <= width else shorten(name.rpartition("-")[0] or name, width)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -1,0 +1,159 @@
+"""What a plan is before it starts: for people in a few lines, for programs as plain data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from utils.launch.plan import COMPLETE, DIVERGED, Job, Plan, Search, Where
+from utils.launch.search import decided
+from utils.report.select import SEARCH_SHARE, VALIDATION
+from utils.variants import row_of
+
+_AXES = {"model": "methods", "dataset": "datasets", "nl": "norm layers", "seed": "seeds"}
+
+
+class Summary:
+    """A plan as the disk has it now.
+
+    Args:
+        plan: what is to be run.
+        where: the places that all runs share.
+        seconds: gives what a run will take, None if unknown.
+        num_places: runs that may go on at a time.
+
+    Attributes:
+        chosen: the setting of each search that is over, by its index.
+        following: the runs of these on all data, as far as they are not in the plan.
+    """
+
+    def __init__(self, plan: Plan, where: Where, seconds: Callable[[Job], float | None], num_places: int) -> None:
+        self._plan = plan
+        self._where = where
+        self._seconds = seconds
+        self._num_places = num_places
+        self.chosen = decided(plan.searches)
+        planned = {job.identity for job in plan.jobs}
+        finals = (job for search, index in self.chosen.items() for job in search.finals(index))
+        self.following = tuple(job for job in finals if job.identity not in planned)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All runs that are known now."""
+        return (*self._plan.jobs, *self.following)
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        plan = self._plan
+        merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
+        return [
+            f"{len(plan.jobs)} runs{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
+            *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan.jobs).items()),
+            *(f"  {line}" for line in self._search_lines()),
+            *(f"  {line}" for line in self._time_lines()),
+            f"  records: {self._where.results_dir / self._where.group}",
+        ]
+
+    def commands(self) -> list[str]:
+        """The state and the command line of every run that is known now."""
+        return [f"{job.state():9} python utils/main.py {' '.join(job.words)}" for job in self.jobs]
+
+    def for_programs(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        plan = self._plan
+        return {
+            "asked": plan.num_asked,
+            "runs": len(plan.jobs),
+            "merged": plan.num_merged,
+            "selection": plan.selection,
+            "following": sum(search.num_following for search in plan.searches),
+            "estimated_seconds": self._estimate()[0],
+            "searches": [self._search_for_programs(search) for search in plan.searches],
+            "jobs": [_job_for_programs(job) for job in plan.jobs],
+            "following_jobs": [_job_for_programs(job) for job in self.following],
+        }
+
+    def _search_for_programs(self, search: Search) -> dict[str, Any]:
+        index = self.chosen.get(search)
+        return {
+            "cell": search.title,
+            "settings": list(search.settings),
+            "runs": search.budget,
+            "following": search.num_following,
+            "chosen": None if index is None else search.settings[index],
+        }
+
+    def _search_lines(self) -> list[str]:
+        searches = self._plan.searches
+        if not searches:
+            return []
+        held_out = f"data held out of training (validation, {SEARCH_SHARE:.0%})"
+        judged_on = held_out if self._plan.selection == VALIDATION else "the data they are tested on (oracle)"
+        cells = f"{len(searches)} cell{'s' if len(searches) > 1 else ''}"
+        settings, budgets = (_range(map(number, searches)) for number in (_num_settings, _budget))
+        seeds = dict.fromkeys(str(job.config.seed) for job in searches[0].stage[0])
+        lines = [
+            f"settings: chosen on {judged_on}: {cells} of {settings} settings, {budgets} runs per cell "
+            f"(seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})"
+        ]
+        num_following = sum(search.num_following for search in searches)
+        if num_following:
+            known = f", {len(self.following)} of them known: {_states(self.following)}" if self.following else ""
+            lines.append(f"then: {num_following} run{'s' if num_following > 1 else ''} of the best settings{known}")
+            lines += [f"  {each.title}: {each.settings[index]}" for each, index in self.chosen.items()]
+        return lines
+
+    def _time_lines(self) -> list[str]:
+        seconds, num_known, num_open = self._estimate()
+        if not num_open:
+            return []
+        if seconds is None:
+            return ["no run like these is complete yet, so there is no estimate"]
+        number = f"{num_known} of these {num_open}" if num_known < num_open else "these"
+        return [f"estimated {_duration(seconds)} on {self._num_places} at a time, from complete runs like {number}"]
+
+    def _estimate(self) -> tuple[float | None, int, int]:
+        """Seconds until all is over, None if nothing is known; of how many open runs it is known; how many there are.
+
+        A run of which nothing is known counts as the mean of the others.
+        """
+        undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
+        jobs = [job for job in self.jobs if job.state() not in (COMPLETE, DIVERGED)]
+        known = [seconds for seconds in map(self._seconds, jobs) if seconds is not None]
+        num_open = len(jobs) + undecided
+        if not known or not num_open:
+            return None if num_open else 0.0, 0, num_open
+        total = sum(known) * num_open / len(known)
+        return max(total / self._num_places, *known), len(known), num_open
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _num_settings(search: Search) -> int:
+    return len(search.settings)
+
+
+def _budget(search: Search) -> int:
+    return search.budget
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _states(jobs: Iterable[Job]) -> str:
+    states = [job.state() for job in jobs]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _axes(jobs: Iterable[Job]) -> Mapping[str, dict[str, None]]:
+    values = [{**job.config.values, "nl": row_of(job.config.values)} for job in jobs]
+    return {title: dict.fromkeys(str(each[option]) for each in values) for option, title in _AXES.items()}
+
+
+def _job_for_programs(job: Job) -> dict[str, Any]:
+    command = ["utils/main.py", *job.words]
+    return {"name": job.name, "identity": job.identity, "state": job.state(), "command": command}

@@ -1,0 +1,151 @@
+"""What is said under a table: what the figures are, what to know about them, and why some are missing. Plain text."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from utils.report.published import differences, gain, values_of
+from utils.report.select import COLUMN
+from utils.report.tables import (
+    BASELINE,
+    LOWER_IS_BETTER,
+    METRICS,
+    SCENARIOS,
+    SIGNIFICANT,
+    Column,
+    Entry,
+    Table,
+    protocol_of,
+)
+from utils.variants import VARIANTS
+
+_SELECTION = {
+    "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle, as the original study did)",
+    "validation": "by final Class-IL accuracy on a held-out part of the training data, then run on all of it",
+}
+
+
+def caption(table: Table) -> str:
+    """What the figures are, in one paragraph."""
+    return " ".join([short_caption(table), *_selections(table), *_compositions(table), *_held_out(table)])
+
+
+def short_caption(table: Table) -> str:
+    """The same for a table beside another one of the same cells."""
+    return " ".join([_what(table), *_test(table)])
+
+
+def _what(table: Table) -> str:
+    unit = "percentage points, lower is better" if table.metric in LOWER_IS_BETTER else "percent"
+    most = table.num_seeds
+    fewest = min((entry.num_seeds for entry in table.entries.values() if entry.num_seeds), default=most)
+    spread = f"mean ± sample standard deviation over {most} seeds" if most > 1 else "one seed" if most else "no run yet"
+    fewer = " (n where fewer)" if fewest < most else ""
+    return f"{METRICS.get(table.metric, table.metric)}, in {unit}: {spread}{fewer}, best in bold."
+
+
+def _selections(table: Table) -> list[str]:
+    rows: dict[str, list[str]] = defaultdict(list)
+    for row in table.rows:
+        for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.cell} - {""}):
+            rows[kind].append(row)
+    sentences = [
+        f"Hyperparameters of {', '.join(names)} selected {_SELECTION.get(kind, kind)}." for kind, names in rows.items()
+    ]
+    return [*sentences, "The column `settings` counts those tried."] if sentences else []
+
+
+def _test(table: Table) -> list[str]:
+    number = sum(entry.p is not None for entry in table.entries.values())
+    over = f"the {number} tests of this table" if number > 1 else "the one test of this table"
+    text = f"* differs from {BASELINE} over common seeds: paired t-test, p < {SIGNIFICANT} after Holm's correction over"
+    return [f"{text} {over}."] if number else []
+
+
+def _compositions(table: Table) -> list[str]:
+    """Which layers saw current and memory rows in one forward, by method."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for column in table.columns:
+        model = str(_named(column)["model"])
+        for row in table.rows:
+            cell = table.entries[row, column].cell
+            if cell and cell.forward and row not in found[model][cell.forward]:
+                found[model][cell.forward].append(row)
+    texts = [
+        f"{model}: " + ", ".join(f"{forward} ({', '.join(rows)})" for forward, rows in sorted(forwards.items()))
+        for model, forwards in sorted(found.items())
+        if forwards
+    ]
+    return [f"Current and memory rows in one forward (joint) or apart: {'; '.join(texts)}."] if texts else []
+
+
+def _held_out(table: Table) -> list[str]:
+    shares = {_named(column)["validation"] for column in table.columns} - {None, 0.0}
+    return ["Columns with `validation` are tested on that share of the training data, held out."] if shares else []
+
+
+def notes(table: Table) -> list[str]:
+    """What to know about the rows and about published figures, a line each."""
+    entries = [(row, column, table.entries[row, column]) for column in table.columns for row in table.rows]
+    compared = [(row, column, entry) for row, column, entry in entries if entry.published and entry.cell]
+    sources = [
+        f"published: {entry.published.source} ({entry.published.setting}); in brackets how far ours is above"
+        for _, _, entry in compared
+    ]
+    details = [
+        f"published, {table.title(column)}, {row}: {text}"
+        for row, column, entry in compared
+        for text in _details(entry)
+    ]
+    variants = [f"{row} is {VARIANTS[row]}" for row in table.rows if row in VARIANTS]
+    return list(dict.fromkeys([*variants, *sources, *details, *_gains(table)]))
+
+
+def _details(entry: Entry) -> list[str]:
+    values = values_of(next(iter(entry.cell.runs.values())))
+    differing = [f"{name} {ours} (published: {theirs})" for name, (ours, theirs) in _sorted(entry, values)]
+    texts = [f"another setting here, {', '.join(differing)}"] if differing else []
+    return [*texts, *([entry.published.remark] if entry.published.remark else [])]
+
+
+def _sorted(entry: Entry, values: dict) -> Iterable[tuple[str, tuple]]:
+    return sorted(differences(entry.published, values).items())
+
+
+def _gains(table: Table) -> list[str]:
+    """Of AdaB2N only the largest gains are published, which a column can be held against but no cell."""
+    if table.metric != "A_f":
+        return []
+    texts = []
+    for column in table.columns:
+        norms = {row: table.entries[row, column].cell for row in table.rows}
+        norms = {row: cell for row, cell in norms.items() if cell and cell.runs}
+        if {"AdaB2N", BASELINE} <= norms.keys():
+            texts.append(gain(_named(column)["dataset"], protocol_of(norms)))
+    return [f"published, {text}" for text in texts if text]
+
+
+def gaps(table: Table) -> dict[tuple[str, tuple], str]:
+    """Why a figure is missing or rests on fewer seeds, by row and column without its scenario."""
+    found = {}
+    for column in table.columns:
+        for row in table.rows:
+            cell = table.entries[row, column].cell
+            if cell is None or cell.reason:
+                found[row, column[0]] = cell.reason if cell else "not run"
+    return found
+
+
+def missing(table: Table) -> list[str]:
+    """Why figures are missing or rest on fewer seeds, and which records are in no cell, a line each."""
+    any_scenario = next(iter(SCENARIOS))
+    lines = [f"{table.title((column, any_scenario))}, {row}: {why}" for (row, column), why in gaps(table).items()]
+    return [*lines, *lost(table)]
+
+
+def lost(table: Table) -> list[str]:
+    """Which records are in no cell, a line each."""
+    return [f"in no cell: {why}" for why in table.unreadable]
+
+
+def _named(column: Column) -> dict:
+    return dict(zip(COLUMN, column[0], strict=True))

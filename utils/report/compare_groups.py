@@ -1,0 +1,257 @@
+"""Two groups or more side by side: figures, differences to the first one, and what was not the same."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from utils.errors import UserError
+from utils.record import Record
+from utils.report import markdown
+from utils.report.collect import Run
+from utils.report.groups import (
+    NOT_COMPARED,
+    Group,
+    Place,
+    figure,
+    metric_sentence,
+    places_text,
+    plain_value,
+    signed,
+)
+from utils.report.published import values_of
+from utils.report.select import COLUMN, Cell
+from utils.report.stats import holm, paired_p
+from utils.report.tables import SCENARIOS, column_title, in_order
+
+_KNOWN_BY = ("dataset", "model", "buffer_size")
+_ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")
+_NOT_SET = "not set"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A column of the tables that some groups have.
+
+    Attributes:
+        title: what it is called.
+        columns: by group; those of two groups may differ in what is no part of the title.
+    """
+
+    title: str
+    columns: Mapping[str, tuple]
+
+    def cells(self, groups: Sequence[Group], norm: str) -> dict[str, Cell]:
+        """The cells of a norm layer, by group."""
+        found = {group.name: group.cell(self.columns.get(group.name), norm) for group in groups}
+        return {name: cell for name, cell in found.items() if cell is not None}
+
+
+def to_markdown(groups: Sequence[Group], metric: str) -> str:
+    """The comparison of two groups or more."""
+    rows = match_columns(groups)
+    shared = {(row, norm): cells for row, norm, cells in _all_cells(rows, groups) if len(cells) > 1}
+    tests = {key: paired_p(*pair) for key, pair in _pairs(shared, groups, metric)}
+    adjusted = holm({key: p for key, p in tests.items() if p is not None})
+    names = [group.name for group in groups]
+    blocks = [f"# {markdown.escape(' and '.join(names))}", markdown.escape(_caption(names[0], metric, len(adjusted)))]
+    for row in rows:
+        blocks += _table(row, [norm for other, norm in shared if other is row], groups, metric, adjusted)
+    blocks += markdown.section("Options that differ", _options(shared, names))
+    blocks += markdown.section("Data, code and machines that differ", _facts(shared, names))
+    blocks += markdown.section("In some groups only", _unshared(rows, groups))
+    blocks += markdown.section("Missing", _missing(rows, groups))
+    return "\n\n".join(blocks) + "\n"
+
+
+# -- Which cells are the same -----------------------------------------------------------------------------------------
+
+
+def match_columns(groups: Sequence[Group]) -> list[Row]:
+    """The columns of all groups, each with the groups that have it.
+
+    What is left over of several groups is one column all the same if dataset, method and buffer agree and no group has
+    two of them: so groups that differ in their batch size, say, can be compared.
+    """
+    having = {column: {group.name: column for group in groups if column in group.cells} for column in _columns(groups)}
+    left: dict[tuple, list[dict[str, tuple]]] = defaultdict(list)
+    for column, columns in having.items():
+        if len(columns) < len(groups):
+            left[_key(column)].append(columns)
+    found = [columns for columns in having.values() if len(columns) == len(groups)]
+    for alike in left.values():
+        names = [name for columns in alike for name in columns]
+        is_one = len(set(names)) == len(names)
+        found += [{name: column for columns in alike for name, column in columns.items()}] if is_one else alike
+    rows = [Row(_title(columns, found), columns) for columns in found]
+    return sorted(rows, key=lambda row: row.title)
+
+
+def _key(column: tuple) -> tuple:
+    named = dict(zip(COLUMN, column, strict=True))
+    return tuple(named[name] for name in _KNOWN_BY)
+
+
+def _columns(groups: Sequence[Group]) -> list[tuple]:
+    return list(dict.fromkeys(column for group in groups for column in group.cells))
+
+
+def _title(columns: Mapping[str, tuple], rows: Sequence[Mapping[str, tuple]]) -> str:
+    """Without what differs inside the row, which is said elsewhere."""
+    agreed = [_agreed(other) for other in rows]
+    return column_title(_agreed(columns), agreed)
+
+
+def _agreed(columns: Mapping[str, tuple]) -> tuple:
+    return tuple(values[0] if len(set(values)) == 1 else None for values in zip(*columns.values(), strict=True))
+
+
+def _all_cells(rows: Iterable[Row], groups: Sequence[Group]) -> Iterator[tuple[Row, str, dict[str, Cell]]]:
+    for row in rows:
+        norms = {norm for group in groups for norm in group.cells.get(row.columns.get(group.name), ())}
+        for norm in in_order(norms):
+            yield row, norm, row.cells(groups, norm)
+
+
+# -- Figures ----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(shared: Mapping[tuple[Row, str], dict[str, Cell]], groups: Sequence[Group], metric: str) -> Iterator[tuple]:
+    """What is tested: every other group against the first one, cell by cell."""
+    first = groups[0].name
+    for (row, norm), cells in shared.items():
+        for scenario in SCENARIOS:
+            for name in (name for name in cells if name != first and first in cells):
+                values = (cells[other].values(scenario, metric) for other in (name, first))
+                yield (row, norm, scenario, name), tuple(values)
+
+
+def difference(values: Mapping[int, float], first: Mapping[int, float]) -> tuple[float | None, bool]:
+    """How far values by seed are above others over the common seeds, or, without one, their means; whether it is so."""
+    seeds = values.keys() & first.keys()
+    if seeds:
+        return fmean(values[seed] - first[seed] for seed in sorted(seeds)), True
+    if values and first:
+        return fmean(values.values()) - fmean(first.values()), False
+    return None, False
+
+
+def _table(row: Row, norms: Sequence[str], groups: Sequence[Group], metric: str, adjusted: Mapping) -> list[str]:
+    names = [group.name for group in groups]
+    titles = ["norm", "scenario", *names]
+    titles += [title for name in names[1:] for title in (f"{name} − {names[0]}", "p (Holm)")]
+    lines = []
+    for norm in norms:
+        cells = row.cells(groups, norm)
+        for scenario, scenario_title in SCENARIOS.items():
+            values = {name: cells[name].values(scenario, metric) if name in cells else {} for name in names}
+            if any(values.values()):
+                tests = {name: adjusted.get((row, norm, scenario, name)) for name in names[1:]}
+                lines.append([norm, scenario_title, *map(figure, values.values()), *_against_first(values, tests)])
+    return [f"## {markdown.escape(row.title)}", markdown.table(titles, lines)] if lines else []
+
+
+def _against_first(values: Mapping[str, Mapping[int, float]], tests: Mapping[str, float | None]) -> list[str]:
+    first = next(iter(values.values()))
+    texts = []
+    for name, p in tests.items():
+        points, is_paired = difference(values[name], first)
+        mark = "" if is_paired or points is None else " (no common seed)"
+        texts += ["–" if points is None else signed(points) + mark, "–" if p is None else f"{p:.2g}"]
+    return texts
+
+
+def _caption(first: str, metric: str, num_tests: int) -> str:
+    compared = f"Differences to {first} are means over the common seeds."
+    over = f"the {num_tests} tests of this comparison" if num_tests > 1 else "the one test of this comparison"
+    tests = f"p is of the paired t-test over common seeds, after Holm's correction over {over}."
+    return " ".join([metric_sentence(metric), compared, *([tests] if num_tests else [])])
+
+
+# -- What was not the same --------------------------------------------------------------------------------------------
+
+
+def _options(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
+    """Options whose values differ, with the cells in which they do."""
+    options = {
+        (row.title, norm): {name: _option_values(cell) for name, cell in cells.items() if cell.runs}
+        for (row, norm), cells in shared.items()
+    }
+    return [
+        f"{option}: {_by_group(values, names)} ({places_text(places, options)})"
+        for (option, values), places in sorted(_differing(options, names).items())
+    ]
+
+
+def _option_values(cell: Cell) -> dict[str, str]:
+    """Those of any run, as they are the same for all seeds of a cell; and what they were chosen from."""
+    values = values_of(next(iter(cell.runs.values())))
+    chosen = {"selection": f"{cell.selection} of {cell.num_settings} settings" if cell.selection else "no search"}
+    return chosen | {name: plain_value(value) for name, value in values.items() if name not in NOT_COMPARED}
+
+
+def _differing(options: Mapping[Place, Mapping[str, Mapping[str, str]]], names: Sequence[str]) -> dict:
+    """Cells by option and its values in each group, where they differ."""
+    found: dict[tuple[str, tuple], list[Place]] = defaultdict(list)
+    for place, by_group in options.items():
+        for option in sorted({option for values in by_group.values() for option in values}):
+            values = tuple(by_group[name].get(option, _NOT_SET) if name in by_group else None for name in names)
+            if len(set(values) - {None}) > 1:
+                found[option, tuple(value or "" for value in values)].append(place)
+    return found
+
+
+def _by_group(values: Sequence[str], names: Sequence[str]) -> str:
+    return ", ".join(f"{value} in {name}" for value, name in zip(values, names, strict=True) if value)
+
+
+def _facts(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
+    """Fingerprints, versions and hardware whose values differ between groups."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    kinds: dict[str, None] = {}
+    for cells in shared.values():
+        for name, cell in cells.items():
+            for run in cell.runs.values():
+                for kind, value in _facts_of(run).items():
+                    kinds[kind] = None
+                    found[kind, name].add(value)
+    return [
+        f"{kind}: {_by_group([' or '.join(sorted(found[kind, name])) for name in names], names)}"
+        for kind in kinds
+        if len({frozenset(found[kind, name]) for name in names if found[kind, name]}) > 1
+    ]
+
+
+def _facts_of(run: Run) -> dict[str, str]:
+    try:
+        config = Record(run.folder).read_config()
+    except (UserError, OSError):  # changed since it was collected
+        return {}
+    environment = config.get("environment")
+    environment = environment if isinstance(environment, dict) else {}
+    facts = {name: str(environment[name]) for name in _ENVIRONMENT if environment.get(name) is not None}
+    if config.get("data"):
+        facts[f"data of {run.values['dataset']} (fingerprint)"] = str(config["data"])[:10]
+    if config.get("plugins"):
+        facts["plug-in files (digests)"] = plain_value([str(digest)[:10] for digest in config["plugins"]])
+    return facts
+
+
+def _unshared(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
+    """Cells that some groups have and others do not."""
+    by_groups: dict[tuple[str, ...], list[Place]] = defaultdict(list)
+    for row, norm, cells in _all_cells(rows, groups):
+        if len(cells) < len(groups):
+            by_groups[tuple(cells)].append((row.title, norm))
+    return [f"{' and '.join(names)} only: {places_text(places, ())}" for names, places in by_groups.items()]
+
+
+def _missing(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
+    """Why figures are missing or rest on fewer seeds, and damaged records."""
+    found = [
+        f"{name}, {row.title}, {norm}: {cell.reason}"
+        for row, norm, cells in _all_cells(rows, groups)
+        for name, cell in cells.items()
+        if cell.reason
+    ]
+    return [*found, *(f"{group.name}: {run.reason}" for group in groups for run in group.runs if not run.values)]

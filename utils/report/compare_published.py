@@ -1,0 +1,192 @@
+"""One group beside the published figures, and what is not as it was there: why a number is not the paper's."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from utils.errors import UserError
+from utils.record import Record
+from utils.report import markdown
+from utils.report.collect import Run
+from utils.report.groups import (
+    NOT_COMPARED,
+    Group,
+    Place,
+    figure,
+    metric_sentence,
+    places_text,
+    plain_value,
+    signed,
+)
+from utils.report.published import Figure, differences, find, gain, values_of
+from utils.report.select import COLUMN, Cell
+from utils.report.stats import mean_and_std
+from utils.report.tables import BASELINE, MAIN_METRIC, column_title, in_order, protocol_of
+
+SCENARIO = "class_il"  # what is published
+_TITLES = ("cell", "norm", "ours", "published", "deviation")
+_WITH_GAINS = "AdaB2N"  # of which only gains over the baseline are published
+# What a grid is made of: such options are typed by their nature.
+_AXES = NOT_COMPARED | {"buffer_size", "epochs", "backbone", "kappa", "lambd", "ada_t0", "validation"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell and what is published of it.
+
+    Attributes:
+        place: its column's title and its norm layer.
+        cell: ours.
+        values: the options of its runs, with the number of tasks.
+        published: the figure of this setting, or else the closest one; None where there is none.
+        deviating: options because of which the closest figure is of another setting.
+    """
+
+    place: Place
+    cell: Cell
+    values: Mapping[str, Any]
+    published: Figure | None
+    deviating: tuple[str, ...] = ()
+
+
+def to_markdown(group: Group, metric: str) -> str:
+    """The comparison of one group with the literature."""
+    found = compare(group, metric)
+    blocks = [f"# {markdown.escape(group.name)} and the published figures", markdown.escape(_caption(metric))]
+    blocks.append(markdown.table(_TITLES, [_row(each, metric) for each in found]))
+    blocks += markdown.section("Published in another setting than ours", _other_settings(found))
+    blocks += markdown.section("Options that are not the published ones", _options(found))
+    blocks += markdown.section("Options typed in place of the suite's own values", _typed(found))
+    blocks += markdown.section("Sources and remarks", [*_sources(found), *_gains(group, metric)])
+    blocks += markdown.section("Nothing is published of", _unpublished(found))
+    blocks += markdown.section("Missing", _missing(group))
+    return "\n\n".join(blocks) + "\n"
+
+
+def compare(group: Group, metric: str) -> list[Comparison]:
+    """Every cell that has a run, with what is published of it."""
+    return [
+        _compare((column_title(column, group.cells), norm), cell, metric)
+        for column in sorted(group.cells, key=str)
+        for norm in in_order(group.cells[column])
+        if (cell := group.cells[column][norm]).runs
+    ]
+
+
+def _compare(place: Place, cell: Cell, metric: str) -> Comparison:
+    values = values_of(_first(cell))
+    exact = find(values, place[1], metric)
+    if exact is not None:
+        return Comparison(place, cell, values, exact)
+    # What is not named is not compared: the closest figure is one of this dataset and method, and an option is to
+    # blame if naming it loses the figure.
+    known = {name: values.get(name) for name in ("dataset", "model")}
+    closest = find(known, place[1], metric)
+    deviating = [name for name in values if closest and find({**known, name: values[name]}, place[1], metric) is None]
+    return Comparison(place, cell, values, closest, tuple(deviating))
+
+
+def _first(cell: Cell) -> Run:
+    return next(iter(cell.runs.values()))
+
+
+def _caption(metric: str) -> str:
+    deviation = "deviation is ours − published, in brackets where our setting is another one"
+    return f"{metric_sentence(metric)} Class-IL; {deviation}."
+
+
+def _row(each: Comparison, metric: str) -> list[str]:
+    ours = each.cell.values(SCENARIO, metric)
+    texts = [*each.place, figure(ours)]
+    if each.published is None or not ours:
+        return [*texts, "–", "–"]
+    pair = [f"{each.published.value:.2f}", signed(mean_and_std(list(ours.values()))[0] - each.published.value)]
+    return [*texts, *(f"({text})" if _is_another_setting(each) else text for text in pair)]
+
+
+def _is_another_setting(each: Comparison) -> bool:
+    return bool(each.deviating or differences(each.published, each.values))
+
+
+# -- Why they differ --------------------------------------------------------------------------------------------------
+
+
+def _other_settings(found: Iterable[Comparison]) -> list[str]:
+    lines = []
+    for each in found:
+        if each.deviating:
+            ours = ", ".join(f"{name} {plain_value(each.values[name])}" for name in sorted(each.deviating))
+            lines.append(f"{' '.join(each.place)}: ours has {ours}; published: {each.published.setting}")
+    return lines
+
+
+def _options(found: Iterable[Comparison]) -> list[str]:
+    """Options with another value than in the published runs, and the cells in which they have it."""
+    compared = [each for each in found if each.published]
+    places: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
+    for each in compared:
+        for name, (ours, theirs) in differences(each.published, each.values).items():
+            places[name, plain_value(ours), plain_value(theirs)].append(each.place)
+    everywhere = [each.place for each in compared]
+    return [
+        f"{name}: {ours}, published {theirs} ({places_text(where, everywhere)})"
+        for (name, ours, theirs), where in sorted(places.items())
+    ]
+
+
+def _typed(found: Iterable[Comparison]) -> list[str]:
+    """Options whose values somebody chose, by hand or by a grid."""
+    places: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    everywhere = []
+    for each in found:
+        everywhere.append(each.place)
+        for name in _typed_options(_first(each.cell)):
+            if name in each.values:
+                places[name, plain_value(each.values[name])].append(each.place)
+    return [f"{name}: {value} ({places_text(where, everywhere)})" for (name, value), where in sorted(places.items())]
+
+
+def _typed_options(run: Run) -> list[str]:
+    try:
+        origins = Record(run.folder).read_config().get("origins")
+    except (UserError, OSError):  # changed since it was collected
+        return []
+    origins = origins if isinstance(origins, dict) else {}
+    return [name for name, origin in origins.items() if origin == "typed" and name not in _AXES]
+
+
+def _sources(found: Iterable[Comparison]) -> list[str]:
+    compared = [each for each in found if each.published]
+    texts = [f"published: {each.published.source} ({each.published.setting})" for each in compared]
+    texts += [f"{' '.join(each.place)}: {each.published.remark}" for each in compared if each.published.remark]
+    return list(dict.fromkeys(texts))
+
+
+def _gains(group: Group, metric: str) -> list[str]:
+    """Of AdaB2N only the largest gains are published, which ours are set against."""
+    lines = []
+    for column, norms in group.cells.items() if metric == MAIN_METRIC else ():
+        values = [norms[norm].values(SCENARIO, metric) for norm in (_WITH_GAINS, BASELINE) if norm in norms]
+        published = gain(str(dict(zip(COLUMN, column, strict=True))["dataset"]), protocol_of(norms))
+        if published and len(values) == 2 and all(values):
+            ours, baseline = (mean_and_std(list(each.values()))[0] for each in values)
+            lines.append(f"{column_title(column, group.cells)}: ours gains {signed(ours - baseline)}; {published}")
+    return lines
+
+
+def _unpublished(found: Iterable[Comparison]) -> list[str]:
+    places = [each.place for each in found if each.published is None]
+    if len(places) == len(found):
+        return ["any of these cells, or not in this metric"]
+    return [places_text(places, ())] if places else []
+
+
+def _missing(group: Group) -> list[str]:
+    found = [
+        f"{column_title(column, group.cells)}, {norm}: {cell.reason}"
+        for column, norms in group.cells.items()
+        for norm, cell in norms.items()
+        if cell.reason
+    ]
+    return [*found, *(run.reason for run in group.runs if not run.values)]

@@ -1,0 +1,132 @@
+"""What was measured of the norm layers themselves: how re-tuning them changes the accuracy, and distances by layer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.metrics import accuracies, final_accuracy
+from utils.record import Record
+from utils.report import markdown
+from utils.report.collect import Run
+from utils.report.select import Cell
+from utils.report.stats import mean_and_std
+from utils.report.tables import MAIN_METRIC, SCENARIOS, Cells, column_order, column_title, in_order
+
+TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (difference)"
+DISTANCES = ("mean", "std")
+_DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Retuning:
+    """A table of texts.
+
+    Attributes:
+        titles: of the columns.
+        rows: the norm layer, then a text per column.
+        caption: what it shows, in one paragraph.
+    """
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+def build_retuning(cells: Cells) -> Retuning | None:
+    """What re-tuning the norm layers did to the final average accuracy; None if no run was asked to."""
+    asked = {column: _asked(norms) for column, norms in sorted(cells.items(), key=lambda item: column_order(item[0]))}
+    asked = {column: norms for column, norms in asked.items() if norms}
+    if not asked:
+        return None
+    columns = [(column, scenario) for column in asked for scenario in SCENARIOS]
+    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}" for column, scenario in columns]
+    rows = [
+        (norm, *(_change(asked[column].get(norm, ()), scenario) for column, scenario in columns))
+        for norm in in_order({norm for norms in asked.values() for norm in norms})
+    ]
+    runs = [run for norms in asked.values() for found in norms.values() for run in found]
+    return Retuning(("norm", *titles), tuple(rows), _caption(runs))
+
+
+def retuning_to_markdown(cells: Cells) -> str:
+    """The same as a section of a page in Markdown; empty if no run was asked to."""
+    found = build_retuning(cells)
+    if found is None:
+        return ""
+    table = markdown.table(found.titles, found.rows)
+    return f"\n## {markdown.escape(TITLE)}\n\n{table}\n\n{markdown.escape(found.caption)}\n"
+
+
+def _asked(norms: Mapping[str, Cell]) -> dict[str, list[Run]]:
+    """The complete runs that measured their norm layers, by layer."""
+    runs = {norm: [run for run in cell.runs.values() if run.values.get("retune_norms")] for norm, cell in norms.items()}
+    return {norm: found for norm, found in runs.items() if found}
+
+
+def _caption(runs: Sequence[Run]) -> str:
+    epochs = sorted({str(run.values["retune_norms"]) for run in runs})
+    return (
+        f"Percent, mean over seeds. After the last task, a copy of the network is trained for {' or '.join(epochs)} "
+        "epochs on the training data of all tasks, at a tenth of the learning rate, all but its norm layers frozen "
+        "(Cha et al., CVPR 2023): the difference is what these layers alone can give back."
+    )
+
+
+def _change(runs: Sequence[Run], scenario: str) -> str:
+    """Such as `35.41 → 41.20 (+5.79)`, with the spread of the difference over seeds."""
+    results = [result for run in runs if (result := _read(run)) is not None]
+    if results and all(result["norms"]["retuned"] is None for result in results):
+        return "nothing to re-tune"
+    pairs = [pair for result in results if (pair := _before_and_after(result, scenario)) is not None]
+    if not pairs:
+        return "–"
+    before, after = (mean_and_std(list(values))[0] for values in zip(*pairs, strict=True))
+    difference, spread = mean_and_std([late - early for early, late in pairs])
+    number = f"{difference:+.2f}".replace("-", "−") + (f" ± {spread:.2f}" if spread is not None else "")
+    return f"{before:.2f} → {after:.2f} ({number})"
+
+
+def _before_and_after(result: Mapping[str, Any], scenario: str) -> tuple[float, float] | None:
+    """Final average accuracy in percent; None where one was not measured or cannot be read."""
+    try:
+        both = [result["counts"], result["norms"]["retuned"]]
+        before, after = (final_accuracy(accuracies(counts[scenario], counts["total"])) for counts in both)
+    except _DAMAGE:
+        return None
+    return (float(before), float(after)) if math.isfinite(before + after) else None
+
+
+def mean_distances(cell: Cell, kind: str) -> np.ndarray | None:
+    """Distances of running statistics [L, T], by layer and task, mean over seeds; None if there are none.
+
+    Args:
+        cell: whose runs are asked.
+        kind: `mean` or `std`.
+    """
+    found = [table for run in cell.runs.values() if (table := _distances(run, kind)) is not None]
+    found = [table for table in found if table.shape == found[0].shape]
+    return np.mean(found, axis=0) if found else None
+
+
+def _distances(run: Run, kind: str) -> np.ndarray | None:
+    result = _read(run)
+    try:
+        table = np.array([layer[kind] for layer in result["norms"]["distances"].values()], dtype=float)
+    except _DAMAGE:
+        return None
+    return table if table.ndim == 2 and np.isfinite(table).any() else None
+
+
+def _read(run: Run) -> dict[str, Any] | None:
+    """The result of a run that measured its norm layers, None if it cannot be had."""
+    if not run.values.get("retune_norms"):
+        return None
+    try:
+        result = Record(run.folder).read_result()
+        return result if {"retuned", "distances"} <= result["norms"].keys() else None
+    except _DAMAGE:
+        return None

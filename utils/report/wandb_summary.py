@@ -1,0 +1,133 @@
+"""One summary run of a grid at Weights & Biases: its tables and plots, beside the runs.
+
+Runs go to a project per dataset unless one is typed, and so does the summary: there is one in each project that the
+runs of the grid are in. Its id comes from the two names, so that a grid that is launched again updates it.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.report.captions import caption, missing
+from utils.report.collect import collect
+from utils.report.select import COLUMN, select
+from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, build_further_tables, build_table
+from utils.trackers import Summary, mode_in_force, run_settings, send_summaries
+
+_STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
+_FIGURES = ("norm", "column", "scenario", "metric", "mean", "std", "n", "p_holm", "published")
+
+
+class Tracking(Protocol):
+    """What of a run's configuration says where it is tracked."""
+
+    wandb_mode: str
+    wandb_entity: str | None
+    wandb_project: str | None
+
+
+def send_summary(results_dir: Path, group: str, tracking: Tracking, say: Callable[[str], None]) -> None:
+    """Make or update the summary of a group if its runs are tracked.
+
+    A failure of wandb is one line; it is waited for as long as for the end of a run, once per project.
+
+    Args:
+        results_dir, group: where the records are.
+        tracking: the configuration of any run of the grid.
+        say: prints one line.
+    """
+    mode = mode_in_force(tracking.wandb_mode, say)
+    if mode is None:
+        return
+    shared = {"mode": mode, "entity": tracking.wandb_entity, "folder": results_dir / group}
+    cells = select(collect(results_dir, group))
+    tables = [build_table(cells), *build_further_tables(cells)]
+    summaries = []
+    for project, own in sorted(by_project(cells, tracking.wandb_project).items()):
+        narrowed = [table for table in (_narrow(table, own) for table in tables) if table.columns]
+        summaries.append((_settings(group, project, own, narrowed[0], shared), summarise(narrowed, own)))
+    if summaries and send_summaries(summaries, say):
+        projects = ", ".join(settings["project"] for settings, _ in summaries)
+        say(f"Weights & Biases: the run `{_name(group)}` of {projects} has the table and the plots ({mode})")
+
+
+def by_project(cells: Cells, typed: str | None) -> dict[str, Cells]:
+    """The columns by the project that their runs are in, without projects that have no complete run yet."""
+    projects: dict[str, dict] = defaultdict(dict)
+    for column, norms in cells.items():
+        projects[typed or dict(zip(COLUMN, column, strict=True))["dataset"]][column] = norms
+    return {
+        project: own
+        for project, own in projects.items()
+        if any(cell.runs for norms in own.values() for cell in norms.values())
+    }
+
+
+def summarise(tables: Sequence[Table], cells: Cells) -> Summary:
+    """Each table as it is printed, all its figures as numbers, and the plots."""
+    shown = {f"table/{table.metric}": _as_printed(table) for table in tables}
+    shown["figures"] = list(_FIGURES), [row for table in tables for row in _as_numbers(table)]
+    return Summary(shown, {f"plots/{title}": image for title, image in _plots(cells).items()})
+
+
+def _narrow(table: Table, cells: Cells) -> Table:
+    """Some columns of a table; its tests stay corrected over all of it, as in the file."""
+    columns = tuple(column for column in table.columns if column[0] in cells)
+    rows = tuple(row for row in table.rows if any(row in norms for norms in cells.values()))
+    return replace(table, columns=columns, rows=rows)
+
+
+def _settings(group: str, project: str, cells: Cells, table: Table, shared: dict[str, Any]) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{_name(group)} in {project}".encode(errors="backslashreplace")).hexdigest()
+    runs = [run for norms in cells.values() for cell in norms.values() for run in cell.runs.values()]
+    return run_settings(
+        project=project,
+        name=_name(group),
+        group="summary",
+        job_type="summary",
+        run_id=digest[:16],
+        tags=[group],
+        notes="\n".join([caption(table), *missing(table)]),
+        config={"group": group, "rows": list(table.rows), "seeds": sorted({run.values["seed"] for run in runs})},
+        **shared,
+    )
+
+
+def _name(group: str) -> str:
+    return f"summary of {group}"
+
+
+def _as_printed(table: Table) -> tuple[list[str], list[list[str]]]:
+    titles = ["norm", "settings", *(_title(table, column) for column in table.columns)]
+    rows = [
+        [row, str(table.tried(row)), *(entry.text(_STYLE, table.num_seeds) for entry in table.row(row))]
+        for row in table.rows
+    ]
+    return titles, rows
+
+
+def _title(table: Table, column: Column) -> str:
+    return f"{table.title(column)} {SCENARIOS[column[1]]}"
+
+
+def _as_numbers(table: Table) -> list[list[Any]]:
+    rows = []
+    for column in table.columns:
+        for row in table.rows:
+            entry = table.entries[row, column]
+            published = entry.published.value if entry.published else None
+            numbers = [entry.mean, entry.std, entry.num_seeds, entry.p_holm, published]
+            rows.append([row, table.title(column), column[1], table.metric, *numbers])
+    return rows
+
+
+def _plots(cells: Cells) -> dict[str, bytes]:
+    from utils.report.plots import make_plots
+
+    try:
+        return make_plots(cells)
+    except ImportError:  # the report says so
+        return {}
