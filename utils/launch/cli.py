@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"status": status, "table": table, "compare": compare, "data": data}
     try:
-        if words and words[0] in commands:
-            return commands[words[0]](words[1:])
-        return launch(words)
+        code = commands[words[0]](words[1:]) if words and words[0] in commands else launch(words)
+        sys.stdout.flush()
+        return code
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough; at its end Python would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _launch_parser() -> Parser:

@@ -120,7 +120,10 @@ class Scheduler:
 
     def run(self) -> Progress:
         """Start, wait and read until every job is over or the launcher is stopped."""
-        former = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            stops.append(signal.SIGHUP)
+        former = {number: signal.signal(number, self._note_signal) for number in stops}
         try:
             self._start_what_fits()
             while not self._is_over():

@@ -1,6 +1,8 @@
 """What the launcher shows: one live screen on a terminal, plain lines elsewhere."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -46,7 +48,7 @@ class View:
 
     def say(self, text: str) -> None:
         """One line, above the live screen."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._write(lambda: self._console.print(text, markup=False, soft_wrap=True))
 
     def started(self, child: Child) -> None:
         """A run has begun."""
@@ -73,13 +75,21 @@ class View:
         self._remaining.note_places(progress)
         if self._live is not None:
             screen = draw(self._title, progress, self._eta(progress), tuple(self._console.size), _tell)
-            self._live.update(screen, refresh=True)
+            self._write(lambda: self._live.update(screen, refresh=True))
 
     def close(self) -> None:
         """Take the live screen away."""
         if self._live is not None:
-            self._live.stop()
+            self._write(self._live.stop)
             self._live = None
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """A terminal that is gone, or a reader that has seen enough, stops no run: nothing more is shown."""
+        try:
+            write()
+        except (OSError, SystemExit):  # rich ends the program where a pipe breaks
+            self._console.quiet, self._live, self.refresh = True, None, None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _eta(self, progress: Progress) -> str:
         seconds = self._remaining.seconds(progress)

@@ -120,3 +120,23 @@ def test_quick_commands_need_no_torch(tmp_path, words):
         "assert not {'torch', 'torchvision', 'pandas', 'GPUtil', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
+    command = f"{sys.executable} {ROOT / 'run.py'} --preset demo --dry_run --results_dir {tmp_path} | head -1"
+    shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("24 runs")
+    assert shown.stderr == ""
+
+
+def test_a_reader_that_has_gone_stops_no_run(tmp_path):
+    """Also the table is written, which would be shown after the last run."""
+    grid = f"--preset demo --seeds 0 --methods BN --models er --nf 4 --results_dir {tmp_path} --nowandb -y"
+    words = [sys.executable, str(ROOT / "run.py"), *grid.split()]
+    launcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launcher.stdout.readline()
+    launcher.stdout.close()
+    errors = launcher.stderr.read()
+    launcher.wait(timeout=120)
+    assert errors == ""
+    assert (tmp_path / "demo" / "table.md").exists()
