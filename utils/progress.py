@@ -52,6 +52,12 @@ class Screen:
             self._bar.add_task(title, total=total, completed=done, loss="–", speed="–")
             self._bar.start()
 
+    def rename(self, title: str) -> None:
+        """Call what is under way something else, such as by its epoch."""
+        self._title = title
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=title)
+
     def advance(self, done: int, loss: float | None) -> None:
         """Show how far the task is, if it is time to; `loss` is the last one read."""
         now = time.monotonic()

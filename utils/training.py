@@ -198,6 +198,9 @@ class Training:
         self.outlets.screen.begin(self._title(num_stages), done, stage.epochs * num_batches)
         while position.epoch < stage.epochs:
             self.method.begin_epoch(stage, position.epoch)
+            if stage.epochs > 1:
+                title = self._title(num_stages)
+                self.outlets.screen.rename(f"{title}, epoch {position.epoch + 1}/{stage.epochs}")
             for batch in self._batches(loader, num_batches):
                 self._step(batch)
                 done += 1
