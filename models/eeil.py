@@ -1,10 +1,13 @@
 """EEIL: end-to-end incremental learning (Castro et al., ECCV 2018), as in FACIL and Cha et al., CVPR 2023."""
 
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy, cross_entropy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, cross_entropy, kl_div
 
 from models.base import Stage
-from models.exemplar import ExemplarMethod
+from models.exemplar import ExemplarMethod, frozen_copy
 from utils.batch import Batch
 from utils.data_plan import Plain, Rows
 from utils.options import Option, boolean, ranged
@@ -20,11 +23,21 @@ class Eeil(ExemplarMethod):
     The binary cross-entropy is averaged over rows and outputs. q is the number of old tasks in the second stage; in
     the main stage the newest of them is not distilled, as in the published runs. The second stage trains on the
     exemplars, the task and the exemplars once more, at a hundredth of the learning rate.
+
+    In the form of Ahn et al. (SS-IL, ICCV 2021), `kl`, 4 KL(softmax(z̄_i / 2) ‖ softmax(z_i / 2)) takes the place of
+    BCE, averaged over rows, and the second stage distills the newest task alone, from a copy made before that stage.
     """
 
     options = (
         *ExemplarMethod.options,
         Option("eeil_skip_newest_head", boolean, True, "no distillation of the newest old task in the main stage"),
+        Option(
+            "eeil_distill",
+            str,
+            "bce",
+            "binary cross-entropy of old tasks; or divergence, in the second stage of the newest task (kl)",
+            choices=("bce", "kl"),
+        ),
         Option(
             "eeil_second_stage",
             str,
@@ -38,6 +51,10 @@ class Eeil(ExemplarMethod):
     drops_last = True
     has_teacher = True
 
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self.unbalanced: nn.Module | None = None  # during the second stage, the network as it was before
+
     def stages(self, task: int) -> list[Stage]:
         main = self.main_stage(task)
         if task == 0:
@@ -50,20 +67,63 @@ class Eeil(ExemplarMethod):
         schedule = {"epochs": config.second_epochs, "lr": 0.01 * config.lr, "keep": config.best_epoch}
         return [main, Stage(data, **schedule, held_out=(task,), name="balance")]
 
+    def begin_stage(self, stage: Stage) -> None:
+        """Copy the network before a second stage that is distilled from it."""
+        if stage.name == "balance" and self.config.eeil_distill == "kl" and self.unbalanced is None:
+            self.unbalanced = frozen_copy(self.network)
+        super().begin_stage(stage)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores
         losses = {"ce": cross_entropy(scores, batch.labels)}
-        skips = self.stage_name == "main" and self.config.eeil_skip_newest_head
-        distilled = range(max(0, self.task - int(skips)))
-        if distilled:
-            losses["distillation"] = self.distill(scores, self.teach(batch.images).scores, distilled)
+        if self.distilled_tasks:
+            losses["distillation"] = self.distill(scores, self.teach(batch.images).scores)
         return losses
 
-    def distill(self, scores: Tensor, taught: Tensor, tasks: range) -> Tensor:
-        """Σ over tasks of the binary cross-entropy between their softened outputs."""
+    @property
+    def distilled_tasks(self) -> range:
+        """Tasks whose outputs are kept near to the teacher's in this stage."""
+        if self.stage_name == "main":
+            return range(max(0, self.task - int(self.config.eeil_skip_newest_head)))
+        return range(self.task, self.task + 1) if self.config.eeil_distill == "kl" else range(self.task)
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> Any:
+        if self.unbalanced is None:
+            return super().teach(images)
+        return self.unbalanced.outputs(images)
+
+    def distill(self, scores: Tensor, taught: Tensor) -> Tensor:
+        """Σ over the distilled tasks of the distance between their outputs."""
+        distance = softened_bce if self.config.eeil_distill == "bce" else softened_kl
         total = scores.new_zeros(())
-        for task in tasks:
+        for task in self.distilled_tasks:
             of_task = self.columns(task)
-            now, before = ((each[:, of_task] / TEMPERATURE).softmax(dim=1) for each in (scores, taught))
-            total = total + binary_cross_entropy(now, before)
+            total = total + distance(scores[:, of_task], taught[:, of_task])
         return total
+
+    def end_task(self, task: int) -> None:
+        self.unbalanced = None
+        super().end_task(task)
+
+    def state_dict(self) -> dict[str, Any]:
+        unbalanced = None if self.unbalanced is None else self.unbalanced.state_dict()
+        return super().state_dict() | {"unbalanced": unbalanced}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if state["unbalanced"] is not None:
+            self.unbalanced = frozen_copy(self.network)
+            self.unbalanced.load_state_dict(state["unbalanced"])
+
+
+def softened_bce(scores: Tensor, taught: Tensor) -> Tensor:
+    """Binary cross-entropy between softened outputs [N, K] of a task, averaged over rows and outputs; []."""
+    now, before = ((each / TEMPERATURE).softmax(dim=1) for each in (scores, taught))
+    return binary_cross_entropy(now, before)
+
+
+def softened_kl(scores: Tensor, taught: Tensor) -> Tensor:
+    """τ² KL(before ‖ now) of the softened outputs [N, K] of a task, averaged over rows; []."""
+    now, before = ((each / TEMPERATURE).log_softmax(dim=1) for each in (scores, taught))
+    return TEMPERATURE**2 * kl_div(now, before, reduction="batchmean", log_target=True)

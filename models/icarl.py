@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
 from models.exemplar import ExemplarMethod
 from utils.batch import Batch
 from utils.evaluate import evaluating
+from utils.options import Option, boolean
 from utils.registry import METHODS
 
 
@@ -16,9 +17,21 @@ from utils.registry import METHODS
 class Icarl(ExemplarMethod):
     """L = mean over rows and outputs of BCE(z, target): σ(z̄) for old classes, one-hot for the others.
 
-    A test image gets the class whose exemplars' mean is nearest to its features.
+    The form of Masana et al. (FACIL, TPAMI 2023), `ce_bce`, is CE + Σ_old classes BCE(z, σ(z̄)), the latter averaged
+    over rows. A test image gets the class whose exemplars' mean is nearest to its features.
     """
 
+    options = (
+        *ExemplarMethod.options,
+        Option(
+            "icarl_loss",
+            str,
+            "bce",
+            "binary cross-entropy of all outputs, or cross-entropy and that of the old ones, summed (ce_bce)",
+            choices=("bce", "ce_bce"),
+        ),
+        Option("icarl_flip", boolean, True, "means of exemplars and their mirror images, 0: of exemplars alone"),
+    )
     heads = ("growing", "linear")
     default_batching = "union"
     has_teacher = True
@@ -29,11 +42,16 @@ class Icarl(ExemplarMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores
-        targets = one_hot(batch.labels, scores.shape[1]).to(scores.dtype)
+        taught = self.teach(batch.images).scores[:, : self.num_old].sigmoid() if self.task > 0 else scores[:, :0]
+        if self.config.icarl_loss == "bce":
+            targets = one_hot(batch.labels, scores.shape[1]).to(scores.dtype)
+            targets = torch.cat([taught, targets[:, taught.shape[1] :]], dim=1)
+            return {"bce": binary_cross_entropy_with_logits(scores, targets)}
+        losses = {"ce": cross_entropy(scores, batch.labels)}
         if self.task > 0:
-            taught = self.teach(batch.images).scores[:, : self.num_old].sigmoid()
-            targets = torch.cat([taught, targets[:, self.num_old :]], dim=1)
-        return {"bce": binary_cross_entropy_with_logits(scores, targets)}
+            old = binary_cross_entropy_with_logits(scores[:, : self.num_old], taught, reduction="sum")
+            losses["distillation"] = old / len(batch)
+        return losses
 
     def scores(self, images: Tensor) -> Tensor:
         """−‖ĥ − μ_c‖² for every class with exemplars; the classifier's scores before there are any."""
@@ -48,10 +66,11 @@ class Icarl(ExemplarMethod):
             self.means = torch.stack([self.mean_of(label) for label in range(self.num_seen)])
 
     def mean_of(self, label: int) -> Tensor:
-        """Normalised average of the mean features of a class's exemplars and of their mirror images."""
+        """Normalised average of the mean features of a class's exemplars and, with flips, of their mirror images."""
         raw = self.memory.of_class(label)
-        features = [normalize(self.features_of(images)).mean(dim=0) for images in (raw, raw.flip(3))]
-        return normalize((features[0] + features[1]) / 2, dim=0)
+        views = (raw, raw.flip(3)) if self.config.icarl_flip else (raw,)
+        features = [normalize(self.features_of(images)).mean(dim=0) for images in views]
+        return normalize(torch.stack(features).mean(dim=0), dim=0)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"means": self.means}

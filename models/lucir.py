@@ -5,16 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod
 from utils.batch import Batch
-from utils.options import Option, ranged
+from utils.errors import UserError
+from utils.options import Option, boolean, ranged
 from utils.registry import METHODS
 
-NUM_RIVALS = 2  # new classes that an old one is ranked against
-MARGIN = 0.5
+RANKING_OPTIONS = (
+    Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines"),
+    Option("lucir_rivals", ranged(int, 1), 2, "new classes an old one is ranked against, at most all of the task's"),
+)
 
 
 @METHODS.register()
@@ -22,7 +25,8 @@ class Lucir(ExemplarMethod):
     """L = λ · (1 − cos(h, h̄)) + CE(η s, y) + ranking, λ = λ_base √(old classes / new classes).
 
     s are cosines between features and class weights, η a learned scale. The ranking keeps the own class of a row of
-    an old class a margin above the two highest new classes. Old class weights are frozen.
+    an old class a margin above the highest new classes. Old class weights are frozen. Scores may be distilled instead
+    of features, by λ · old classes · mean of (s − s̄)² over rows and old classes (as in FACIL, Masana et al., 2023).
     """
 
     options = (
@@ -35,6 +39,15 @@ class Lucir(ExemplarMethod):
             "stage whose last ReLU is removed: the third, or the final one",
             choices=("layer3", "final"),
         ),
+        Option(
+            "lucir_distill",
+            str,
+            "features",
+            "what stays near to the teacher: directions of features, or cosines of old classes (scores)",
+            choices=("features", "scores"),
+        ),
+        Option("lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: no such term"),
+        *RANKING_OPTIONS,
     )
     heads = ("cosine",)
     default_pool = "union"
@@ -44,6 +57,13 @@ class Lucir(ExemplarMethod):
         super().__init__(*parts, **named)
         self.network.backbone.drop_last_relu(self.config.lucir_relu)
 
+    @classmethod
+    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
+        super().check(values, num_classes)
+        idle = [option.name for option in RANKING_OPTIONS if values[option.name] != option.default]
+        if idle and not values["lucir_ranking"]:
+            raise UserError(f"--{idle[0]} belongs to the ranking, which --lucir_ranking 0 leaves out: give one of them")
+
     def trained(self, stage: Stage) -> list[nn.Parameter]:
         head = self.network.head
         return [*self.network.backbone.parameters(), *head.newest_parameters(), head.sigma]
@@ -52,12 +72,20 @@ class Lucir(ExemplarMethod):
         outputs = self.forward(batch)
         losses = {"ce": cross_entropy(outputs.scores, batch.labels)}
         if self.task > 0:
-            num_old = self.num_old
-            weight = self.config.lucir_lambda * math.sqrt(num_old / (self.num_seen - num_old))
-            taught = self.teach(batch.images).features
-            losses["distillation"] = weight * cosine_distance(outputs.features, taught).mean()
-            losses["ranking"] = ranking(self.network.head.cosines(outputs.features), batch.labels, num_old)
+            config, num_old = self.config, self.num_old
+            weight = config.lucir_lambda * math.sqrt(num_old / (self.num_seen - num_old))
+            losses["distillation"] = weight * self.distill(outputs.features, self.teach(batch.images).features)
+            if config.lucir_ranking:
+                cosines = self.network.head.cosines(outputs.features)
+                losses["ranking"] = ranking(cosines, batch.labels, num_old, config.lucir_margin, config.lucir_rivals)
         return losses
+
+    def distill(self, features: Tensor, taught: Tensor) -> Tensor:
+        """How far features [N, D], or the cosines of old classes that they give, are from the teacher's; []."""
+        if self.config.lucir_distill == "features":
+            return cosine_distance(features, taught).mean()
+        cosines = self.network.head.cosines(features)[:, : self.num_old]
+        return self.num_old * mse_loss(cosines, self.teacher.head.cosines(taught))
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -66,17 +94,19 @@ def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     return 1 - (first * second).sum(dim=1) / math.prod(norms)
 
 
-def ranking(cosines: Tensor, labels: Tensor, num_old: int) -> Tensor:
+def ranking(cosines: Tensor, labels: Tensor, num_old: int, margin: float, num_rivals: int) -> Tensor:
     """Mean over rows of old classes and their rivals of max(0, m − s_y + s_rival); 0 without such a row.
 
     Args:
         cosines: [N, K], old classes first.
         labels: [N].
-        num_old: old classes; the two highest of the others are the rivals.
+        num_old: old classes.
+        margin: m.
+        num_rivals: the highest of the other classes that count; all of them if there are not so many.
     """
     is_old = labels < num_old
     own = cosines.gather(1, labels.unsqueeze(1))
-    num_rivals = min(NUM_RIVALS, cosines.shape[1] - num_old)
+    num_rivals = min(num_rivals, cosines.shape[1] - num_old)
     rivals = cosines[:, num_old:].topk(num_rivals, dim=1).values
-    excess = torch.relu(MARGIN - own + rivals).masked_fill(~is_old.unsqueeze(1), 0)
+    excess = torch.relu(margin - own + rivals).masked_fill(~is_old.unsqueeze(1), 0)
     return excess.sum() / (num_rivals * is_old.sum().clamp(min=1))

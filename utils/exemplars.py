@@ -12,14 +12,20 @@ from utils.pools import Pool, TensorPool
 from utils.seeds import generator
 
 SELECTIONS = ("herding", "icarl", "random")
-QUOTAS = ("ceil", "floor")
+QUOTAS = ("ceil", "floor", "fixed")
 
 EXEMPLAR_OPTIONS = (
     Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all classes together"),
     Option(
         "exemplar_selection", str, "herding", "how exemplars are chosen; icarl: in its first form", choices=SELECTIONS
     ),
-    Option("quota", str, "ceil", "rounding of --buffer_size / classes seen; ceil may exceed it", choices=QUOTAS),
+    Option(
+        "quota",
+        str,
+        "ceil",
+        "images per class: --buffer_size / classes seen, rounded (ceil may exceed it), or / all classes (fixed)",
+        choices=QUOTAS,
+    ),
     Option("reherd", boolean, True, "choose anew among an old class's exemplars; 0: keep the first of them", flag=True),
 )
 
@@ -35,8 +41,10 @@ class ExemplarMemory:
     Args:
         capacity: images of all classes together.
         selection: `herding`: greedy, of normalised features; `icarl`: its original form; `random`: uniform.
-        quota: `ceil` or `floor`, how the images per class are rounded.
+        quota: images per class, the capacity over the classes seen, rounded by `ceil` or `floor`; `fixed`: over all
+            classes, rounded down, from the first task on (Douillard et al., ECCV 2020).
         reherd: choose among the exemplars of an old class anew; otherwise the first of them are kept.
+        num_classes: of the whole stream.
         device: where the images are kept.
         seed: of the run.
 
@@ -45,7 +53,15 @@ class ExemplarMemory:
     """
 
     def __init__(
-        self, capacity: int, *, selection: str, quota: str, reherd: bool, device: torch.device | str, seed: int
+        self,
+        capacity: int,
+        *,
+        selection: str,
+        quota: str,
+        reherd: bool,
+        num_classes: int,
+        device: torch.device | str,
+        seed: int,
     ) -> None:
         if capacity < 1:
             raise UserError(f"--buffer_size {capacity}: exemplars need room for at least 1 image per class")
@@ -56,6 +72,7 @@ class ExemplarMemory:
         self._selection = selection
         self._quota = quota
         self._reherd = reherd
+        self._num_classes = num_classes
         self._device = torch.device(device)
         self._seed = seed
         # Class after class. An update replaces these tensors and never writes to them: pools and states stay as is.
@@ -72,12 +89,13 @@ class ExemplarMemory:
         Raises:
             UserError: that would be less than one.
         """
-        if self.capacity < num_seen:
+        num_sharing = self._num_classes if self._quota == "fixed" else num_seen
+        if self.capacity < num_sharing:
             raise UserError(
-                f"--buffer_size {self.capacity} leaves less than one image to each of {num_seen} classes: give at "
-                f"least {num_seen}"
+                f"--buffer_size {self.capacity} leaves less than one image to each of {num_sharing} classes: give at "
+                f"least {num_sharing}"
             )
-        return self.capacity // num_seen if self._quota == "floor" else -(-self.capacity // num_seen)
+        return -(-self.capacity // num_sharing) if self._quota == "ceil" else self.capacity // num_sharing
 
     def holds(self, label: int) -> bool:
         """Whether there are exemplars of a class."""

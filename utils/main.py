@@ -231,6 +231,7 @@ def make_exemplars(config: Configuration, stream, augmentation, device):
         selection=config.exemplar_selection,
         quota=config.quota,
         reherd=config.reherd,
+        num_classes=stream.num_classes,
         device=device,
         seed=config.seed,
     )

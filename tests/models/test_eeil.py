@@ -6,6 +6,7 @@ from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf
 from utils.data_plan import Pairs, Plain, Rows
 
 CASES = cases("losses/eeil.npz", "facil_")
+KL_CASES = cases("losses/eeil.npz", "kl_")
 
 
 def part(case, prefix):
@@ -22,6 +23,60 @@ def test_loss_and_gradients_are_the_published_ones(name):
     assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
     for index, head in enumerate(heads):
         assert_gradient(head, case[f"grad_head_logits.{index}"])
+
+
+@pytest.mark.parametrize("name", KL_CASES)
+def test_divergence_and_its_gradient_are_the_published_ones(name):
+    case = KL_CASES[name]
+    logits, before = leaf(case["in_logits"]), FixedNetwork(torch.from_numpy(case["in_old_logits"]))
+    task, num_new = case["params"]["task"], case["params"]["step"]
+    options = {"eeil_distill": "kl", "eeil_skip_newest_head": False}
+    method = make_offline("eeil", task, num_new, FixedNetwork(logits), before, **options)
+    if name.endswith("_balanced"):
+        method.teacher, method.unbalanced, method.stage_name = None, before, "balance"
+    assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
+    assert_gradient(logits, case["grad_logits"])
+
+
+def test_divergence_leaves_out_the_newest_old_task_on_request():
+    case = KL_CASES["kl_per_task_t3_unbalanced"]
+    losses = []
+    for skips in (True, False):
+        network, teacher = FixedNetwork(leaf(case["in_logits"])), FixedNetwork(torch.from_numpy(case["in_old_logits"]))
+        options = {"eeil_distill": "kl", "eeil_skip_newest_head": skips}
+        losses.append(observe(make_offline("eeil", 3, 3, network, teacher, **options), case["in_labels"]))
+    assert losses[0]["ce"] == losses[1]["ce"]
+    assert 0 < losses[0]["distillation"] < losses[1]["distillation"]
+
+
+def begun(network, distill, stage=1):
+    """A method of which a stage has begun, in the second task."""
+    method = make_offline("eeil", 1, 3, network, FixedNetwork(torch.zeros(1, 3)), lr=0.1, eeil_distill=distill)
+    method.begin_stage(method.stages(1)[stage])
+    return method
+
+
+def test_copy_is_made_when_the_second_stage_begins_and_only_once():
+    network = FixedNetwork(torch.zeros(1, 6))
+    method = begun(network, "kl")
+    with torch.no_grad():
+        network.unused += 1
+    method.begin_stage(method.stages(1)[1])
+    assert method.unbalanced.unused == 0
+    assert not method.unbalanced.training
+    assert not any(parameter.requires_grad for parameter in method.unbalanced.parameters())
+
+
+@pytest.mark.parametrize(("distill", "stage"), [("kl", 0), ("bce", 0), ("bce", 1)])
+def test_no_copy_where_none_is_distilled_from(distill, stage):
+    assert begun(FixedNetwork(torch.zeros(1, 6)), distill, stage).unbalanced is None
+
+
+def test_next_task_has_a_copy_of_its_own():
+    method = begun(FixedNetwork(torch.zeros(1, 6)), "kl")
+    method.choose_exemplars = lambda: None
+    method.end_task(1)
+    assert method.unbalanced is None
 
 
 def stages(task, **options):

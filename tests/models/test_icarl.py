@@ -1,7 +1,9 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from models.heads import Outputs
 from tests.golden import cases
@@ -9,6 +11,7 @@ from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf
 
 CASES = cases("losses/icarl.npz")
 BCE = [name for name in CASES if name.startswith("bce_")]
+FACIL = [name for name in CASES if name.startswith("facil_")]
 
 
 @pytest.mark.parametrize("name", BCE)
@@ -22,6 +25,62 @@ def test_loss_and_gradient_are_the_published_ones(name):
     method = make_offline("icarl", num_old // num_new, num_new, FixedNetwork(logits), teacher)
     assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
     assert_gradient(logits, case["grad_logits"])
+
+
+@pytest.mark.parametrize("name", FACIL)
+def test_cross_entropy_beside_binary_cross_entropy_is_the_published_one(name):
+    case = CASES[name]
+    heads, old = ([leaf(case[key]) for key in sorted(case) if key.startswith(f"in_{kind}")] for kind in ("head", "old"))
+    network, teacher = FixedNetwork(torch.cat(heads, dim=1)), FixedNetwork(torch.cat(old, dim=1))
+    method = make_offline("icarl", case["params"]["task"], 3, network, teacher, icarl_loss="ce_bce")
+    assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
+    for index, head in enumerate(heads):
+        assert_gradient(head, case[f"grad_head_logits.{index}"])
+
+
+def test_first_task_of_that_form_is_plain_cross_entropy():
+    case = CASES["facil_ce_plus_bce_t1"]
+    logits, labels = leaf(case["in_head_logits.0"]), case["in_labels"] % 3
+    losses = observe(make_offline("icarl", 0, 3, FixedNetwork(logits), None, icarl_loss="ce_bce"), labels)
+    assert losses.keys() == {"ce", "loss"}
+    assert_matches(losses["loss"], cross_entropy(logits, torch.from_numpy(labels)).detach().numpy())
+
+
+def with_features(exemplars, **options):
+    """A method whose exemplars [classes][n, D, 1, 2] are their features, and beside them those of mirror images."""
+    network = FixedNetwork(None)
+    network.outputs = lambda images: Outputs(None, images[..., 0].flatten(1), [])
+    method = make_offline("icarl", 0, 4, network, None, **options)
+    method.prepare = lambda raw: raw
+    method.memory = SimpleNamespace(of_class=lambda label: exemplars[label])
+    method.means = torch.stack([method.mean_of(label) for label in range(4)])
+    return method
+
+
+def test_means_without_mirror_images_are_the_published_ones():
+    case = CASES["nme_no_flip_features"]
+    features, labels, queries = (
+        torch.from_numpy(case[f"in_{name}"]) for name in ("exemplar_features", "exemplar_labels", "query_features")
+    )
+    pairs = torch.stack([features, features.roll(1, dims=1)], dim=2).unsqueeze(2)
+    method = with_features([pairs[labels == label] for label in range(4)], icarl_flip=False)
+    assert_matches(method.means, case["out_class_means"])
+    scores = method.scores(queries[..., None, None])
+    assert_matches(-scores, case["out_sq_distances"])
+    assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
+
+
+def test_means_with_features_of_mirror_images_are_the_published_ones():
+    """But for the 10⁻⁸ that this program adds to every norm before it divides."""
+    case = CASES["nme_flip_average_features"]
+    pairs = torch.stack([torch.from_numpy(case[f"in_features{name}"]) for name in ("", "_flipped")], dim=3)
+    chosen = torch.from_numpy(case["in_exemplar_indices"])
+    method = with_features([pairs[label, chosen[label]].unsqueeze(2) for label in range(4)])
+    np.testing.assert_allclose(method.means.numpy(), case["out_class_means"], rtol=5e-8)
+    queries = torch.from_numpy(case["in_query_features"])
+    scores = method.scores(queries[..., None, None])
+    np.testing.assert_allclose(scores.numpy(), case["out_scores"], rtol=1e-7)
+    assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
 
 
 def test_means_and_scores_of_images_are_the_published_ones():

@@ -1,13 +1,17 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from models.heads import CosineHead, Outputs
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from utils.configuration import configure
+from utils.errors import UserError
 
-# The program's own form: two rivals and the less-forget term.
 CASES = cases("losses/lucir.npz", "objective_t")
-STANDARD = [name for name in CASES if name.endswith(("_K2", "_no_hard_samples"))]
+ORIGINAL_CASES = cases("losses/lucir.npz", "original_MR_LF")
+TERMS = {"loss": "loss", "ce": "term_ce", "distillation": "term_distill", "ranking": "term_margin"}
 
 
 class Cosine(FixedNetwork):
@@ -27,20 +31,74 @@ class Cosine(FixedNetwork):
         return Outputs(self.head(self.fixed.features), self.fixed.features, [])
 
 
-@pytest.mark.parametrize("name", STANDARD)
+def network_of(case, features, old="old_head"):
+    weights = [case[f"in_{old}_weights"], case["in_new_head_weight"]]
+    return Cosine(features, weights, case["in_sigma"])
+
+
+def options_of(params):
+    distilled = "features" if params["less_forget"] else "scores"
+    options = {"lucir_lambda": params["lamb_base"], "lucir_margin": params["margin"], "lucir_rivals": params["K"]}
+    return options | {"lucir_distill": distilled, "lucir_ranking": params["margin_ranking"]}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_the_published_ones(name):
     case = CASES[name]
-    features = leaf(case["in_features"])
-    network = Cosine(features, [case["in_old_head_weights"], case["in_new_head_weight"]], case["in_sigma"])
-    teacher = FixedNetwork(None, torch.from_numpy(case["in_ref_features"]))
-    method = make_offline("lucir", case["params"]["task"], case["params"]["n_new"], network, teacher)
+    params, features = case["params"], leaf(case["in_features"])
+    network = network_of(case, features)
+    teacher = Cosine(torch.from_numpy(case["in_ref_features"]), [case["in_ref_head_weights"]], case["in_sigma"])
+    method = make_offline("lucir", params["task"], params["n_new"], network, teacher, **options_of(params))
     losses = observe(method, case["in_labels"])
-    terms = {"loss": "loss", "ce": "term_ce", "distillation": "term_distill", "ranking": "term_margin"}
-    for ours, recorded in terms.items():
-        assert_matches(losses[ours], case[f"out_{recorded}"])
+    assert ("ranking" in losses) == params["margin_ranking"]
+    for ours in TERMS.keys() & losses.keys():
+        assert_matches(losses[ours], case[f"out_{TERMS[ours]}"])
     assert_gradient(features, case["grad_features"])
     assert_gradient(network.head.parts[-1].weight, case["grad_new_head_weight"])
     assert_gradient(network.head.sigma, case["grad_sigma"])
+
+
+def test_defaults_are_those_of_the_published_runs():
+    published = CASES["objective_t3_K2"]["params"]
+    config = make_offline("lucir", 1, 3, Cosine(torch.zeros(1, 8), [], torch.ones(1).numpy()), None).config
+    assert options_of(published).items() <= vars(config).items()
+
+
+@pytest.mark.parametrize("name", ORIGINAL_CASES)
+def test_loss_and_gradients_of_the_first_program(name):
+    """Its old class weights have a gradient too, and are kept by a learning rate of 0."""
+    case = ORIGINAL_CASES[name]
+    params, features = case["params"], leaf(case["in_features"])
+    network = network_of(case, features)
+    teacher = FixedNetwork(None, torch.from_numpy(case["in_ref_features"]))
+    options = {"lucir_margin": params["margin"], "lucir_rivals": params["K"]}
+    method = make_offline("lucir", 1, params["n_new"], network, teacher, **options)
+    num_old, num_seen = params["n_old"], params["n_old"] + params["n_new"]
+    method.stream = SimpleNamespace(classes_of_task=[range(num_old), range(num_old, num_seen)].__getitem__)
+    assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
+    assert_gradient(features, case["grad_features"])
+    for part, recorded in zip(network.head.parts, ("old_head_weights", "new_head_weight"), strict=True):
+        assert_gradient(part.weight, case[f"grad_{recorded}"])
+    assert_gradient(network.head.sigma, case["grad_sigma"])
+
+
+def test_all_new_classes_are_rivals_where_they_are_fewer():
+    case = CASES["objective_t2_margin0.2_K3"]
+    losses = []
+    for num_rivals in (3, 4):
+        network = network_of(case, torch.from_numpy(case["in_features"]))
+        teacher = FixedNetwork(None, torch.from_numpy(case["in_ref_features"]))
+        method = make_offline("lucir", 2, 3, network, teacher, lucir_rivals=num_rivals)
+        losses.append(observe(method, case["in_labels"])["ranking"])
+    assert losses[0] == losses[1] > 0
+
+
+@pytest.mark.parametrize("words", ["--lucir_margin 0.2", "--lucir_rivals 1"])
+def test_options_of_a_ranking_that_is_left_out_are_refused(words):
+    line = f"--model lucir --dataset seq-cifar100 {words}"
+    configure(line.split())
+    with pytest.raises(UserError, match=f"{words.split()[0]} .* --lucir_ranking 0"):
+        configure([*line.split(), "--lucir_ranking", "0"])
 
 
 def test_old_class_weights_are_frozen():

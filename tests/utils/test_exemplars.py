@@ -19,8 +19,9 @@ QUOTA_CASES = cases("losses/memory.npz", "quota")
 SELECTIONS = ("herding", "icarl", "random")
 
 
-def memory_of(capacity=20, selection="herding", quota="ceil", reherd=True, seed=0):
-    return ExemplarMemory(capacity, selection=selection, quota=quota, reherd=reherd, device="cpu", seed=seed)
+def memory_of(capacity=20, selection="herding", quota="ceil", reherd=True, num_classes=6, seed=0):
+    parts = {"selection": selection, "quota": quota, "reherd": reherd, "num_classes": num_classes}
+    return ExemplarMemory(capacity, **parts, device="cpu", seed=seed)
 
 
 def images_of(labels, seed=0):
@@ -158,6 +159,22 @@ def test_quota_of_a_growing_memory_is_podnets():
     assert [memory.num_per_class(each) for each in case["in_classes_seen"].tolist()] == case["out_per_class"].tolist()
 
 
+def test_fixed_quota_is_podnets_whatever_was_seen():
+    case = QUOTA_CASES["quota_podnet_fixed"]
+    memory = memory_of(case["params"]["total"], quota="fixed", num_classes=100)
+    assert [memory.num_per_class(each) for each in case["in_classes_seen"].tolist()] == case["out_per_class"].tolist()
+
+
+def test_fixed_quota_is_rounded_down():
+    assert memory_of(23, quota="fixed", num_classes=6).num_per_class(2) == 3
+
+
+def test_fixed_quota_less_than_one_image_per_class_of_the_stream_is_refused():
+    assert memory_of(9, quota="fixed", num_classes=9).num_per_class(1) == 1
+    with pytest.raises(UserError, match=r"--buffer_size 9 .* give at least 10"):
+        memory_of(9, quota="fixed", num_classes=10).num_per_class(1)
+
+
 @pytest.mark.parametrize("quota", ["ceil", "floor"])
 def test_less_than_one_image_per_class_is_refused(quota):
     memory = memory_of(9, quota=quota)
@@ -184,10 +201,10 @@ def test_a_memory_that_cannot_be_is_refused(options, message):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("reherd", [True, False])
-@pytest.mark.parametrize("quota", ["ceil", "floor"])
+@pytest.mark.parametrize("quota", ["ceil", "floor", "fixed"])
 def test_every_class_has_its_quota_with_its_label_and_task(selection, reherd, quota):
     memory = memory_of(20, selection, quota, reherd)
-    stored = {"ceil": [20, 20, 24], "floor": [20, 20, 18]}[quota]
+    stored = {"ceil": [20, 20, 24], "floor": [20, 20, 18], "fixed": [6, 12, 18]}[quota]
     originals = {}
     for task in range(3):
         pool = pool_of((2 * task, 2 * task + 1), task=task, seed=task)

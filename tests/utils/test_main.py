@@ -150,7 +150,7 @@ RESUMED = {
     "sgd": {"norm": "SN", "optim_mom": 0.9, "epochs": 3, "milestones": "1,2", "lr_decay": 0.3},
     "joint": {"norm": "BN", "optim_mom": 0.9, "epochs": 2},
     "ft": {"norm": "TBBN", "optim_mom": 0.9},
-    "eeil": {"norm": "AdaB2N", "eeil_second_stage": "balanced"},
+    "eeil": {"norm": "AdaB2N", "eeil_second_stage": "balanced", "eeil_distill": "kl"},
     "ssil": {"norm": "CN", "adjust_groups": 1, "ratio_cycle": "reshuffle", "exemplar_selection": "icarl"},
     "lucir": {"norm": "SN", "reherd": 0, "exemplar_selection": "random"},
     "icarl": {"norm": "BN", "batching": "ratio"},
@@ -193,10 +193,17 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("method", "stage"), [("eeil", "balance"), ("podnet", "balance"), ("afc", "balance"), ("afc", "importance")]
+    ("method", "stage", "options"),
+    [
+        ("eeil", "balance", {}),
+        ("eeil", "balance", {"eeil_distill": "kl"}),
+        ("podnet", "balance", {}),
+        ("afc", "balance", {}),
+        ("afc", "importance", {}),
+    ],
 )
-def test_killed_in_a_later_stage_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, method, stage):
-    assert start(results=tmp_path / "whole", method=method) == 0
+def test_killed_in_a_later_stage_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, method, stage, options):
+    assert start(results=tmp_path / "whole", method=method, **options) == 0
     module, calls = METHODS.get(method), iter(range(1, 1000))
     observe = module.observe
 
@@ -209,8 +216,8 @@ def test_killed_in_a_later_stage_it_ends_as_if_it_had_not_been(start, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(module, "observe", observe_and_fall)
         with pytest.raises(Killed):
-            start(results=tmp_path / "killed", method=method, checkpoint_every=0)
-    assert start(results=tmp_path / "killed", method=method, checkpoint_every=0) == 0
+            start(results=tmp_path / "killed", method=method, checkpoint_every=0, **options)
+    assert start(results=tmp_path / "killed", method=method, checkpoint_every=0, **options) == 0
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
