@@ -1,14 +1,13 @@
 """SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy
 
+from models.eeil import softened_kl
 from models.exemplar import ExemplarMethod
 from utils.batch import Batch
 from utils.options import Option
 from utils.registry import METHODS
-
-TEMPERATURE = 2.0
 
 
 @METHODS.register()
@@ -38,9 +37,5 @@ class SsIl(ExemplarMethod):
     def distill(self, scores: Tensor, taught: Tensor) -> Tensor:
         """Σ over the distilled tasks of the divergence between their softened outputs."""
         first = self.task - 1 if self.config.ssil_distill == "last" else 0
-        total = scores.new_zeros(())
-        for task in range(first, self.task):
-            of_task = self.columns(task)
-            now, before = ((each[:, of_task] / TEMPERATURE).log_softmax(dim=1) for each in (scores, taught))
-            total = total + TEMPERATURE**2 * kl_div(now, before, reduction="batchmean", log_target=True)
-        return total
+        parts = [self.columns(task) for task in range(first, self.task)]
+        return sum(softened_kl(scores[:, part], taught[:, part]) for part in parts)
