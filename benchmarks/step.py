@@ -75,13 +75,14 @@ def suite_loop(model: str, root: Path, options: argparse.Namespace):
     for task in range(2):
         method.begin_task(task)
         training.position.task = task
-        stage = (method.stages(task) or method.stages(stream.num_tasks - 1))[0]
-        method.begin_stage(stage)
-        loader = loaders.of(stage.data, (task, 0))
-        training.position.batch = 0
-        batches = training._batches(loader, loader.num_batches)
-        for _ in range(3):
-            training._step(next(batches))
+        stages = method.stages(task) or method.stages(stream.num_tasks - 1)
+        for stage in stages if task == 0 else stages[:1]:
+            method.begin_stage(stage)
+            loader = loaders.of(stage.data, (task, 0))
+            training.position.batch = 0
+            batches = training._batches(loader, loader.num_batches)
+            for _ in range(3):
+                training._step(next(batches))
         if task == 0:
             method.end_task(task)
 
