@@ -270,8 +270,8 @@ def _check(configuration: Configuration) -> None:
             + (f" with --buffer_size {values['buffer_size']}" if method.uses_memory else "")
             + f": type {' and '.join(f'--{name}' for name in missing)}"
         )
-    group = Path(values["group"])
-    if group.is_absolute() or ".." in group.parts or len(values["group"].encode()) > 200:
+    group = values["group"]
+    if Path(group).name != group or group in ("", "..") or not group.isprintable() or len(group.encode()) > 200:
         raise UserError("--group must be a short name of a folder inside --results_dir")
     if values["optim_nesterov"] and not values["optim_mom"]:
         raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")

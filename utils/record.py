@@ -6,6 +6,7 @@ and a resumed run cuts off what lies after its checkpoint.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -56,6 +57,19 @@ def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
+class DamagedRecord(UserError):
+    """A file of a record holds something else than was written."""
+
+
+SET_ASIDE = ".damaged-"  # in the name of a folder that is a record no more
+
+
+def record_folders(group: Path) -> list[Path]:
+    """The folders of a group that hold a record, whole or not, in the order of their names."""
+    found = {path.parent for name in ("config.json", "result.json") for path in group.glob(f"*/{name}")}
+    return sorted(folder for folder in found if SET_ASIDE not in folder.name)
+
+
 class Record:
     """The folder of one run, held by one process at a time.
 
@@ -84,6 +98,25 @@ class Record:
     def complete(self) -> bool:
         """Whether the run has its result."""
         return _exists(self.result_path)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the run is complete but its configuration or its result can no more be read."""
+        try:
+            return self.complete and not (self.read_config() and self.read_result())
+        except DamagedRecord:
+            return True
+        except (UserError, OSError):  # of another version, or not ours to read
+            return False
+
+    def set_aside(self) -> Path:
+        """Rename a damaged folder, so that the run can be made anew; gives its new name.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        names = (self.folder.with_name(f"{self.folder.name}{SET_ASIDE}{number}") for number in itertools.count(1))
+        return self.folder.rename(next(name for name in names if not name.exists()))
 
     @property
     def diverged(self) -> bool:
@@ -224,10 +257,10 @@ class Record:
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, IsADirectoryError):
-            raise UserError(f"{path} is damaged; remove the folder {self.folder} to run it anew") from None
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA_VERSION:
-            found = content.get("schema") if isinstance(content, dict) else None
+            found = content.get("schema")
+        except (ValueError, AttributeError, RecursionError, IsADirectoryError):
+            raise DamagedRecord(f"{path} is damaged; remove the folder {self.folder} to run it anew") from None
+        if found != SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema {found}, this version reads {SCHEMA_VERSION}; "
                 "choose another --results_dir or --group"

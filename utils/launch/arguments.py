@@ -43,4 +43,6 @@ def group_parser(command: str, description: str) -> Parser:
 
 def places_of(options: argparse.Namespace) -> Where:
     """Where the records and the data of a command are."""
-    return Where(options.results_dir, options.group or options.preset, data_root(options.data_root))
+    return Where(
+        options.results_dir, options.preset if options.group is None else options.group, data_root(options.data_root)
+    )

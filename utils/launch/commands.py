@@ -7,8 +7,8 @@ from typing import Any
 from utils.configuration import data_root
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import Parser, group_parser, places_of
-from utils.launch.plan import STARTED, Where
-from utils.record import Record
+from utils.launch.plan import DAMAGED, STARTED, Where
+from utils.record import Record, record_folders
 
 
 def write_table(where: Where) -> None:
@@ -60,9 +60,10 @@ def status(words: Sequence[str]) -> int:
     folder = where.results_dir / where.group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group")
-    records = [Record(path.parent) for path in sorted(folder.glob("*/config.json"))]
+    records = [Record(each) for each in record_folders(folder)]
     states = [(_state(record), record) for record in records]
     counts = {name: sum(state == name for state, _ in states) for name in ("complete", "running", "diverged", STARTED)}
+    counts |= {DAMAGED: number} if (number := sum(state == DAMAGED for state, _ in states)) else {}
     print(f"{folder}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
     for state, record in states:
         if state != "complete":
@@ -72,7 +73,7 @@ def status(words: Sequence[str]) -> int:
 
 def _state(record: Record) -> str:
     if record.complete:
-        return "complete"
+        return DAMAGED if record.damaged else "complete"
     if record.diverged:
         return "diverged"
     return "running" if record.is_held() else STARTED

@@ -16,7 +16,7 @@ from utils.registry import load_plugin
 from utils.report.select import SEARCH_SHARE, VALIDATION
 from utils.variants import find_variant
 
-COMPLETE, DIVERGED, STARTED, NEW = "complete", "diverged", "started", "new"
+COMPLETE, DIVERGED, STARTED, NEW, DAMAGED = "complete", "diverged", "started", "new", "damaged"
 _GIVEN_OTHERWISE = {
     "seed": "give --seeds or --num_seeds",
     "model": "give --models",
@@ -49,9 +49,9 @@ class Job:
         return self.record.folder.name
 
     def state(self) -> str:
-        """`complete`, `diverged`, `started` or `new`, as the disk has it now."""
+        """`complete`, `damaged` (it was complete), `diverged`, `started` or `new`, as the disk has it now."""
         if self.record.complete:
-            return COMPLETE
+            return DAMAGED if self.record.damaged else COMPLETE
         if self.record.diverged:
             return DIVERGED
         return STARTED if self.record.started else NEW

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils import errors
 from utils.launch.engine import Child
-from utils.launch.plan import COMPLETE, DIVERGED, Job
+from utils.launch.plan import COMPLETE, DAMAGED, DIVERGED, Job
 
 
 class Outcome(Enum):
@@ -114,6 +114,7 @@ class Scheduler:
         self._crashes: dict[str, int] = {}
         self._memory_failures: dict[str, int] = {}
         self._first_failures: list[str] = []
+        self._told_held: set[str] = set()
         self._next_start = 0.0
         self._stopping: int | None = None
         self._kill_at: float | None = None
@@ -159,6 +160,8 @@ class Scheduler:
                 self._waiting.popleft()
                 self._close(job, Outcome.COMPLETE if state == COMPLETE else Outcome.DIVERGED, "")
                 continue
+            if state == DAMAGED and not self._set_aside(job):
+                continue
             self._hear_peaks()
             place = self._devices.place(self._estimate(job))
             if place is None:
@@ -169,6 +172,17 @@ class Scheduler:
                 self._hold(job)
             else:
                 self._start(job, place)
+
+    def _set_aside(self, job: Job) -> bool:
+        """Whether a damaged record could be put out of the way, so that the run can be made anew."""
+        try:
+            name = job.record.set_aside().name
+        except OSError as error:
+            self._waiting.popleft()
+            self._fail(job, f"its record is damaged and cannot be set aside: {error}")
+            return False
+        self._view.say(f"{job.name} is damaged: set aside as {name}, and run anew")
+        return True
 
     def _hear_peaks(self) -> None:
         """What the runs have told of their memory decides whether there is room for another one."""
@@ -192,6 +206,9 @@ class Scheduler:
         self._view.started(child)
 
     def _hold(self, job: Job) -> None:
+        if job.name not in self._told_held:
+            self._told_held.add(job.name)
+            self._view.say(f"another process is at {job.name}: waiting for it")
         self._held.append((time.monotonic() + self._limits.waitsecs, job))
 
     def _take_up_held(self) -> None:
@@ -265,7 +282,8 @@ class Scheduler:
         elif code == errors.DIVERGED:
             self._close(job, Outcome.DIVERGED, last, child)
         elif self._stopping is not None:
-            self._close(job, Outcome.STOPPED, "it was ended at once" if child.killed else "its state is saved", child)
+            saved = "its state is saved" if code in (130, 143) else last
+            self._close(job, Outcome.STOPPED, "it was ended at once" if child.killed else saved, child)
         elif code == errors.BUSY:
             self._hold(job)
         elif code == errors.OUT_OF_MEMORY and self._again(self._memory_failures, job, self._limits.memory_failures):
@@ -275,7 +293,7 @@ class Scheduler:
             self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} is started again: {last}")
-            self._waiting.append(job)
+            self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
             self._fail(job, last, child)
 
@@ -286,9 +304,9 @@ class Scheduler:
 
     def _fail(self, job: Job, reason: str, child: Child | None = None) -> None:
         self._close(job, Outcome.FAILED, reason, child)
-        if self.progress.count(Outcome.COMPLETE):
+        if self.progress.finished:
             return
-        self._first_failures.append(reason)
+        self._first_failures.append(reason.replace(job.name, "…"))
         if len(self._first_failures) >= self._limits.equal_failures and len(set(self._first_failures)) == 1:
             self._view.say(f"the first {len(self._first_failures)} runs all failed in the same way: {reason}")
             self._stop(0)

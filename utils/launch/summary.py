@@ -1,5 +1,6 @@
 """What a plan is before it starts: for people in a few lines, for programs as plain data."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -54,7 +55,10 @@ class Summary:
 
     def commands(self) -> list[str]:
         """The state and the command line of every run that is known now."""
-        return [f"{job.state():9} python utils/main.py {' '.join(job.words)}" for job in self.jobs]
+        where = self._where
+        places = ["--results_dir", str(where.results_dir), "--group", where.group, "--data_root", str(where.data_root)]
+        commands = ((job, shlex.join(["python", "utils/main.py", *job.words, *places])) for job in self.jobs)
+        return [f"{job.state():9} {command}" for job, command in commands]
 
     def for_programs(self) -> dict[str, Any]:
         """The plan as plain data."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.metrics import summarise
-from utils.record import Record
+from utils.record import Record, record_folders
 
 COMPLETE, DIVERGED, INCOMPLETE, DAMAGED = "complete", "diverged", "incomplete", "damaged"
 _PLAIN = str | int | float | bool | None
@@ -47,7 +47,7 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     folder = results_dir / group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group and its place with --results_dir")
-    return [read_run(path.parent) for path in sorted(folder.glob("*/config.json"))]
+    return [read_run(each) for each in record_folders(folder)]
 
 
 def read_run(folder: Path) -> Run:

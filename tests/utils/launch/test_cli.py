@@ -134,7 +134,8 @@ def test_a_reader_that_has_gone_stops_no_run(tmp_path):
     grid = f"--preset demo --seeds 0 --methods BN --models er --nf 4 --results_dir {tmp_path} --nowandb -y"
     words = [sys.executable, str(ROOT / "run.py"), *grid.split()]
     launcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    launcher.stdout.readline()
+    while not launcher.stdout.readline().startswith("started"):
+        pass
     launcher.stdout.close()
     errors = launcher.stderr.read()
     launcher.wait(timeout=120)

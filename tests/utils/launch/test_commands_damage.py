@@ -46,7 +46,10 @@ def test_status_goes_on(group, capsys, damage):
     assert main(["status", "--results_dir", str(group.parent), "--group", "group"]) == 0
     shown = capsys.readouterr().out
     assert "started   started-sound  task 2, step 150" in shown
-    assert shown.splitlines()[0].endswith(": 2 complete, 0 running, 2 diverged, 2 started")
+    counts = "2 complete, 0 running, 2 diverged, 2 started"
+    if damage != "types":
+        counts = "1 complete, 0 running, 2 diverged, 2 started, 1 damaged"
+    assert shown.splitlines()[0].endswith(f": {counts}")
 
 
 def test_status_goes_on_where_nothing_may_be_read(group, capsys, monkeypatch):
@@ -71,7 +74,24 @@ def test_a_plan_goes_on(tmp_path, capsys, damage):
     assert main([*words, "--json"]) == 0
     names = [job["name"] for job in json.loads(capsys.readouterr().out)["jobs"]]
     for name in names:
-        Record(tmp_path / "group" / name).open().write_result({})
+        record = Record(tmp_path / "group" / name).open()
+        record.write_config({})
+        record.write_result({})
     DAMAGE[damage](tmp_path / "group" / names[0] / "result.json")
     assert main([*words, "--dry_run"]) == 0
-    assert "2 complete" in capsys.readouterr().out
+    counts = "2 complete" if damage == "types" else "1 damaged, 1 complete"
+    assert f"2 runs: {counts}\n" in capsys.readouterr().out
+
+
+def test_a_damaged_result_is_set_aside_and_the_run_made_anew(tmp_path):
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "--seeds", "0", "--nf", "4", "--nowandb", "-y"]
+    words += ["--results_dir", str(tmp_path), "--group", "group"]
+    assert main(words) == 0
+    (path,) = (tmp_path / "group").glob("*/result.json")
+    sound = path.read_bytes()
+    path.write_bytes(sound[:100])
+    assert main(words) == 0
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert kept["weights_sha256"] == json.loads(sound)["weights_sha256"]
+    assert path.parent.with_name(f"{path.parent.name}.damaged-1").is_dir()
+    assert "damaged" not in (tmp_path / "group" / "table.md").read_text(encoding="utf-8")

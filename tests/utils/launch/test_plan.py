@@ -5,7 +5,7 @@ import pytest
 from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import COMPLETE, NEW, STARTED, Where, make_plan
+from utils.launch.plan import COMPLETE, DAMAGED, NEW, STARTED, Where, make_plan
 from utils.registry import NORMS
 
 
@@ -147,8 +147,11 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
     job.record.open()
     job.record.checkpoint_path.touch()
     assert job.state() == STARTED
+    job.record.write_config({})
     job.record.write_result({})
     assert job.state() == COMPLETE
+    job.record.result_path.write_text("{", encoding="utf-8")
+    assert job.state() == DAMAGED
 
 
 @pytest.mark.parametrize(
