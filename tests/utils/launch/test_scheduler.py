@@ -81,6 +81,16 @@ def test_stops_early_when_the_first_runs_all_fail_the_same_way(tmp_path):
     assert any("no such data" in line for line in view.lines)
 
 
+@pytest.mark.parametrize("done_before", [0, 2])
+def test_crashes_stop_a_grid_early_too_whatever_was_complete_before(tmp_path, done_before):
+    jobs = [job(tmp_path, f"job{number}", codes=1, message="boom in job") for number in range(20)]
+    for each in jobs[:done_before]:
+        each.record.open().write_result({})
+        each.record.close()
+    scheduler(tmp_path, jobs, number=1)[0].run()
+    assert sum(num_starts(each) for each in jobs) == 3 * 3
+
+
 def test_diverged_runs_never_stop_the_grid(tmp_path):
     jobs = [job(tmp_path, f"job{number}", codes=3) for number in range(6)]
     progress = scheduler(tmp_path, jobs)[0].run()
