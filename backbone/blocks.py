@@ -146,14 +146,12 @@ class ResidualNetwork(nn.Module):
             stage: `layer1`, `layer2`, … by its number, or `final`.
 
         Raises:
-            UserError: the network has no such stage, or no ReLU at its end.
+            UserError: the network has no such stage.
         """
         stages = {f"layer{number}": blocks for number, blocks in enumerate(self.stages, start=1)}
         stages["final"] = self.stages[-1]
         if stage not in stages:
             raise UserError(f"--backbone {self.name} has no stage {stage}; choose among {', '.join(stages)}")
-        if not stages[stage][-1].last_relu:
-            raise UserError(f"--backbone {self.name} has no ReLU at the end of {stage}; choose another backbone")
         stages[stage][-1].last_relu = False
 
     def forward(self, x: Tensor) -> Tensor:

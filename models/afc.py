@@ -84,7 +84,11 @@ class Afc(PodNet):
         self.sums = [total + each for total, each in zip(sums, measured, strict=True)]
 
     def end_task(self, task: int) -> None:
-        self.importance = [total / total.mean() for total in self.sums]
+        means = [total.mean() for total in self.sums]  # 0 where no gradient came through: then all are alike
+        self.importance = [
+            torch.where(mean > 0, total / mean, torch.ones_like(total))
+            for total, mean in zip(self.sums, means, strict=True)
+        ]
         self.sums = None
         super().end_task(task)
 

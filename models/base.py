@@ -127,6 +127,9 @@ class Method:
         """Whether the network is trained in every task, so that there is something to measure after each."""
         return True
 
+    def check_batches(self) -> None:
+        """Raise UserError if some task will not fill a batch."""
+
     def begin_task(self, task: int) -> None:
         """Give the network the outputs of the task that starts, counted from 0, and tell it."""
         self.task = task

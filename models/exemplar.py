@@ -101,6 +101,32 @@ class ExemplarMethod(MemoryMethod):
         if values["batching"] == "ratio" and values["buffer_size"] < parts[1]:
             raise UserError(f"--buffer_size {values['buffer_size']} is less than the {parts[1]} memory rows of a batch")
 
+    def check_batches(self) -> None:
+        config = self.config
+        num_current, num_memory = part_sizes(config.batch_size, config.batch_ratio)
+        for task in range(self.stream.num_tasks):
+            available, stored = self.count_images(task)
+            if "union" in (config.batching, config.current_pool):
+                available += stored
+            wanted = num_current if task and config.batching == "ratio" else config.batch_size
+            if available < wanted:
+                raise UserError(
+                    f"task {task + 1} has {available} images for the {wanted} rows of a batch: "
+                    "give a smaller --batch_size"
+                )
+            if task and config.batching == "ratio" and stored < num_memory:
+                raise UserError(
+                    f"task {task + 1} has {stored} exemplars for the {num_memory} memory rows of a batch: "
+                    "give a larger --buffer_size or a smaller --batch_size"
+                )
+
+    def count_images(self, task: int) -> tuple[int, int]:
+        """Training images of a task, and exemplars that there will be when it begins."""
+        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
+        classes = self.stream.classes_of_task(task)
+        quota = self.memory.num_per_class(classes.start) if task else 0
+        return int(sizes[classes.start : classes.stop].sum()), int(sizes[: classes.start].clamp(max=quota).sum())
+
     @property
     def num_old(self) -> int:
         """Classes of the tasks before this one."""

@@ -40,6 +40,11 @@ class Icarl(ExemplarMethod):
         super().__init__(*parts, **named)
         self.means: Tensor | None = None
 
+    def begin_task(self, task: int) -> None:
+        """Until its end the classifier is measured: the means are of features that move, and of old classes alone."""
+        super().begin_task(task)
+        self.means = None
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores
         taught = self.teach(batch.images).scores[:, : self.num_old].sigmoid() if self.task > 0 else scores[:, :0]

@@ -1,11 +1,14 @@
 """SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.eeil import softened_kl
 from models.exemplar import ExemplarMethod
 from utils.batch import Batch
+from utils.errors import UserError
 from utils.options import Option
 from utils.registry import METHODS
 
@@ -23,6 +26,15 @@ class SsIl(ExemplarMethod):
         Option("ssil_distill", str, "last", "old tasks that are distilled: the last, or all", choices=("last", "all")),
     )
     has_teacher = True
+
+    @classmethod
+    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
+        super().check(values, num_classes)
+        if "union" in (values["batching"], values["current_pool"]):
+            raise UserError(
+                "--model ssil tells current rows from memory rows by where they come from: use --batching ratio and "
+                "--current_pool task"
+            )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores

@@ -187,7 +187,9 @@ def make_method(config: Configuration, stream, augmentation, device):
         memory = make_memory(config, stream, augmentation, device)
     sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
     network = make_network(config, stream, image_size=augmentation.prepare(sample).shape[-1]).to(device)
-    return method(network, config, stream, memory, augmentation.prepare)
+    made = method(network, config, stream, memory, augmentation.prepare)
+    made.check_batches()
+    return made
 
 
 def check_retuning(config: Configuration, stream) -> None:

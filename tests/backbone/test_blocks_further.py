@@ -55,9 +55,10 @@ def test_copies_keep_the_dropped_relu_and_weights_do_not_change():
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True))
 
 
-def test_stage_without_a_relu_to_drop_is_refused():
-    with pytest.raises(UserError, match="--backbone podnet_resnet32 has no ReLU at the end of final"):
-        build(PODNetResNet32).drop_last_relu("final")
+def test_stage_without_a_relu_stays_as_it_is_and_one_that_is_not_there_is_refused():
+    network = build(PODNetResNet32)
+    network.drop_last_relu("final")
+    assert network.stages[-1][-1].last_relu is False
     with pytest.raises(UserError, match="resnet32 has no stage layer4; choose among layer1, layer2, layer3, final"):
         build(ResNet32).drop_last_relu("layer4")
 

@@ -3,6 +3,8 @@ import torch
 
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from utils.configuration import configure
+from utils.errors import UserError
 
 CASES = cases("losses/ssil.npz")
 
@@ -28,3 +30,9 @@ def test_first_task_is_plain_cross_entropy():
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     losses = observe(make_offline("ssil", 0, 3, FixedNetwork(logits), None), labels.numpy())
     assert_matches(losses["loss"], torch.nn.functional.cross_entropy(logits, labels).detach().numpy())
+
+
+@pytest.mark.parametrize("words", ["--batching union", "--current_pool union"])
+def test_parts_that_cannot_be_told_apart_are_refused(words):
+    with pytest.raises(UserError, match="--batching ratio"):
+        configure(["--model", "ssil", "--dataset", "seq-digits", *words.split()])

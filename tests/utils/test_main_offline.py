@@ -58,6 +58,28 @@ def test_the_kept_epoch_is_the_one_of_the_lowest_loss(tmp_path):
     assert (kept["last"] == kept["val_loss"]) == (losses.index(min(losses)) == 3 and _always_last(lines))
 
 
+def test_icarl_is_measured_by_its_classifier_inside_a_task(tmp_path):
+    words = ["--buffer_size", "60", "--epochs", "1", "--eval_every", "5"]
+    found = result(tmp_path, "icarl", "BN", *words)
+    assert len(found["anytime"]) > 5
+    assert all(0 <= value <= 100 for value in found["anytime"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--quota", "floor", "--buffer_size", "12", "--batch_size", "48"], "exemplars for the 12 memory rows"),
+        (["--quota", "fixed", "--buffer_size", "39", "--batch_size", "32"], "exemplars for the 8 memory rows"),
+        (["--buffer_size", "200", "--batch_size", "512"], "images for the 512 rows of a batch"),
+    ],
+)
+def test_a_batch_that_some_task_cannot_fill_is_told_before_training(tmp_path, capsys, words, message):
+    line = ["--model", "ft", "--nl", "BN", *SETTING.split(), *words, "--results_dir", str(tmp_path)]
+    assert main(line) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
 def _always_last(lines):
     """Whether in every task the last epoch was the best one."""
     by_task = {}
