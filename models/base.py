@@ -238,6 +238,7 @@ class MemoryMethod(Method):
     """Base of the methods whose batches hold rows of memory; the norm layers are told which these are."""
 
     uses_memory = True
+    replays_in_first_task: ClassVar[bool] = True  # otherwise `ada_t0` 0 and 1 are one computation
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -248,6 +249,8 @@ class MemoryMethod(Method):
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("lambd") == 0:
             return {name: value for name, value in values.items() if name != "ada_t0"}
+        if values.get("ada_t0") == 1 and not cls.replays_in_first_task:
+            return values | {"ada_t0": 0}
         return values
 
     def described(self, images: Tensor, tasks: Tensor, num_current: int, call: Callable[[Tensor], Any]) -> Any:

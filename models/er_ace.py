@@ -19,16 +19,12 @@ class ErAce(ReplayMethod):
     highest seen class on; it relies on labels numbered in order of appearance. In the first task nothing is masked.
     """
 
+    replays_in_first_task = False
+
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         device = next(self.network.parameters()).device
         self.seen = torch.zeros(self.stream.num_classes, dtype=torch.bool, device=device)
-
-    @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Memory is replayed from the second task on, so that `ada_t0` 0 and 1 are one computation."""
-        values = super().canonical(values)
-        return values | {"ada_t0": 0} if values.get("ada_t0") == 1 else values
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(1) if self.task > 0 else []

@@ -55,6 +55,7 @@ class ExemplarMethod(MemoryMethod):
 
     options = EXEMPLAR_OPTIONS + PAIR_OPTIONS
     keeps_exemplars = True
+    replays_in_first_task = False
     heads = ("growing",)
     protocol = "offline"
     default_batching: ClassVar[str] = "ratio"
@@ -65,12 +66,6 @@ class ExemplarMethod(MemoryMethod):
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.teacher: nn.Module | None = None
-
-    @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Batches hold memory rows from the second task on, so that `ada_t0` 0 and 1 are one computation."""
-        values = super().canonical(values)
-        return values | {"ada_t0": 0} if values.get("ada_t0") == 1 else values
 
     @classmethod
     def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
@@ -104,8 +99,9 @@ class ExemplarMethod(MemoryMethod):
     def check_batches(self) -> None:
         config = self.config
         num_current, num_memory = part_sizes(config.batch_size, config.batch_ratio)
+        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
         for task in range(self.stream.num_tasks):
-            available, stored = self.count_images(task)
+            available, stored = self.count_images(task, sizes)
             if "union" in (config.batching, config.current_pool):
                 available += stored
             wanted = num_current if task and config.batching == "ratio" else config.batch_size
@@ -120,9 +116,8 @@ class ExemplarMethod(MemoryMethod):
                     "give a larger --buffer_size or a smaller --batch_size"
                 )
 
-    def count_images(self, task: int) -> tuple[int, int]:
-        """Training images of a task, and exemplars that there will be when it begins."""
-        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
+    def count_images(self, task: int, sizes: Tensor) -> tuple[int, int]:
+        """Training images of a task, and exemplars that there will be when it begins, from the classes' sizes [K]."""
         classes = self.stream.classes_of_task(task)
         quota = self.memory.num_per_class(classes.start) if task else 0
         return int(sizes[classes.start : classes.stop].sum()), int(sizes[: classes.start].clamp(max=quota).sum())
