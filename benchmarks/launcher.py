@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.devices import Devices, Place
 from utils.launch.engine import LocalEngine
 from utils.launch.estimates import Estimates
@@ -154,7 +155,8 @@ def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> Pr
     estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
     view = View(where.group, lambda job: estimates.seconds(job.config), screen)
-    scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view)
+    books = Bookkeeper(where, view.say)
+    scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view, books)
     try:
         progress = scheduler.run()
     finally:

@@ -24,6 +24,7 @@ LEAVES = {
     "evaluate",
     "exemplars",
     "kmeans",
+    "ledger",
     "loaders",
     "machine",
     "measurements",

@@ -1,6 +1,5 @@
 """Exemplars are those of the published programs, as many per class as the quota says, and stay with their labels."""
 
-import io
 import itertools
 
 import numpy as np
@@ -9,68 +8,26 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.golden import cases
+from tests.utils.exemplar_rig import (
+    assert_same,
+    contents,
+    features,
+    images_of,
+    label_of_image,
+    memory_of,
+    other_features,
+    pool_of,
+    ranked,
+    update_after_tasks,
+)
 from utils.errors import Diverged, UserError
-from utils.exemplars import EXEMPLAR_OPTIONS, ExemplarMemory, herd_as_icarl, herd_greedily
+from utils.exemplars import EXEMPLAR_OPTIONS, herd_as_icarl, herd_greedily
 from utils.pools import TensorPool
 
 GREEDY_CASES = cases("losses/memory.npz", "herding_greedy")
 ICARL_CASES = cases("losses/memory.npz", "herding_icarl")
 QUOTA_CASES = cases("losses/memory.npz", "quota")
 SELECTIONS = ("herding", "icarl", "random")
-
-
-def memory_of(capacity=20, selection="herding", quota="ceil", reherd=True, num_classes=6, seed=0):
-    parts = {"selection": selection, "quota": quota, "reherd": reherd, "num_classes": num_classes}
-    return ExemplarMemory(capacity, **parts, device="cpu", seed=seed)
-
-
-def images_of(labels, seed=0):
-    """Images of which each is different, those of a class alike."""
-    random = torch.Generator().manual_seed(seed)
-    noise = torch.randint(-40, 40, (len(labels), 3, 4, 4), generator=random)
-    return (noise + 50 + 20 * torch.as_tensor(labels).view(-1, 1, 1, 1) % 150).to(torch.uint8)
-
-
-def pool_of(classes, per_class=30, task=0, seed=0):
-    """Training images of some classes, mixed."""
-    labels = torch.tensor(list(classes)).repeat(per_class)
-    return TensorPool(images_of(labels, seed), labels, torch.full((len(labels),), task))
-
-
-def features(raw):
-    return raw.flatten(1).float()
-
-
-def other_features(raw):
-    return raw.flatten(1).float().cos()
-
-
-def ranked(pool, label, number, extract=features, herd=herd_greedily):
-    """The images of a class that herding takes, in order."""
-    raw = pool.take((pool.labels == label).nonzero().flatten())[0]
-    return raw[herd(extract(raw), number)]
-
-
-def update_after_tasks(memory, num_tasks=3, classes_per_task=2, extract=features):
-    for task in range(num_tasks):
-        classes = range(task * classes_per_task, (task + 1) * classes_per_task)
-        memory.update(extract, pool_of(classes, task=task, seed=task), classes.stop)
-
-
-def contents(memory):
-    pool = memory.pool()
-    return (*pool.take(torch.arange(len(pool))), pool.labels)
-
-
-def label_of_image(pool):
-    """Every different image, as bytes."""
-    raw, labels, _ = pool.take(torch.arange(len(pool)))
-    return {image.numpy().tobytes(): label for image, label in zip(raw, labels.tolist(), strict=True)}
-
-
-def assert_same(memory, other):
-    for ours, theirs in zip(contents(memory), contents(other), strict=True):
-        assert torch.equal(ours, theirs)
 
 
 # -- rankings ----------------------------------------------------------------------------------------------------------
@@ -325,39 +282,6 @@ def test_one_task_again_changes_nothing():
     for each in (memory, twice, twice):
         each.update(features, pool_of((0, 1)), 2)
     assert_same(memory, twice)
-
-
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_a_restored_memory_goes_on_exactly(selection):
-    memory, restored = memory_of(20, selection), memory_of(20, selection)
-    update_after_tasks(memory, 2)
-    file = io.BytesIO()
-    torch.save(memory.state_dict(), file)
-    file.seek(0)
-    restored.load_state_dict(torch.load(file, weights_only=True))
-    assert_same(memory, restored)
-    for each in (memory, restored):
-        each.update(other_features, pool_of((4, 5), task=2), 6)
-    assert_same(memory, restored)
-
-
-def test_a_state_is_copied_when_it_is_taken_over():
-    memory, restored = memory_of(20), memory_of(20)
-    update_after_tasks(memory, 1)
-    state = memory.state_dict()
-    restored.load_state_dict(state)
-    before = [each.clone() for each in contents(restored)]
-    for tensor in state.values():
-        tensor.zero_()
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(contents(restored), before, strict=True))
-
-
-def test_an_empty_memory_is_restored():
-    restored = memory_of(20)
-    restored.load_state_dict(memory_of(20).state_dict())
-    assert len(restored) == 0
-    update_after_tasks(restored, 1)
-    assert len(restored) == 20
 
 
 def test_classes_without_images_or_unseen_are_refused():

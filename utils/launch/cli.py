@@ -12,9 +12,10 @@ from typing import Any
 from utils.errors import COMPLETE, MISTAKE, RunError, UserError
 from utils.launch.arguments import Parser, add_places, number, places_of
 from utils.launch.cells import known_parts, read_extras
-from utils.launch.commands import compare, data, status, table, track_summary, write_table
+from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.launch.status import status
 from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
 
 
@@ -91,7 +92,7 @@ def _add_scheduling(group: Any) -> None:
     group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE")
     group.add_argument("--coldsecs", type=number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
     group.add_argument("--waitsecs", type=number(float, 0.1), default=5.0, metavar="S", help="between looks [5]")
-    group.add_argument("--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one run")
+    group.add_argument("--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one start")
     group.add_argument("--interpreter", default=sys.executable, metavar="PYTHON", help="the Python of the runs")
     group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help="where the runs' output goes")
 
@@ -146,6 +147,7 @@ def _devices(options: argparse.Namespace) -> Any:
 def _run(
     plan: Plan, jobs: tuple[Job, ...], where: Where, devices: Any, estimates: Any, options: argparse.Namespace
 ) -> int:
+    from utils.launch.bookkeeper import Bookkeeper
     from utils.launch.engine import LocalEngine
     from utils.launch.scheduler import Limits, Outcome, Scheduler
     from utils.launch.search import Following
@@ -162,6 +164,7 @@ def _run(
             engine,
             limits,
             view,
+            Bookkeeper(where, view.say),
             estimate=lambda job: estimates.memory_mb(job.config),
             follow=Following(plan.searches, view.say).after,
         )

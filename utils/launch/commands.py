@@ -1,14 +1,13 @@
-"""The commands of `run.py` beside the launcher itself: `status`, `table`, `compare`, `data`. None imports torch."""
+"""The commands of `run.py` on records and data: `table`, `compare`, `data`. None imports torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.configuration import data_root
-from utils.errors import COMPLETE, UserError
+from utils.errors import COMPLETE
 from utils.launch.arguments import Parser, group_parser, places_of
-from utils.launch.plan import DAMAGED, STARTED, Where
-from utils.record import Record, record_folders
+from utils.launch.plan import Where
 
 
 def write_table(where: Where) -> None:
@@ -49,34 +48,6 @@ def compare(words: Sequence[str]) -> int:
     print(text)
     print(path)
     return COMPLETE
-
-
-def status(words: Sequence[str]) -> int:
-    """What the records of a group say, from another terminal."""
-    from utils.launch.view import last_progress
-
-    options = group_parser("status", "What the records of a group say.").parse_args(words)
-    where = places_of(options)
-    folder = where.results_dir / where.group
-    if not folder.is_dir():
-        raise UserError(f"there is no {folder}; name the group with --group")
-    records = [Record(each) for each in record_folders(folder)]
-    states = [(_state(record), record) for record in records]
-    counts = {name: sum(state == name for state, _ in states) for name in ("complete", "running", "diverged", STARTED)}
-    counts |= {DAMAGED: number} if (number := sum(state == DAMAGED for state, _ in states)) else {}
-    print(f"{folder}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
-    for state, record in states:
-        if state != "complete":
-            print(f"  {state:9} {record.folder.name}  {last_progress(record)}".rstrip())
-    return COMPLETE
-
-
-def _state(record: Record) -> str:
-    if record.complete:
-        return DAMAGED if record.damaged else "complete"
-    if record.diverged:
-        return "diverged"
-    return "running" if record.is_held() else STARTED
 
 
 def data(words: Sequence[str]) -> int:

@@ -32,6 +32,7 @@ class Child:
         place: where.
         log_path: what it prints.
         started: by the monotonic clock.
+        asked: when it was asked to save its state and stop; None: it was not.
         killed: whether it was ended without being asked.
     """
 
@@ -40,6 +41,7 @@ class Child:
     process: subprocess.Popen
     log_path: Path
     started: float = field(default_factory=time.monotonic)
+    asked: float | None = None
     killed: bool = False
 
     def last_lines(self, number: int = NUM_LAST_LINES) -> list[str]:
@@ -79,6 +81,7 @@ class Child:
                 self.killed = True
                 os.killpg(self.process.pid, number)
             else:
+                self.asked = time.monotonic()
                 self.process.send_signal(number)
 
     def wait(self) -> int:
@@ -134,9 +137,8 @@ class LocalEngine:
 
     def command(self, job: Job, place: Any) -> list[str]:
         """The command line of a job at a place."""
-        where = self._where
-        shared = ["--group", where.group, "--results_dir", str(where.results_dir), "--data_root", str(where.data_root)]
-        return [self._interpreter, str(self._program), *job.words, *shared, *self._more, *place.arguments]
+        words = (*job.words, *self._where.words, *self._more, *place.arguments)
+        return [self._interpreter, str(self._program), *words]
 
     def start(self, job: Job, place: Any, ended: Callable[[Child, int], None]) -> Child:
         """Start a job; `ended(child, exit code)` is called from another thread when it is over.

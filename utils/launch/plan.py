@@ -112,6 +112,12 @@ class Where:
     group: str
     data_root: Path
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The same on a run's command line."""
+        places = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
+        return ("--group", self.group, *places)
+
 
 class Fingerprints:
     """The digest of each dataset, read once per plan."""

@@ -35,8 +35,8 @@ class Limits:
         crashes: times that one run may crash before it is given up.
         memory_failures: times that one run may run out of memory.
         equal_failures: first runs that may all fail in the same way before the launcher stops.
-        timeout: seconds that one run may take; None: any.
-        grace: seconds that stopped runs get to save their state.
+        timeout: seconds after which a run is asked to save its state and stop; None: never.
+        grace: seconds that it gets to do so before it is ended.
         waitsecs: seconds between looks while a run waits for a device or for another launcher.
         coldsecs: seconds between two starts.
     """
@@ -86,6 +86,7 @@ class Scheduler:
         engine: starts children (`utils/launch/engine.py`).
         limits: when to give up.
         view: is told what happens (`utils/launch/view.py`).
+        books: write down what is planned and how it ends (`utils/launch/bookkeeper.py`).
         estimate: memory in MB that a job will need, None if unknown.
         follow: gives the jobs that follow when a job is over; those that are in the plan already are left out.
     """
@@ -97,6 +98,7 @@ class Scheduler:
         engine: Any,
         limits: Limits,
         view: Any,
+        books: Any,
         estimate: Callable[[Job], float | None] = lambda job: None,
         follow: Callable[[Job], Iterable[Job]] = lambda job: (),
     ) -> None:
@@ -109,6 +111,7 @@ class Scheduler:
         self._view = view
         self._estimate = estimate
         self._follow = follow
+        self._books = books
         self._names = {job.name for job in jobs}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._crashes: dict[str, int] = {}
@@ -117,7 +120,6 @@ class Scheduler:
         self._told_held: set[str] = set()
         self._next_start = 0.0
         self._stopping: int | None = None
-        self._kill_at: float | None = None
 
     def run(self) -> Progress:
         """Start, wait and read until every job is over or the launcher is stopped."""
@@ -126,6 +128,7 @@ class Scheduler:
             stops.append(signal.SIGHUP)
         former = {number: signal.signal(number, self._note_signal) for number in stops}
         try:
+            self._books.plan(self._waiting)
             self._start_what_fits()
             while not self._is_over():
                 self._view.show(self.progress)
@@ -241,25 +244,28 @@ class Scheduler:
         moments = [moment for moment, _ in self._held]
         if self._waiting and self._stopping is None:
             moments.append(self._next_start if self._next_start > now else now + self._limits.waitsecs)
-        if self._limits.timeout is not None:
-            alive = [child for child in self.progress.running.values() if not child.killed]
-            moments += [child.started + self._limits.timeout for child in alive]
-        if self._kill_at is not None and not all(child.killed for child in self.progress.running.values()):
-            moments.append(self._kill_at)
+        moments += [end for end in map(self._deadline, self.progress.running.values()) if end is not None]
         moments += [now + refresh for refresh in (self._view.refresh,) if refresh is not None]
         return max(0.0, min(moments) - now) if moments else None
+
+    def _deadline(self, child: Child) -> float | None:
+        """When a child is to be asked to stop, or ended if it was asked; None: it need not be."""
+        if child.killed:
+            return None
+        if child.asked is not None:
+            return child.asked + self._limits.grace
+        return None if self._limits.timeout is None else child.started + self._limits.timeout
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for child in self.progress.running.values():
-            late = self._limits.timeout is not None and now >= child.started + self._limits.timeout
-            if late or (self._kill_at is not None and now >= self._kill_at):
-                child.stop(signal.SIGKILL)
+            end = self._deadline(child)
+            if end is not None and now >= end:
+                child.stop(signal.SIGTERM if child.asked is None else signal.SIGKILL)
 
     def _stop(self, number: int) -> None:
         """The first signal lets the children save their state, a second one ends them at once."""
         again, self._stopping = self._stopping is not None, number
-        self._kill_at = time.monotonic() + (0 if again else self._limits.grace)
         if not again and number > 0:
             self._view.say("stopping: the runs save their state; once more ends them at once")
         for child in self.progress.running.values():
@@ -273,8 +279,9 @@ class Scheduler:
         took = time.monotonic() - child.started
         self._devices.release(child.place)
         code, last = child.true_code(code), child.last_words(code)
-        if child.killed and self._stopping is None:
-            last = f"it took longer than --timeout {self._limits.timeout:g} s"
+        too_long = child.asked is not None and self._stopping is None
+        if too_long:
+            last = self._explain_timeout(child)
         if code == errors.COMPLETE and job.record.complete:
             self.progress.finished.append((job, took))
             self._first_failures = []
@@ -289,13 +296,20 @@ class Scheduler:
         elif code == errors.OUT_OF_MEMORY and self._again(self._memory_failures, job, self._limits.memory_failures):
             self._devices.fewer_neighbours(child.place)
             self._waiting.append(job)
-        elif code in (errors.MISTAKE, errors.DISK, errors.OUT_OF_MEMORY, 130, 143):
+        elif code in (errors.MISTAKE, errors.DISK, errors.OUT_OF_MEMORY, 130, 143) or (too_long and not child.killed):
             self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} is started again: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
             self._fail(job, last, child)
+
+    def _explain_timeout(self, child: Child) -> str:
+        """Slow, so that a second attempt would not end either, or hung, which may pass."""
+        took = f"it took longer than --timeout {self._limits.timeout:g} s"
+        if child.killed:
+            return f"{took} and did not answer when it was asked to stop"
+        return f"{took}; the same command goes on from its saved state" if child.job.record.started else took
 
     @staticmethod
     def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
@@ -312,14 +326,15 @@ class Scheduler:
             self._stop(0)
 
     def _add(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            if job.name not in self._names:
-                self._names.add(job.name)
-                self._waiting.append(job)
-                self.progress.num_jobs += 1
+        added = [job for job in jobs if job.name not in self._names]
+        self._names |= {job.name for job in added}
+        self._waiting += added
+        self.progress.num_jobs += len(added)
+        self._books.add(added)
 
     def _close(self, job: Job, outcome: Outcome, reason: str, child: Child | None = None) -> None:
         self.progress.outcomes[job.name] = (outcome, reason)
+        self._books.note(job, outcome, reason)
         if outcome is not Outcome.STOPPED:
             self._add(self._follow(job))
         self._view.ended(job, outcome, reason, child, self.progress)

@@ -38,7 +38,9 @@ def _what(table: Table) -> str:
     unit = "percentage points, lower is better" if table.metric in LOWER_IS_BETTER else "percent"
     most = table.num_seeds
     fewest = min((entry.num_seeds for entry in table.entries.values() if entry.num_seeds), default=most)
-    spread = f"mean ± sample standard deviation over {most} seeds" if most > 1 else "one seed" if most else "no run yet"
+    if not most:
+        return f"{METRICS.get(table.metric, table.metric)}, in {unit}: no run is complete yet."
+    spread = f"mean ± sample standard deviation over {most} seeds" if most > 1 else "one seed"
     fewer = " (n where fewer)" if fewest < most else ""
     return f"{METRICS.get(table.metric, table.metric)}, in {unit}: {spread}{fewer}, best in bold."
 
@@ -138,7 +140,11 @@ def gaps(table: Table) -> dict[tuple[str, tuple], str]:
 def missing(table: Table) -> list[str]:
     """Why figures are missing or rest on fewer seeds, and which records are in no cell, a line each."""
     any_scenario = next(iter(SCENARIOS))
-    lines = [f"{table.title((column, any_scenario))}, {row}: {why}" for (row, column), why in gaps(table).items()]
+    rows: dict[tuple[tuple, str], list[str]] = defaultdict(list)
+    for (row, column), why in gaps(table).items():
+        rows[column, why].append(row)
+    titles = {column: table.title((column, any_scenario)) for column, _ in rows}
+    lines = [f"{titles[column]}, {', '.join(names)}: {why}" for (column, why), names in rows.items()]
     return [*lines, *lost(table)]
 
 

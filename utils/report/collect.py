@@ -1,11 +1,16 @@
-"""The records of a group, each with what it can tell; a damaged one tells that, and never stops the others."""
+"""The runs of a group, each with what its record can tell; a damaged one tells that, and never stops the others.
 
-from dataclasses import dataclass
+Runs that were planned and have no record tell by the group's ledger what became of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from utils.errors import UserError
+from utils.ledger import Ledger, Planned
 from utils.metrics import summarise
 from utils.record import Record, record_folders
 
@@ -19,10 +24,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One record.
+    """One run.
 
     Attributes:
-        folder: where it lies.
+        folder: where its record lies, or would.
         values: the resolved options, empty if the configuration is damaged.
         status: `complete`, `diverged`, `incomplete` or `damaged`.
         reason: why there is no result, in one line; empty if there is one.
@@ -39,7 +44,7 @@ class Run:
 
 
 def collect(results_dir: Path, group: str) -> list[Run]:
-    """Every record of a group, in the order of its name.
+    """Every run of a group that has a record or is planned, in the order of its name.
 
     Raises:
         UserError: there is no such group.
@@ -47,7 +52,36 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     folder = results_dir / group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group and its place with --results_dir")
-    return [read_run(each) for each in record_folders(folder)]
+    planned, unreadable = _read_ledger(folder)
+    runs = {each.name: read_run(each) for each in record_folders(folder)}
+    runs |= {name: _without_record(folder / name, entry) for name, entry in planned.items() if name not in runs}
+    told = [_with_outcome(run, planned.get(name)) for name, run in sorted(runs.items())]
+    return [*told, *unreadable]
+
+
+def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:
+    """The planned runs, and a damaged plan in the place of a damaged record."""
+    try:
+        planned = Ledger(folder).read()
+        for entry in planned.values():
+            _sound(dict(entry.values))
+    except (UserError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{folder / 'plan.json'} is damaged"
+        return {}, [Run(folder, {}, DAMAGED, reason)]
+    return planned, []
+
+
+def _without_record(folder: Path, entry: Planned) -> Run:
+    return Run(folder, dict(entry.values), INCOMPLETE, "not run", None, entry.command)
+
+
+def _with_outcome(run: Run, entry: Planned | None) -> Run:
+    """What the ledger adds to a run without a result."""
+    if entry is None or run.status in (COMPLETE, DIVERGED):
+        return run
+    if run.status == DAMAGED:
+        return run if run.values else replace(run, values=dict(entry.values), command=entry.command)
+    return replace(run, reason=f"{entry.outcome}: {entry.reason}") if entry.outcome else run
 
 
 def read_run(folder: Path) -> Run:

@@ -30,6 +30,7 @@ class Cell:
         num_settings: settings that were tried, diverged ones included.
         setting: the searched options of the chosen one.
         forward: batch composition, None for a method without memory.
+        protocol: that the runs follow, complete or not.
         reason: why there is no figure, or why fewer seeds than in other cells; empty if nothing is missing.
         selection: what the setting was chosen on, `oracle` (the data that it is tested on) or `validation` (a held-out
             part of the training data); empty where there was one setting only.
@@ -39,6 +40,7 @@ class Cell:
     num_settings: int
     setting: dict[str, Any] = field(default_factory=dict)
     forward: str | None = None
+    protocol: str | None = None
     reason: str = ""
     selection: str = ""
 
@@ -123,12 +125,15 @@ def _make_cell(runs: list[Run], share: float | None) -> Cell:
         best, search_reason = _choose_oracle(final), ""
     chosen = final.get(best, [])
     complete = {run.values["seed"]: run for run in chosen if run.status == COMPLETE}
+    if not search_reason and any(run.status == INCOMPLETE for run in runs if run not in chosen):
+        search_reason = _search_reason(runs, len(keys))
     return Cell(
         runs=dict(sorted(complete.items())),
         num_settings=len(keys),
         setting=_setting(best, searched),
         forward=(chosen or runs)[0].values.get("forward"),
-        reason="; ".join(filter(None, (search_reason, _reason(chosen, complete)))),
+        protocol=runs[0].values.get("protocol"),
+        reason="; ".join(filter(None, (search_reason, _reason(chosen)))),
         selection=(VALIDATION if any(search.values()) else ORACLE) if len(keys) > 1 else "",
     )
 
@@ -188,9 +193,18 @@ def _order(value: Any) -> tuple[int, float, str]:
     return (0, 0.0, "") if value is None else (2, 0.0, str(value))
 
 
-def _reason(runs: list[Run], complete: dict[int, Run]) -> str:
-    missing = [run for run in runs if run.status != COMPLETE]
-    if not missing:
-        return ""
-    words = ", ".join(f"seed {run.values['seed']} {run.reason}" for run in missing)
-    return words if not complete else f"{len(complete)} of {len(runs)} seeds complete: {words}"
+def _reason(runs: Sequence[Run]) -> str:
+    """Why seeds are missing; those that are missing for the same reason are told together."""
+    seeds: dict[str, list[int]] = defaultdict(list)
+    for run in runs:
+        if run.status != COMPLETE:
+            seeds[run.reason].append(run.values["seed"])
+    num_missing = sum(map(len, seeds.values()))
+    words = "; ".join(f"{_seeds_text(found)} {reason}" for reason, found in seeds.items())
+    if 0 < num_missing < len(runs):
+        return f"{len(runs) - num_missing} of {len(runs)} seeds complete: {words}"
+    return words
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"

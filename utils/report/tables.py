@@ -152,7 +152,7 @@ def column_title(column: tuple, columns: Iterable[tuple]) -> str:
 
 def protocol_of(norms: Mapping[str, Cell]) -> str:
     """The protocol that a column's runs followed."""
-    names = (run.values.get("protocol") for cell in norms.values() for run in cell.runs.values())
+    names = (cell.protocol for cell in norms.values())
     return next((name for name in names if name in PROTOCOLS), DEFAULT_PROTOCOL)
 
 

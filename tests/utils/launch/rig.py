@@ -67,16 +67,34 @@ class SilentView:
         pass
 
 
+class SilentBooks:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.planned, self.added, self.notes = [], [], []
+
+    def plan(self, jobs):
+        self.planned += [job.name for job in jobs]
+
+    def add(self, jobs):
+        self.added += [job.name for job in jobs]
+
+    def note(self, job, outcome, reason):
+        self.notes.append((job.name, outcome, reason))
+
+
 def job(root: Path, name: str, **words) -> FakeJob:
     typed = tuple(word for key, value in words.items() for word in (f"--{key}", str(value)))
     return FakeJob(name, ("--name", name, *typed), Record(root / "group" / name))
 
 
-def scheduler(root: Path, jobs, number=2, **limits):
+def scheduler(root: Path, jobs, number=2, books=None, follow=lambda job: (), **limits):
     """A scheduler of stand-in runs, its devices and its view."""
     engine = LocalEngine(Where(root, "group", root), root / "logs", program=Path(__file__).parent / "stand_in.py")
     devices, view = FakeDevices(number), SilentView()
-    return Scheduler(tuple(jobs), devices, engine, Limits(**{"waitsecs": 0.2, **limits}), view), devices, view
+    made = Limits(**{"waitsecs": 0.2, **limits})
+    run = Scheduler(tuple(jobs), devices, engine, made, view, books or SilentBooks(), follow=follow)
+    return run, devices, view
 
 
 def num_starts(each: FakeJob) -> int:

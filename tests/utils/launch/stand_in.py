@@ -21,6 +21,9 @@ def main():
     code = codes[min(num_starts, len(codes)) - 1]
     if word("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if word("saves"):
+        (folder / "checkpoint.pt").touch()
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if word("memory"):
         task, megabytes = map(int, word("memory").split(","))
         (folder / "memory.json").write_text(json.dumps({"task": task, "device_bytes": megabytes * 2**20}))

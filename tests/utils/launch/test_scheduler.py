@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.utils.launch.rig import job, num_starts, scheduler
+from tests.utils.launch.rig import SilentBooks, job, num_starts, scheduler
 from utils.launch.scheduler import Outcome
 
 
@@ -104,6 +104,19 @@ def test_hanging_run_is_ended_after_the_timeout(tmp_path):
     assert time.monotonic() - started < 30
     assert outcomes(progress) == {"hangs": Outcome.FAILED, "good": Outcome.COMPLETE}
     assert "--timeout" in progress.outcomes["hangs"][1]
+
+
+def test_plan_what_follows_and_every_end_are_written_down(tmp_path):
+    jobs = [job(tmp_path, "good"), job(tmp_path, "bad", codes=2, message="give --lr")]
+    more, books = job(tmp_path, "more"), SilentBooks()
+    following = {"good": (more, jobs[1])}
+    scheduler(tmp_path, jobs, number=1, books=books, follow=lambda each: following.get(each.name, ()))[0].run()
+    assert (books.planned, books.added) == (["good", "bad"], ["more"])
+    assert books.notes == [
+        ("good", Outcome.COMPLETE, ""),
+        ("bad", Outcome.FAILED, "give --lr"),
+        ("more", Outcome.COMPLETE, ""),
+    ]
 
 
 def test_a_signal_stops_the_children_and_starts_nothing_more(tmp_path):

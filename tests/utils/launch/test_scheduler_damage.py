@@ -102,7 +102,26 @@ def test_a_second_signal_does_not_wait_for_the_grace(tmp_path):
     assert run.stopped_by == signal.SIGINT
 
 
-def test_a_run_that_took_too_long_is_told_so_each_time(tmp_path):
-    run, _, view = scheduler(tmp_path, [job(tmp_path, "hangs", deaf=1, seconds=60)], timeout=1.0, crashes=2)
-    assert "--timeout 1 s" in run.run().outcomes["hangs"][1]
+def test_a_run_that_hangs_is_ended_after_the_grace_and_tried_again(tmp_path):
+    hanging = job(tmp_path, "hangs", deaf=1, seconds=60)
+    run, _, view = scheduler(tmp_path, [hanging], timeout=1.0, grace=0.5, crashes=2)
+    assert "--timeout 1 s and did not answer" in run.run().outcomes["hangs"][1]
     assert ["started again: it took longer than --timeout 1 s" in line for line in view.lines] == [True]
+    assert num_starts(hanging) == 2
+
+
+def test_a_run_that_is_slow_saves_its_state_and_is_not_tried_again(tmp_path):
+    slow = job(tmp_path, "slow", saves=1, seconds=60)
+    run, devices, _ = scheduler(tmp_path, [slow], timeout=1.5, grace=60.0)
+    started = time.monotonic()
+    (outcome, reason) = run.run().outcomes["slow"]
+    assert time.monotonic() - started < 30
+    assert outcome is Outcome.FAILED
+    assert reason == "it took longer than --timeout 1.5 s; the same command goes on from its saved state"
+    assert (num_starts(slow), devices.free) == (1, 2)
+
+
+def test_a_stop_that_comes_while_a_slow_run_saves_its_state_is_a_stop(tmp_path):
+    run, _, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=1.5)
+    threading.Timer(1.8, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    assert run.run().outcomes == {"deaf": (Outcome.STOPPED, "it was ended at once")}

@@ -10,6 +10,7 @@ import pytest
 from tests.utils.launch.rig import FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
+from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.cells import read_extras
 from utils.launch.engine import Child
 from utils.launch.grid import change, find_grid
@@ -82,9 +83,8 @@ class Study:
         plan = self.plan()
         engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
         follow = Following(plan.searches, view.say).after
-        scheduler = Scheduler(
-            plan.jobs, FakeDevices(num_places), engine, Limits(waitsecs=0.2, equal_failures=99), view, follow=follow
-        )
+        limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say)
+        scheduler = Scheduler(plan.jobs, FakeDevices(num_places), engine, limits, view, books, follow=follow)
         progress = scheduler.run()
         self.said += view.lines
         return progress

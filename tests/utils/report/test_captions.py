@@ -19,7 +19,7 @@ def finals(norm, *values, **more):
 @pytest.mark.parametrize(
     ("runs", "text"),
     [
-        ([], "no run yet"),
+        ([], "no run is complete yet"),
         (finals("BN", 1.0), "one seed, best"),
         (finals("BN", 1.0, 2.0), "over 2 seeds, best"),
         (finals("BN", 1.0, 2.0) + finals("GN", 1.0), "over 2 seeds (n where fewer)"),

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from utils.ledger import FAILED, Ledger, Planned
 from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, collect
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
@@ -88,3 +89,37 @@ def test_debug_records_and_logs_are_left_alone(tmp_path, write):
         (tmp_path / "group" / folder).mkdir(parents=True)
         (tmp_path / "group" / folder / "x.json").touch()
     assert len(collect(tmp_path, "group")) == 1
+
+
+PLANNED = Planned({"nl": "TBBN", "seed": 1, "dataset": "d"}, ("python", "utils/main.py", "--nl", "TBBN"))
+
+
+def test_a_planned_run_without_a_record_says_what_became_of_it(tmp_path):
+    ledger = Ledger(tmp_path / "group")
+    ledger.plan({"a": PLANNED, "b": PLANNED})
+    ledger.note("b", FAILED, "give --lr")
+    first, second = collect(tmp_path, "group")
+    assert (first.status, first.reason, second.reason) == (INCOMPLETE, "not run", "failed: give --lr")
+    assert (first.values, first.command) == (PLANNED.values, PLANNED.command)
+
+
+def test_a_record_tells_more_than_the_plan(tmp_path, write):
+    ledger = Ledger(tmp_path / "group")
+    ledger.plan({"run": PLANNED})
+    ledger.note("run", FAILED, "it took too long")
+    assert write(config=CONFIG).reason == "failed: it took too long"
+    assert write(config=CONFIG).values == CONFIG["values"]
+    run = write(config=CONFIG, result=RESULT)
+    assert (run.status, run.reason) == (COMPLETE, "")
+    run = write(config="{")
+    assert (run.status, run.values) == (DAMAGED, PLANNED.values)
+
+
+@pytest.mark.parametrize("values", [{"nl": "BN"}, {"nl": 5, "seed": 0}, {"nl": "BN", "seed": 0, "lr": [[1]]}])
+def test_a_damaged_plan_is_told_and_hides_no_record(tmp_path, values):
+    (tmp_path / "group" / "run").mkdir(parents=True)
+    (tmp_path / "group" / "run" / "config.json").write_text(json.dumps(CONFIG))
+    Ledger(tmp_path / "group").plan({"other": Planned(values, ())})
+    run, plan = collect(tmp_path, "group")
+    assert (run.status, plan.status, plan.values) == (INCOMPLETE, DAMAGED, {})
+    assert "plan.json is damaged" in plan.reason

@@ -45,7 +45,7 @@ def test_empty_group_gives_an_empty_table(tmp_path):
     (tmp_path / "group").mkdir()
     paths = list(write_report(tmp_path, "group"))
     assert paths[0].read_text(encoding="utf-8").startswith("| norm | settings |")
-    assert "no run yet" in paths[-1].read_text(encoding="utf-8")
+    assert "no run is complete yet" in paths[-1].read_text(encoding="utf-8")
 
 
 def test_missing_group_is_named(tmp_path):

@@ -40,6 +40,22 @@ def test_missing_seeds_are_told():
     assert only(select([run("A", 0, status=DIVERGED)]), "A").reason == "seed 0 diverged"
 
 
+def test_seeds_that_are_missing_for_one_reason_are_told_together():
+    runs = [run("A", seed, status=INCOMPLETE) for seed in (2, 0, 1)]
+    assert only(select(runs), "A").reason == "seeds 0, 1, 2 incomplete"
+    runs += [run("A", 3, status=DIVERGED), run("A", 4, 50.0)]
+    reason = "1 of 5 seeds complete: seeds 0, 1, 2 incomplete; seed 3 diverged"
+    assert only(select(runs), "A").reason == reason
+
+
+def test_a_search_on_test_data_that_is_not_over_is_told():
+    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, status=INCOMPLETE, kappa=0.4)]
+    cell = only(select(runs), "A")
+    assert (cell.setting, cell.num_settings) == ({"kappa": 0.1}, 2)
+    assert cell.reason == "search: 1 of 2 runs complete"
+    assert only(select([runs[0], run("A", 0, 40.0, kappa=0.4)]), "A").reason == ""
+
+
 def test_other_epochs_and_buffers_are_other_columns():
     assert len(select([run("A", 0, 1.0), run("A", 0, 2.0, epochs=5), run("A", 0, 3.0, buffer_size=9)])) == 3
 

@@ -1,0 +1,54 @@
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from utils.launch.bookkeeper import Bookkeeper
+from utils.launch.plan import Where
+from utils.launch.scheduler import Outcome
+from utils.ledger import Ledger
+
+
+@dataclass
+class FakeJob:
+    name: str
+    words: tuple = ("--nl", "BN")
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(values={"nl": "BN"}))
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def books(tmp_path, said):
+    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append)
+
+
+def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, books):
+    books.plan([FakeJob("one")])
+    books.add([FakeJob("two")])
+    runs = Ledger(tmp_path / "group").read()
+    assert list(runs) == ["one", "two"]
+    words = ("--group", "group", "--results_dir", str(tmp_path), "--data_root", str(tmp_path / "data"))
+    assert runs["two"].command == ("python", "utils/main.py", "--nl", "BN", *words)
+    assert runs["two"].values == {"nl": "BN"}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_ends_of_which_no_record_tells_are_noted(tmp_path, books, outcome):
+    books.plan([FakeJob("one")])
+    books.note(FakeJob("one"), outcome, "boom")
+    noted = Ledger(tmp_path / "group").read()["one"]
+    is_noted = outcome in (Outcome.FAILED, Outcome.STOPPED)
+    assert (noted.outcome, noted.reason) == ((outcome.value, "boom") if is_noted else ("", ""))
+
+
+def test_a_disk_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, books, said):
+    (tmp_path / "group").write_text("a file")
+    books.plan([FakeJob("one")])
+    books.add([FakeJob("two")])
+    books.note(FakeJob("one"), Outcome.FAILED, "boom")
+    assert len(said) == 1
+    assert "the runs go on" in said[0]

@@ -1,0 +1,54 @@
+import pytest
+
+from utils.launch.cli import main
+from utils.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.record import Record
+
+
+@pytest.fixture
+def status(tmp_path, capsys):
+    """What the command shows of a group."""
+
+    def show():
+        assert main(["status", "--results_dir", str(tmp_path), "--group", "group"]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    runs = {name: Planned({}, ()) for name in ("complete", "failed", "stopped", "later", "again")}
+    ledger = Ledger(tmp_path / "group")
+    ledger.plan(runs)
+    ledger.note("failed", FAILED, "give --lr")
+    ledger.note("stopped", STOPPED, "its state is saved")
+    ledger.note("again", FAILED, "boom")
+    for name in ("complete", "stopped", "again"):
+        record = Record(tmp_path / "group" / name).open()
+        record.write_config({})
+        if name == "complete":
+            record.write_result({})
+        record.close()
+    return ledger
+
+
+def test_planned_runs_are_counted_and_failures_say_why(status, ledger):
+    first, *lines = status()
+    assert first.endswith(": 5 runs: 1 complete, 0 running, 0 diverged, 1 started, 2 failed, 1 not run")
+    assert lines == ["  failed    again  boom", "  failed    failed  give --lr", "  started   stopped"]
+
+
+def test_a_failed_run_that_goes_on_again_is_running(tmp_path, status, ledger):
+    record = Record(tmp_path / "group" / "again").open()
+    try:
+        assert "1 running, 0 diverged, 1 started, 1 failed" in status()[0]
+    finally:
+        record.close()
+
+
+def test_a_damaged_plan_hides_no_record(status, ledger):
+    ledger.plan_path.write_text("{")
+    first, *_, last = status()
+    assert first.endswith(": 3 runs: 1 complete, 0 running, 0 diverged, 2 started")
+    assert "plan.json is damaged" in last

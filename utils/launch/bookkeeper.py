@@ -1,0 +1,55 @@
+"""Writes down for report and `status` what is planned and how runs end that have no result."""
+
+from collections.abc import Callable, Iterable
+
+from utils.errors import RunError
+from utils.launch.plan import Job, Where
+from utils.launch.scheduler import Outcome
+from utils.ledger import FAILED, STOPPED, Ledger, Planned
+
+_NOTED = {Outcome.FAILED: FAILED, Outcome.STOPPED: STOPPED}  # of the others the record tells
+
+
+class Bookkeeper:
+    """Keeps the ledger of a group; that it cannot is said once and stops no run.
+
+    Args:
+        where: the places that all runs share.
+        say: is told if nothing can be written.
+    """
+
+    def __init__(self, where: Where, say: Callable[[str], None]) -> None:
+        self._where = where
+        self._say = say
+        self._ledger = Ledger(where.results_dir / where.group)
+        self._has_told = False
+
+    def plan(self, jobs: Iterable[Job]) -> None:
+        """Write down a plan in the place of the former one."""
+        planned = self._planned(jobs)
+        self._try(lambda: self._ledger.plan(planned))
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Add runs that follow a search."""
+        planned = self._planned(jobs)
+        if planned:
+            self._try(lambda: self._ledger.add(planned))
+
+    def note(self, job: Job, outcome: Outcome, reason: str) -> None:
+        """Note how a run ended."""
+        if outcome in _NOTED:
+            self._try(lambda: self._ledger.note(job.name, _NOTED[outcome], reason))
+
+    def _planned(self, jobs: Iterable[Job]) -> dict[str, Planned]:
+        return {
+            job.name: Planned(job.config.values, ("python", "utils/main.py", *job.words, *self._where.words))
+            for job in jobs
+        }
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (RunError, OSError) as error:
+            if not self._has_told:
+                self._has_told = True
+                self._say(f"{error}; the runs go on, but the table may not say why one of them is missing")

@@ -1,0 +1,148 @@
+"""How many training steps a run takes: the method's own stages, over rows that are counted and not read."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from utils.configuration import Configuration
+from utils.errors import UserError
+from utils.launch.plan import Job
+
+StageSteps = tuple[tuple[int, ...], ...]  # of each stage of each task
+
+
+class Steps:
+    """The training steps of jobs, counted once for all that have the same ones."""
+
+    def __init__(self) -> None:
+        self._counted: dict[tuple[str, ...], StageSteps | None] = {}
+
+    def of_stages(self, job: Job) -> StageSteps | None:
+        """The steps of each stage of each task; None if a plug-in's stages cannot be told before a run."""
+        config = job.config
+        counting = config.chosen(option for option in config.options.values() if option.changes_result)
+        searched = {option.name for option in (*config.parts.norm.options, *config.parts.norm.regularizer_options)}
+        values = {name: value for name, value in counting.items() if name not in searched | {"seed"}}
+        key = (job.data.fingerprint, repr(sorted(values.items())))
+        if key not in self._counted:
+            self._counted[key] = _count(config, job.data.class_sizes)
+        return self._counted[key]
+
+    def of(self, job: Job) -> int | None:
+        """The steps of a whole run, None if they cannot be told."""
+        stages = self.of_stages(job)
+        return None if stages is None else sum(map(sum, stages))
+
+    @staticmethod
+    def are_exact(job: Job) -> bool:
+        """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
+        return len(set(job.data.class_sizes)) == 1
+
+
+def _count(config: Configuration, class_sizes: Sequence[int]) -> StageSteps | None:
+    try:
+        return count_steps(config, class_sizes)
+    except (AttributeError, UserError):  # a plug-in whose stages need a network; or the run itself will say it
+        return None
+
+
+def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps:
+    """The training steps of each stage of each task.
+
+    Exact where the tasks have equally many images; otherwise as if the classes came in the order of the data.
+
+    Args:
+        config: of the run.
+        class_sizes: training images of each class, in the order of the data.
+
+    Raises:
+        UserError: a stage cannot fill a batch.
+    """
+    from utils.data_plan import Loaders
+
+    dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
+    stream = _CountedStream(dataset.num_tasks, _trained_on(class_sizes, config))
+    memory = _CountedExemplars(config, stream) if config.parts.method.keeps_exemplars else None
+    augmentation = SimpleNamespace(of_stream=None, transform=None)
+    loaders = Loaders(stream, memory, augmentation, config.batch_size, config.seed)
+    # Not initialised, as that would take a network: stages are told by the configuration and the stream alone.
+    method = config.parts.method.__new__(config.parts.method)
+    method.config, method.stream, method.growing = config, stream, config.parts.head != "linear"
+    counted = []
+    for task in range(stream.num_tasks):
+        steps = []
+        for number, stage in enumerate(method.stages(task)):
+            if memory is not None:
+                memory.num_seen = stream.classes_of_task(task + _has_chosen(stage.data)).start
+            steps.append(stage.epochs * loaders.of(stage.data, (task, number)).num_batches)
+        counted.append(tuple(steps))
+    return tuple(counted)
+
+
+def _trained_on(class_sizes: Sequence[int], config: Configuration) -> list[int]:
+    """Images of each class that are left when the shares of `datasets/stream.py` are held out, one after the other."""
+    left = list(class_sizes)
+    for share in (config.validation, config.val_fraction):
+        left = [size - round(share * size) for size in left]
+    return left
+
+
+def _has_chosen(data: Any) -> bool:
+    """Whether the task's own exemplars are chosen before a stage: it trains on exemplars alone."""
+    from utils.data_plan import Plain
+
+    return isinstance(data, Plain) and not data.rows.tasks
+
+
+class _CountedStream:
+    """A stream (`datasets/stream.py`) whose images have no pixels."""
+
+    def __init__(self, num_tasks: int, class_sizes: Sequence[int]) -> None:
+        self.num_tasks = num_tasks
+        self.num_classes = len(class_sizes)
+        self.class_sizes = class_sizes
+
+    def classes_of_task(self, task: int) -> range:
+        size = self.num_classes // self.num_tasks
+        return range(task * size, (task + 1) * size)
+
+    def num_batches(self, tasks: Sequence[int], batch_size: int) -> int:
+        return -(-self._count(tasks) // batch_size)
+
+    def pool(self, tasks: Sequence[int]) -> Any:
+        return _pool_of(self._count(tasks))
+
+    def _count(self, tasks: Sequence[int]) -> int:
+        return sum(self.class_sizes[label] for task in tasks for label in self.classes_of_task(task))
+
+
+class _CountedExemplars:
+    """The exemplars (`utils/exemplars.py`) of the first `num_seen` classes, without pixels."""
+
+    def __init__(self, config: Configuration, stream: _CountedStream) -> None:
+        from utils.exemplars import ExemplarMemory
+
+        self.num_seen = 0
+        self._class_sizes = stream.class_sizes
+        self._memory = ExemplarMemory(
+            config.buffer_size,
+            selection=config.exemplar_selection,
+            quota=config.quota,
+            reherd=config.reherd,
+            num_classes=stream.num_classes,
+            device="cpu",
+            seed=config.seed,
+        )
+
+    def pool(self) -> Any:
+        quota = self._memory.num_per_class(self.num_seen)
+        return _pool_of(sum(min(size, quota) for size in self._class_sizes[: self.num_seen]))
+
+
+def _pool_of(number: int) -> Any:
+    import torch
+
+    from utils.pools import TensorPool
+
+    nothing = torch.zeros(number, dtype=torch.int64)
+    return TensorPool(torch.empty(number, 0, 0, 0, dtype=torch.uint8), nothing, nothing)

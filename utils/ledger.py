@@ -1,0 +1,132 @@
+"""What a group's launchers have planned, and how the runs ended that have no result.
+
+Both lie beside the records: `plan.json` names every planned run, written anew with each plan; `outcomes.jsonl` grows by
+a line per run that failed or was stopped, of which the latest counts. A record, where there is one, tells more and
+comes first.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.record import SCHEMA_VERSION, DamagedRecord, write_atomically
+
+FAILED, STOPPED = "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a launcher was asked for.
+
+    Attributes:
+        values: its resolved options.
+        command: its command line.
+        outcome: `failed` or `stopped`, as it ended last; empty if it never ended without a result.
+        reason: why it ended so, in one line.
+    """
+
+    values: Mapping[str, Any]
+    command: tuple[str, ...]
+    outcome: str = ""
+    reason: str = ""
+
+
+class Ledger:
+    """The planned runs of a group, by the name of their folder.
+
+    Args:
+        folder: of the group.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.plan_path = folder / "plan.json"
+        self.outcomes_path = folder / "outcomes.jsonl"
+
+    def plan(self, runs: Mapping[str, Planned]) -> None:
+        """Write down a plan. Of the plan before, those runs stay that have ended without a result.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        try:
+            former = {name: run for name, run in self.read().items() if run.outcome}
+        except DamagedRecord:
+            former = {}
+        self._write(former | dict(runs))
+
+    def add(self, runs: Mapping[str, Planned]) -> None:
+        """Add runs that follow from what has come out. Raises DiskError, DamagedRecord."""
+        self._write(self.read() | dict(runs))
+
+    def note(self, name: str, outcome: str, reason: str) -> None:
+        """Note how a run ended without a result. Raises OSError."""
+        line = json.dumps({"run": name, "outcome": outcome, "reason": reason})
+        with self.outcomes_path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}")  # on a line of its own, whatever a crash has left behind
+
+    def read(self) -> dict[str, Planned]:
+        """Every planned run, none if nothing was planned.
+
+        Raises:
+            DamagedRecord: the plan cannot be read.
+        """
+        try:
+            content = json.loads(self.plan_path.read_bytes())
+            if content["schema"] != SCHEMA_VERSION:
+                raise DamagedRecord(f"{self.plan_path} has schema {content['schema']}, not {SCHEMA_VERSION}")
+            runs = {
+                name: Planned({**content["shared"], **run["values"]}, tuple(map(str, run["command"])))
+                for name, run in content["runs"].items()
+            }
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group writes it anew") from None
+        for name, outcome, reason in self._outcomes():
+            if name in runs:
+                runs[name] = replace(runs[name], outcome=outcome, reason=reason)
+        return runs
+
+    def _outcomes(self) -> list[tuple[str, str, str]]:
+        """The notes that can be read, in their order; a line that a crash has cut is left out."""
+        try:
+            lines = self.outcomes_path.read_bytes().splitlines()
+        except OSError:
+            return []
+        return [note for note in map(_read_note, lines) if note is not None]
+
+    def _write(self, runs: Mapping[str, Planned]) -> None:
+        shared = _shared([run.values for run in runs.values()])
+        content = {
+            "schema": SCHEMA_VERSION,
+            "shared": shared,
+            "runs": {
+                name: {
+                    "values": {key: value for key, value in run.values.items() if key not in shared},
+                    "command": list(run.command),
+                }
+                for name, run in runs.items()
+            },
+        }
+        with contextlib.suppress(OSError):  # the write tells more
+            self.plan_path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.plan_path, lambda file: file.write(json.dumps(content).encode()))
+
+
+def _read_note(line: bytes) -> tuple[str, str, str] | None:
+    """Run, outcome and reason; None if the line is not whole."""
+    try:
+        note = json.loads(line)
+        return str(note["run"]), str(note["outcome"]), str(note["reason"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _shared(each: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of them."""
+    if not each:
+        return {}
+    return {key: value for key, value in each[0].items() if all(key in one and one[key] == value for one in each)}
