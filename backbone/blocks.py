@@ -99,6 +99,8 @@ class ResidualNetwork(nn.Module):
         num_features: D, the channels of the last map.
         block: kind of the basic blocks.
         num_stem_halvings: how often the stem halves the maps.
+        num_stages: how many stages there are.
+        ends_stages_in_relu: whether a ReLU follows the last sum of a stage.
 
     Raises:
         UserError: a stage would have to halve a map of a single pixel.
@@ -108,6 +110,8 @@ class ResidualNetwork(nn.Module):
     options: ClassVar[tuple[Option, ...]] = ()
     block: ClassVar[type[BasicBlock]] = BasicBlock
     num_stem_halvings: ClassVar[int] = 0
+    num_stages: ClassVar[int] = 4
+    ends_stages_in_relu: ClassVar[bool] = True
 
     def __init__(self, norm: NormFactory, *, image_size: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()

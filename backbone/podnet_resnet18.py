@@ -21,6 +21,7 @@ class PODNetResNet18(ResidualNetwork):
 
     options = (WIDTH_OPTION,)
     num_stem_halvings = 1
+    ends_stages_in_relu = False
 
     def __init__(self, norm: NormFactory, *, image_size: int, nf: int = WIDTH_OPTION.default) -> None:
         super().__init__(norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf, 8 * nf), num_blocks=(2, 2, 2, 2))

@@ -39,6 +39,7 @@ class PODNetResNet32(ResidualNetwork):
     """
 
     block = LinearSumBlock
+    ends_stages_in_relu = False
 
     def __init__(self, norm: NormFactory, *, image_size: int) -> None:
         super().__init__(norm, image_size=image_size, widths=(16, 32, 64, 64), num_blocks=(5, 5, 4, 1))

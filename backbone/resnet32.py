@@ -16,6 +16,8 @@ class ResNet32(ResidualNetwork):
         image_size: side of the images, in pixels; at least 3.
     """
 
+    num_stages = 3
+
     def __init__(self, norm: NormFactory, *, image_size: int) -> None:
         super().__init__(norm, image_size=image_size, widths=(16, 32, 64), num_blocks=(5, 5, 5))
         draw_kaiming_normal(self)

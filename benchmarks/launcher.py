@@ -33,9 +33,10 @@ from utils.launch.engine import LocalEngine
 from utils.launch.estimates import Estimates
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.launch.remaining import Remaining, sources_of
 from utils.launch.scheduler import Limits, Outcome, Progress, Scheduler
 from utils.launch.view import View
-from utils.report import write_report
+from utils.report import Report, write_report
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 NUM_RUNS = 200
@@ -89,7 +90,7 @@ def measure_many() -> tuple[Plan, str]:
         moments.append(time.monotonic())
         run(plan, where, seconds=0.0)
         moments.append(time.monotonic())
-        list(write_report(where.results_dir, where.group))
+        list(write_report(Report(where.results_dir, where.group)))
         moments.append(time.monotonic())
     parts = (end - begin for begin, end in itertools.pairwise(moments))
     return plan, ", ".join(f"{name} {took:.1f} s" for name, took in zip(("plan", "runs", "report"), parts, strict=True))
@@ -154,7 +155,7 @@ def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> Pr
     engine.seconds = seconds
     estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
-    view = View(where.group, lambda job: estimates.seconds(job.config), screen)
+    view = View(where.group, Remaining(sources_of(estimates)), screen)
     books = Bookkeeper(where, view.say)
     scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view, books)
     try:

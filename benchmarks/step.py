@@ -1,10 +1,12 @@
-"""Cost of the suite's own step against a bare loop over the same forwards, for every method, in one process.
+"""Cost of the suite's own step against a bare loop of the same arithmetic, for every stage of every method.
 
     python benchmarks/step.py [--models NAME …] [--threads N] [--rounds N] [--nf N] [--nl NORM]
 
-The bare loop has the same network, optimizer and batch sizes, on plain tensors that lie ready: as many forwards, the
-teacher's included, a cross-entropy, backward, step. It has no stream, no augmentation, no memory, no meter, no
-checkpoint, and none of the method's own loss. Rounds alternate; the ratio of the medians is printed.
+Measured is the third task, in which every teacher is asked; the last one where a method trains in that alone. The bare
+loop has the same network, optimizer and batch sizes, on plain tensors that lie ready: as many forwards, those of the
+teacher included, a cross-entropy, backward to what the stage trains, step. It has no stream, no augmentation, no
+memory, no meter, no checkpoint, and none of the method's own loss. Rounds alternate; the ratio is taken within a round,
+and its median is printed.
 """
 
 import argparse
@@ -12,23 +14,39 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from backbone.norm import BatchContext, batch_context
+from models.base import Stage
 from utils.configuration import configure
-from utils.data_plan import Loaders
+from utils.data_plan import Loaders, Pairs, Plain, part_sizes
 from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
 from utils.record import Record
 from utils.registry import METHODS
 from utils.stopping import StopRequest
 from utils.trackers import NullTracker
-from utils.training import Outlets, Training
+from utils.training import Outlets, Position, Training
+
+LIMIT = 1.10
+MEASURED_TASK = 2  # the first in which EEIL's main stage distills
+IMAGES_PER_CLASS = 400
+NUM_REPLAYED = 500
+NUM_EXEMPLARS = 1920  # all of the third task's are there, and fill batches of 64 and of 128 rows
+WARM_UP = 3
+
+Steps = Callable[[int], None]
 
 
 class Silence:
@@ -41,11 +59,14 @@ class Silence:
         """Show nothing."""
 
 
+# -- the suite ---------------------------------------------------------------------------------------------------------
+
+
 def write_images(root: Path) -> None:
     """CIFAR-10's shapes, random pixels."""
     random = np.random.default_rng(0)
     (root / "cifar10").mkdir()
-    for split, size in (("train", 400), ("test", 10)):
+    for split, size in (("train", IMAGES_PER_CLASS), ("test", 10)):
         images = random.integers(0, 256, (10 * size, 32, 32, 3), dtype=np.uint8)
         np.save(root / "cifar10" / f"{split}_x.npy", images)
         np.save(root / "cifar10" / f"{split}_y.npy", np.repeat(np.arange(10), size))
@@ -57,11 +78,13 @@ def command(model: str, root: Path, options: argparse.Namespace) -> list[str]:
     method = METHODS.get(model)
     if method.protocol == "online":
         words += ["--nf", str(options.nf)]
-    return [*words, *(["--buffer_size", "500"] if method.uses_memory else []), "--device", options.device]
+    if method.uses_memory:
+        words += ["--buffer_size", str(NUM_EXEMPLARS if method.keeps_exemplars else NUM_REPLAYED)]
+    return [*words, "--device", options.device]
 
 
-def suite_loop(model: str, root: Path, options: argparse.Namespace):
-    """The suite's training in its second task; gives the method and a function that takes n steps."""
+def make_training(model: str, root: Path, options: argparse.Namespace) -> Training:
+    """A run at its beginning."""
     config = configure(command(model, root, options))
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
@@ -71,62 +94,139 @@ def suite_loop(model: str, root: Path, options: argparse.Namespace):
     method = make_method(config, stream, augmentation, device)
     outlets = Outlets(Record(root / model).open(), NullTracker(), Silence(), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    training = Training(method, stream, loaders, augmentation, config, outlets, StopRequest())
-    for task in range(2):
+    return Training(method, stream, loaders, augmentation, config, outlets, StopRequest())
+
+
+def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:
+    """Every stage of the measured task, when it has begun, and what takes steps in it; a few are taken before."""
+    method, num_tasks = training.method, training.stream.num_tasks
+    last = next(task for task in range(MEASURED_TASK, num_tasks) if method.stages(task))
+    for task in range(last + 1):
+        training.position = Position(task=task)
         method.begin_task(task)
-        training.position.task = task
-        stages = method.stages(task) or method.stages(stream.num_tasks - 1)
-        for stage in stages if task == 0 else stages[:1]:
+        for number, stage in enumerate(method.stages(task)):
             method.begin_stage(stage)
-            loader = loaders.of(stage.data, (task, 0))
-            training.position.batch = 0
-            batches = training._batches(loader, loader.num_batches)
-            for _ in range(3):
-                training._step(next(batches))
-        if task == 0:
+            method.begin_epoch(stage, 0)
+            steps = suite_steps(training, stage, number)
+            steps(WARM_UP)
+            if task == last:
+                yield stage, steps
+        if task < last:
             method.end_task(task)
 
-    def steps(number: int) -> None:
+
+def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
+    """The suite's training in a stage, from the first batch on whenever it is called."""
+    loader = training.loaders.of(stage.data, (training.position.task, number))
+
+    def steps(count: int) -> None:
         training.position.batch = 0
         batches = training._batches(loader, loader.num_batches)
-        for _ in range(number):
-            training._step(next(batches))
-
-    return method, steps
-
-
-def sizes_of_forwards(method) -> list[int]:
-    """Rows of each forward with gradients."""
-    config = method.config
-    if not method.uses_memory or method.keeps_exemplars:
-        return [config.batch_size]
-    num_draws = {"derpp": 2}.get(method.name, 1)
-    sizes = [config.batch_size, *[config.minibatch_size] * num_draws]
-    return [sum(sizes)] if config.forward == "joint" else sizes
-
-
-def bare_loop(method, device: torch.device):
-    """The same forwards on tensors that lie ready."""
-    network, teacher = method.network, getattr(method, "teacher", None)
-    inputs = [torch.randn(size, 3, 32, 32, device=device) for size in sizes_of_forwards(method)]
-    labels = [torch.randint(0, 2, (len(images),), device=device) for images in inputs]
-    (stage, *_) = method.stages(1) or method.stages(method.stream.num_tasks - 1)
-    optimizer = torch.optim.SGD(list(method.trained(stage)), lr=0.03)
-
-    def steps(number: int) -> None:
-        for _ in range(number):
-            loss = sum(cross_entropy(network(images), each) for images, each in zip(inputs, labels, strict=True))
-            if teacher is not None:
-                with torch.no_grad():
-                    teacher(inputs[0])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        for _ in range(count):
+            training._step(next(batches), stage.trains)
 
     return steps
 
 
-def measure(steps, number: int, device: torch.device) -> float:
+# -- the bare loop -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward on tensors that lie ready.
+
+    Attributes:
+        images, labels: of the rows.
+        context: what the norm layers are told of them, None for nothing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    context: BatchContext | None
+
+    def described(self, network: torch.nn.Module) -> AbstractContextManager[None]:
+        """Tells the norm layers of the rows."""
+        return nullcontext() if self.context is None else batch_context(network, self.context)
+
+
+def rows_of_forwards(method: Any, stage: Stage) -> list[tuple[int, int | None]]:
+    """Current and memory rows of each forward with gradients; None where they are not told apart."""
+    config, data = method.config, stage.data
+    if isinstance(data, Pairs):
+        return [part_sizes(config.batch_size, data.ratio)]
+    if isinstance(data, Plain):
+        return [(config.batch_size, None) if data.rows.tasks else (0, config.batch_size)]
+    if not method.uses_memory:
+        return [(config.batch_size, None)]
+    num_draws = {"derpp": 2}.get(method.name, 1)
+    if config.forward == "joint":
+        return [(config.batch_size, num_draws * config.minibatch_size)]
+    return [(config.batch_size, None), *[(config.minibatch_size, None)] * num_draws]
+
+
+def make_forward(method: Any, num_current: int, num_memory: int | None, device: torch.device) -> Forward:
+    """Random rows of the classes seen."""
+    number = num_current + (num_memory or 0)
+    images = torch.randn(number, 3, 32, 32, device=device)
+    labels = torch.randint(0, 2 * (method.task + 1), (number,), device=device)
+    if num_memory is None:
+        return Forward(images, labels, None)
+    tasks = torch.arange(number) % method.task
+    tasks[:num_current] = method.task
+    return Forward(images, labels, BatchContext(method.task, tasks, num_current))
+
+
+def bare_steps(method: Any, stage: Stage, device: torch.device) -> Steps:
+    """The arithmetic of a stage that has begun."""
+    forwards = [make_forward(method, *rows, device) for rows in rows_of_forwards(method, stage)]
+    step = importance_step(method, forwards) if stage.name == "importance" else training_step(method, stage, forwards)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return steps
+
+
+def training_step(method: Any, stage: Stage, forwards: list[Forward]) -> Callable[[], None]:
+    """Forwards, the teacher's after the network's own, backward and a step of the optimizer."""
+    network, teacher, config = method.network, getattr(method, "teacher", None), method.config
+    settings = {"momentum": config.optim_mom, "weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
+    optimizer = torch.optim.SGD(list(method.trained(stage)), lr=stage.lr, **settings)
+
+    def loss_of(forward: Forward) -> Tensor:
+        with forward.described(network):
+            scores = network(forward.images)
+        if teacher is not None:
+            with torch.no_grad():
+                teacher(forward.images)
+        return cross_entropy(scores, forward.labels)
+
+    def step() -> None:
+        loss = sum(loss_of(forward) for forward in forwards)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def importance_step(method: Any, forwards: list[Forward]) -> Callable[[], None]:
+    """One forward, and backward to the maps of the backbone: no parameter gets a gradient."""
+    network, (forward,) = method.network, forwards
+
+    def step() -> None:
+        with forward.described(network):
+            features, maps = network.backbone.forward_maps(forward.images)
+        torch.autograd.grad(cross_entropy(network.head(features), forward.labels), maps)
+
+    return step
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def measure(steps: Steps, number: int, device: torch.device) -> float:
     """Milliseconds per step."""
     started = time.perf_counter()
     steps(number)
@@ -135,16 +235,26 @@ def measure(steps, number: int, device: torch.device) -> float:
     return (time.perf_counter() - started) / number * 1000
 
 
-def ratio(suite, bare, options: argparse.Namespace, device: torch.device) -> tuple[float, float, float]:
+def compare(suite: Steps, bare: Steps, options: argparse.Namespace, device: torch.device) -> tuple[float, float, float]:
     """Median milliseconds of both, and the median of their ratios, round by round."""
-    times: dict[str, list[float]] = {"suite": [], "bare": []}
-    for steps in (suite, bare):
+    times: dict[Steps, list[float]] = {suite: [], bare: []}
+    for steps in times:
         measure(steps, options.steps, device)
-    for _ in range(options.rounds):
-        times["suite"].append(measure(suite, options.steps, device))
-        times["bare"].append(measure(bare, options.steps, device))
-    ratios = [ours / theirs for ours, theirs in zip(times["suite"], times["bare"], strict=True)]
-    return statistics.median(times["suite"]), statistics.median(times["bare"]), statistics.median(ratios)
+    for number in range(options.rounds):
+        for steps in (suite, bare) if number % 2 else (bare, suite):
+            times[steps].append(measure(steps, options.steps, device))
+    ratios = [ours / theirs for ours, theirs in zip(times[suite], times[bare], strict=True)]
+    return statistics.median(times[suite]), statistics.median(times[bare]), statistics.median(ratios)
+
+
+def report(model: str, root: Path, options: argparse.Namespace) -> None:
+    """Measure the stages of a method and print a line for each."""
+    training = make_training(model, root, options)
+    for stage, suite in measured_stages(training):
+        device = torch.device(options.device)
+        figures = compare(suite, bare_steps(training.method, stage, device), options, device)
+        note = f"  above {LIMIT:.2f}" if figures[-1] > LIMIT else ""
+        print("{:7} {:11} {:8.1f}  {:7.1f}  {:5.3f}{}".format(model, stage.name, *figures, note), flush=True)
 
 
 def main() -> int:
@@ -159,18 +269,14 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    print(f"{options.nl}, images of 32 px, {options.threads} threads\nmethod  suite ms  bare ms  ratio")
+    print(f"{options.nl}, images of 32 px, {options.threads} threads\nmethod  stage       suite ms  bare ms  ratio")
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_images(root)
-        for model in options.models:
-            try:
-                method, suite = suite_loop(model, root, options)
-            except UserError as error:
-                parser.error(str(error))
-            figures = ratio(suite, bare_loop(method, device), options, device)
-            print("{:6}  {:8.1f}  {:7.1f}  {:5.3f}".format(model, *figures), flush=True)
+        write_images(Path(folder))
+        try:
+            for model in options.models:
+                report(model, Path(folder), options)
+        except UserError as error:
+            parser.error(str(error))
     return 0
 
 

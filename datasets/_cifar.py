@@ -1,6 +1,6 @@
 """What the two CIFAR datasets share (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets.arrays import Arrays, Dataset
 from utils.errors import UserError
@@ -26,8 +26,8 @@ class Cifar(Dataset):
         Option(
             "cifar_crop",
             str,
-            None,
-            "crop of training images offline: resized at random, or shifted [resized]",
+            "resized",
+            "crop of training images offline: resized at random, or shifted",
             choices=("resized", "shift"),
         ),
     )
@@ -43,8 +43,13 @@ class Cifar(Dataset):
         },
     }
 
+    @classmethod
+    def unused(cls, values: dict[str, Any], transforms: str) -> dict[str, str]:
+        reason = f"it belongs to the transforms of offline, and those of {transforms} are used"
+        return {} if transforms == "offline" else {"cifar_crop": reason}
+
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
-        crop = self.settings["cifar_crop"]
-        if crop is not None and protocol != "offline":
+        shifted = self.settings["cifar_crop"] == "shift"
+        if shifted and protocol != "offline":
             raise UserError(f"--cifar_crop changes nothing with the transforms of {protocol}; it belongs to offline")
-        return self.make_transform(protocol, arrays, {"resized_crop": False} if crop == "shift" else {})
+        return self.make_transform(protocol, arrays, {"resized_crop": False} if shifted else {})

@@ -1,5 +1,6 @@
 """A dataset in memory: uint8 images, labels, class names, mean and standard deviation; and what a dataset part is."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ class Arrays:
         mean, std: of the three channels, for images scaled to [0, 1].
         origin: by array, the file it was read from.
         on_disk: whether the images are too many for a device, and are read batch by batch.
+        test_apart: whether test images were cut in another way, so that training images cannot take their place.
 
     Raises:
         UserError: a shape, a type or a label is not as above; the message names the file, or else the array.
@@ -54,6 +56,7 @@ class Arrays:
     std: tuple[float, float, float]
     origin: dict[str, str] = field(default_factory=dict, repr=False)
     on_disk: bool = False
+    test_apart: bool = False
 
     def __post_init__(self) -> None:
         where = {name: self.origin.get(name, name) for name in ("train_x", "train_y", "test_x", "test_y")}
@@ -230,6 +233,11 @@ class Dataset:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         self.settings = {option.name: options.get(option.name, option.default) for option in self.options}
 
+    @classmethod
+    def unused(cls, values: dict[str, Any], transforms: str) -> dict[str, str]:
+        """Options that change nothing beside the others and with these transforms, by name, and why."""
+        return {}
+
     def load(self, data_root: Path, download: bool = False) -> Arrays:
         """Read the images.
 
@@ -238,24 +246,26 @@ class Dataset:
             download: fetch the official files if nothing is there and there is something to fetch.
 
         Raises:
-            UserError: nothing is there, or what is there is damaged or of another shape.
+            UserError: nothing is there, or what is there is damaged, of another shape or may not be read.
         """
-        found = self._find(data_root)
-        if found is None and download and any(layout.download(data_root, self) for layout in self.layouts):
+        with naming_forbidden(data_root):
             found = self._find(data_root)
-        if found is None:
-            raise UserError(self._missing(data_root))
-        layout, place = found
-        return self.assemble(layout.read(place, self))
+            if found is None and download and any(layout.download(data_root, self) for layout in self.layouts):
+                found = self._find(data_root)
+            if found is None:
+                raise UserError(self._missing(data_root))
+            layout, place = found
+            return self.assemble(layout.read(place, self))
 
     def describe(self, data_root: Path) -> str:
         """One line: what was found, what is wrong with it, or what to put where."""
         try:
-            found = self._find(data_root)
-            if found is None:
-                return self._missing(data_root)
-            layout, place = found
-            return f"{self.name}: {layout.inspect(place, self)}"
+            with naming_forbidden(data_root):
+                found = self._find(data_root)
+                if found is None:
+                    return self._missing(data_root)
+                layout, place = found
+                return f"{self.name}: {layout.inspect(place, self)}"
         except UserError as error:
             return f"{self.name}: {error}"
 
@@ -292,6 +302,18 @@ class Dataset:
     def _missing(self, data_root: Path) -> str:
         wanted = "; or ".join(layout.wanted(data_root, self) for layout in self.layouts)
         return f"{self.name}: no data found. Give --data_root (now {data_root}), or put there {wanted}"
+
+
+@contextlib.contextmanager
+def naming_forbidden(data_root: Path) -> Iterator[None]:
+    """Turn a missing permission into a UserError that names the file."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename or data_root}: {error.strerror or 'not permitted'}; make it readable for this account, "
+            "or give another --data_root"
+        ) from error
 
 
 def count_images(num_train: int, num_test: int, dataset: Dataset) -> str:

@@ -1,12 +1,17 @@
 """Split ImageNet-100: 10 tasks of 10 classes, the first hundred of ILSVRC-2012 (Russakovsky et al., IJCV 2015)."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets.arrays import Arrays, Dataset
+import numpy as np
+
+from datasets.arrays import Arrays, Dataset, naming_forbidden
 from datasets.layouts.decoding import move_up
-from datasets.layouts.four_arrays import FourArrays
+from datasets.layouts.four_arrays import FourArrays, read_array
 from datasets.layouts.imagenet import ImageNetFolder
+from utils.errors import UserError
+from utils.options import Option
 from utils.registry import DATASETS
 
 _CLASS_LIST = Path(__file__).with_name("imagenet100.txt")
@@ -20,6 +25,10 @@ class SeqImagenet100(Dataset):
 
     The classes and their offline order are those of PODNet (Douillard et al., ECCV 2020), as are the transforms
     `podnet`. Online use is this suite's own: the same transforms and backbone.
+
+    The published test images are centres of 224x224 pixels of the files; whether those were brought to 256 pixels
+    before is not known. Once they are, what they were cannot be had from them again, so `native` reads the files. It
+    changes test images alone: exemplars are chosen, and images held out measured, as training images are stored.
     """
 
     num_tasks = 10
@@ -30,6 +39,15 @@ class SeqImagenet100(Dataset):
     std = (0.229, 0.224, 0.225)
     layouts = (FourArrays(), ImageNetFolder())
     on_disk = True
+    options = (
+        Option(
+            "test_crop",
+            str,
+            "resized",
+            "centre of test images, brought to 256 pixels before, or as their files are (native)",
+            choices=("resized", "native"),
+        ),
+    )
     transforms: ClassVar = {
         "online": _TRANSFORM,
         "offline": _TRANSFORM,
@@ -44,5 +62,18 @@ class SeqImagenet100(Dataset):
 
     def load(self, data_root: Path, download: bool = False) -> Arrays:
         """The arrays, decoded from image files if they are not there yet."""
-        move_up(data_root / self.folder)  # a decoding that was killed in its last instant
-        return super().load(data_root, download)
+        with naming_forbidden(data_root):
+            move_up(data_root / self.folder)  # a decoding that was killed in its last instant
+            arrays = super().load(data_root, download)
+            return self._with_native_test(arrays, data_root) if self.settings["test_crop"] == "native" else arrays
+
+    def _with_native_test(self, arrays: Arrays, data_root: Path) -> Arrays:
+        files = ImageNetFolder().native_test(data_root, self, _TRANSFORM["test_side"])
+        test = {name: read_array(file) for name, file in files.items()}
+        if not np.array_equal(test["test_y"], arrays.test_y):
+            raise UserError(
+                f"{files['test_y']} and {arrays.origin['test_y']} are labels of other images: remove {files['test_y']} "
+                "to decode the image files again"
+            )
+        origin = arrays.origin | {name: str(file) for name, file in files.items()}
+        return replace(arrays, **test, origin=origin, test_apart=True)

@@ -140,7 +140,8 @@ class Stream:
         task_of_class: task of each label, [K] int64, on the host.
 
     Raises:
-        UserError: the classes do not split evenly, or too few images for a held-out share.
+        UserError: the classes do not split evenly, too few images for a held-out share, or training images cannot
+            replace the test set.
     """
 
     def __init__(
@@ -165,6 +166,8 @@ class Stream:
         rows = rows_by_label(train_y)
         train, test = (partial(self._part, images, arrays.on_disk) for images in (arrays.train_x, arrays.test_x))
         if validation:
+            if arrays.test_apart:
+                raise UserError("--validation tests on training images, which --test_crop leaves as they are: drop one")
             chosen, rows = _parted(rows, train_y, validation, seed, "--validation")
             self._test = train(train_y, chosen)
         else:
@@ -209,7 +212,7 @@ class Stream:
             yield self._train.pool.take(rows[first : first + batch_size])
 
     def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
-        """The images of some tasks, task after task.
+        """The images of some tasks, task after task; those of neighbouring tasks are one section of the split.
 
         Args:
             tasks: their indices.
@@ -221,7 +224,7 @@ class Stream:
         part = {"train": self._train, "validation": self._held_out, "test": self._test}[split]
         if part is None:
             raise UserError("nothing is held out of the training images: give --val_fraction a share, such as 0.1")
-        pools = [part.of_task(task) for task in tasks]
+        pools = [part.of_tasks(run) for run in _neighbours(tasks)]
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
     def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
@@ -229,7 +232,7 @@ class Stream:
 
         They are not copied, or else read from disk now.
         """
-        return self._test.of_task(task).everything()
+        return self._test.of_tasks(range(task, task + 1)).everything()
 
     def _part(self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray) -> "_Part":
         """A split of some rows of the data."""
@@ -253,6 +256,17 @@ def _parted(
     return rows[is_held_out], rows[~is_held_out]
 
 
+def _neighbours(tasks: Sequence[int]) -> list[range]:
+    """The tasks in their order, each run of consecutive ones as a range."""
+    runs: list[range] = []
+    for task in tasks:
+        if runs and runs[-1].stop == task:
+            runs[-1] = range(runs[-1].start, task + 1)
+        else:
+            runs.append(range(task, task + 1))
+    return runs
+
+
 class _Part:
     """The images of one split, task after task."""
 
@@ -263,5 +277,5 @@ class _Part:
     def rows_of_task(self, task: int) -> range:
         return range(self._starts[task], self._starts[task + 1])
 
-    def of_task(self, task: int) -> TensorPool | DiskPool:
-        return self.pool.section(slice(self._starts[task], self._starts[task + 1]))
+    def of_tasks(self, tasks: range) -> TensorPool | DiskPool:
+        return self.pool.section(slice(self._starts[tasks.start], self._starts[tasks.stop]))

@@ -32,9 +32,10 @@ class Afc(PodNet):
     options = (
         *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        Option("afc_lambda", ranged(float, 0), None, "weight of the distillation of maps"),
+        Option("afc_lambda", ranged(float, 0), None, "weight of the distillation of maps (as published)"),
     )
     required: ClassVar[tuple[str, ...]] = ("second_epochs", "second_lr", "afc_lambda")
+    tasks_needed: ClassVar[dict[str, int]] = {**PodNet.tasks_needed, "afc_lambda": 2}
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -44,14 +45,14 @@ class Afc(PodNet):
 
     def stages(self, task: int) -> list[Stage]:
         stages = super().stages(task)
-        return [*stages, replace(stages[0], name="importance", epochs=1, lr=0.0, keep="last")]
+        return [*stages, replace(stages[0], name="importance", epochs=1, lr=0.0, keep="last", trains=False)]
 
     def begin_stage(self, stage: Stage) -> None:
         """Importance is measured beside the exemplars that the task was learned beside."""
         if stage.name == "balance" and self.replayed is None:
             self.replayed = self.memory.state_dict()
         if stage.name == "importance" and self.replayed is not None:
-            self.memory.load_state_dict(self.replayed)
+            self.load_memory(self.replayed)
             self.replayed = None
         super().begin_stage(stage)
 

@@ -20,7 +20,7 @@ from utils.options import Option, ranged
 from utils.seeds import derive_seed
 
 REPLAY_OPTIONS = (
-    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together"),
+    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together (to be given)"),
     Option("minibatch_size", ranged(int, 1), None, "images of memory per draw (as --batch_size)"),
     Option("buffer_mode", str, "reservoir", "how memory is filled", choices=("reservoir", "ring")),
     Option(
@@ -46,6 +46,7 @@ class Stage:
         held_out: tasks on whose held-out images that loss is taken.
         name: for a method with several stages to know them by.
         schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
+        trains: False for passes that move no parameter, whose batches are no training steps.
     """
 
     data: TaskStream | Plain | Pairs
@@ -57,6 +58,7 @@ class Stage:
     held_out: tuple[int, ...] = ()
     name: str = "main"
     schedule: str = "steps"
+    trains: bool = True
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -118,9 +120,20 @@ class Method:
         """Raise UserError for options that cannot be together; `num_classes` is None before the data are read."""
 
     @classmethod
+    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
+        """Options that change nothing beside the others, by name, and what would use them; typed, they are refused."""
+        return {}
+
+    @classmethod
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The values with those made one that give equal computations; enters a run's identity."""
-        return values
+        """The values with those made one that give equal computations, without unused ones; enters a run's identity."""
+        unused = cls.unused(values)
+        return {name: value for name, value in values.items() if name not in unused}
+
+    @classmethod
+    def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
+        """What is not to be expected of a run with these options, in sentences that are shown before it begins."""
+        return []
 
     @classmethod
     def measures_every_task(cls, head: str) -> bool:
@@ -174,6 +187,7 @@ class Method:
         self.stage_name = stage.name
         undecayed = {id(parameter) for parameter in undecayed_parameters(self.network)}
         trained = list(self.trained(stage))
+        self._learn_only(trained)
         groups = [{"params": [parameter for parameter in trained if id(parameter) not in undecayed]}]
         apart = [parameter for parameter in trained if id(parameter) in undecayed]
         if apart:
@@ -186,6 +200,12 @@ class Method:
             nesterov=config.optim_nesterov,
         )
         self.network.train()
+
+    def _learn_only(self, trained: Iterable[nn.Parameter]) -> None:
+        """No gradient is computed or kept for what a stage does not train."""
+        learning = {id(parameter) for parameter in trained}
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(id(parameter) in learning)
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
         """Set the epoch's learning rate."""
@@ -202,6 +222,10 @@ class Method:
     def scores(self, images: Tensor) -> Tensor:
         """What evaluation compares: [N, K]."""
         return self.network(images)
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """What a cross-entropy is taken of, such as the validation loss, [N, K]; `network` may be a copy."""
+        return network(images)
 
     def update(self, loss: Tensor) -> dict[str, Tensor]:
         """Step the optimizer down a loss."""
@@ -231,7 +255,11 @@ class Method:
         begin_task(self.network, self.task)
         self.network.load_state_dict(state["network"])
         if self.memory is not None:
-            self.memory.load_state_dict(state["memory"])
+            self.load_memory(state["memory"])
+
+    def load_memory(self, state: dict[str, Any]) -> None:
+        """Restore the memory's part of a state."""
+        self.memory.load_state_dict(state)
 
 
 class MemoryMethod(Method):
@@ -247,6 +275,7 @@ class MemoryMethod(Method):
 
     @classmethod
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = super().canonical(values)
         if values.get("lambd") == 0:
             return {name: value for name, value in values.items() if name != "ada_t0"}
         if values.get("ada_t0") == 1 and not cls.replays_in_first_task:

@@ -8,7 +8,7 @@ from utils.batch import Batch
 from utils.options import Option, ranged
 from utils.registry import METHODS
 
-ALPHA = Option("alpha", ranged(float, 0), None, "weight of the distance to the stored logits")
+ALPHA = Option("alpha", ranged(float, 0), None, "weight of the distance to the stored logits (as published)")
 
 
 @METHODS.register()

@@ -14,7 +14,11 @@ from utils.registry import METHODS
 class Derpp(ReplayMethod):
     """L = CE(z, y) + α · mean((z₁ − z_stored,₁)²) + β · CE(z₂, y₂), with two independent draws from memory."""
 
-    options = (*REPLAY_OPTIONS, ALPHA, Option("beta", ranged(float, 0), None, "weight of the second draw's labels"))
+    options = (
+        *REPLAY_OPTIONS,
+        ALPHA,
+        Option("beta", ranged(float, 0), None, "weight of the second draw's labels (as published)"),
+    )
     required = ("alpha", "beta")
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:

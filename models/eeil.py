@@ -1,6 +1,6 @@
 """EEIL: end-to-end incremental learning (Castro et al., ECCV 2018), as in FACIL and Cha et al., CVPR 2023."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from models.base import Stage
 from models.exemplar import ExemplarMethod, frozen_copy
 from utils.batch import Batch
 from utils.data_plan import Plain, Rows
+from utils.errors import UserError
 from utils.options import Option, boolean, ranged
 from utils.registry import METHODS
 
@@ -50,10 +51,41 @@ class Eeil(ExemplarMethod):
     default_pool = "union"
     drops_last = True
     has_teacher = True
+    tasks_needed: ClassVar[dict[str, int]] = {
+        **ExemplarMethod.tasks_needed,
+        **dict.fromkeys(("eeil_skip_newest_head", "eeil_distill", "eeil_second_stage", "second_epochs"), 2),
+    }
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.unbalanced: nn.Module | None = None  # during the second stage, the network as it was before
+
+    @classmethod
+    def pairs_rows(cls, values: dict[str, Any]) -> bool:
+        return super().pairs_rows(values) or values.get("eeil_second_stage", "released") == "released"
+
+    @classmethod
+    def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
+        if values["eeil_second_stage"] == "released" or not norm.needs_joint:
+            return []
+        return [f"current and memory rows of the balanced second stage are one to {norm.name}, which balances nothing"]
+
+    def check_batches(self) -> None:
+        super().check_batches()
+        if self.config.eeil_second_stage == "balanced":
+            self.check_balanced()
+
+    def check_balanced(self) -> None:
+        """Raise UserError if some second stage will not fill a batch."""
+        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
+        for task in range(1, self.stream.num_tasks):
+            available, stored = self.count_images(task, sizes)
+            balanced = min(available, stored) + stored
+            if balanced < self.config.batch_size:
+                raise UserError(
+                    f"the balanced second stage of task {task + 1} has {balanced} images for the "
+                    f"{self.config.batch_size} rows of a batch: give a larger --buffer_size or a smaller --batch_size"
+                )
 
     def stages(self, task: int) -> list[Stage]:
         main = self.main_stage(task)

@@ -1,8 +1,9 @@
 """Base of the offline methods: exemplars chosen after each task, batches of a fixed ratio, a teacher."""
 
 import copy
+import math
 import operator
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +52,8 @@ class ExemplarMethod(MemoryMethod):
         default_pool: where current rows come from in the published runs, `task` or `union`.
         drops_last: whether a last batch of current rows that is not full is left out before it is paired.
         has_teacher: whether the network is copied after each task, for the next one to be distilled from.
+        tasks_needed: how many tasks a stream must have for an option to change anything, where one is not enough.
+        reads_maps: whether losses are of the backbone's maps, which are not kept otherwise.
     """
 
     options = EXEMPLAR_OPTIONS + PAIR_OPTIONS
@@ -62,6 +65,12 @@ class ExemplarMethod(MemoryMethod):
     default_pool: ClassVar[str] = "task"
     drops_last: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
+    tasks_needed: ClassVar[dict[str, int]] = {
+        **{option.name: 2 for option in PAIR_OPTIONS},
+        **dict.fromkeys(("exemplar_selection", "quota", "lambd", "ada_t0", "renormalize_absent"), 2),
+        "reherd": 3,  # old exemplars are chosen among after the second task, for a third one to replay them
+    }
+    reads_maps: ClassVar[bool] = False
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -87,18 +96,43 @@ class ExemplarMethod(MemoryMethod):
             raise UserError(
                 f"--buffer_size {values['buffer_size']} is less than one image for each of the {num_classes} classes"
             )
+        if not cls.pairs_rows(values):
+            return
         parts = part_sizes(values["batch_size"], values["batch_ratio"])
         if not min(parts):
             raise UserError(
                 f"--batch_size {values['batch_size']} leaves no row for one of the parts at --batch_ratio "
                 f"{values['batch_ratio']}; give at least --batch_size {values['batch_ratio'] + 1}"
             )
-        if values["batching"] == "ratio" and values["buffer_size"] < parts[1]:
+        if values["buffer_size"] < parts[1]:
             raise UserError(f"--buffer_size {values['buffer_size']} is less than the {parts[1]} memory rows of a batch")
+
+    @classmethod
+    def pairs_rows(cls, values: dict[str, Any]) -> bool:
+        """Whether some batches are parts of a fixed ratio."""
+        return values["batching"] == "ratio"
+
+    @classmethod
+    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
+        unused = super().unused(values)
+        if values.get("batching") == "union":
+            belongs = "it belongs to --batching ratio"
+            names = ["current_pool"] if cls.pairs_rows(values) else ["current_pool", "batch_ratio", "ratio_cycle"]
+            unused |= dict.fromkeys(names, belongs)
+        num_tasks = values.get("n_tasks") or math.inf  # other datasets have enough of them
+        needed = {name: number for name, number in cls.tasks_needed.items() if num_tasks < number and name in values}
+        return unused | {name: f"it needs at least {number} tasks (--n_tasks)" for name, number in needed.items()}
+
+    @classmethod
+    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("batching") != "union":
+            return super().canonical(values)
+        return super().canonical(values) | {"current_pool": cls.default_pool}  # as in records from when it was allowed
 
     def check_batches(self) -> None:
         config = self.config
         num_current, num_memory = part_sizes(config.batch_size, config.batch_ratio)
+        pairs_rows = self.pairs_rows(config.values)
         sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
         for task in range(self.stream.num_tasks):
             available, stored = self.count_images(task, sizes)
@@ -110,7 +144,7 @@ class ExemplarMethod(MemoryMethod):
                     f"task {task + 1} has {available} images for the {wanted} rows of a batch: "
                     "give a smaller --batch_size"
                 )
-            if task and config.batching == "ratio" and stored < num_memory:
+            if task and pairs_rows and stored < num_memory:
                 raise UserError(
                     f"task {task + 1} has {stored} exemplars for the {num_memory} memory rows of a batch: "
                     "give a larger --buffer_size or a smaller --batch_size"
@@ -164,15 +198,16 @@ class ExemplarMethod(MemoryMethod):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Any:
-        """Scores, features and maps of a batch; the norm layers are told which rows come from memory."""
+        """Scores, features and any maps of a batch; the norm layers are told which rows come from memory."""
+        call = partial(self.network.outputs, maps=self.reads_maps)
         if batch.num_current is None:
-            return self.network.outputs(batch.images)
-        return self.described(batch.images, batch.tasks, batch.num_current, self.network.outputs)
+            return call(batch.images)
+        return self.described(batch.images, batch.tasks, batch.num_current, call)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Any:
-        """Scores, features and maps of the network as it was after the last task."""
-        return self.teacher.outputs(images)
+        """Scores, features and any maps of the network as it was after the last task."""
+        return self.teacher.outputs(images, maps=self.reads_maps)
 
     def end_task(self, task: int) -> None:
         self.choose_exemplars()
@@ -200,6 +235,10 @@ class ExemplarMethod(MemoryMethod):
             self.teacher = frozen_copy(self.network)
             self.teacher.load_state_dict(state["teacher"]["network"])
         super().load_state_dict(state)
+
+    def load_memory(self, state: dict[str, Any]) -> None:
+        """Fetch the exemplars of a state from the training images again."""
+        self.memory.load_state_dict(state, self.stream.pool(range(self.stream.num_tasks)))
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

@@ -214,7 +214,7 @@ class Outputs(NamedTuple):
     Attributes:
         scores: [N, K].
         features: [N, D].
-        maps: after each stage, [N, C, side, side].
+        maps: after each stage, [N, C, side, side]; none unless they were asked for.
     """
 
     scores: Tensor
@@ -240,12 +240,12 @@ class Network(nn.Module):
             scores = self.head(self.backbone(images))
         return self._single(scores)
 
-    def outputs(self, images: Tensor) -> Outputs:
-        """Scores, features and maps of images [N, C, H, W], by one forward."""
+    def outputs(self, images: Tensor, maps: bool = False) -> Outputs:
+        """Scores and features of images [N, C, H, W], by one forward; with `maps`, those too."""
         with self._autocast(images):
-            features, maps = self.backbone.forward_maps(images)
+            features, found = self.backbone.forward_maps(images) if maps else (self.backbone(images), [])
             scores = self.head(features)
-        return Outputs(self._single(scores), self._single(features), [self._single(each) for each in maps])
+        return Outputs(self._single(scores), self._single(features), [self._single(each) for each in found])
 
     def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
         if not self.half_precision:

@@ -1,7 +1,7 @@
 """LUCIR: learning a unified classifier via rebalancing (Hou et al., CVPR 2019), as in Cha et al., CVPR 2023."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from models.base import Stage
 from models.exemplar import ExemplarMethod
 from utils.batch import Batch
-from utils.errors import UserError
 from utils.options import Option, boolean, ranged
-from utils.registry import METHODS
+from utils.registry import BACKBONES, METHODS
 
 RANKING_OPTIONS = (
     Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines"),
@@ -52,17 +51,32 @@ class Lucir(ExemplarMethod):
     heads = ("cosine",)
     default_pool = "union"
     has_teacher = True
+    tasks_needed: ClassVar[dict[str, int]] = {
+        **ExemplarMethod.tasks_needed,
+        **dict.fromkeys(("lucir_lambda", "lucir_distill", "lucir_ranking", "lucir_margin", "lucir_rivals"), 2),
+    }
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.network.backbone.drop_last_relu(self.config.lucir_relu)
 
     @classmethod
-    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
-        super().check(values, num_classes)
-        idle = [option.name for option in RANKING_OPTIONS if values[option.name] != option.default]
-        if idle and not values["lucir_ranking"]:
-            raise UserError(f"--{idle[0]} belongs to the ranking, which --lucir_ranking 0 leaves out: give one of them")
+    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
+        unused = super().unused(values)
+        if not values.get("lucir_ranking", True):
+            unused |= {option.name: "it belongs to --lucir_ranking 1" for option in RANKING_OPTIONS}
+        if values.get("lucir_lambda") == 0:
+            unused["lucir_distill"] = "it needs --lucir_lambda above 0"
+        if not getattr(_backbone_of(values), "ends_stages_in_relu", True):
+            unused["lucir_relu"] = f"--backbone {values['backbone']} has no ReLU at the end of a stage"
+        return unused
+
+    @classmethod
+    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = super().canonical(values)
+        if "lucir_relu" in values and getattr(_backbone_of(values), "num_stages", None) == 3:
+            return values | {"lucir_relu": "layer3"}
+        return values
 
     def trained(self, stage: Stage) -> list[nn.Parameter]:
         head = self.network.head
@@ -86,6 +100,11 @@ class Lucir(ExemplarMethod):
             return cosine_distance(features, taught).mean()
         cosines = self.network.head.cosines(features)[:, : self.num_old]
         return self.num_old * mse_loss(cosines, self.teacher.head.cosines(taught))
+
+
+def _backbone_of(values: dict[str, Any]) -> type | None:
+    name = values.get("backbone")
+    return BACKBONES.get(name) if name in BACKBONES.names() else None  # a record's may be of a plug-in
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -23,17 +23,18 @@ from utils.registry import METHODS
 from utils.seeds import generator
 
 GRADIENT_LIMIT = 5.0
+_MAP_OPTIONS = ("podnet_lambda_c", "podnet_pooling", "podnet_normalize", "podnet_rows")
 
 PROXY_OPTIONS = (
     Option(
         "nca",
         str,
         "published",
-        "form of the classification loss: hinge cuts it off at 0, softmax is the plain cross-entropy",
-        choices=("published", "hinge", "softmax"),
+        "form of the classification loss; softmax is the plain cross-entropy",
+        choices=("published", "softmax"),
     ),
-    Option("second_epochs", ranged(int, 1), None, "epochs of the second stage (from the published settings)"),
-    Option("second_lr", ranged(float, 0), None, "learning rate of the second stage (from the published settings)"),
+    Option("second_epochs", ranged(int, 1), None, "epochs of the second stage (as published)"),
+    Option("second_lr", ranged(float, 0), None, "learning rate of the second stage (as published)"),
 )
 
 
@@ -49,8 +50,8 @@ class PodNet(ExemplarMethod):
     options = (
         *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        Option("podnet_lambda_f", ranged(float, 0), None, "weight of the distillation of features"),
-        Option("podnet_lambda_c", ranged(float, 0), None, "weight of the distillation of maps"),
+        Option("podnet_lambda_f", ranged(float, 0), None, "weight of the distillation of features (as published)"),
+        Option("podnet_lambda_c", ranged(float, 0), None, "weight of the distillation of maps (as published)"),
         Option(
             "podnet_pooling",
             str,
@@ -65,12 +66,25 @@ class PodNet(ExemplarMethod):
     heads = ("proxy",)
     transforms = "podnet"
     has_teacher = True
+    reads_maps = True
+    tasks_needed: ClassVar[dict[str, int]] = {
+        **ExemplarMethod.tasks_needed,
+        **dict.fromkeys(("second_epochs", "second_lr", "podnet_lambda_f", *_MAP_OPTIONS), 2),
+        "reherd": 2,  # the second stage replays what a task leaves
+    }
 
     @classmethod
     def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
         super().check(values, num_classes)
         if values["milestones"]:
             raise UserError(f"--model {cls.name} has a cosine schedule without milestones: leave out --milestones")
+
+    @classmethod
+    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
+        unused = super().unused(values)
+        if values.get("podnet_lambda_c") == 0:
+            unused |= dict.fromkeys(_MAP_OPTIONS[1:], "it needs --podnet_lambda_c above 0")
+        return unused
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -91,13 +105,10 @@ class PodNet(ExemplarMethod):
         return replace(super().main_stage(task), schedule="cosine")
 
     def begin_stage(self, stage: Stage) -> None:
-        """Choose exemplars of the new classes before the second stage; nothing is computed for what is not trained."""
+        """Choose exemplars of the new classes before the second stage."""
         if stage.name == "balance" and not self.memory.holds(self.num_seen - 1):
             self.choose_exemplars()
         super().begin_stage(stage)
-        trained = {id(parameter) for parameter in self.trained(stage)}
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
 
     def trained(self, stage: Stage) -> list[nn.Parameter]:
         head = self.network.head
@@ -127,6 +138,10 @@ class PodNet(ExemplarMethod):
     def classify(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The classification loss of the scaled similarities [N, K], averaged over rows."""
         return nca(self.network.head.eta * scores, labels, self.config.nca)
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The similarities as the loss scales them."""
+        return network.head.eta * network(images)
 
     def distill(self, outputs: Outputs, taught: Outputs, labels: Tensor) -> dict[str, Tensor]:
         """The terms that keep the network near to what it was; labels [N]."""
@@ -168,19 +183,19 @@ def nca(scores: Tensor, labels: Tensor, form: str = "published") -> Tensor:
     """−mean of q_y − log(1 + Σ_{j≠y} exp q_j), q the scores less the row's highest one; [].
 
     This is what the published program computes for the loss of Douillard et al., eq. 9: the margin, which it subtracts
-    from all scores, cancels, and the own class leaves exp 0 in the denominator.
+    from all scores, cancels, and the own class leaves exp 0 in the denominator. No row is below 0, where the paper's
+    hinge would cut it off.
 
     Args:
         scores: [N, K].
         labels: [N].
-        form: `published`; `hinge`, the loss of a row is at least 0; `softmax`, the denominator holds all classes.
+        form: `published`; `softmax`, the denominator holds all classes.
     """
     if form == "softmax":
         return cross_entropy(scores, labels)
     own = labels.unsqueeze(1)
     shifted = scores - scores.max(dim=1, keepdim=True).values
-    losses = shifted.scatter(1, own, 0.0).logsumexp(dim=1) - shifted.gather(1, own).squeeze(1)
-    return (losses.clamp(min=0) if form == "hinge" else losses).mean()
+    return (shifted.scatter(1, own, 0.0).logsumexp(dim=1) - shifted.gather(1, own).squeeze(1)).mean()
 
 
 def pod(

@@ -1,6 +1,6 @@
 """SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -26,6 +26,7 @@ class SsIl(ExemplarMethod):
         Option("ssil_distill", str, "last", "old tasks that are distilled: the last, or all", choices=("last", "all")),
     )
     has_teacher = True
+    tasks_needed: ClassVar[dict[str, int]] = {**ExemplarMethod.tasks_needed, "ssil_distill": 3}
 
     @classmethod
     def check(cls, values: dict[str, Any], num_classes: int | None) -> None:

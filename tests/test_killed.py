@@ -1,41 +1,29 @@
 """Real signals to real processes."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from utils.registry import ROOT
+from tests import killed_rig
+from tests.killed_rig import result_of, wait_for
+
+WORDS = (
+    "--model er_ace --dataset seq-arrays --n_tasks 3 --nl AdaB2N --nf 4 --lr 0.01 --buffer_size 20 --epochs 25 "
+    "--log_every 3"
+)
 
 
 def command(small_root, results, *more):
-    words = "--model er_ace --dataset seq-arrays --n_tasks 3 --nl AdaB2N --nf 4 --lr 0.01 --buffer_size 20 --epochs 25"
-    return [
-        sys.executable,
-        str(ROOT / "utils" / "main.py"),
-        *words.split(),
-        *("--threads", "1", "--device", "cpu", "--data_root", str(small_root), "--results_dir", str(results)),
-        *("--nowand", "--log_every", "3", *more),
-    ]
+    return killed_rig.command(WORDS, results, "--data_root", str(small_root), *more)
 
 
-def result_of(results):
-    (path,) = results.rglob("result.json")
-    result = json.loads(path.read_text())
-    return {name: result[name] for name in ("metrics", "counts", "weights_sha256", "steps")}
-
-
-def wait_for(results, name):
+def wait_for_file(results, name):
     """Until the run has written that file."""
-    deadline = time.monotonic() + 60
-    while not list(results.rglob(name)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: list(results.rglob(name)))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +40,7 @@ def test_killed_at_five_random_moments_it_ends_the_same(small_root, tmp_path, wh
         process = subprocess.Popen(
             command(small_root, tmp_path, "--checkpoint_every", "0.05"), stdout=subprocess.DEVNULL
         )
-        wait_for(tmp_path, "checkpoint.pt")
+        wait_for_file(tmp_path, "checkpoint.pt")
         time.sleep(moments.uniform(0, 3.5))
         process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
@@ -67,7 +55,7 @@ def test_stopped_it_saves_and_goes_on(small_root, tmp_path, whole, number, code)
     process = subprocess.Popen(
         command(small_root, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
-    wait_for(tmp_path, "metrics.jsonl")
+    wait_for_file(tmp_path, "metrics.jsonl")
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code

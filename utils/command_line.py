@@ -42,16 +42,23 @@ def make_parser(options: Iterable[Option]) -> Parser:
         more: dict[str, Any] = {"action": "append"} if option.name == "plugin" else {}
         if option.flag is not None:
             more |= {"nargs": "?", "const": option.flag}
-        text = option.help if option.default in (None, "", False) else f"{option.help} [{option.default}]"
         parser.add_argument(
             *spellings,
             dest=option.name,
             type=_converter(option),
-            help=text.replace("%", "%%"),
+            help=_help(option).replace("%", "%%"),
             metavar=_metavar(option),
             **more,
         )
     return parser
+
+
+def _help(option: Option) -> str:
+    """What an option is, and its default; where there is none, the text says what decides."""
+    if option.default is None or option.default == "":
+        return option.help
+    default = int(option.default) if option.type is boolean else option.default
+    return f"{option.help} [{default}]"
 
 
 def _metavar(option: Option) -> str:

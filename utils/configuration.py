@@ -47,6 +47,14 @@ class Parts:
             return options + self.norm.regularizer_options
         return tuple(option for option in options if option.name not in self.norm.memory_options)
 
+    def transforms(self, protocol: str) -> str:
+        """Which of the dataset's transforms are used: the method's own, where the dataset has them."""
+        return self.method.transforms if self.method.transforms in self.dataset.transforms else protocol
+
+    def order_rule(self, protocol: str) -> str:
+        """The rule for the order of the classes that the protocol stands for."""
+        return self.dataset.class_orders.get(protocol, PROTOCOLS[protocol].class_order)
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -74,6 +82,10 @@ class Configuration:
         """The values of those of the given options that are in use."""
         return {option.name: self.values[option.name] for option in options if option.name in self.values}
 
+    def used(self) -> dict[str, Any]:
+        """The values that the result depends on or that say where it goes, equal computations made one."""
+        return self.parts.method.canonical(self.values)
+
     def identity(self, data_fingerprint: str) -> str:
         """SHA-256 of what the results depend on; options left at their own default do not enter it.
 
@@ -81,7 +93,7 @@ class Configuration:
         """
         values = {
             name: value
-            for name, value in self.parts.method.canonical(self.values).items()
+            for name, value in self.used().items()
             if self.options[name].changes_result and value != self.options[name].default
         }
         content = {
@@ -182,23 +194,32 @@ def _resolve(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     excluded = _excluded(typed, options)
-    epochs_of_milestones = None
+    made_for: dict[str, int | None] = {}  # epochs that a value stands beside
     for origin, layer in _layers(typed, selected, parts):
         for name, value in layer.items():
             if name in options and name not in values and name not in excluded and value is not None:
-                values[name], origins[name] = value, origin
-                if name == "milestones":
-                    epochs_of_milestones = layer.get("epochs")
+                values[name], origins[name], made_for[name] = value, origin, layer.get("epochs")
     for name, option in options.items():
         if name not in values:
             values[name], origins[name] = option.default, "default"
     values |= {name: selected[name] for name in ("model", "dataset", "nl", "backbone", "protocol")}
-    if origins["milestones"] != "typed" and epochs_of_milestones:
-        values["milestones"] = _scaled(values["milestones"], values["epochs"] / epochs_of_milestones)
+    _scale_schedules(values, origins, made_for)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration, typed)
     _check(configuration)
     return configuration
+
+
+def _scale_schedules(values: dict[str, Any], origins: dict[str, str], made_for: dict[str, int | None]) -> None:
+    """Bring milestones and a second stage to the number of epochs in force, unless they were typed."""
+    epochs = values["epochs"]
+    if origins["milestones"] != "typed" and made_for.get("milestones"):
+        values["milestones"] = _scaled(values["milestones"], epochs / made_for["milestones"])
+    second = values.get("second_epochs")
+    main = made_for.get("second_epochs") or PROTOCOLS[values["protocol"]].values["epochs"]
+    if second is not None and origins["second_epochs"] != "typed" and main != epochs:
+        values["second_epochs"] = max(1, int(second * epochs / main + 0.5))
+        origins["second_epochs"] += f", {second} after {main} epochs, in proportion"
 
 
 def _scaled(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
@@ -250,6 +271,9 @@ def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
             if typed.get(spelled) is not None:
                 raise UserError(f"--{name} contradicts --{spelled} {typed[spelled]}; give one of them")
             values[spelled], origins[spelled] = value, f"--{name}"
+    own_order = configuration.parts.order_rule(values["protocol"])
+    if values["class_order"] in (own_order, {"offline": "seeded"}.get(own_order)):
+        values["class_order"] = "protocol"
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], origins["minibatch_size"] = values["batch_size"], "as --batch_size"
     values |= configuration.parts.method.settled(values, configuration.parts.norm)
@@ -287,10 +311,16 @@ def _check(configuration: Configuration) -> None:
             f"--protocol {values['protocol']} adds outputs with every task, so that forward transfer "
             "(--ignore_other_metrics 0) has no outputs to measure"
         )
+    if configuration.parts.head != "linear" and values["class_il_outputs"] == "all":
+        raise UserError(
+            f"--class_il_outputs all changes nothing: --protocol {values['protocol']} adds outputs with every task, so "
+            "that there are none of classes not seen; it belongs to --protocol online"
+        )
     if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
         raise UserError("--best_epoch val_loss chooses by held-out images: give --val_fraction above 0")
     _check_schedule(configuration)
     _check_regularizer(configuration)
+    _check_used(configuration)
     method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
 
 
@@ -303,6 +333,14 @@ def _check_regularizer(configuration: Configuration) -> None:
         raise UserError("--ada_t0 changes nothing while --lambd is 0")
     if values["ada_t0"] >= num_tasks:
         raise UserError(f"--ada_t0 {values['ada_t0']} is never reached: the tasks are 0 to {num_tasks - 1}")
+
+
+def _check_used(configuration: Configuration) -> None:
+    values, parts = configuration.values, configuration.parts
+    unused = parts.method.unused(values) | parts.dataset.unused(values, parts.transforms(values["protocol"]))
+    for name, reason in unused.items():
+        if configuration.origins.get(name) == "typed":
+            raise UserError(f"--{name} changes nothing in this run: {reason}")
 
 
 def _check_schedule(configuration: Configuration) -> None:

@@ -34,6 +34,7 @@ class NormDiagnosis:
         stream: gives the training images of tasks (`datasets/stream.py`).
         loaders: give batches of them (`utils/data_plan.py`).
         prepare: raw images -> normalised ones, as for evaluation.
+        logits: (network, images [N, C, H, W]) -> [N, K], what the method takes a cross-entropy of.
         config: the options in force.
         screen: shows how far it is.
         check: called before every batch; may raise to stop.
@@ -42,6 +43,7 @@ class NormDiagnosis:
     stream: Any
     loaders: Any
     prepare: Callable[[Tensor], Tensor]
+    logits: Callable[[nn.Module, Tensor], Tensor]
     config: Any
     screen: Any
     check: Callable[[], None]
@@ -95,7 +97,8 @@ class NormDiagnosis:
         )
         settings = {"lr": LR_FACTOR * config.lr, "momentum": config.optim_mom}
         settings |= {"weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
-        steps = train_alone(network, self.layers(network).values(), batches, settings)
+        layers = self.layers(network).values()
+        steps = train_alone(network, layers, batches, settings, partial(self.logits, network))
         self.screen.begin(f"task {task + 1}, norm layers", 0, config.retune_norms * num_batches)
         for done, _ in enumerate(steps, start=1):
             self.check()
@@ -163,15 +166,20 @@ def note(
 
 
 def train_alone(
-    network: nn.Module, layers: Collection[nn.Module], batches: Iterator[Batch], settings: Mapping[str, Any]
+    network: nn.Module,
+    layers: Collection[nn.Module],
+    batches: Iterator[Batch],
+    settings: Mapping[str, Any],
+    logits: Callable[[Tensor], Tensor],
 ) -> Iterator[None]:
     """Train some layers of a network by cross-entropy, a step per item; everything else is in evaluation mode.
 
     Args:
-        network: images [N, C, H, W] -> scores [N, K]; is changed, and in evaluation mode at the end.
+        network: is changed, and in evaluation mode at the end.
         layers: those in training mode, whose parameters and running statistics move.
         batches: what they are trained on.
         settings: of stochastic gradient descent.
+        logits: of images [N, C, H, W] by the network, [N, K].
     """
     network.eval().requires_grad_(False)
     for layer in layers:
@@ -179,7 +187,7 @@ def train_alone(
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     optimizer = torch.optim.SGD(parameters, **settings) if parameters else None
     for batch in batches:
-        loss = cross_entropy(network(batch.images), batch.labels)
+        loss = cross_entropy(logits(batch.images), batch.labels)
         if optimizer is not None:
             optimizer.zero_grad()
             loss.backward()

@@ -31,6 +31,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: this machine has no usable GPU; use --device cpu")
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what names no device, such as pinned memory, would else open another one
     return device
 
 

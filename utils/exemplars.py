@@ -15,7 +15,7 @@ SELECTIONS = ("herding", "icarl", "random")
 QUOTAS = ("ceil", "floor", "fixed")
 
 EXEMPLAR_OPTIONS = (
-    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all classes together"),
+    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all classes (by the protocol)"),
     Option(
         "exemplar_selection", str, "herding", "how exemplars are chosen; icarl: in its first form", choices=SELECTIONS
     ),
@@ -79,6 +79,7 @@ class ExemplarMemory:
         self._raw = torch.empty(0, 0, 0, 0, dtype=torch.uint8, device=self._device)
         self._labels = torch.empty(0, dtype=torch.int64)
         self._tasks = torch.empty(0, dtype=torch.int64)
+        self._numbers = torch.empty(0, dtype=torch.int64)  # of each image among the training images of its class
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -119,7 +120,7 @@ class ExemplarMemory:
         Args:
             features: raw [n, C, H, W] uint8 on the device -> [n, D]; not called for random selection. The caller sets
                 evaluation mode and applies the transform of test images.
-            pool: the training images of the task.
+            pool: the training images of the task, all of those of its classes.
             num_seen: classes seen so far, which are 0 to num_seen - 1.
 
         Raises:
@@ -137,20 +138,40 @@ class ExemplarMemory:
             rows = (source.labels == label).nonzero().flatten()
             if not len(rows):
                 raise ValueError(f"there is no image of class {label}")
+            numbers = torch.arange(len(rows)) if label in new else self._numbers[rows]
             if label in new or self._reherd:
-                rows = rows[self._ranking(features, source, rows, quota, label, num_seen)]
-            rows = rows[:quota]
-            chosen.append((source.take(rows)[0], source.labels[rows], source.tasks[rows]))
-        self._raw, self._labels, self._tasks = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+                order = self._ranking(features, source, rows, quota, label, num_seen)
+                rows, numbers = rows[order], numbers[order]
+            rows, numbers = rows[:quota], numbers[:quota]
+            chosen.append((source.take(rows)[0], source.labels[rows], source.tasks[rows], numbers))
+        self._raw, self._labels, self._tasks, self._numbers = map(torch.cat, zip(*chosen, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The exemplars; tensors are not copied. Loadable with `weights_only=True`."""
-        return {"raw": self._raw, "labels": self._labels, "tasks": self._tasks}
+        """Which training images the exemplars are; tensors are not copied. Loadable with `weights_only=True`."""
+        return {"labels": self._labels, "numbers": self._numbers}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a copy of a state, wherever its tensors lie."""
-        self._raw = state["raw"].to(self._device, copy=True)
-        self._labels, self._tasks = (state[name].to("cpu", copy=True) for name in ("labels", "tasks"))
+    def load_state_dict(self, state: dict[str, Tensor], pool: Pool) -> None:
+        """Take over a copy of a state, wherever its tensors lie.
+
+        Args:
+            state: from `state_dict`.
+            pool: all training images of the classes in it, those of a class in the order that they had in `update`.
+
+        Raises:
+            UserError: the state is of an earlier version, which kept the images themselves.
+        """
+        if "numbers" not in state:
+            raise UserError(
+                "the run's checkpoint.pt is of an earlier version, with the exemplars' images in it; remove it to "
+                "train this run from the beginning"
+            )
+        self._labels, self._numbers = (state[name].to("cpu", copy=True) for name in ("labels", "numbers"))
+        rows = torch.empty_like(self._labels)
+        for label in self._labels.unique().tolist():
+            is_of_class = self._labels == label
+            rows[is_of_class] = (pool.labels == label).nonzero().flatten()[self._numbers[is_of_class]]
+        self._tasks = pool.tasks[rows]
+        self._raw = _images_of(pool, rows) if len(rows) else self._raw[:0]
 
     def _ranking(self, features: Features, pool: Pool, rows: Tensor, quota: int, label: int, num_seen: int) -> Tensor:
         """The first places of the ranking of these rows, as indices into them, on the host."""
@@ -161,6 +182,11 @@ class ExemplarMemory:
             raise Diverged(f"the network's features of class {label} are not finite; a lower --lr may help")
         herd = herd_greedily if self._selection == "herding" else herd_as_icarl
         return herd(found, quota).cpu()
+
+
+def _images_of(pool: Pool, rows: Tensor) -> Tensor:
+    """Images [n, C, H, W] of at least one row, fetched a few at a time."""
+    return torch.cat([pool.take(part)[0] for part in rows.split(_ROWS_PER_FORWARD)])
 
 
 def herd_greedily(features: Tensor, number: int) -> Tensor:

@@ -138,12 +138,11 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
 def make_stream(config: Configuration, dataset, arrays, device):
     """The tasks of the data in this run's class order."""
     from datasets.stream import Stream, class_order
-    from utils.protocols import PROTOCOLS
 
     num_classes = len(arrays.class_names)
     rule = config.class_order
     if rule == "protocol":
-        rule = dataset.class_orders.get(config.protocol, PROTOCOLS[config.protocol].class_order)
+        rule = config.parts.order_rule(config.protocol)
     return Stream(
         arrays,
         num_tasks=dataset.num_tasks,
@@ -164,8 +163,7 @@ def make_augmentation(config: Configuration, dataset, arrays, device):
     from utils.seeds import generator
     from utils.training import Augmentation
 
-    own = config.parts.method.transforms
-    transform = dataset.transform(own if own in dataset.transforms else config.protocol, arrays)
+    transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     return Augmentation(
         transform=lambda raw, random: augment(raw, transform, random),
         prepare=partial(normalise, transform=transform),
@@ -285,17 +283,25 @@ def show_plan(config: Configuration, stream, record: Record, screen, device, thr
     """What is about to be run, and where the values came from that nobody typed."""
     tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
-    steps = [f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}", f"lr {config.lr:g}"]
-    steps.append(describe_batches(config))
+    steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     place = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     screen.say(f"  {', '.join(steps)}, on {place}", detail=True)
     by_origin: dict[str, list[str]] = {}
     for name, origin in config.origins.items():
-        if origin.startswith(("published", "preset")) and name in config.values:
+        is_told = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
+        if is_told and name in config.used():
             by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
+    for remark in config.parts.method.remarks(config.values, config.parts.norm):
+        screen.say(f"  note: {remark}", detail=True)
     screen.say(f"  record: {record.folder}", detail=True)
+
+
+def describe_epochs(config: Configuration) -> str:
+    """How often a task's images are passed through, in words."""
+    main = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
+    return f"{main}, {config.second_epochs} in the second stage" if "second_epochs" in config.used() else main
 
 
 def describe_batches(config: Configuration) -> str:
@@ -303,6 +309,8 @@ def describe_batches(config: Configuration) -> str:
     method = config.parts.method
     if not method.uses_memory:
         return f"batches of {config.batch_size}"
+    if method.keeps_exemplars and config.batching == "union":
+        return f"batches of {config.batch_size} of the task's images and {config.buffer_size} exemplars together"
     if method.keeps_exemplars:
         from utils.data_plan import part_sizes
 

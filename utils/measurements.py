@@ -20,7 +20,8 @@ class Measurements:
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
         norms: what was measured of the norm layers (`utils/diagnosis.py`); empty unless it is asked for.
-        seconds: time spent in training, in evaluation, and with the norm layers.
+        seconds: time spent in training, in evaluation, in stages that train nothing (`measuring`), and with the norm
+            layers.
     """
 
     class_il: list[list[int | None]]

@@ -74,13 +74,13 @@ def tristate(text: str) -> bool | None:
 
 # What a run is made of. The parts named here bring their own options.
 PART_OPTIONS = (
-    Option("model", str, None, "the method, such as er_ace"),
-    Option("dataset", str, None, "the stream of tasks, such as seq-cifar10"),
+    Option("model", str, None, "the method, such as er_ace (to be given)"),
+    Option("dataset", str, None, "the stream of tasks, such as seq-cifar10 (to be given)"),
     Option("nl", str, "BN", "the normalization layer, such as AdaB2N"),
     Option("backbone", str, None, "the network under the classifier (by the protocol)"),
     Option("protocol", str, None, "named set of defaults (by the method)"),
-    Option("preset", str, None, "named set of options; what is typed wins", changes_result=False),
-    Option("plugin", str, None, "Python file that registers further parts; may be repeated", changes_result=False),
+    Option("preset", str, None, "named set of options; what is typed wins (none)", changes_result=False),
+    Option("plugin", str, None, "Python file that registers more parts; may be repeated (none)", changes_result=False),
 )
 
 RUN_OPTIONS = (
@@ -94,13 +94,13 @@ RUN_OPTIONS = (
     Option("milestones", whole_numbers, None, "epochs at which the learning rate falls (by the dataset)"),
     Option("lr_decay", ranged(float, 0, 1), None, "factor of the learning rate at a milestone (by the dataset)"),
     flag("load_best_args", "take the published multi-epoch setting whole", changes_result=False),
-    Option("affine", tristate, None, "trainable scale and shift of the norm layers: auto, true or false"),
+    Option("affine", tristate, None, "trainable scale and shift of the norm layers: auto, true or false (auto)"),
     flag("no_affine", "the same as --affine false", changes_result=False),
     Option("class_order", str, "protocol", "protocol, identity, seeded, icarl, imagenet100 or a list such as 3,1,0,2"),
     flag("no_task_shuffle", "the same as --class_order identity", changes_result=False),
     Option("class_il_outputs", str, None, "outputs compared in Class-IL (by the protocol)", choices=("all", "seen")),
     Option("validation", ranged(float, 0, 0.5), 0.0, "share held out per class and tested on; alone: 0.1", flag=0.1),
-    Option("val_fraction", ranged(float, 0, 0.5), 0.0, "share held out to choose the epoch (by the protocol)"),
+    Option("val_fraction", ranged(float, 0, 0.5), 0.0, "share kept from training, for --best_epoch (by the protocol)"),
     Option("best_epoch", str, "last", "epoch whose network stays (by the protocol)", choices=("last", "val_loss")),
     Option("ignore_other_metrics", boolean, True, "0 measures forward transfer as well", flag=True),
     Option("retune_norms", ranged(int, 0), 0, "epochs of the norm layers alone, on a copy after each task; 0: off"),
@@ -122,7 +122,7 @@ PLACE_OPTIONS = tuple(
         ("keep_checkpoint", boolean, False, "keep the checkpoint of a complete run", {"flag": True}),
         ("log_every", ranged(int, 1), 50, "steps between logged losses", {}),
         ("non_verbose", boolean, False, "print the results only", {"flag": True}),
-        ("notes", str, "", "free text kept with the record", {}),
+        ("notes", str, "", "free text kept with the record (none)", {}),
         (
             "wandb_mode",
             str,

@@ -9,7 +9,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,6 +68,13 @@ def record_folders(group: Path) -> list[Path]:
     """The folders of a group that hold a record, whole or not, in the order of their names."""
     found = {path.parent for name in ("config.json", "result.json") for path in group.glob(f"*/{name}")}
     return sorted(folder for folder in found if SET_ASIDE not in folder.name)
+
+
+def check_schema(folders: Iterable[Path]) -> None:
+    """Raise UserError if one of the folders holds the record of another version; what is damaged is passed over."""
+    for folder in folders:
+        with contextlib.suppress(DamagedRecord, OSError):
+            Record(folder).read_config()
 
 
 class Record:
@@ -133,6 +140,8 @@ class Record:
         try:
             while not self._take_hold():
                 pass
+            for left in self.folder.glob(".*.part"):  # by a process that was ended while it wrote
+                left.unlink(missing_ok=True)
         except (NotADirectoryError, FileExistsError):
             raise UserError(
                 f"{self.folder} cannot be a folder, a file is in its place; choose another --results_dir"

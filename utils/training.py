@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Position:
     Attributes:
         begun, ended: whether the method's `begin_task` and `end_task` of this task have been called.
         evaluated: whether the task has been evaluated, which is then not done again.
-        step: optimizer steps of the whole run.
+        step: training steps of the whole run.
         measured_step: the step of the last evaluation inside a task.
     """
 
@@ -188,6 +189,8 @@ class Training:
 
     def _train_stage(self, stage: Any, num_stages: int) -> None:
         position = self.position
+        if not stage.trains and not position.batch:
+            self._log_losses()  # with the learning rate that they were trained at
         self.method.begin_stage(stage)
         if self._optimizer_state is not None:
             self.method.optimizer.load_state_dict(self._optimizer_state)
@@ -201,8 +204,8 @@ class Training:
             if stage.epochs > 1:
                 title = self._title(num_stages)
                 self.outlets.screen.rename(f"{title}, epoch {position.epoch + 1}/{stage.epochs}")
-            for batch in self._batches(loader, num_batches):
-                self._step(batch)
+            for batch in self._batches(loader, num_batches, stage.trains):
+                self._step(batch, stage.trains)
                 done += 1
                 self.outlets.screen.advance(done, self.meter.last)
             if stage.keep == "val_loss":
@@ -215,11 +218,12 @@ class Training:
         title = f"task {self.position.task + 1}/{self.stream.num_tasks}"
         return title if num_stages == 1 else f"{title}, stage {self.position.stage + 1}/{num_stages}"
 
-    def _batches(self, loader: Any, num_batches: int):
-        """The rest of the present epoch."""
+    def _batches(self, loader: Any, num_batches: int, trains: bool):
+        """The rest of the present epoch; between steps that train, the network may be evaluated."""
         batches = loader.batches(self.position.epoch, start=self.position.batch)
         for _ in range(self.position.batch, num_batches):
-            self._evaluate_if_due()
+            if trains:
+                self._evaluate_if_due()
             yield next(batches)
 
     def _validate(self, stage: Any) -> None:
@@ -227,7 +231,7 @@ class Training:
         started, position = time.monotonic(), self.position
         with evaluating(self.method.network):
             loss = mean_cross_entropy(
-                self.method.network,
+                partial(self.method.logits, self.method.network),
                 self.stream.pool(stage.held_out, "validation"),
                 prepare=self.augmentation.prepare,
                 batch_size=self.config.batch_size,
@@ -239,14 +243,15 @@ class Training:
         )
         self.measured.seconds["evaluation"] += time.monotonic() - started
 
-    def _step(self, batch: Batch) -> None:
-        started = time.monotonic()
+    def _step(self, batch: Batch, trains: bool) -> None:
+        started, kind = time.monotonic(), "training" if trains else "measuring"
         self.meter.add(self.method.observe(batch))
         self.position.batch += 1
-        self.position.step += 1
-        if self.position.step % self.config.log_every == 0:
-            self._log_losses()
-        self.measured.seconds["training"] += time.monotonic() - started
+        if trains:
+            self.position.step += 1
+            if self.position.step % self.config.log_every == 0:
+                self._log_losses()
+        self.measured.seconds[kind] = self.measured.seconds.get(kind, 0.0) + time.monotonic() - started
         self._save_if_due()
 
     def _log_losses(self) -> None:
@@ -342,7 +347,13 @@ class Training:
         self._save_if_due()
         started, task, counts = time.monotonic(), self.position.task, None
         diagnosis = NormDiagnosis(
-            self.stream, self.loaders, self.augmentation.prepare, self.config, self.outlets.screen, self._stop_if_asked
+            self.stream,
+            self.loaders,
+            self.augmentation.prepare,
+            self.method.logits,
+            self.config,
+            self.outlets.screen,
+            self._stop_if_asked,
         )
         distances, network = diagnosis.measure(self.method.network, task)
         self.measured.seconds["norms"] = self.measured.seconds.get("norms", 0.0) + time.monotonic() - started

@@ -11,7 +11,9 @@ GROUP_OPTIONS = (
     Option(
         "num_groups", ranged(int, 1), None, "groups of channels (by the protocol)", excludes=("channels_per_group",)
     ),
-    Option("channels_per_group", ranged(int, 1), None, "channels in a group", excludes=("num_groups",)),
+    Option(
+        "channels_per_group", ranged(int, 1), None, "channels in a group (by the protocol)", excludes=("num_groups",)
+    ),
     flag("adjust_groups", "where the groups do not divide the channels, take the largest number below that does"),
 )
 

@@ -8,8 +8,9 @@ import contextlib
 import fcntl
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Files = Mapping[str, Mapping[str, list[Path]]]
+Cut = Callable[["Image", int], "Image"]
 
 _ASIDE = "decoding"
 _COMPLETE = "decoded"
 _NUM_SHOWN = 3
 
 
-def decode(files: Files, side: int, place: Path, title: str) -> None:
+def decode(files: Files, side: int, place: Path, title: str, cut: Cut | None = None) -> None:
     """Write `{train,test}_{x,y}.npy`, or wait until another process has.
 
     Args:
         files: by split, by class in the order of the labels.
-        side: of the images in pixels; see `square`.
+        side: of the images in pixels.
         place: the folder of the arrays.
         title: what the progress is of.
+        cut: makes an RGB image of any size a square of that side; `square` if None.
 
     Raises:
         UserError: images cannot be read, or the place cannot be written; the first of them are named.
@@ -49,7 +52,7 @@ def decode(files: Files, side: int, place: Path, title: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         try:
-            _write(files, side, aside, title)
+            _write(files, side, aside, title, cut or square)
             aside.rename(place / _COMPLETE)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -82,6 +85,21 @@ def square(image: "Image", side: int) -> "Image":
     return image.crop((left, top, left + side, top + side))
 
 
+def centre(image: "Image", side: int, inner: int) -> "Image":
+    """The pixels of an RGB image around its centre as they are, in a square that is black where the image ends.
+
+    The innermost square of side `inner` is what torchvision's CenterCrop(inner) gives; `side - inner` is even.
+    """
+    margin = (side - inner) // 2
+    left, top = (_start(length, inner) - margin for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _start(length: int, inner: int) -> int:
+    """Where the crop begins; before the image if that is smaller."""
+    return round((length - inner) / 2) if length > inner else -((inner - length) // 2)
+
+
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
     try:
@@ -102,7 +120,7 @@ def _check_space(files: Files, side: int, place: Path) -> None:
         raise UserError(f"the arrays in {place} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room")
 
 
-def _write(files: Files, side: int, folder: Path, title: str) -> None:
+def _write(files: Files, side: int, folder: Path, title: str, cut: Cut) -> None:
     unreadable = []
     for split, classes in files.items():
         labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes.values()])
@@ -110,7 +128,7 @@ def _write(files: Files, side: int, folder: Path, title: str) -> None:
         shape = (len(labels), side, side, 3)
         images = np.lib.format.open_memmap(folder / f"{split}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
         listed = [file for each in classes.values() for file in each]
-        unreadable += _decode_all(listed, images, f"{title}: decoding {len(listed)} {split} images once")
+        unreadable += _decode_all(listed, images, cut, f"{title}: decoding {len(listed)} {split} images once")
         images.flush()
     if unreadable:
         shown = ", ".join(map(str, unreadable[:_NUM_SHOWN]))
@@ -118,7 +136,7 @@ def _write(files: Files, side: int, folder: Path, title: str) -> None:
         raise UserError(f"{shown}{more} cannot be read as images; replace or remove them")
 
 
-def _decode_all(files: list[Path], images: np.ndarray, title: str) -> list[Path]:
+def _decode_all(files: list[Path], images: np.ndarray, cut: Cut, title: str) -> list[Path]:
     """Fill the array [N, side, side, 3]; the files that cannot be read. Pillow decodes outside of Python's lock."""
     from rich.console import Console
     from rich.progress import track
@@ -128,19 +146,21 @@ def _decode_all(files: list[Path], images: np.ndarray, title: str) -> list[Path]
         print(title, file=sys.stderr, flush=True)
     threads = ThreadPoolExecutor(available_cores())
     try:
-        results = threads.map(_decode_one, files, images)
+        results = threads.map(partial(_decode_one, cut), files, images)
         fine = list(track(results, title, len(files), console=console, disable=not console.is_terminal))
     finally:
         threads.shutdown(cancel_futures=True)
     return [file for file, is_fine in zip(files, fine, strict=True) if not is_fine]
 
 
-def _decode_one(file: Path, target: np.ndarray) -> bool:
+def _decode_one(cut: Cut, file: Path, target: np.ndarray) -> bool:
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            target[...] = np.asarray(square(image.convert("RGB"), len(target)))
+            target[...] = np.asarray(cut(image.convert("RGB"), len(target)))
+    except PermissionError:
+        raise
     except Exception:  # a damaged image can fail in any way
         return False
     return True

@@ -101,7 +101,7 @@ def _root_of(source: Source, data_root: Path, dataset: Dataset) -> Path | None:
 def _read(source: Source, root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         images, labels = source.read(root, split)
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # damaged bytes can fail in any way
         raise UserError(
@@ -174,6 +174,8 @@ def read_idx(file: Path) -> np.ndarray:
         values = np.frombuffer(content, np.uint8, math.prod(shape.tolist()), start)
         if len(content) != start + len(values):
             raise ValueError("too long")
+    except PermissionError:
+        raise
     except Exception as error:  # damaged bytes can fail in any way
         raise UserError(f"{file} is not the official file or is damaged; put the official one there") from error
     return values.reshape(shape)

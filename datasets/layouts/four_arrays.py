@@ -40,13 +40,16 @@ class FourArrays(Layout):
                 f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there"
             )
         files = {name: place / f"{name}.npy" for name in _NAMES}
-        return Content(*map(_read, files.values()), {name: str(file) for name, file in files.items()})
+        return Content(*map(read_array, files.values()), {name: str(file) for name, file in files.items()})
 
 
-def _read(file: Path) -> np.ndarray:
+def read_array(file: Path) -> np.ndarray:
+    """An array whose images stay memory-mapped. Raises UserError if the file is no array."""
     try:
         # Labels are mapped first as well: a damaged header cannot make it allocate what is not there.
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except PermissionError:
+        raise
     except Exception as error:  # damaged bytes can fail in any way
         reason = (isinstance(error, OSError) and error.strerror) or "damaged, cut short or no .npy file"
         raise UserError(f"{file} cannot be read ({reason}); put a whole array in its place") from error

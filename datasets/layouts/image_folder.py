@@ -83,6 +83,8 @@ def _open(file: Path, side: int) -> np.ndarray:
         with Image.open(file) as image:
             problem = _mismatch(image.size, image.mode, side)
             pixels = None if problem else np.asarray(image)
+    except PermissionError:
+        raise
     except Exception as error:  # a damaged image can fail in any way
         raise UserError(f"{file} cannot be read as an image; replace or remove it") from error
     if problem:

@@ -1,15 +1,17 @@
 """ImageNet's folders of JPEG files, decoded once into the four arrays."""
 
+from functools import partial
 from pathlib import Path
 
 from datasets.arrays import Content, Dataset, Layout, count_images
-from datasets.layouts.decoding import decode
+from datasets.layouts.decoding import centre, decode, move_up
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import class_folders, images_of
 from utils.errors import UserError
 
 _TREES = ("imagenet", "ILSVRC2012")  # where else in the data root the whole of ImageNet may lie
 _TEST_FOLDERS = ("val", "test")
+_NATIVE = "native"
 
 
 class ImageNetFolder(Layout):
@@ -42,6 +44,33 @@ class ImageNetFolder(Layout):
         arrays = place.parent / dataset.folder
         decode(self._files(place, dataset), dataset.image_size, arrays, dataset.name)
         return FourArrays().read(arrays, dataset)
+
+    def native_test(self, data_root: Path, dataset: Dataset, inner: int) -> dict[str, Path]:
+        """The arrays of the test images that were not resized, written to `<data root>/<folder>/native`, once.
+
+        Args:
+            data_root, dataset: as of `find`.
+            inner: side of the centre that is compared with torchvision's; see `centre`.
+
+        Returns:
+            The files `test_x` and `test_y`.
+
+        Raises:
+            UserError: neither these arrays nor the image files are there.
+        """
+        arrays = data_root / dataset.folder / _NATIVE
+        files = {name: arrays / f"{name}.npy" for name in ("test_x", "test_y")}
+        move_up(arrays)
+        if not all(file.exists() for file in files.values()):
+            place = self.find(data_root, dataset)
+            if place is None:
+                raise UserError(
+                    f"--test_crop native cuts the test images out of the original files, and those in "
+                    f"{arrays.parent} are resized: leave it out, or put there {self.wanted(data_root, dataset)}"
+                )
+            test = {"test": self._files(place, dataset)["test"]}
+            decode(test, dataset.image_size, arrays, f"{dataset.name}, {_NATIVE}", partial(centre, inner=inner))
+        return files
 
     def _files(self, place: Path, dataset: Dataset) -> dict[str, dict[str, list[Path]]]:
         """By split, by class in the order of the labels, the files."""

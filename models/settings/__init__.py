@@ -34,11 +34,13 @@ def _stored() -> list[dict[str, Any]]:
 def find_setting(method: str, dataset: str, buffer_size: int | None, protocol: str) -> Setting | None:
     """The setting of a method on a dataset with a buffer size, in a protocol.
 
-    An entry without a buffer size holds for every one; an entry of dataset `*` for those that have none of their own.
+    An entry without a buffer size holds for every one, an entry may be of several datasets; one of dataset `*` is for
+    those that have none of their own.
     """
     for wanted in (dataset, "*"):
         for entry in _stored():
-            matches = entry["method"] == method and entry["dataset"] == wanted
+            datasets = entry["dataset"] if isinstance(entry["dataset"], list) else [entry["dataset"]]
+            matches = entry["method"] == method and wanted in datasets
             matches = matches and entry.get("protocol", "online") == protocol
             if matches and entry.get("buffer_size") in (None, buffer_size):
                 values = entry["values"]

@@ -1,8 +1,15 @@
+import shutil
+
 import numpy as np
+import pytest
+import torch
+import torchvision.transforms as reference
 from PIL import Image
 
 from datasets.seq_imagenet100 import SeqImagenet100
 from datasets.stream import Stream, class_order
+from utils.augment import normalise
+from utils.errors import UserError
 
 
 def test_classes_are_a_hundred_wordnet_ids_in_order():
@@ -50,3 +57,84 @@ def test_decoding_that_was_killed_in_its_last_instant_is_finished(tmp_path):
         del images
     arrays = SeqImagenet100().load(tmp_path)
     assert len(arrays.train_y) == len(arrays.test_y) == 100
+
+
+# -- test images that are not resized ----------------------------------------------------------------------------------
+
+SIZES = ((300, 231), (224, 224), (100, 260), (225, 241), (120, 90))
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory):
+    """JPEG files of several sizes, a test image per class, the classes' training images of one colour."""
+    root, draws = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    for number, name in enumerate(SeqImagenet100().class_names):
+        for split in ("train", "val"):
+            (root / "imagenet" / split / name).mkdir(parents=True)
+        Image.new("RGB", (30, 40), (2 * number, 0, 0)).save(root / "imagenet" / "train" / name / "0.JPEG")
+        width, height = SIZES[number % len(SIZES)]
+        grey = draws.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3), dtype=np.uint8)
+        image = Image.fromarray(grey.repeat(10, 0).repeat(10, 1)[:height, :width])
+        image.save(root / "imagenet" / "val" / name / "0.JPEG")
+    return root
+
+
+def files_of(root):
+    return sorted((root / "imagenet" / "val").glob("*/*"))
+
+
+@pytest.fixture(scope="module")
+def native(image_folder):
+    return SeqImagenet100(test_crop="native").load(image_folder)
+
+
+def test_native_test_images_are_centres_of_the_files(image_folder, native):
+    transform = SeqImagenet100().transform("offline", native)
+    steps = (reference.CenterCrop(224), reference.ToTensor(), reference.Normalize(native.mean, native.std))
+    for file, stored in list(zip(files_of(image_folder), native.test_x, strict=True))[:10]:
+        ours = normalise(torch.from_numpy(np.array(stored)).permute(2, 0, 1)[None], transform)[0]
+        with Image.open(file) as image:
+            torch.testing.assert_close(ours, reference.Compose(steps)(image), rtol=0, atol=1e-6)
+
+
+def test_native_changes_the_test_images_alone_and_is_another_computation(image_folder, native):
+    resized = SeqImagenet100().load(image_folder)
+    assert not resized.test_apart
+    np.testing.assert_array_equal(native.train_x[::30], resized.train_x[::30])
+    np.testing.assert_array_equal(native.test_y, resized.test_y)
+    assert (native.test_x[0] != resized.test_x[0]).any()
+    assert native.fingerprint() != resized.fingerprint()
+    assert native.fingerprint() == SeqImagenet100(test_crop="native").load(image_folder).fingerprint()
+    assert resized.fingerprint() == SeqImagenet100().load(image_folder).fingerprint()
+
+
+def test_native_arrays_do_without_the_image_files(image_folder, native, tmp_path):
+    for name in ("train_x.npy", "train_y.npy", "test_x.npy", "test_y.npy", "native"):
+        (tmp_path / "imagenet100").mkdir(exist_ok=True)
+        (tmp_path / "imagenet100" / name).symlink_to(image_folder / "imagenet100" / name)
+    np.testing.assert_array_equal(SeqImagenet100(test_crop="native").load(tmp_path).test_x, native.test_x)
+
+
+def test_native_cannot_be_had_from_resized_images(image_folder, native, tmp_path):
+    (tmp_path / "imagenet100").mkdir()
+    for name in ("train_x.npy", "train_y.npy", "test_x.npy", "test_y.npy"):
+        (tmp_path / "imagenet100" / name).symlink_to(image_folder / "imagenet100" / name)
+    with pytest.raises(
+        UserError, match=r"--test_crop native cuts .* original files.* are resized: leave it out, or put"
+    ):
+        SeqImagenet100(test_crop="native").load(tmp_path)
+    SeqImagenet100().load(tmp_path)
+
+
+def test_labels_of_other_test_images_are_refused(image_folder, native, tmp_path):
+    shutil.copytree(image_folder / "imagenet100", tmp_path / "imagenet100", copy_function=shutil.copy)
+    labels = tmp_path / "imagenet100" / "native" / "test_y.npy"
+    np.save(labels, np.load(labels)[::-1])
+    with pytest.raises(UserError, match=rf"{labels} and .*test_y.npy are labels of other images"):
+        SeqImagenet100(test_crop="native").load(tmp_path)
+
+
+def test_training_images_do_not_take_the_place_of_native_test_images(native):
+    order = class_order("identity", 100, seed=0)
+    with pytest.raises(UserError, match=r"--validation .* --test_crop"):
+        Stream(native, num_tasks=10, label_of_class=order, validation=0.5, seed=0, device="cpu")

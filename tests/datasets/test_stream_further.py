@@ -12,6 +12,8 @@ from datasets.stream import Stream, class_order
 from tests.datasets.small import small_arrays
 from tests.golden import cases
 from utils.errors import UserError
+from utils.exemplars import ExemplarMemory
+from utils.pools import DiskPool, UnionPool
 
 ORDERS = cases("losses/orders.npz")
 SHARES = {"validation": 0.2, "held_out": 0.25}
@@ -87,6 +89,27 @@ def test_pool_of_tasks_comes_task_after_task_and_label_after_label():
     assert stream.pool((1, 0), "test").tasks.tolist() == [1] * 6 + [0] * 6
 
 
+@pytest.mark.parametrize("tasks", [(0, 1, 2, 3), range(1, 3), (2, 3, 0), (1, 0, 3, 2), (2, 2), (0, 1, 1, 2)])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_pool_of_several_tasks_is_the_union_of_theirs(tasks, split):
+    stream = make_stream(num_tasks=4, held_out=0.25)
+    pool, union = stream.pool(tasks, split), UnionPool([stream.pool((task,), split) for task in tasks])
+    rows = torch.randperm(len(union), generator=torch.Generator().manual_seed(0))
+    assert len(pool) == len(union)
+    assert torch.equal(pool.labels, union.labels)
+    for ours, theirs in zip(pool.take(rows), union.take(rows), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_images_of_neighbouring_tasks_are_not_copied_and_are_gathered_at_once(stored):
+    stream, mapped = make_stream(num_tasks=4), make_stream(stored, num_tasks=4)
+    first, joined = stream.pool((1,)), stream.pool((1, 2))
+    assert joined.everything()[0].data_ptr() == first.everything()[0].data_ptr()
+    assert len(joined) == 40
+    assert isinstance(mapped.pool((1, 2)), DiskPool)
+    assert isinstance(stream.pool((0, 2)), UnionPool)
+
+
 def test_images_of_a_label_keep_the_order_of_the_data():
     arrays = small_arrays(num_train=80)
     images = make_stream(arrays).pool((0,)).everything()[0][:20]
@@ -130,6 +153,21 @@ def test_stream_from_disk_is_that_from_the_device(stored, shares):
         pairs.append(tuple(stream.pool((1, 0), split).take(rows) for stream in (mapped, resident)))
     for ours, theirs in pairs:
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_exemplars_are_fetched_again_by_what_their_state_says(stored, on_disk):
+    """From the order of a stream with held-out images, in which no class keeps its label."""
+    parts = {"selection": "random", "quota": "floor", "reherd": True, "num_classes": 4, "device": "cpu", "seed": 0}
+    chosen, fetched = ExemplarMemory(20, **parts), ExemplarMemory(20, **parts)
+    stream, again = (make_stream(stored if on_disk else None, held_out=0.25) for _ in range(2))
+    for task in range(2):
+        chosen.update(None, stream.pool((task,)), 2 * (task + 1))
+    fetched.load_state_dict(chosen.state_dict(), again.pool(range(2)))
+    rows = torch.arange(20)
+    for ours, theirs in zip(fetched.pool().take(rows), chosen.pool().take(rows), strict=True):
+        assert torch.equal(ours, theirs)
+    assert keys(chosen.pool()) <= keys(stream.pool((0, 1)))
 
 
 def test_no_image_is_read_before_it_is_asked_for(stored):

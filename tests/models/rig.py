@@ -50,7 +50,7 @@ class FixedNetwork(nn.Module):
         self.head = nn.Module()
         self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
-    def outputs(self, images: Tensor) -> Outputs:
+    def outputs(self, images: Tensor, maps: bool = False) -> Outputs:
         return self.fixed
 
     def forward(self, images: Tensor) -> Tensor:

@@ -183,13 +183,14 @@ def test_importance_is_measured_on_the_batches_of_the_main_stage():
     assert second.data == Plain(Rows(exemplars=1), drop_last=False)
     assert main.data == importance.data == Pairs(Rows((1,)), Rows(exemplars=1), 3, "replay")
     assert (importance.epochs, importance.lr, importance.keep) == (1, 0.0, "last")
+    assert [stage.trains for stage in (main, second, importance)] == [True, True, False]
 
 
 class SavedMemory(Memory):
     def state_dict(self):
         return {"num_classes": self.num_classes}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state, pool):
         self.num_classes = state["num_classes"]
 
 
@@ -224,7 +225,9 @@ def test_state_holds_the_importance_and_what_is_being_measured():
     ("dataset", "expected"),
     [
         ("seq-cifar100", {"backbone": "podnet_resnet32", "lr": 0.1, "afc_lambda": 4.0, "second_lr": 0.05}),
-        ("seq-digits", {"backbone": "podnet_resnet32", "epochs": 160, "batch_size": 128, "optim_wd": 5e-4}),
+        ("seq-cifar10", {"backbone": "podnet_resnet32", "epochs": 160, "batch_size": 128, "second_epochs": 20}),
+        ("seq-digits", {"backbone": "podnet_resnet32", "epochs": 10, "batch_size": 64, "optim_wd": 5e-4}),
+        ("seq-dissimilar", {"epochs": 100, "batch_size": 64, "second_epochs": 13, "second_lr": 0.05, "optim_mom": 0.9}),
     ],
 )
 def test_published_settings(dataset, expected):

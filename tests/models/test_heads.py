@@ -1,10 +1,12 @@
 import copy
 import io
 import math
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.heads import HEADS, Network
 from tests.golden import cases
@@ -264,7 +266,7 @@ def test_outputs_are_those_of_one_forward_in_single_precision(name, half):
     head.grow(5)
     network = Network(Backbone(), head, half=half)
     images = torch.randn(4, 3, 6, 6)
-    outputs = network.outputs(images)
+    outputs = network.outputs(images, maps=True)
     assert torch.equal(outputs.scores, network(images))
     assert outputs.scores.shape == (4, 5)
     for values in (outputs.scores, outputs.features, *outputs.maps):
@@ -272,6 +274,47 @@ def test_outputs_are_those_of_one_forward_in_single_precision(name, half):
         assert values.requires_grad
     (maps,) = outputs.maps
     torch.testing.assert_close(outputs.features, maps.mean((2, 3)), rtol=2e-2, atol=2e-2)
+
+
+class NothingRead(TorchDispatchMode):
+    """Fails where the host needs a value of a tensor, or a shape that depends on one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2"), (
+            f"{name}, as by item"
+        )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("half", [False, True])
+def test_outputs_wait_for_no_value_on_the_device(name, half):
+    head = HEADS[name](8) if HEADS[name].grows else HEADS[name](8, 10)
+    for _ in range(2):
+        head.grow(5)
+    network = Network(Backbone(), head, half=half)
+    with pytest.raises(AssertionError, match="item"), NothingRead():
+        torch.ones(1).item()
+    with NothingRead():
+        outputs = network.outputs(torch.randn(4, 3, 6, 6), maps=True)
+        outputs.scores.square().sum().backward()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_maps_that_nobody_asks_for_are_not_kept(half):
+    torch.manual_seed(0)
+    network = Network(Backbone(), grown("growing", 5), half=half)
+    images = torch.randn(4, 3, 6, 6)
+    kept = []
+    network.backbone.convolution.register_forward_hook(lambda _, inputs, maps: kept.append(weakref.ref(maps)))
+    with torch.no_grad():
+        without, asked = network.outputs(images), network.outputs(images, maps=True)
+        assert [each() is not None for each in kept] == [False, not half]
+    assert without.maps == []
+    assert len(asked.maps) == 1
+    assert torch.equal(without.scores, asked.scores)
+    assert torch.equal(without.features, asked.features)
 
 
 @pytest.mark.parametrize("name", ["cosine", "proxy"])

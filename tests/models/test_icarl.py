@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from models.heads import Outputs
 from tests.golden import cases
@@ -70,16 +70,31 @@ def test_means_without_mirror_images_are_the_published_ones():
     assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
 
 
+def means_and_scores(case, epsilon):
+    """What the program of `nme_flip_average_features` computes, with this number added to every norm that divides."""
+
+    def unit(values):
+        return values / (np.linalg.norm(values, axis=-1, keepdims=True) + epsilon)
+
+    chosen = case["in_exemplar_indices"][..., None]
+    views = [unit(case[f"in_features{name}"]) for name in ("", "_flipped")]
+    means = unit(sum(np.take_along_axis(view, chosen, axis=1).mean(axis=1) for view in views) / 2)
+    distances = unit(case["in_query_features"])[:, None] - means
+    return means, -np.square(distances).sum(axis=2)
+
+
 def test_means_with_features_of_mirror_images_are_the_published_ones():
-    """But for the 10⁻⁸ that this program adds to every norm before it divides."""
+    """The program adds 10⁻⁸ to norms, and the two others add nothing: with nothing, its means are ours."""
     case = CASES["nme_flip_average_features"]
+    recorded, expected = (means_and_scores(case, epsilon) for epsilon in (case["params"]["eps"], 0.0))
+    np.testing.assert_allclose(recorded[0], case["out_class_means"], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(recorded[1], case["out_scores"], rtol=1e-9, atol=1e-11)
     pairs = torch.stack([torch.from_numpy(case[f"in_features{name}"]) for name in ("", "_flipped")], dim=3)
     chosen = torch.from_numpy(case["in_exemplar_indices"])
     method = with_features([pairs[label, chosen[label]].unsqueeze(2) for label in range(4)])
-    np.testing.assert_allclose(method.means.numpy(), case["out_class_means"], rtol=5e-8)
-    queries = torch.from_numpy(case["in_query_features"])
-    scores = method.scores(queries[..., None, None])
-    np.testing.assert_allclose(scores.numpy(), case["out_scores"], rtol=1e-7)
+    scores = method.scores(torch.from_numpy(case["in_query_features"])[..., None, None])
+    assert_matches(method.means, expected[0])
+    assert_matches(scores, expected[1])
     assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
 
 
@@ -98,3 +113,22 @@ def test_means_and_scores_of_images_are_the_published_ones():
     scores = method.scores(torch.from_numpy(case["in_queries"]))
     assert_matches(scores, case["out_scores"])
     assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_mean_takes_no_more_images_at_once_than_evaluation(flip):
+    exemplars = torch.randint(0, 256, (250, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    network, sizes = FixedNetwork(None), []
+
+    def outputs(images, maps=False):
+        sizes.append(len(images))
+        return Outputs(None, images[..., 0].double().flatten(1), [])
+
+    network.outputs = outputs
+    method = make_offline("icarl", 0, 4, network, None, icarl_flip=flip)
+    method.prepare, method.memory = lambda raw: raw, SimpleNamespace(of_class=lambda label: exemplars)
+    mean = method.mean_of(0)
+    assert sizes == [100, 100, 50] * (1 + flip)
+    views = [exemplars, exemplars.flip(3)][: 1 + flip]
+    directions = [normalize(view[..., 0].double().flatten(1)).mean(dim=0) for view in views]
+    torch.testing.assert_close(mean, normalize(sum(directions) / len(views), dim=0))

@@ -2,12 +2,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from backbone.norm import norm_factory
 from models.heads import CosineHead, Outputs
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
 from utils.configuration import configure
 from utils.errors import UserError
+from utils.registry import BACKBONES
 
 CASES = cases("losses/lucir.npz", "objective_t")
 ORIGINAL_CASES = cases("losses/lucir.npz", "original_MR_LF")
@@ -27,7 +30,7 @@ class Cosine(FixedNetwork):
         self.backbone = torch.nn.Module()
         self.backbone.drop_last_relu = lambda stage: None
 
-    def outputs(self, images):
+    def outputs(self, images, maps=False):
         return Outputs(self.head(self.fixed.features), self.fixed.features, [])
 
 
@@ -97,8 +100,48 @@ def test_all_new_classes_are_rivals_where_they_are_fewer():
 def test_options_of_a_ranking_that_is_left_out_are_refused(words):
     line = f"--model lucir --dataset seq-cifar100 {words}"
     configure(line.split())
-    with pytest.raises(UserError, match=f"{words.split()[0]} .* --lucir_ranking 0"):
+    with pytest.raises(UserError, match=f"{words.split()[0]} changes nothing .* --lucir_ranking 1"):
         configure([*line.split(), "--lucir_ranking", "0"])
+
+
+def test_what_is_distilled_matters_only_with_a_weight():
+    with pytest.raises(UserError, match="--lucir_distill changes nothing"):
+        configure(["--model", "lucir", "--dataset", "seq-cifar100", "--lucir_lambda", "0", "--lucir_distill", "scores"])
+
+
+def identity_of(words):
+    return configure(["--model", "lucir", "--dataset", "seq-cifar100", *words.split()]).identity("data")
+
+
+def test_the_third_stage_of_three_is_the_final_one():
+    assert identity_of("") == identity_of("--lucir_relu final")
+    assert identity_of("--backbone resnet18") != identity_of("--backbone resnet18 --lucir_relu final")
+
+
+def test_a_network_without_such_a_relu_has_none_to_remove():
+    with pytest.raises(UserError, match=r"--lucir_relu changes nothing .* --backbone podnet_resnet32 has no ReLU"):
+        identity_of("--backbone podnet_resnet32 --lucir_relu final")
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_what_is_said_of_stages_is_so(name):
+    backbone = BACKBONES.get(name)(norm_factory("BN"), image_size=64)
+    assert len(backbone.stages) == backbone.num_stages
+    assert {stage[-1].last_relu for stage in backbone.stages} == {backbone.ends_stages_in_relu}
+
+
+def test_old_class_weights_get_no_gradient():
+    parts = [torch.randn(3, 8).numpy() for _ in range(2)]
+    features = torch.randn(4, 8, requires_grad=True)
+    method = make_offline("lucir", 1, 3, Cosine(features, parts, torch.ones(1).numpy()), None)
+    method.config.lucir_lambda = 0.0
+    method.network.double()
+    method.network.fixed = Outputs(None, features.double(), [])
+    method.begin_stage(method.stage((1,)))
+    cross_entropy(method.network.outputs(None).scores, torch.tensor([0, 1, 3, 4])).backward()
+    old, new = (part.weight.grad for part in method.network.head.parts)
+    assert old is None
+    assert new.abs().sum() > 0
 
 
 def test_old_class_weights_are_frozen():

@@ -34,7 +34,7 @@ class Proxies(FixedNetwork):
         self.head.eta = torch.nn.Parameter(torch.tensor([eta], dtype=torch.float64))
         self.backbone = torch.nn.Linear(1, 1).double()
 
-    def outputs(self, images):
+    def outputs(self, images, maps=False):
         return Outputs(self.head(self.fixed.features), self.fixed.features, self.fixed.maps)
 
 
@@ -54,8 +54,7 @@ def step(method, labels):
 def test_classification_loss_is_the_published_one(name):
     case = CASES[name]
     params = case["params"]
-    form = "hinge" if params.get("hinge_proxynca") else "published"
-    form = form if params.get("exclude_pos_denominator", True) else "softmax"
+    form = "published" if params.get("exclude_pos_denominator", True) else "softmax"
     similarities, scale = leaf(case["in_similarities"]), leaf(case["in_scale"])
     loss = nca(scale * similarities, torch.from_numpy(case["in_labels"]), form)
     loss.backward()
@@ -64,11 +63,11 @@ def test_classification_loss_is_the_published_one(name):
     assert_gradient(scale, case["grad_scale"])
 
 
-def test_hinge_cuts_off_negative_losses():
-    scores, labels = torch.tensor([[9.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
-    rows = [nca(scores[row : row + 1], labels[row : row + 1]) for row in range(2)]
-    assert rows[0] > 0  # 1 + exp(-9) is above 1
-    torch.testing.assert_close(nca(scores, labels, "hinge"), torch.stack(rows).clamp(min=0).mean())
+@pytest.mark.parametrize("distance", [0.0, 9.0, 99.0])
+def test_no_row_has_a_loss_that_a_hinge_at_0_would_cut_off(distance):
+    scores = torch.tensor([[distance, 0.0]])
+    assert nca(scores, torch.tensor([0])) >= 0
+    assert nca(scores, torch.tensor([1])) >= 0
 
 
 @pytest.mark.parametrize("name", [*named("pod_spatial"), "pod_width", "pod_height", "pod_gap", "pod_channels"])
@@ -290,7 +289,37 @@ def test_published_settings():
     expected |= {"best_epoch": "last", "exemplar_selection": "icarl", "reherd": False, "quota": "floor"}
     expected |= {"podnet_lambda_f": 1.0, "podnet_lambda_c": 3.0, "ratio_cycle": "reshuffle"}
     assert {name: cifar.values[name] for name in expected} == expected
-    assert configure(["--model", "podnet", "--dataset", "seq-cifar100", "--epochs", "3"]).second_epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("--epochs 80", 10), ("--epochs 3", 1), ("--epochs 80 --second_epochs 7", 7)]
+)
+def test_second_stage_follows_the_epochs_in_proportion_unless_typed(words, expected):
+    assert configure(["--model", "podnet", "--dataset", "seq-cifar100", *words.split()]).second_epochs == expected
+
+
+def test_published_settings_of_other_data_leave_epochs_and_batches_to_these():
+    digits = configure(["--model", "podnet", "--dataset", "seq-digits"])
+    expected = {"epochs": 10, "batch_size": 64, "second_epochs": 1, "optim_mom": 0.9, "quota": "floor"}
+    assert {name: digits.values[name] for name in expected} == expected
+    assert digits.origins["epochs"] == "dataset seq-digits"
+    assert digits.origins["second_epochs"].endswith("20 after 160 epochs, in proportion")
+
+
+def test_logits_are_scaled_as_in_the_loss():
+    method = small(1)
+    method.network.head.eta.data.fill_(3.0)
+    method.network.forward = lambda images: images
+    images = torch.rand(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(method.logits(method.network, images), 3 * images)
+
+
+@pytest.mark.parametrize("words", ["--podnet_pooling gap", "--podnet_normalize 0", "--podnet_rows old"])
+def test_options_of_maps_that_are_not_distilled_are_refused(words):
+    line = f"--model podnet --dataset seq-cifar100 {words}"
+    configure(line.split())
+    with pytest.raises(UserError, match=f"{words.split()[0]} changes nothing .* --podnet_lambda_c above 0"):
+        configure([*line.split(), "--podnet_lambda_c", "0"])
 
 
 @pytest.mark.parametrize(
@@ -304,3 +333,24 @@ def test_published_settings():
 def test_mistakes_are_found_before_training(words, message):
     with pytest.raises(UserError, match=message):
         configure(["--model", "podnet", "--dataset", "seq-digits", *words.split()])
+
+
+# -- forms of the classifier that no published setting uses ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", named("classifier_lsc"))
+def test_distances_to_single_proxies_give_every_form_of_the_classifier(name):
+    """Scaling stretches the unit vectors; the proxies of a class are merged by a softmax or by the highest."""
+    case = CASES[name]
+    params = case["params"]
+    head = ProxyHead(8, num_proxies=1).double()
+    head.grow(len(case["in_weights"]), torch.from_numpy(case["in_weights"]))
+    features = leaf(case["in_x"])
+    distances = params["scaling"] ** 2 * head(features)
+    assert_matches(distances, case["out_raw"])
+    grouped = distances.unflatten(1, (-1, params["proxies"]))
+    merged = {"softmax": (grouped.softmax(2) * grouped).sum(2), "max": grouped.amax(2)}[params["merging"]]
+    assert_matches(merged, case["out_logits"])
+    (merged * torch.from_numpy(case["in_upstream"])).sum().backward()
+    assert_gradient(features, case["grad_x"])
+    assert_matches(head.parts[0].weight.grad, case["grad_weights"])

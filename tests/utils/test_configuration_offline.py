@@ -73,7 +73,6 @@ def test_first_task_with_the_regularizer_makes_no_difference_from_the_second_on(
     [
         ("--buffer_size 99", "--buffer_size 99 is less than one image for each of the 100 classes"),
         ("--buffer_size 0", "--buffer_size"),
-        ("--batch_size 3", "--batch_size 3 leaves no row"),
         ("--epochs 10 --milestones 20", "--milestones 20 is never reached"),
         ("--ignore_other_metrics 0", "forward transfer"),
         ("--best_epoch val_loss --val_fraction 0", "--val_fraction"),
@@ -84,6 +83,130 @@ def test_first_task_with_the_regularizer_makes_no_difference_from_the_second_on(
 def test_mistakes_name_what_to_change(method, words, message):
     with pytest.raises(UserError, match=message):
         config(f"--model {method} --dataset seq-cifar100 {words}")
+
+
+@pytest.mark.parametrize("method", OFFLINE)
+def test_a_batch_without_room_for_both_parts_is_refused_where_there_are_parts(method):
+    line = f"--model {method} --dataset seq-cifar100 --batch_size 3"
+    if method == "icarl":  # whose batches are shuffled unions
+        assert config(line).batch_size == 3
+        line += " --batching ratio"
+    with pytest.raises(UserError, match="--batch_size 3 leaves no row"):
+        config(line)
+
+
+@pytest.mark.parametrize("words", ["--batch_ratio 3", "--ratio_cycle reshuffle", "--current_pool union"])
+def test_options_of_pairs_are_refused_where_rows_are_not_paired(words):
+    for line in (
+        "--model icarl",
+        "--model ft --batching union",
+        "--model eeil --batching union --eeil_second_stage balanced",
+    ):
+        with pytest.raises(UserError, match=f"{words.split()[0]} changes nothing .* --batching ratio"):
+            config(f"{line} --dataset seq-cifar100 {words}")
+    config(f"--model icarl --batching ratio --dataset seq-cifar100 {words}")
+
+
+def test_pairs_of_the_second_stage_of_eeil_are_paired_whatever_the_main_stage_does():
+    line = "--model eeil --dataset seq-cifar100 --batching union"
+    assert config(f"{line} --batch_ratio 1").identity("data") != config(line).identity("data")
+    with pytest.raises(UserError, match="--current_pool changes nothing"):
+        config(f"{line} --current_pool task")
+
+
+def test_unused_values_of_a_published_setting_do_not_enter_the_identity():
+    used = config("--model podnet --dataset seq-cifar100 --batching union").used()
+    assert not {"batch_ratio", "ratio_cycle"} & used.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "num_tasks"),
+    [
+        ("ft", "--quota floor", 2),
+        ("ft", "--batch_ratio 2", 2),
+        ("ft", "--reherd 0", 3),
+        ("icarl", "--reherd 0", 2),
+        ("icarl", "--quota floor", 1),
+        ("podnet", "--reherd 0", 2),
+        ("podnet", "--second_lr 0.5", 2),
+        ("afc", "--afc_lambda 3", 2),
+        ("lwf", "--lwf_lambda 3", 2),
+        ("lucir", "--lucir_margin 0.3", 2),
+        ("lucir", "--lucir_relu final", 1),
+        ("eeil", "--eeil_skip_newest_head 0", 2),
+        ("ssil", "--ssil_distill all", 3),
+        ("ft --nl AdaB2N", "--lambd 3", 2),
+    ],
+)
+def test_options_that_wait_for_a_later_task_need_one(method, words, num_tasks):
+    line = f"--model {method} --dataset seq-arrays {words} --n_tasks"
+    config(f"{line} {num_tasks}")
+    if num_tasks > 1:
+        with pytest.raises(UserError, match=f"{words.split()[0]} changes nothing .* at least {num_tasks} tasks"):
+            config(f"{line} {num_tasks - 1}")
+
+
+def test_one_task_is_one_computation_whatever_waits_for_a_later_one():
+    lines = [f"--model ft --dataset seq-arrays --n_tasks 1 --nl {norm}" for norm in ("BN", "TBBN")]
+    assert all("quota" not in config(line).used() for line in lines)
+
+
+def test_crop_of_cifar_is_one_run_by_default_and_typed():
+    line = "--model ft --dataset seq-cifar100"
+    identities = [
+        config(f"{line} {words}").identity("data") for words in ("", "--cifar_crop resized", "--cifar_crop shift")
+    ]
+    assert identities[0] == identities[1] != identities[2]
+
+
+@pytest.mark.parametrize("crop", ["resized", "shift"])
+@pytest.mark.parametrize("line", ["--model podnet", "--model sgd --lr 0.1"])
+def test_crop_of_cifar_is_refused_where_other_transforms_are_used(line, crop):
+    with pytest.raises(UserError, match=r"--cifar_crop changes nothing .* transforms of offline"):
+        config(f"{line} --dataset seq-cifar100 --cifar_crop {crop}")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "order"),
+    [("seq-cifar100", "seeded"), ("seq-dissimilar", "identity"), ("seq-imagenet100", "imagenet100")],
+)
+def test_the_order_of_the_protocol_is_one_run_by_default_and_typed(dataset, order):
+    line = f"--model ft --dataset {dataset}"
+    assert config(line).identity("data") == config(f"{line} --class_order {order}").identity("data")
+    assert config(line).identity("data") != config(f"{line} --class_order icarl").identity("data")
+
+
+def test_outputs_of_classes_not_seen_are_not_there_to_be_compared():
+    line = "--dataset seq-cifar100 --class_il_outputs"
+    assert config(f"--model ft {line} seen").identity("data") == config("--model ft --dataset seq-cifar100").identity(
+        "data"
+    )
+    with pytest.raises(UserError, match="--class_il_outputs all changes nothing"):
+        config(f"--model ft {line} all")
+    assert config(f"--model sgd --lr 0.1 {line} all").class_il_outputs == "all"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--dataset seq-cifar100", 40),
+        ("--dataset seq-cifar100 --epochs 16", 4),
+        ("--dataset seq-cifar100 --epochs 16 --second_epochs 40", 40),
+        ("--dataset seq-imagenet100", 40),
+        ("--dataset seq-imagenet100 --epochs 10", 4),
+        ("--dataset seq-digits", 3),
+        ("--dataset seq-cifar100 --epochs 1", 1),
+    ],
+)
+def test_second_stage_of_eeil_follows_the_epochs_in_proportion_unless_typed(line, expected):
+    assert config(f"--model eeil {line}").second_epochs == expected
+
+
+@pytest.mark.parametrize("dataset", ["seq-cifar10", "seq-cifar100", "seq-imagenet100", "seq-digits", "seq-arrays"])
+def test_icarl_holds_nothing_out_as_no_loss_of_its_own_chooses_an_epoch(dataset):
+    resolved = config(f"--model icarl --dataset {dataset}")
+    assert (resolved.val_fraction, resolved.best_epoch) == (0.0, "last")
+    assert resolved.origins["best_epoch"].startswith("published")
 
 
 @pytest.mark.parametrize("method", [name for name in OFFLINE if name != "icarl"])  # which runs in both protocols

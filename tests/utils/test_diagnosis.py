@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,13 +66,14 @@ def small_network(norm, **options):
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer, nn.ReLU(), nn.Flatten(), nn.Linear(256, 4))
 
 
-def diagnosis_of(norm, check=lambda: None, **options):
+def diagnosis_of(norm, check=lambda: None, logits=lambda network, images: network(images), **options):
     values = {"retune_norms": 2, "debug_mode": 0, "lr": 1.0, "nl": norm}
     values |= {"optim_mom": 0.0, "optim_wd": 0.0, "optim_nesterov": False} | options
     config = SimpleNamespace(parts=SimpleNamespace(norm=NORMS.get(norm)), **values)
     augmentation = SimpleNamespace(transform=lambda raw, _: prepare(raw))
     stream = SmallStream()
-    return NormDiagnosis(stream, Loaders(stream, None, augmentation, 8, 0), prepare, config, SilentScreen(), check)
+    loaders = Loaders(stream, None, augmentation, 8, 0)
+    return NormDiagnosis(stream, loaders, prepare, logits, config, SilentScreen(), check)
 
 
 def same_state(first, second):
@@ -163,7 +165,7 @@ def test_only_the_norm_layers_learn():
     network = small_network("BN")
     before = copy.deepcopy(network.state_dict())
     batches = [SimpleNamespace(images=torch.randn(8, 3, 8, 8), labels=torch.arange(8) % 4) for _ in range(3)]
-    for _ in train_alone(network, [network[1]], iter(batches), {"lr": 0.1}):
+    for _ in train_alone(network, [network[1]], iter(batches), {"lr": 0.1}, network):
         assert network[0].weight.grad is None
         assert network[4].weight.grad is None
         assert [module.training for module in network] == [False, True, False, False, False]
@@ -182,6 +184,16 @@ def test_steps_are_those_of_gradient_descent_at_a_tenth_of_the_learning_rate():
     diagnosis.retune(network, 1)
     torch.testing.assert_close(network[1].weight, expected[1].weight - 0.05 * gradient)
     assert torch.equal(network[1].running_mean, expected[1].running_mean)
+
+
+def test_loss_is_of_what_the_method_takes_a_cross_entropy_of():
+    found = []
+    for factor in (1.0, 3.0):
+        diagnosis = diagnosis_of("BN", logits=lambda network, images, factor=factor: factor * network(images))
+        network = small_network("BN")
+        diagnosis.retune(network, 1)
+        found.append(network[1].weight.detach())
+    assert not torch.allclose(*found)
 
 
 def test_epochs_over_all_tasks_seen_are_shown_and_can_be_stopped():
@@ -301,8 +313,7 @@ def test_stopped_while_it_is_measured_it_ends_as_if_it_had_not_been(start, tmp_p
                 os.kill(os.getpid(), signal.SIGTERM)
             self.check()
 
-        changed = NormDiagnosis(self.stream, self.loaders, self.prepare, self.config, self.screen, check)
-        return original(changed, network, task)
+        return original(replace(self, check=check), network, task)
 
     with monkeypatch.context() as patch:
         patch.setattr(NormDiagnosis, "measure", measure)

@@ -155,7 +155,7 @@ RESUMED = {
     "lucir": {"norm": "SN", "reherd": 0, "exemplar_selection": "random"},
     "icarl": {"norm": "BN", "batching": "ratio"},
     "podnet": {"norm": "TBBN", "optim_mom": 0.5},
-    "afc": {"norm": "AdaB2N", "nca": "hinge"},
+    "afc": {"norm": "AdaB2N", "nca": "softmax"},
 }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.record import Record
+from utils.record import Record, check_schema
 
 
 @pytest.fixture
@@ -93,3 +93,22 @@ def test_a_file_in_the_place_of_the_folder_is_held_by_nobody(record):
     record.folder.parent.mkdir()
     record.folder.write_text("a file")
     assert not record.is_held()
+
+
+def test_records_of_another_version_are_refused_and_damaged_ones_passed_over(tmp_path):
+    folders = {name: tmp_path / name for name in ("none", "fine", "damaged", "other")}
+    for name in ("fine", "damaged", "other"):
+        Record(folders[name]).open().write_config({})
+    Record(folders["damaged"]).config_path.write_text("{")
+    check_schema([folders["none"], folders["fine"], folders["damaged"]])
+    Record(folders["other"]).config_path.write_text('{"schema": 99}')
+    with pytest.raises(UserError, match=r"other.* has schema 99.*choose another --results_dir or --group"):
+        check_schema(folders.values())
+
+
+def test_what_a_process_left_half_written_goes_with_the_next_one(record):
+    left = record.open().folder / ".checkpoint.pt.4711.part"
+    left.write_bytes(b"half")
+    record.close()
+    record.open()
+    assert not left.exists()

@@ -26,11 +26,16 @@ def number(kind: type, low: float):
     return convert
 
 
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Every spelling of every option of a parser, without dashes."""
+    return [spelling.lstrip("-") for action in parser._actions for spelling in action.option_strings]
+
+
 def add_places(parser: Any) -> None:
     """The options that say where records and data are."""
     parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records go [results]")
-    parser.add_argument("--group", default=None, help="folder of this study inside --results_dir (the preset's name)")
-    parser.add_argument("--data_root", default=None, help="where the data lies ($CL_DATA_ROOT, else data)")
+    parser.add_argument("--group", default=None, help="folder of this study inside --results_dir [the preset's]")
+    parser.add_argument("--data_root", default=None, help="where the data lies [$CL_DATA_ROOT, else data]")
 
 
 def group_parser(command: str, description: str) -> Parser:

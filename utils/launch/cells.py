@@ -1,13 +1,16 @@
 """From a grid to its cells: what the runs of each share, and the settings that are tried there, in words."""
 
+import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from utils.configuration import spellings
 from utils.errors import UserError
 from utils.launch.grid import Grid
+from utils.options import SHARED_OPTIONS
 from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.variants import VARIANTS, find_variant
 
@@ -96,6 +99,27 @@ def read_extras(words: Sequence[str]) -> dict[str, list[str]]:
     for name, values in _named_words(words):
         extras[name] = [*extras[name], "--plugin", *values] if name == "plugin" and name in extras else values
     return extras
+
+
+def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
+    """Why an option is not one of any run of a plan: other parts would use it, or it is misspelled.
+
+    Args:
+        name: of the option, without dashes.
+        launcher_options: the launcher's own names, which may have been meant.
+    """
+    users: dict[str, list[str]] = defaultdict(list)
+    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+        for part_name in registry.names():
+            part = registry.get(part_name)
+            for option in (*part.options, *getattr(part, "regularizer_options", ())):
+                for spelling in (option.name, *option.aliases):
+                    users[spelling].append(f"{registry.kind} {part_name}")
+    if name in users:
+        return f"no run of this plan uses --{name}; it belongs to {', '.join(dict.fromkeys(users[name]))}"
+    shared = (spelling for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases))
+    close = difflib.get_close_matches(name, dict.fromkeys([*launcher_options, *shared, *users]), n=1)
+    return f"no run of this plan uses --{name}" + (f". Did you mean --{close[0]}?" if close else "; see --help")
 
 
 def known_parts() -> dict[str, list[str]]:

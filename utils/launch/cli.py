@@ -1,20 +1,22 @@
 """The command line of `run.py`. What is heavy is imported where it is used, so that `--help` answers at once."""
 
 import argparse
+import difflib
 import json
-import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.errors import COMPLETE, MISTAKE, RunError, UserError
-from utils.launch.arguments import Parser, add_places, number, places_of
+from utils.launch.arguments import Parser, add_places, number, option_names, places_of
+from utils.launch.cancel import cancel
 from utils.launch.cells import known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
-from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.launch.output import discard_output
+from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
 from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
 
@@ -22,9 +24,10 @@ from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, or one of the other commands; the exit code is 0 only if everything asked for is complete."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"status": status, "table": table, "compare": compare, "data": data}
+    commands = {"status": status, "table": table, "compare": compare, "data": data, "cancel": cancel}
     try:
-        code = commands[words[0]](words[1:]) if words and words[0] in commands else launch(words)
+        is_command = bool(words) and not words[0].startswith("-")
+        code = _find_command(words[0], commands)(words[1:]) if is_command else launch(words)
         sys.stdout.flush()
         return code
     except RunError as error:
@@ -33,14 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # who reads, such as `head`, has seen enough; at its end Python would complain once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 128 + signal.SIGPIPE
+
+
+def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> Callable[[Sequence[str]], int]:
+    """The command of that name. Raises UserError, with a suggestion, if there is none."""
+    if name in commands:
+        return commands[name]
+    close = difflib.get_close_matches(name, commands, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
 
 
 def _launch_parser() -> Parser:
     parser = Parser(
         prog="python run.py",
-        usage="python run.py [status|table|compare|data] [--preset NAME] [options]",
+        usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
         epilog="Every option of utils/main.py may be given too; each run takes those that its parts use.\n"
         + "\n".join(f"{axis}: {', '.join(names)}" for axis, names in known_parts().items()),
@@ -56,16 +68,18 @@ def _launch_parser() -> Parser:
 
 def _add_axes(group: Any) -> None:
     group.add_argument("--preset", choices=tuple(GRIDS), default=DEFAULT_GRID, help=f"named grid [{DEFAULT_GRID}]")
-    group.add_argument("--num_seeds", type=number(int, 1), metavar="N", help="seeds 0 to N - 1")
-    group.add_argument("--seeds", type=number(int, 0), nargs="*", metavar="SEED")
-    group.add_argument("--datasets", nargs="*", metavar="NAME")
-    group.add_argument("--models", nargs="*", metavar="NAME", help="methods, such as derpp er_ace")
-    group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN TBBN AdaB2N")
-    group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N")
-    group.add_argument("--epochs", "--n_epochs", type=number(int, 1), nargs="*", metavar="N")
-    group.add_argument("--kappa", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
-    group.add_argument("--lambd", type=number(float, 0), nargs="*", metavar="X", help="searched for AdaB2N")
-    group.add_argument("--ada_t0", type=number(int, 0), nargs="*", metavar="T", help="searched for AdaB2N")
+    group.add_argument("--num_seeds", type=number(int, 1), metavar="N", help="seeds 0 to N - 1 [by the preset]")
+    group.add_argument("--seeds", type=number(int, 0), nargs="*", metavar="SEED", help="these seeds [by the preset]")
+    group.add_argument("--datasets", nargs="*", metavar="NAME", help="such as seq-cifar10 seq-digits [by the preset]")
+    group.add_argument("--models", nargs="*", metavar="NAME", help="methods, such as derpp er_ace [by the preset]")
+    group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN AdaB2N [by the preset]")
+    sizes = "images in memory, on every dataset [by the preset and dataset]"
+    group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N", help=sizes)
+    epochs = "epochs per task [by the preset, or by the protocol and dataset]"
+    group.add_argument("--epochs", "--n_epochs", type=number(int, 1), nargs="*", metavar="N", help=epochs)
+    for name, kind, metavar in (("kappa", float, "X"), ("lambd", float, "X"), ("ada_t0", int, "T")):
+        text = "searched for AdaB2N [by the preset]"
+        group.add_argument(f"--{name}", type=number(kind, 0), nargs="*", metavar=metavar, help=text)
     group.add_argument(
         "--selection",
         choices=(ORACLE, VALIDATION),
@@ -83,18 +97,22 @@ def _add_axes(group: Any) -> None:
 
 
 def _add_scheduling(group: Any) -> None:
-    group.add_argument("-y", "--yes", action="store_true", default=False, help="do not ask before starting")
-    group.add_argument("--dry_run", action="store_true", default=False, help="print the plan and stop")
-    group.add_argument("--json", action="store_true", default=False, help="print the plan for programs, and stop")
-    group.add_argument("--jobs", type=number(int, 1), metavar="N", help="runs at a time without a GPU (the cores)")
+    group.add_argument("-y", "--yes", action="store_true", default=False, help="start without asking [off]")
+    group.add_argument("--dry_run", action="store_true", default=False, help="print the plan and stop [off]")
+    group.add_argument("--json", action="store_true", default=False, help="print the plan for programs and stop [off]")
+    group.add_argument("--jobs", type=number(int, 1), metavar="N", help="runs at a time without a GPU [the cores]")
     group.add_argument("--threads", type=number(int, 1), default=1, metavar="N", help="threads of each run [1]")
     group.add_argument("--runs_per_gpu", default="auto", metavar="auto|N", help="runs that share a GPU [auto]")
-    group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE")
+    idle = "a GPU is idle while others use less than this share of its memory and of its time [0.3]"
+    group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE", help=idle)
     group.add_argument("--coldsecs", type=number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
     group.add_argument("--waitsecs", type=number(float, 0.1), default=5.0, metavar="S", help="between looks [5]")
-    group.add_argument("--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one start")
-    group.add_argument("--interpreter", default=sys.executable, metavar="PYTHON", help="the Python of the runs")
-    group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help="where the runs' output goes")
+    group.add_argument(
+        "--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one start [any]"
+    )
+    group.add_argument("--interpreter", default=sys.executable, metavar="PYTHON", help="Python of the runs [this one]")
+    output = "where the runs' output goes [logs, beside the records]"
+    group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help=output)
 
 
 def _read_grid(options: argparse.Namespace) -> Grid:
@@ -110,15 +128,16 @@ def _read_grid(options: argparse.Namespace) -> Grid:
 
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
-    options, unknown = _launch_parser().parse_known_args(words)
+    parser = _launch_parser()
+    options, unknown = parser.parse_known_args(words)
     where = places_of(options)
-    plan = make_plan(_read_grid(options), read_extras(unknown), where)
+    plan = make_plan(_read_grid(options), read_extras(unknown), where, option_names(parser))
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
 
     devices = _devices(options)
     estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
-    summary = Summary(plan, where, lambda job: estimates.seconds(job.config), devices.num_places)
+    summary = Summary(plan, where, estimates, devices.num_places)
     if options.json:
         print(json.dumps(summary.for_programs(), indent=1))
         return COMPLETE
@@ -128,7 +147,7 @@ def launch(words: Sequence[str]) -> int:
         return COMPLETE
     if not options.yes and sys.stdin.isatty() and input("start? [Y/n] ").strip().casefold() not in ("", "y", "yes"):
         return MISTAKE
-    return _run(plan, summary.jobs, where, devices, estimates, options)
+    return _run(plan, summary, where, devices, estimates, options)
 
 
 def _devices(options: argparse.Namespace) -> Any:
@@ -144,36 +163,39 @@ def _devices(options: argparse.Namespace) -> Any:
     )
 
 
-def _run(
-    plan: Plan, jobs: tuple[Job, ...], where: Where, devices: Any, estimates: Any, options: argparse.Namespace
-) -> int:
+def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, options: argparse.Namespace) -> int:
     from utils.launch.bookkeeper import Bookkeeper
     from utils.launch.engine import LocalEngine
+    from utils.launch.presence import present
+    from utils.launch.remaining import Remaining, sources_of
     from utils.launch.scheduler import Limits, Outcome, Scheduler
     from utils.launch.search import Following
     from utils.launch.view import View
 
-    view = View(where.group, lambda job: estimates.seconds(job.config))
+    view = View(where.group, Remaining(sources_of(estimates)))
     try:
         devices.say = view.say
+        following = Following(plan.searches, view.say)
+        view.num_following = lambda: following.num_expected(summary.chosen)
         engine = LocalEngine(where, options.logdir or where.results_dir / where.group / "logs", options.interpreter)
         limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
         scheduler = Scheduler(
-            jobs,
+            summary.jobs,
             devices,
             engine,
             limits,
             view,
             Bookkeeper(where, view.say),
-            estimate=lambda job: estimates.memory_mb(job.config),
-            follow=Following(plan.searches, view.say).after,
+            estimate=estimates.memory_mb,
+            follow=following.after,
         )
-        progress = scheduler.run()
+        with present(where.results_dir / where.group):
+            progress = scheduler.run()
     finally:
         view.close()
-    print(f"{progress.count(Outcome.COMPLETE)} of {progress.num_jobs} runs complete", flush=True)
-    write_table(where)
+    print(*view.closing_lines(progress, scheduler.stopped_by is not None), sep="\n", flush=True)
+    report = write_table(where)
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by
-    track_summary(where, plan.jobs[0].config)
+    track_summary(report, plan.jobs[0].config)
     return COMPLETE if progress.count(Outcome.COMPLETE) == progress.num_jobs else 1

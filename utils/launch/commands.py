@@ -10,21 +10,25 @@ from utils.launch.arguments import Parser, group_parser, places_of
 from utils.launch.plan import Where
 
 
-def write_table(where: Where) -> None:
-    """Write the report of a group from its records, and show the table."""
-    from utils.report import write_report
+def write_table(where: Where) -> Any:
+    """Show the table of a group from its records, write its report, and give that for what else is made of it.
 
-    for path in write_report(where.results_dir, where.group):
-        if path.suffix == ".md":
-            print(path.read_text(encoding="utf-8"))
-        print(path)
+    The table is shown before anything is written or drawn: a full disk does not hide it.
+    """
+    from utils.report import Report, show, write_report
+
+    report = Report(where.results_dir, where.group)
+    show(report)
+    for path in write_report(report):
+        print(path, flush=True)
+    return report
 
 
-def track_summary(where: Where, tracking: Any) -> None:
-    """Send the tables and plots of a group where the runs of this configuration are tracked, if they are."""
+def track_summary(report: Any, tracking: Any) -> None:
+    """Send the tables and plots of a report where the runs of this configuration are tracked, if they are."""
     from utils.report.wandb_summary import send_summary
 
-    send_summary(where.results_dir, where.group, tracking, lambda line: print(line, flush=True))
+    send_summary(report, tracking, lambda line: print(line, flush=True))
 
 
 def table(words: Sequence[str]) -> int:
@@ -36,7 +40,8 @@ def table(words: Sequence[str]) -> int:
 
 def compare(words: Sequence[str]) -> int:
     """Groups side by side, or one beside the published figures."""
-    from utils.report.compare import write_comparison
+    from utils.report.compare import make_comparison
+    from utils.report.files import write_text
 
     description = "Set groups side by side, or one group beside the published figures, and say what differs."
     parser = Parser(prog="python run.py compare", description=description, allow_abbrev=False)
@@ -44,9 +49,9 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--metric", default="A_f", help="its name in the records, such as A_a or forgetting [A_f]")
     parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records are [results]")
     options = parser.parse_args(words)
-    text, path = write_comparison(options.results_dir, options.groups, options.metric)
-    print(text)
-    print(path)
+    text, path = make_comparison(options.results_dir, options.groups, options.metric)
+    print(text, flush=True)
+    print(write_text(path, text))
     return COMPLETE
 
 
@@ -54,8 +59,9 @@ def data(words: Sequence[str]) -> int:
     """What was found of each dataset, and where to put what."""
     from utils.registry import DATASETS
 
-    parser = Parser(prog="python run.py data", description="What was found of each dataset, and where to put what.")
-    parser.add_argument("--data_root", help="where the data lies ($CL_DATA_ROOT, else data)")
+    description = "What was found of each dataset, and where to put what."
+    parser = Parser(prog="python run.py data", description=description, allow_abbrev=False)
+    parser.add_argument("--data_root", help="where the data lies [$CL_DATA_ROOT, else data]")
     root = data_root(parser.parse_args(words).data_root)
     for name in DATASETS.names():
         print(DATASETS.get(name)().describe(root))

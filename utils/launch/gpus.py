@@ -6,6 +6,7 @@ GPUtil fails. Any figure may be unknown: on MIG devices, on old or virtual GPUs,
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -107,7 +108,10 @@ class GpuWatcher:
 
     def look(self) -> list[Gpu]:
         """The GPUs that can be used, in the caller's order. Takes as long as `nvidia-smi` does."""
-        names = visible_names(self._environment.get("CUDA_VISIBLE_DEVICES"))
+        text = self._environment.get("CUDA_VISIBLE_DEVICES")
+        names, mistake = visible_names(text), mistaken_name(text)
+        if mistake is not None:
+            self._say_once(f"CUDA_VISIBLE_DEVICES names {mistake!r}, which is no GPU and hides itself and what follows")
         if names == []:
             return []
         found = self._find()
@@ -202,15 +206,21 @@ def visible_names(text: str | None) -> list[str] | None:
 
     As in CUDA, a name such as `-1` hides itself and all that follow.
     """
-    if text is None:
-        return None
-    names = []
-    for name in text.split(","):
-        name = name.strip()
-        if not (name.isdecimal() or name.startswith(("GPU-", "MIG-"))):
-            break
-        names.append(name)
-    return names
+    return None if text is None else list(itertools.takewhile(_is_name, _words(text)))
+
+
+def mistaken_name(text: str | None) -> str | None:
+    """The word that ends the list in `CUDA_VISIBLE_DEVICES`, unless it is one by which GPUs are hidden on purpose."""
+    ending = next((word for word in _words(text or "") if not _is_name(word)), "")
+    return None if ending in ("", "NoDevFiles") or ending.removeprefix("-").isdecimal() else ending
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _is_name(word: str) -> bool:
+    return word.isdecimal() or word.startswith(("GPU-", "MIG-"))
 
 
 def ask_gputil(timeout: float) -> list[Gpu]:
@@ -218,10 +228,19 @@ def ask_gputil(timeout: float) -> list[Gpu]:
     code, output, errors = _run([sys.executable, "-c", _ASK_GPUTIL], timeout)
     if code != 0:
         raise NoAnswer(_last_line(errors) or f"exit code {code}")
-    gpus = [gpu for fields in json.loads(output) for gpu in _read_row([str(field) for field in fields])]
+    gpus = [gpu for fields in _read_answer(output) for gpu in _read_row([str(field) for field in fields])]
     if not gpus:
         raise NoAnswer("it lists none")
     return gpus
+
+
+def _read_answer(output: str) -> list[list]:
+    """What GPUtil has listed, on the last line: an interpreter may greet before. Raises NoAnswer for anything else."""
+    with contextlib.suppress(ValueError):
+        rows = json.loads(_last_line(output))
+        if isinstance(rows, list) and all(isinstance(row, list) for row in rows):
+            return rows
+    raise NoAnswer("its answer cannot be read")
 
 
 def ask_nvidia_smi(timeout: float, *more: str) -> list[Gpu]:

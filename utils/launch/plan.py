@@ -1,17 +1,16 @@
 """From a grid to the list of runs: configurations resolved as a run would, equal computations merged."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.configuration import Configuration, configure, readable_name
 from utils.errors import UserError
-from utils.launch.cells import Cell, make_cells, setting_text
+from utils.launch.cells import Cell, explain_unused, make_cells, setting_text
+from utils.launch.data import Data, DataFacts
 from utils.launch.grid import Grid
-from utils.record import SCHEMA_VERSION, Record
+from utils.record import Record, check_schema
 from utils.registry import load_plugin
 from utils.report.select import SEARCH_SHARE, VALIDATION
 from utils.variants import find_variant
@@ -34,12 +33,14 @@ class Job:
     Attributes:
         words: its command line after `utils/main.py`, without where and how it runs.
         config: the resolved configuration.
+        data: what is known of its data.
         identity: what the results depend on.
         record: its folder.
     """
 
     words: tuple[str, ...]
     config: Configuration
+    data: Data
     identity: str
     record: Record
 
@@ -119,28 +120,12 @@ class Where:
         return ("--group", self.group, *places)
 
 
-class Fingerprints:
-    """The digest of each dataset, read once per plan."""
-
-    def __init__(self, data_root: Path) -> None:
-        self._data_root = data_root
-        self._known: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = {}
-
-    def of(self, config: Configuration) -> str:
-        """The fingerprint of a configuration's data. Raises UserError if they are missing or damaged."""
-        options = config.chosen(config.parts.dataset.options)
-        key = (config.dataset, tuple(sorted(options.items())))
-        if key not in self._known:
-            self._known[key] = config.parts.dataset(**options).load(self._data_root).fingerprint()
-        return self._known[key]
-
-
 class _Planner:
     """Turns cells into jobs and searches; the same computation is the same job."""
 
     def __init__(self, grid: Grid, where: Where) -> None:
         self._where = where
-        self._fingerprints = Fingerprints(where.data_root)
+        self.data = DataFacts(where.data_root)
         self._jobs: dict[str, Job] = {}
         self._seeds = tuple(dict.fromkeys(grid.seeds))
         self._search_seeds = self._seeds if grid.search_seeds is None else tuple(dict.fromkeys(grid.search_seeds))
@@ -181,20 +166,24 @@ class _Planner:
     def _job(self, words: tuple[str, ...]) -> Job:
         where = self._where
         config = configure([*words, "--group", where.group, "--results_dir", str(where.results_dir)])
-        identity = config.identity(self._fingerprints.of(config))
+        data = self.data.of(config)
+        identity = config.identity(data.fingerprint)
         if identity not in self._jobs:
             record = Record.of_run(where.results_dir, where.group, readable_name(config), identity)
-            self._jobs[identity] = Job(words, config, identity, record)
+            self._jobs[identity] = Job(words, config, data, identity, record)
         return self._jobs[identity]
 
 
-def make_plan(grid: Grid, extras: Mapping[str, Sequence[str]], where: Where) -> Plan:
+def make_plan(
+    grid: Grid, extras: Mapping[str, Sequence[str]], where: Where, launcher_options: Iterable[str] = ()
+) -> Plan:
     """Resolve every run of a grid.
 
     Args:
         grid: what to run.
         extras: further typed options of runs, by name; each run takes those that its parts use.
         where: the places that all runs share.
+        launcher_options: the launcher's own, which a misspelled option may have meant.
 
     Raises:
         UserError: an unknown name, an option that no run uses, a run that cannot be, missing data, records of another
@@ -207,16 +196,17 @@ def make_plan(grid: Grid, extras: Mapping[str, Sequence[str]], where: Where) -> 
     planner = _Planner(grid, where)
     used: set[str] = set()
     cells = Counter(make_cells(grid, extras, used))
+    for name in extras:
+        if name not in used:
+            raise UserError(explain_unused(name, launcher_options))
     added = [planner.add(cell, times) for cell, times in cells.items()]
-    unused = [name for name in extras if name not in used]
-    if unused:
-        raise UserError(f"no run of this plan uses --{unused[0]}")
     by_seed = [_by_seed(each) if isinstance(each, Search) else each for each in added]
     seeds = dict.fromkeys(seed for each in by_seed for seed in each)
     jobs = {job.identity: job for seed in seeds for each in by_seed for job in each.get(seed, ())}
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
-    _check_records(jobs.values())
+    planner.data.check()
+    check_schema(job.record.folder for job in jobs.values())
     return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches)
 
 
@@ -250,17 +240,3 @@ def _check_search(grid: Grid, searches: Sequence[Search]) -> None:
     for words, is_asked in asked.items():
         if is_asked and not searches:
             raise UserError(f"{words} changes nothing: no norm layer of this plan has several settings to choose from")
-
-
-def _check_records(jobs: Iterable[Job]) -> None:
-    """Raises UserError if a record is of another schema; what is damaged is left to the run."""
-    for job in jobs:
-        try:
-            schema = json.loads(job.record.config_path.read_bytes())["schema"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue
-        if schema != SCHEMA_VERSION:
-            raise UserError(
-                f"{job.record.folder} has schema {schema}, this version reads {SCHEMA_VERSION}; choose another "
-                "--results_dir or --group"
-            )

@@ -14,7 +14,14 @@ _ENOUGH_FOR_A_NAME = 24
 _COLORS = {Outcome.COMPLETE: "green", Outcome.FAILED: "red", Outcome.DIVERGED: "yellow", Outcome.STOPPED: "yellow"}
 
 
-def draw(title: str, progress: Progress, eta: str, size: tuple[int, int], tell: Callable[[Child], str]) -> Group:
+def draw(
+    title: str,
+    progress: Progress,
+    eta: str,
+    size: tuple[int, int],
+    tell: Callable[[Child], str],
+    num_following: int = 0,
+) -> Group:
     """The whole screen.
 
     Args:
@@ -23,15 +30,16 @@ def draw(title: str, progress: Progress, eta: str, size: tuple[int, int], tell: 
         eta: when it will be over, in words.
         size: columns and lines of the terminal.
         tell: how far a running child is, in words.
+        num_following: runs that will follow and are no jobs yet.
     """
     width, height = size
-    done, total = len(progress.outcomes), progress.num_jobs
+    done, total = len(progress.outcomes) - progress.count(Outcome.STOPPED), progress.num_jobs + num_following
     failures = _failures(progress, width)
     num_rows = max(1, height - 4 - len(failures))  # title, bar, counts, and the cursor's line
     return Group(
         _head(f"{title}: {done} of {total} runs done", f"ETA {eta}", width),
         _bar(done / max(1, total), width),
-        _counts(progress),
+        _counts(progress, num_following),
         *_running(list(progress.running.values()), width, num_rows, tell),
         *failures,
     )
@@ -47,13 +55,14 @@ def _bar(share: float, width: int) -> Text:
     return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "dim"), no_wrap=True, overflow="crop")
 
 
-def _counts(progress: Progress) -> Text:
+def _counts(progress: Progress, num_following: int) -> Text:
     parts = [
         Text(f"{progress.count(outcome)} {outcome.value}", _COLORS[outcome])
         for outcome in Outcome
         if progress.count(outcome)
     ]
     parts += [Text(f"{len(progress.running)} running"), Text(f"{progress.num_waiting} waiting")]
+    parts += [Text(f"{num_following} to follow")] if num_following else []
     return Text("  ").join(parts)
 
 

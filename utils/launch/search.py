@@ -4,7 +4,7 @@ Everything is read from the disk, so that a launcher that starts anew, or beside
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from utils.launch.plan import COMPLETE, DIVERGED, Job, Search
 from utils.report.collect import read_run
@@ -55,6 +55,10 @@ class Following:
             if not self._left[search]:
                 following += self._choose(search)
         return tuple(following)
+
+    def num_expected(self, known: Collection[Search] = ()) -> int:
+        """Runs that will follow the searches that are under way, those left out whose following runs are known."""
+        return sum(search.num_following for search, left in self._left.items() if left and search not in known)
 
     def _choose(self, search: Search) -> tuple[Job, ...]:
         best = best_of(search)

@@ -8,12 +8,14 @@ from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_parser, places_of
 from utils.launch.plan import COMPLETE as DONE
 from utils.launch.plan import DAMAGED, DIVERGED, STARTED
+from utils.launch.presence import launchers_of
+from utils.launch.told import last_progress
 from utils.ledger import FAILED, Ledger, Planned
-from utils.record import DamagedRecord, Record, record_folders
+from utils.record import DamagedRecord, Record, check_schema, record_folders
 
-RUNNING, NOT_RUN = "running", "not run"
+RUNNING, NOT_RUN, OTHER_VERSION = "running", "not run", "other version"
 _ALWAYS_COUNTED = (DONE, RUNNING, DIVERGED, STARTED)
-_COUNTED_IF_ANY = (FAILED, DAMAGED, NOT_RUN)
+_COUNTED_IF_ANY = (FAILED, DAMAGED, OTHER_VERSION, NOT_RUN)
 
 
 def status(words: Sequence[str]) -> int:
@@ -38,6 +40,7 @@ def _lines(folder: Path) -> Iterator[str]:
     names = sorted(found.keys() | planned.keys())
     states = {name: _state(found.get(name), planned.get(name)) for name in names}
     yield f"{folder}: {_counts(list(states.values()))}"
+    yield from (f"  launcher {each.process} on {each.machine} is at it" for each in launchers_of(folder))
     for name, state in states.items():
         if state not in (DONE, NOT_RUN):
             yield f"  {state:9} {name}  {_tell(state, found.get(name), planned.get(name))}".rstrip()
@@ -46,6 +49,8 @@ def _lines(folder: Path) -> Iterator[str]:
 
 
 def _state(record: Record | None, entry: Planned | None) -> str:
+    if record is not None and _explain_version(record):
+        return OTHER_VERSION
     if record is not None and record.complete:
         return DAMAGED if record.damaged else DONE
     if record is not None and record.diverged:
@@ -58,11 +63,20 @@ def _state(record: Record | None, entry: Planned | None) -> str:
 
 
 def _tell(state: str, record: Record | None, entry: Planned | None) -> str:
-    from utils.launch.view import last_progress
-
     if state == FAILED and entry is not None:
         return entry.reason
-    return "" if record is None else last_progress(record)
+    if record is None:
+        return ""
+    return _explain_version(record) if state == OTHER_VERSION else last_progress(record)
+
+
+def _explain_version(record: Record) -> str:
+    """Why a record cannot be read by this version, empty if it can."""
+    try:
+        check_schema([record.folder])
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _counts(states: Sequence[str]) -> str:

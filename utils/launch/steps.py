@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.configuration import Configuration
-from utils.errors import UserError
-from utils.launch.plan import Job
+
+if TYPE_CHECKING:
+    from utils.launch.plan import Job
 
 StageSteps = tuple[tuple[int, ...], ...]  # of each stage of each task
 
@@ -16,25 +17,31 @@ class Steps:
 
     def __init__(self) -> None:
         self._counted: dict[tuple[str, ...], StageSteps | None] = {}
+        self._of_job: dict[str, StageSteps | None] = {}  # by identity
 
-    def of_stages(self, job: Job) -> StageSteps | None:
+    def of_stages(self, job: "Job") -> StageSteps | None:
         """The steps of each stage of each task; None if a plug-in's stages cannot be told before a run."""
+        if job.identity not in self._of_job:
+            self._of_job[job.identity] = self._count_once(job)
+        return self._of_job[job.identity]
+
+    def _count_once(self, job: "Job") -> StageSteps | None:
         config = job.config
         counting = config.chosen(option for option in config.options.values() if option.changes_result)
         searched = {option.name for option in (*config.parts.norm.options, *config.parts.norm.regularizer_options)}
-        values = {name: value for name, value in counting.items() if name not in searched | {"seed"}}
+        values = {name: value for name, value in counting.items() if name not in searched | {"seed", "nl"}}
         key = (job.data.fingerprint, repr(sorted(values.items())))
         if key not in self._counted:
             self._counted[key] = _count(config, job.data.class_sizes)
         return self._counted[key]
 
-    def of(self, job: Job) -> int | None:
+    def of(self, job: "Job") -> int | None:
         """The steps of a whole run, None if they cannot be told."""
         stages = self.of_stages(job)
         return None if stages is None else sum(map(sum, stages))
 
     @staticmethod
-    def are_exact(job: Job) -> bool:
+    def are_exact(job: "Job") -> bool:
         """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
         return len(set(job.data.class_sizes)) == 1
 
@@ -42,7 +49,7 @@ class Steps:
 def _count(config: Configuration, class_sizes: Sequence[int]) -> StageSteps | None:
     try:
         return count_steps(config, class_sizes)
-    except (AttributeError, UserError):  # a plug-in whose stages need a network; or the run itself will say it
+    except Exception:  # a plug-in's stages may need what only a run has; a user's mistake is the run's to tell
         return None
 
 
@@ -74,7 +81,8 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
         for number, stage in enumerate(method.stages(task)):
             if memory is not None:
                 memory.num_seen = stream.classes_of_task(task + _has_chosen(stage.data)).start
-            steps.append(stage.epochs * loaders.of(stage.data, (task, number)).num_batches)
+            num_passes = stage.epochs if stage.trains else 0
+            steps.append(num_passes * loaders.of(stage.data, (task, number)).num_batches)
         counted.append(tuple(steps))
     return tuple(counted)
 

@@ -1,9 +1,11 @@
 """What a plan is before it starts: for people in a few lines, for programs as plain data."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from utils.launch.cost import Cost, cost_of
+from utils.launch.estimates import Estimates
 from utils.launch.plan import COMPLETE, DIVERGED, Job, Plan, Search, Where
 from utils.launch.search import decided
 from utils.report.select import SEARCH_SHARE, VALIDATION
@@ -18,7 +20,7 @@ class Summary:
     Args:
         plan: what is to be run.
         where: the places that all runs share.
-        seconds: gives what a run will take, None if unknown.
+        estimates: of what runs will take.
         num_places: runs that may go on at a time.
 
     Attributes:
@@ -26,10 +28,10 @@ class Summary:
         following: the runs of these on all data, as far as they are not in the plan.
     """
 
-    def __init__(self, plan: Plan, where: Where, seconds: Callable[[Job], float | None], num_places: int) -> None:
+    def __init__(self, plan: Plan, where: Where, estimates: Estimates, num_places: int) -> None:
         self._plan = plan
         self._where = where
-        self._seconds = seconds
+        self._estimates = estimates
         self._num_places = num_places
         self.chosen = decided(plan.searches)
         planned = {job.identity for job in plan.jobs}
@@ -49,7 +51,7 @@ class Summary:
             f"{len(plan.jobs)} runs{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
             *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan.jobs).items()),
             *(f"  {line}" for line in self._search_lines()),
-            *(f"  {line}" for line in self._time_lines()),
+            *(f"  {line}" for line in self._cost().lines(self._num_places)),
             f"  records: {self._where.results_dir / self._where.group}",
         ]
 
@@ -62,14 +64,16 @@ class Summary:
 
     def for_programs(self) -> dict[str, Any]:
         """The plan as plain data."""
-        plan = self._plan
+        plan, cost = self._plan, self._cost()
         return {
             "asked": plan.num_asked,
             "runs": len(plan.jobs),
             "merged": plan.num_merged,
             "selection": plan.selection,
             "following": sum(search.num_following for search in plan.searches),
-            "estimated_seconds": self._estimate()[0],
+            "training_steps": cost.num_steps,
+            "estimated_seconds": cost.seconds(self._num_places),
+            "estimate_is_rough": cost.is_rough,
             "searches": [self._search_for_programs(search) for search in plan.searches],
             "jobs": [_job_for_programs(job) for job in plan.jobs],
             "following_jobs": [_job_for_programs(job) for job in self.following],
@@ -105,34 +109,10 @@ class Summary:
             lines += [f"  {each.title}: {each.settings[index]}" for each, index in self.chosen.items()]
         return lines
 
-    def _time_lines(self) -> list[str]:
-        seconds, num_known, num_open = self._estimate()
-        if not num_open:
-            return []
-        if seconds is None:
-            return ["no run like these is complete yet, so there is no estimate"]
-        number = f"{num_known} of these {num_open}" if num_known < num_open else "these"
-        return [f"estimated {_duration(seconds)} on {self._num_places} at a time, from complete runs like {number}"]
-
-    def _estimate(self) -> tuple[float | None, int, int]:
-        """Seconds until all is over, None if nothing is known; of how many open runs it is known; how many there are.
-
-        A run of which nothing is known counts as the mean of the others.
-        """
+    def _cost(self) -> Cost:
         undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
         jobs = [job for job in self.jobs if job.state() not in (COMPLETE, DIVERGED)]
-        known = [seconds for seconds in map(self._seconds, jobs) if seconds is not None]
-        num_open = len(jobs) + undecided
-        if not known or not num_open:
-            return None if num_open else 0.0, 0, num_open
-        total = sum(known) * num_open / len(known)
-        return max(total / self._num_places, *known), len(known), num_open
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+        return cost_of(jobs, undecided, self._estimates)
 
 
 def _num_settings(search: Search) -> int:

@@ -1,22 +1,22 @@
 """What the launcher shows: one live screen on a terminal, plain lines elsewhere."""
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
 
-from utils.launch.engine import Child, tail
+from utils.launch.engine import Child
+from utils.launch.output import discard_output
 from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Outcome, Progress
 from utils.launch.screen import clock, draw
+from utils.launch.told import last_progress
 from utils.record import Record
 
 REFRESH = 1.0  # seconds between two pictures of the live screen
+PLAIN_REFRESH = 5.0  # seconds between two looks at what the runs have told, until they tell when all will be over
 
 
 class View:
@@ -24,27 +24,30 @@ class View:
 
     Args:
         title: of the plan.
-        estimate: seconds that a run will take, None if unknown.
+        remaining: tells how long it still takes.
         console: where to show it; the standard output by default.
 
     Attributes:
         refresh: seconds after which the screen wants to be shown again; None: only when something happens.
+        num_following: gives how many runs will follow the searches that are under way, and are no jobs yet.
     """
 
     def __init__(
         self,
         title: str,
-        estimate: Callable[[Job], float | None] = lambda job: None,
+        remaining: Remaining | None = None,
         console: Console | None = None,
     ) -> None:
         self._title = title
         self._console = console or Console(highlight=False)
-        self._remaining = Remaining(estimate)
+        self._remaining = remaining or Remaining()
+        self.num_following: Callable[[], int] = lambda: 0
+        self._num_saved = 0
         self._live = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self.refresh = REFRESH if self._live else None
+        self.refresh: float | None = REFRESH if self._live else PLAIN_REFRESH
 
     def say(self, text: str) -> None:
         """One line, above the live screen."""
@@ -59,7 +62,8 @@ class View:
         """A job is over; a failed one shows its own last lines."""
         if child is None and outcome is not Outcome.FAILED:
             return  # it was so before
-        number = f"[{len(progress.outcomes)}/{progress.num_jobs}]"
+        self._num_saved += outcome is Outcome.STOPPED and job.record.started
+        number = f"[{len(progress.outcomes)}/{self._num_runs(progress)}]"
         took = clock(time.monotonic() - child.started) if child else "0:00:00"
         if outcome is Outcome.COMPLETE:
             self.say(f"{number} {job.name}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
@@ -72,10 +76,15 @@ class View:
 
     def show(self, progress: Progress) -> None:
         """Draw the live screen; called when nothing more can be started for now."""
-        self._remaining.note_places(progress)
+        self._remaining.note(progress)
         if self._live is not None:
-            screen = draw(self._title, progress, self._eta(progress), tuple(self._console.size), _tell)
+            eta, size = self._eta(progress), tuple(self._console.size)
+            screen = draw(self._title, progress, eta, size, _tell, self.num_following())
             self._write(lambda: self._live.update(screen, refresh=True))
+        elif self.refresh is not None and (seconds := self._seconds(progress)):
+            self.refresh = None
+            done = f"{len(progress.outcomes)} of {self._num_runs(progress)} runs done"
+            self.say(f"{done}, {len(progress.running)} running, ETA {clock(seconds)}")
 
     def close(self) -> None:
         """Take the live screen away."""
@@ -83,32 +92,37 @@ class View:
             self._write(self._live.stop)
             self._live = None
 
+    def closing_lines(self, progress: Progress, stopped: bool) -> list[str]:
+        """What has become of the plan, and after a stop what is saved."""
+        lines = [f"{progress.count(Outcome.COMPLETE)} of {self._num_runs(progress)} runs complete"]
+        if stopped:
+            saved = f"{self._num_saved} of {progress.count(Outcome.STOPPED)} stopped runs"
+            lines.append(f"the state of {saved} is saved; the same command goes on from there")
+        return lines
+
+    def _num_runs(self, progress: Progress) -> int:
+        return progress.num_jobs + self.num_following()
+
     def _write(self, write: Callable[[], None]) -> None:
         """A terminal that is gone, or a reader that has seen enough, stops no run: nothing more is shown."""
         try:
             write()
         except (OSError, SystemExit):  # rich ends the program where a pipe breaks
             self._console.quiet, self._live, self.refresh = True, None, None
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()
 
     def _eta(self, progress: Progress) -> str:
-        seconds = self._remaining.seconds(progress)
+        if progress.count(Outcome.STOPPED):
+            return "–"
+        seconds = self._seconds(progress)
         return "unknown" if seconds is None else clock(seconds)
+
+    def _seconds(self, progress: Progress) -> float | None:
+        return self._remaining.seconds(progress, self.num_following())
 
 
 def _tell(child: Child) -> str:
     return last_progress(child.job.record) or "starting"
-
-
-def last_progress(record: Record) -> str:
-    """The last line of a run's `metrics.jsonl` in words, empty if there is none."""
-    lines = tail(record.metrics_path)
-    try:
-        line = json.loads(lines[-1])
-        place = f"task {line['task'] + 1}, step {line['step']}"
-        return f"{place}, loss {line['loss']:.3f}" if "loss" in line else place
-    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
 
 
 def _final(record: Record) -> str:

@@ -1,17 +1,20 @@
 """From records to a table that one can publish."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.record import write_atomically
-from utils.report.collect import Run, collect
-from utils.report.formats import to_csv, to_latex, to_markdown
-from utils.report.norms import retuning_to_markdown
-from utils.report.select import select
-from utils.report.tables import Cells, build_further_tables, build_table
+from utils.report.files import write_text
+from utils.report.formats import to_csv
+from utils.report.latex import to_latex
+from utils.report.report import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def write_report(results_dir: Path, group: str) -> Iterator[Path]:
+def write_report(report: Report) -> Iterator[Path]:
     """Write `table.md`, `table.tex`, `table.csv` and `report.html` into the group's folder, from any records there are.
 
     Yields:
@@ -21,34 +24,40 @@ def write_report(results_dir: Path, group: str) -> Iterator[Path]:
         UserError: there is no such group.
         DiskError: the folder cannot be written.
     """
-    runs = collect(results_dir, group)
-    cells = select(runs)
-    folder = results_dir / group
-    table = build_table(cells, unreadable=[run.reason for run in runs if not run.values])
-    yield _write(folder / "table.md", to_markdown(table) + retuning_to_markdown(cells))
-    yield _write(folder / "table.tex", to_latex(table))
-    tables = [table, *build_further_tables(cells)]
-    yield _write(folder / "table.csv", to_csv(tables))
-    yield _write(folder / "report.html", _page(group, runs, cells, tables))
+    yield write_text(report.folder / "table.md", report.markdown)
+    yield write_text(report.folder / "table.tex", to_latex(report.table, report.group))
+    yield write_text(report.folder / "table.csv", to_csv([report.table, *report.further_tables]))
+    yield write_text(report.folder / "report.html", _page(report))
 
 
-def _page(group: str, runs: Sequence[Run], cells: Cells, tables: Sequence) -> str:
+def _page(report: Report) -> str:
     from utils.report.html import to_html
 
-    return to_html(group, runs, cells, tables, _plots(cells))
+    return to_html(report.group, report.runs, report.cells, [report.table, *report.further_tables], report.plots)
 
 
-def _plots(cells: Cells) -> Mapping[str, bytes] | str:
-    from utils.report.plots import make_plots
+def show(report: Report) -> None:
+    """Print the main table: drawn on a terminal, as Markdown elsewhere, or where rich is not installed.
 
+    Raises:
+        UserError: there is no such group.
+    """
+    console = _find_terminal()
+    if console is None:
+        print(report.markdown, flush=True)
+        return
+    from utils.report.terminal import show_on
+
+    show_on(console, report)
+
+
+def _find_terminal() -> "Console | None":
+    """The standard output, if it is a terminal that can show a table's best figures as such."""
+    if not sys.stdout.isatty():
+        return None
     try:
-        return make_plots(cells)
-    except ImportError as error:
-        return f"There are no plots: {error}. Install matplotlib and write the report again."
-
-
-def _write(path: Path, text: str) -> Path:
-    # A folder's or a user's name may hold what UTF-8 cannot.
-    encoded = text.encode("utf-8", errors="backslashreplace")
-    write_atomically(path, lambda file: file.write(encoded))
-    return path
+        from rich.console import Console
+    except ImportError:
+        return None
+    console = Console()
+    return None if console.is_dumb_terminal else console

@@ -12,9 +12,10 @@ from typing import Any
 from utils.errors import UserError
 from utils.ledger import Ledger, Planned
 from utils.metrics import summarise
-from utils.record import Record, record_folders
+from utils.record import DamagedRecord, Record, record_folders
 
 COMPLETE, DIVERGED, INCOMPLETE, DAMAGED = "complete", "diverged", "incomplete", "damaged"
+_DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _PLAIN = str | int | float | bool | None
 _KINDS = {
     **dict.fromkeys(("dataset", "model", "backbone", "protocol", "buffer_mode", "forward", "notes"), str | None),
@@ -90,17 +91,23 @@ def read_run(folder: Path) -> Run:
     try:
         config = record.read_config()
         values, command = _sound(config["values"]), tuple(map(str, config["command"]))
-    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
-        return Run(folder, {}, DAMAGED, f"damaged record {folder.name}")
+    except _DAMAGE as error:
+        return Run(folder, {}, DAMAGED, _explain_damage(folder, error))
     try:
         if record.complete:
             return Run(folder, values, COMPLETE, "", _metrics(record.read_result()), command)
         failure = record.read_failure()
-    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
-        return Run(folder, values, DAMAGED, f"damaged record {folder.name}", None, command)
+    except _DAMAGE as error:
+        return Run(folder, values, DAMAGED, _explain_damage(folder, error), None, command)
     if failure:
         return Run(folder, values, DIVERGED, "diverged", None, command)
     return Run(folder, values, INCOMPLETE, "not complete", None, command)
+
+
+def _explain_damage(folder: Path, error: Exception) -> str:
+    """In one line: a record of another version says so, of what a disk has damaged the name is enough."""
+    is_whole = isinstance(error, UserError) and not isinstance(error, DamagedRecord)
+    return str(error) if is_whole else f"damaged record {folder.name}"
 
 
 def _sound(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,27 @@ import base64
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import groupby
 from typing import Any
 
 from utils.options import PLACE_OPTIONS
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.collect import COMPLETE, Run
 from utils.report.formats import setting_text
+from utils.report.heads import Head, head_lines, shared_heads
 from utils.report.norms import TITLE, build_retuning
 from utils.report.plots import PLOTS
-from utils.report.tables import METRICS, SCENARIOS, Cells, Entry, Style, Table, column_title, in_order
+from utils.report.tables import (
+    MAIN_METRIC,
+    METRICS,
+    SCENARIOS,
+    Cells,
+    Entry,
+    Style,
+    Table,
+    column_title,
+    in_order,
+    tested_on,
+)
 from utils.report.theme import STYLE
 from utils.variants import row_of
 
@@ -92,17 +103,23 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table(table: Table, numbers: Mapping[str, int]) -> str:
-    groups = [(column, list(members)) for column, members in groupby(table.columns, key=lambda column: column[0])]
-    upper = "".join(
-        f'<th scope="colgroup" colspan="{len(members)}">{escape(table.title(members[0]))}</th>' for _, members in groups
-    )
-    lower = "".join(f'<th scope="col">{SCENARIOS[scenario]}</th>' for _, scenario in table.columns)
     body = "\n".join(_row(table, row, numbers) for row in table.rows)
     return (
-        '<div class=scroll><table>\n<thead>\n<tr><th scope="col" rowspan="2">norm layer</th>'
-        f'<th scope="col" rowspan="2">settings</th>{upper}</tr>\n<tr>{lower}</tr>\n</thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>"
+        f"<div class=scroll><table>\n<thead>\n{_table_head(table)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
+
+
+def _table_head(table: Table) -> str:
+    """A row per line of the heads; neighbours that agree in it and in all above share a cell."""
+    rows = list(shared_heads(head_lines(table))) or [[]]
+    names = "".join(f'<th scope="col" rowspan="{len(rows)}">{name}</th>' for name in ("norm layer", "settings"))
+    lines = ["".join(map(_group_head, heads)) for heads in rows[:-1]]
+    lines.append("".join(f'<th scope="col">{escape(head.text)}</th>' for head in rows[-1]))
+    return "\n".join(f"<tr>{names if not number else ''}{line}</tr>" for number, line in enumerate(lines))
+
+
+def _group_head(head: Head) -> str:
+    return f'<th scope="colgroup" colspan="{head.num_columns}">{escape(head.text)}</th>'
 
 
 def _row(table: Table, row: str, numbers: Mapping[str, int]) -> str:
@@ -225,7 +242,14 @@ def _unused(run: Run) -> str:
 
 def _command(text: str, run: Run) -> str:
     line = shlex.join(run.command) or "no command line in the record"
-    return f"<li><span class=quiet>{escape(text)} · {escape(run.folder.name)}</span><code>{escape(line)}</code></li>"
+    about = " · ".join([text, run.folder.name, *_final(run)])
+    return f"<li><span class=quiet>{escape(about)}</span><code>{escape(line)}</code></li>"
+
+
+def _final(run: Run) -> list[str]:
+    """The final Class-IL accuracy, and on which data: that of a search is no result."""
+    final = run.metrics["class_il"].get(MAIN_METRIC) if run.metrics else None
+    return [] if final is None else [f"final Class-IL {final:.2f} % on {tested_on(run.values.get('validation'))}"]
 
 
 def _options(runs: Sequence[Run]) -> str:

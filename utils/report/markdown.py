@@ -3,23 +3,36 @@
 import re
 from collections.abc import Iterable, Sequence
 
+_MARKS = r"\\*|\["
 
-def escape(text: str) -> str:
-    """No HTML, no emphasis, no further column, no further line."""
-    return re.sub(r"([\\`*|\[]|<(?=[A-Za-z/!?]))", r"\\\1", " ".join(text.split()))
+
+def escape(text: str, *, with_code: bool = False) -> str:
+    """No HTML, no emphasis, no further column, no further line; code only where the text is ours and says so."""
+    marks = _MARKS if with_code else f"{_MARKS}`"
+    return re.sub(rf"([{marks}]|<(?=[A-Za-z/!?]))", r"\\\1", " ".join(text.split()))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of plain texts."""
-    lines = [_row(titles), f"|{'---|' * len(titles)}", *map(_row, rows)]
-    return "\n".join(lines)
+    return "\n".join([*head(titles), *map(row, rows)])
 
 
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(map(escape, texts))} |"
+def head(titles: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [row(titles), f"|{'---|' * len(titles)}"]
+
+
+def row(texts: Sequence[str], figures: Sequence[str] = ()) -> str:
+    """A line of a table: plain texts, then figures that are Markdown already."""
+    return f"| {' | '.join([*map(escape, texts), *figures])} |"
 
 
 def section(title: str, items: Iterable[str]) -> list[str]:
     """A heading and a list of plain texts as two blocks; nothing without items."""
-    lines = [f"- {escape(item)}" for item in items]
-    return [f"## {escape(title)}", "\n".join(lines)] if lines else []
+    lines = bullets(items)
+    return [f"## {escape(title)}", lines] if lines else []
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list of plain texts."""
+    return "\n".join(f"- {escape(item)}" for item in items)

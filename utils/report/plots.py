@@ -1,18 +1,15 @@
 """Plots of a report as PNG files in memory; matplotlib is imported where it draws, its global state untouched."""
 
 import io
-import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.metrics import accuracies
 from utils.protocols import PROTOCOLS
-from utils.record import Record
-from utils.report.collect import Run
+from utils.report.canvas import new_figure, new_panels, shown_name
+from utils.report.matrix_plots import CAPTION as MATRICES_CAPTION
+from utils.report.matrix_plots import draw_matrices
 from utils.report.norm_plots import CAPTION as DISTANCES_CAPTION
 from utils.report.norm_plots import draw_distances
 from utils.report.select import Cell
@@ -46,13 +43,11 @@ _STYLES = {
     "AdaB2N": ("#d55e00", "s"),
 }
 _FURTHER_STYLES = (("#332288", "p"), ("#44aa99", "*"), ("#999933", "d"))
-_DPI = 110
-_MOST_NUMBERED_TASKS = 10  # of a heat map whose cells have room for a number
 
 PLOTS = {
     "accuracy": "Average accuracy over the tasks seen, after each task; the band is ± one sample standard deviation.",
     "forgetting": "Forgetting against final accuracy; best is lower right; bars are ± one sample standard deviation.",
-    "matrix": "Class-IL accuracy on each task (across) after each task (down), mean over seeds, percent.",
+    "matrix": MATRICES_CAPTION,
     "distances": DISTANCES_CAPTION,
 }
 
@@ -67,8 +62,8 @@ def make_plots(cells: Cells) -> dict[str, bytes]:
         figures = {
             "accuracy": _draw_accuracy(norms, styles),
             "forgetting": _draw_forgetting(norms, styles),
-            "matrix": _draw_matrices(norms),
-            "distances": draw_distances(norms, _new_figure),
+            "matrix": draw_matrices(norms),
+            "distances": draw_distances(norms, new_figure),
         }
         found |= {f"{title} {kind}": _png(figure, title) for kind, figure in figures.items() if figure is not None}
     return found
@@ -82,44 +77,17 @@ def _styles(norms: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {name: _STYLES.get(name) or further[name] for name in ordered}
 
 
-def _new_figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
-    """An empty figure of that size in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _new_panels(width: float, height: float, right: float, num_rows: int = 1, num_columns: int = 2) -> tuple:
-    """A figure of that size in inches, and its panels; `right` is the margin for what stands beside them.
-
-    The margins are fixed, since having them fitted takes several times as long as drawing.
-    """
-    figure = _new_figure(width, height, layout=None)
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.65 / width, right=1 - right / width, bottom=0.55 / height, top=1 - 0.6 / height)
-    return figure, panels
-
-
 def _new_pair(norms: Iterable[str]) -> tuple:
     """A figure with a panel per scenario and room for the names of the layers on the right."""
-    longest = max(len(_shown(norm)) for norm in norms)
-    figure, panels = _new_panels(7.8 + 0.07 * longest, 3.5, right=0.6 + 0.07 * longest)
+    longest = max(len(shown_name(norm)) for norm in norms)
+    figure, panels = new_panels(7.8 + 0.07 * longest, 3.5, right=0.6 + 0.07 * longest)
     figure.subplots_adjust(wspace=0.25)
     return figure, dict(zip(SCENARIOS, panels, strict=True))
 
 
-def _shown(name: str, longest: int = 20) -> str:
-    """A name from a user as a label: of bounded length, and without what no font can draw."""
-    text = "".join(character if character.isprintable() else "?" for character in name)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
 def _png(figure: "Figure", title: str) -> bytes:
     # Names from users are text here: a dollar sign is no formula.
-    figure.suptitle(_shown(title, 120), fontsize=10, parse_math=False)
+    figure.suptitle(shown_name(title, 120), fontsize=10, parse_math=False)
     out = io.BytesIO()
     # Without matplotlib's version in it, the same figures give the same bytes.
     figure.savefig(out, format="png", metadata={"Software": None})
@@ -139,7 +107,9 @@ def _draw_accuracy(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, st
     for (scenario, norm), (mean, std) in curves.items():
         colour, marker = styles[norm]
         tasks = np.arange(1, len(mean) + 1)
-        panels[scenario].plot(tasks, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=_shown(norm))
+        panels[scenario].plot(
+            tasks, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=shown_name(norm)
+        )
         panels[scenario].fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     for scenario, axes in panels.items():
         _label(axes, SCENARIOS[scenario], "tasks seen", "average accuracy (%)")
@@ -174,7 +144,7 @@ def _draw_forgetting(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, 
     for (scenario, norm), (across, up) in points.items():
         colour, marker = styles[norm]
         panels[scenario].errorbar(across[0], up[0], xerr=across[1], yerr=up[1], fmt="none", ecolor=colour, elinewidth=1)
-        panels[scenario].plot(across[0], up[0], color=colour, marker=marker, markersize=7, lw=0, label=_shown(norm))
+        panels[scenario].plot(across[0], up[0], color=colour, marker=marker, markersize=7, lw=0, label=shown_name(norm))
     for scenario, axes in panels.items():
         _label(axes, SCENARIOS[scenario], f"final average accuracy {MAIN_METRIC} (%)", f"{metric} (percentage points)")
         axes.margins(0.15)
@@ -186,59 +156,6 @@ def _point(cell: Cell, scenario: str, metric: str) -> tuple[tuple, tuple] | None
     """Mean and spread of final accuracy and of forgetting."""
     figures = [mean_and_std(list(cell.values(scenario, name).values())) for name in (MAIN_METRIC, metric)]
     return None if any(mean is None for mean, _ in figures) else (figures[0], figures[1])
-
-
-def _draw_matrices(norms: Mapping[str, Cell]) -> "Figure | None":
-    matrices = {norm: matrix for norm, cell in norms.items() if (matrix := _mean_matrix(cell)) is not None}
-    if not matrices:
-        return None
-    num_columns = min(5, len(matrices))
-    num_rows = math.ceil(len(matrices) / num_columns)
-    width, height = 1.65 + 1.75 * num_columns, 1.05 + 1.75 * num_rows
-    figure, panels = _new_panels(width, height, 1.0, num_rows, num_columns)
-    figure.subplots_adjust(wspace=0.2, hspace=0.35)
-    for axes, (norm, matrix) in zip(panels, matrices.items(), strict=False):
-        image = _draw_matrix(axes, norm, matrix)
-    for axes in panels[len(matrices) :]:
-        axes.set_axis_off()
-    bar = figure.add_axes((1 - 0.8 / width, 0.55 / height, 0.14 / width, 1 - 1.15 / height))
-    figure.colorbar(image, cax=bar).set_label("accuracy (%)", fontsize=8)
-    bar.tick_params(labelsize=7)
-    figure.supxlabel("on task", fontsize=9, y=0.1 / height)
-    figure.supylabel("after task", fontsize=9, x=0.15 / width)
-    return figure
-
-
-def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
-    num_tasks = len(matrix)
-    seen = np.where(np.tri(num_tasks, dtype=bool), matrix, np.nan)
-    limits = (0.5, num_tasks + 0.5)
-    image = axes.imshow(seen, vmin=0, vmax=100, cmap="viridis", extent=(*limits, *limits[::-1]))
-    axes.set_title(_shown(norm), fontsize=9, parse_math=False)
-    axes.tick_params(labelsize=7, length=2)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-    for (row, column), value in np.ndenumerate(seen):
-        if num_tasks <= _MOST_NUMBERED_TASKS and not math.isnan(value):
-            colour = "black" if value > 60 else "white"
-            size = 7.5 if num_tasks <= 6 else 5.5
-            axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", fontsize=size, color=colour)
-    return image
-
-
-def _mean_matrix(cell: Cell) -> np.ndarray | None:
-    """The accuracy matrix [T, T] in Class-IL, mean over the seeds whose record still tells it."""
-    matrices = [matrix for run in cell.runs.values() if (matrix := _matrix(run)) is not None]
-    matrices = [matrix for matrix in matrices if matrix.shape == matrices[0].shape]
-    return np.mean(matrices, axis=0) if matrices else None
-
-
-def _matrix(run: Run) -> np.ndarray | None:
-    try:
-        counts = Record(Path(run.folder)).read_result()["counts"]
-        return accuracies(counts["class_il"], counts["total"])
-    except (UserError, OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
-        return None  # the record was taken away or damaged after it was collected
 
 
 def _label(axes: "Axes", title: str, across: str, up: str) -> None:

@@ -137,9 +137,16 @@ def column_order(column: tuple) -> list:
 def column_title(column: tuple, columns: Iterable[tuple]) -> str:
     """Dataset, method and buffer; epochs where others have other ones; then what else tells this column apart."""
     named = dict(zip(COLUMN, column, strict=True))
+    parts = [str(named[name]) for name in _TITLE if named[name] is not None]
+    return " ".join([*parts, *further_parts(column, columns)])
+
+
+def further_parts(column: tuple, columns: Iterable[tuple]) -> list[str]:
+    """What of a title comes after dataset, method and buffer, such as `epochs 50`."""
+    named = dict(zip(COLUMN, column, strict=True))
     others = [dict(zip(COLUMN, other, strict=True)) for other in columns]
     alike = [other for other in others if all(other[name] == named[name] for name in _TITLE)]
-    parts = [str(named[name]) for name in _TITLE if named[name] is not None]
+    parts = []
     for name in COLUMN:
         if name in _TITLE or named[name] is None:
             continue
@@ -147,7 +154,12 @@ def column_title(column: tuple, columns: Iterable[tuple]) -> str:
         differs = name != "validation" and len({other[name] for other in rivals}) > 1
         if differs or (name == "validation" and named[name]):
             parts.append(f"{name} {named[name]}")
-    return " ".join(parts)
+    return parts
+
+
+def tested_on(share: float | None) -> str:
+    """The data that runs with this share of the training data held out are tested on."""
+    return "held-out training data" if share else "test data"
 
 
 def protocol_of(norms: Mapping[str, Cell]) -> str:

@@ -6,15 +6,14 @@ runs of the grid are in. Its id comes from the two names, so that a grid that is
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from utils.report.captions import caption, missing
-from utils.report.collect import collect
-from utils.report.select import COLUMN, select
-from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, build_further_tables, build_table
+from utils.report.report import Report
+from utils.report.select import COLUMN
+from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, column_title
 from utils.trackers import Summary, mode_in_force, run_settings, send_summaries
 
 _STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
@@ -29,29 +28,29 @@ class Tracking(Protocol):
     wandb_project: str | None
 
 
-def send_summary(results_dir: Path, group: str, tracking: Tracking, say: Callable[[str], None]) -> None:
+def send_summary(report: Report, tracking: Tracking, say: Callable[[str], None]) -> None:
     """Make or update the summary of a group if its runs are tracked.
 
     A failure of wandb is one line; it is waited for as long as for the end of a run, once per project.
 
     Args:
-        results_dir, group: where the records are.
+        report: of the group.
         tracking: the configuration of any run of the grid.
         say: prints one line.
     """
     mode = mode_in_force(tracking.wandb_mode, say)
     if mode is None:
         return
-    shared = {"mode": mode, "entity": tracking.wandb_entity, "folder": results_dir / group}
-    cells = select(collect(results_dir, group))
-    tables = [build_table(cells), *build_further_tables(cells)]
+    shared = {"mode": mode, "entity": tracking.wandb_entity, "folder": report.folder}
     summaries = []
-    for project, own in sorted(by_project(cells, tracking.wandb_project).items()):
-        narrowed = [table for table in (_narrow(table, own) for table in tables) if table.columns]
-        summaries.append((_settings(group, project, own, narrowed[0], shared), summarise(narrowed, own)))
+    for project, own in sorted(by_project(report.cells, tracking.wandb_project).items()):
+        narrowed = [_narrow(table, own) for table in (report.table, *report.further_tables)]
+        narrowed = [table for table in narrowed if table.columns]
+        settings = _settings(report.group, project, own, narrowed[0], shared)
+        summaries.append((settings, summarise(narrowed, _plots(report, own))))
     if summaries and send_summaries(summaries, say):
         projects = ", ".join(settings["project"] for settings, _ in summaries)
-        say(f"Weights & Biases: the run `{_name(group)}` of {projects} has the table and the plots ({mode})")
+        say(f"Weights & Biases: the run `{_name(report.group)}` of {projects} has the table and the plots ({mode})")
 
 
 def by_project(cells: Cells, typed: str | None) -> dict[str, Cells]:
@@ -66,11 +65,11 @@ def by_project(cells: Cells, typed: str | None) -> dict[str, Cells]:
     }
 
 
-def summarise(tables: Sequence[Table], cells: Cells) -> Summary:
+def summarise(tables: Sequence[Table], plots: Mapping[str, bytes]) -> Summary:
     """Each table as it is printed, all its figures as numbers, and the plots."""
     shown = {f"table/{table.metric}": _as_printed(table) for table in tables}
     shown["figures"] = list(_FIGURES), [row for table in tables for row in _as_numbers(table)]
-    return Summary(shown, {f"plots/{title}": image for title, image in _plots(cells).items()})
+    return Summary(shown, {f"plots/{title}": image for title, image in plots.items()})
 
 
 def _narrow(table: Table, cells: Cells) -> Table:
@@ -124,10 +123,9 @@ def _as_numbers(table: Table) -> list[list[Any]]:
     return rows
 
 
-def _plots(cells: Cells) -> dict[str, bytes]:
-    from utils.report.plots import make_plots
-
-    try:
-        return make_plots(cells)
-    except ImportError:  # the report says so
+def _plots(report: Report, cells: Cells) -> dict[str, bytes]:
+    """Those of the report that are of these columns; none where there are none, which the report explains."""
+    if isinstance(report.plots, str):
         return {}
+    titles = {column_title(column, report.cells) for column in cells}
+    return {name: image for name, image in report.plots.items() if name.rpartition(" ")[0] in titles}

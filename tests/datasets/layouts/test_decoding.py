@@ -6,8 +6,7 @@ import pytest
 import torchvision.transforms as reference
 from PIL import Image
 
-from datasets.layouts import decoding
-from datasets.layouts.decoding import decode, move_up, square
+from datasets.layouts.decoding import centre, decode, move_up, square
 from utils.errors import UserError
 
 SIDE = 8
@@ -43,6 +42,23 @@ def test_square_is_what_torchvision_makes(size):
     image = picture(*size)
     expected = reference.CenterCrop(SIDE)(reference.Resize(SIDE)(image))
     np.testing.assert_array_equal(np.asarray(square(image, SIDE)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (5, 6), (4, 7), (1, 30), (31, 17), (400, 9), (7, 11), (300, 501)])
+@pytest.mark.parametrize(("side", "inner"), [(8, 8), (8, 4), (10, 6), (12, 6)])
+def test_centre_is_what_torchvision_makes_without_a_resize(size, side, inner):
+    image = picture(*size)
+    cut = np.asarray(centre(image, side, inner))
+    margin = (side - inner) // 2
+    assert cut.shape == (side, side, 3)
+    expected = np.asarray(reference.CenterCrop(inner)(image))
+    np.testing.assert_array_equal(cut[margin : side - margin, margin : side - margin], expected)
+
+
+def test_centre_holds_the_pixels_around_it():
+    image = picture(12, 9)
+    np.testing.assert_array_equal(np.asarray(centre(image, 8, 6)), np.asarray(image)[1:9, 2:10])
+    assert not np.asarray(centre(image, 20, 6))[:4].any()
 
 
 def test_arrays_hold_every_image_class_after_class(files, place):
@@ -98,14 +114,12 @@ def test_of_many_unreadable_images_the_first_are_named(files, place):
         decode(files, SIDE, place, "small")
 
 
-def test_decoding_that_is_stopped_leaves_no_data_and_can_be_done_again(files, place, monkeypatch):
-    def stop(file, target):
+def test_decoding_that_is_stopped_leaves_no_data_and_can_be_done_again(files, place):
+    def stop(image, side):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "_decode_one", stop)
-        with pytest.raises(KeyboardInterrupt):
-            decode(files, SIDE, place, "small")
+    with pytest.raises(KeyboardInterrupt):
+        decode(files, SIDE, place, "small", stop)
     assert list(place.rglob("*.npy")) == []
     decode(files, SIDE, place, "small")
     assert len(np.load(place / "train_x.npy")) == 6

@@ -1,10 +1,11 @@
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from utils.launch.cli import main
+from utils.launch.cli import _launch_parser, main
 from utils.record import Record
 from utils.registry import ROOT
 
@@ -41,14 +42,57 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--kappa", "much"], "'much' is not a number"),
         (["--preset", "demo", "--threads", "0"], "must be from 1"),
         (["status", "--group", "none"], "none"),
+        (["--preset", "demo", "--optim_wdd", "0.1"], "no run of this plan uses --optim_wdd. Did you mean --optim_wd?"),
+        (["--preset", "demo", "--job", "2"], "Did you mean --jobs?"),
+        (["--preset", "demo", "--kapa", "0.4"], "Did you mean --kappa?"),
+        (["--preset", "demo", "--alpha", "0.4"], "it belongs to method der, method derpp"),
+        # what is typed comes before data that are missing
+        (["--datasets", "seq-cifar10", "--methods", "BN", "TBN"], "Did you mean 'TBBN'"),
+        (["--datasets", "seq-cifar10", "seq-cifar100", "--lr", "high"], "--lr"),
+        (["--datasets", "seq-cifar10", "--optim_wdd", "0.1"], "Did you mean --optim_wd?"),
+        (["--datasets", "seq-cifar10", "--methods", "BN", "--selection", "validation"], "changes nothing"),
+        (["--datasets", "seq-cifar10"], "seq-cifar10: no data found"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, words, message):
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setenv("CL_DATA_ROOT", str(tmp_path / "no data"))
     assert main([*words, "--results_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("tabel", "Did you mean table?"), ("stat", "Did you mean status?"), ("demo", "Known: status, table")],
+)
+def test_an_unknown_command_is_told_with_those_that_are_known(capsys, word, message):
+    assert main([word, "--preset", "demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: unknown command {word!r}.")
+    assert message in error
+
+
+def test_all_datasets_that_are_missing_are_named_at_once(tmp_path, capsys):
+    grid = "--models er_ace --lr 0.1 --datasets seq-cifar10 seq-digits seq-miniimg"
+    words = [*grid.split(), "--data_root", str(tmp_path)]
+    assert main([*words, "--results_dir", str(tmp_path), "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 2 datasets cannot be read:")
+    for name, folder in (("seq-cifar10", "cifar10"), ("seq-miniimg", "miniimg")):
+        assert f"  {name}: no data found" in error
+        assert str(tmp_path / folder) in error
+
+
+@pytest.mark.parametrize(
+    "action", _launch_parser()._actions, ids=lambda action: action.option_strings[-1].removeprefix("--")
+)
+def test_every_option_says_what_it_is_and_its_default(action):
+    if action.dest != "help":
+        _, shown = re.fullmatch(r"(\w.*) \[(.+)\]", action.help).groups()
+        if type(action.default) in (int, float) or (action.dest in ("preset", "results_dir", "runs_per_gpu")):
+            assert shown == (f"{action.default:g}" if type(action.default) is float else str(action.default))
 
 
 def test_search_is_part_of_the_plan(tmp_path, capsys):
@@ -105,7 +149,7 @@ def test_data_says_what_was_found(tmp_path, capsys):
     "words",
     [
         ["--help"],
-        *([command, "--help"] for command in ("status", "table", "compare", "data")),
+        *([command, "--help"] for command in ("status", "table", "compare", "data", "cancel")),
         ["status", "--results_dir", "RESULTS", "--group", "group"],
         ["data", "--data_root", "RESULTS"],
     ],

@@ -148,6 +148,42 @@ def test_an_empty_list_means_no_gpu_and_asks_nobody(smi, said, visible):
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("visible", "word", "expected"), [("0 1", "0 1", []), ("1,gpu0,0", "gpu0", [1]), ("all", "all", [])]
+)
+def test_a_word_that_ends_the_list_by_mistake_is_said_once(smi, said, visible, word, expected):
+    smi.play(row(0), row(1))
+    looking = watcher(said, visible)
+    assert ids(looking.look()) == ids(looking.look()) == [uuid(index) for index in expected]
+    assert len(said) == 1
+    assert f"'{word}'" in said[0]
+
+
+@pytest.mark.parametrize("visible", ["0,-1,1", "0,", "0,NoDevFiles", " "])
+def test_a_word_that_ends_the_list_on_purpose_is_not(smi, said, visible):
+    smi.play(row(0), row(1))
+    watcher(said, visible).look()
+    assert said == []
+
+
+@pytest.mark.parametrize("output", ["", "not a list", "[1, 2]", "5"])
+def test_gputil_that_gives_nothing_legible_is_replaced(smi, said, tmp_path, monkeypatch, output):
+    (tmp_path / "GPUtil.py").write_text(f"import os\nprint({output!r}, flush=True)\nos._exit(0)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    smi.play(row(0, used=7))
+    assert [gpu.memory_used for gpu in watcher(said).look()] == [7.0]
+    assert len(said) == 1
+    assert "GPUtil" in said[0]
+
+
+def test_what_python_prints_beside_gputils_answer_does_no_harm(smi, said, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("print('welcome')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    smi.play(row(0, used=7))
+    assert [gpu.memory_used for gpu in watcher(said).look()] == [7.0]
+    assert said == []
+
+
 @pytest.mark.parametrize("visible", ["1,7", f"{uuid(1)},GPU-nowhere"])
 def test_a_name_that_is_no_gpu_is_said_once(smi, said, visible):
     smi.play(row(0), row(1))

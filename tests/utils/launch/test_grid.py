@@ -6,6 +6,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.launch.cells import read_extras
+from utils.launch.data import Data
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
 from utils.variants import row_of
@@ -13,7 +14,7 @@ from utils.variants import row_of
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.launch.plan.Fingerprints.of", lambda self, config: config.dataset)
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
     def make(grid, extras="", **typed):
         where = Where(tmp_path, "group", Path("data"))

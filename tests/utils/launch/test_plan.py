@@ -4,6 +4,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.launch.cells import read_extras
+from utils.launch.data import Data
 from utils.launch.grid import GRIDS, Grid, change, find_grid
 from utils.launch.plan import COMPLETE, DAMAGED, NEW, STARTED, Where, make_plan
 from utils.registry import NORMS
@@ -12,7 +13,7 @@ from utils.registry import NORMS
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
     """Plans a grid over data that are not at hand."""
-    monkeypatch.setattr("utils.launch.plan.Fingerprints.of", lambda self, config: config.dataset)
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
     def make(grid, extras="", **typed):
         where = Where(tmp_path, "group", Path("data"))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.utils.launch.gpu_rig import Clock
-from utils.launch.remaining import Remaining
+from utils.launch.remaining import Remaining, Sources
 from utils.launch.scheduler import Progress
 
 
@@ -26,8 +26,8 @@ def clock():
 
 
 def remaining(clock, progress, **recorded):
-    play = Remaining(lambda each: recorded.get(each.name.partition("-")[0]), clock)
-    play.note_places(progress)
+    play = Remaining(Sources(lambda each: recorded.get(each.name.partition("-")[0])), clock)
+    play.note(progress)
     return play.seconds(progress)
 
 
@@ -70,9 +70,9 @@ def test_a_run_that_takes_longer_than_others_may_end_any_time(clock):
 
 
 def test_a_place_that_has_just_come_free_is_used_again(clock):
-    play = Remaining(lambda each: 10.0, clock)
+    play = Remaining(Sources(lambda each: 10.0), clock)
     progress = plan(clock, [("a", 0.0), ("a", 0.0)], ["a"] * 2)
-    play.note_places(progress)
+    play.note(progress)
     progress.running.popitem()
     assert play.seconds(progress) == 20.0
 
@@ -80,6 +80,107 @@ def test_a_place_that_has_just_come_free_is_used_again(clock):
 def test_records_are_asked_once_for_each_run(clock):
     asked = []
     progress = plan(clock, [("a", 0.0)], ["a", "b"])
-    play = Remaining(lambda each: asked.append(each.name), clock)
+    play = Remaining(Sources(lambda each: asked.append(each.name)), clock)
     assert play.seconds(progress) is play.seconds(progress) is None
     assert len(asked) == len(set(asked)) == 3
+
+
+class Telling:
+    """Runs of 100 steps, or as many as given by kind, that tell how far they are."""
+
+    def __init__(self, clock, **rough):
+        self.clock, self.steps, self.sizes = clock, {}, {}
+        sources = Sources(
+            rough=lambda each: rough.get(kind_of(each)),
+            num_steps=lambda each: self.sizes.get(kind_of(each), 100),
+            steps_done=lambda child: self.steps.get(child.job.name),
+        )
+        self.remaining = Remaining(sources, clock)
+
+    def look(self, progress, num_following=0, **steps):
+        for child in progress.running.values():
+            if kind_of(child.job) in steps:
+                self.steps[child.job.name] = steps[kind_of(child.job)]
+        self.remaining.note(progress)
+        return self.remaining.seconds(progress, num_following)
+
+
+def kind_of(each):
+    return each.name.partition("-")[0]
+
+
+def test_steps_that_runs_tell_are_an_estimate_before_the_first_is_over(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    assert telling.look(progress) is None
+    clock.advance(20.0)
+    assert telling.look(progress, a=0) is None
+    clock.advance(10.0)
+    assert telling.look(progress, a=10) == 3.0 * 90
+    clock.advance(5.0)
+    assert telling.look(progress, a=10) == 3.0 * 90 - 5.0
+    clock.advance(5.0)
+    assert telling.look(progress, a=30) == 0.5 * 70  # without the start, once two later steps are told
+
+
+def test_waiting_runs_take_what_their_kind_takes_or_as_many_steps_of_another(clock):
+    progress, telling = plan(clock, [("a", 0.0)], ["a", "b"]), Telling(clock)
+    telling.sizes["b"] = 200
+    telling.look(progress)
+    clock.advance(10.0)
+    assert telling.look(progress, a=10) == 90.0 + 100.0 + 200.0
+    clock.advance(4.0)
+    assert telling.look(progress, a=20) == pytest.approx(0.4 * 80 + 46.0 + 2 * 46.0)  # 6 s of which are its start
+
+
+def test_runs_that_follow_take_as_long_as_the_others(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    telling.look(progress)
+    clock.advance(10.0)
+    assert telling.look(progress, num_following=2, a=10) == 90.0 + 2 * 100.0
+
+
+def test_a_run_of_which_nobody_asks_for_long_has_begun_where_it_began(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    telling.remaining.note(progress)
+    clock.advance(50.0)
+    assert telling.look(progress, a=50) == 50.0
+
+
+def test_a_run_that_goes_on_from_its_state_is_as_fast_as_it_is_now(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    assert telling.look(progress, a=80) is None
+    clock.advance(10.0)
+    assert telling.look(progress, a=70) is None  # what lay after its state was cut off
+    clock.advance(10.0)
+    assert telling.look(progress, a=90) == 10.0
+    (child,) = progress.running.values()
+    progress.running.clear()
+    progress.finished.append((child.job, 30.0))
+    progress.waiting.append(job("a", 7))
+    assert telling.look(progress) == 30.0 + 70 * 1.0
+
+
+def test_a_run_that_is_started_again_tells_anew(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    telling.look(progress)
+    clock.advance(10.0)
+    telling.look(progress, a=50)
+    (child,) = progress.running.values()
+    child.started = clock()
+    assert telling.look(progress) == 20.0  # of its whole time that it took before
+    clock.advance(40.0)
+    assert telling.look(progress, a=60) == 40 * 4.0
+
+
+def test_the_speed_of_runs_under_way_comes_before_that_of_others_in_records(clock):
+    progress, telling = plan(clock, [("a", 0.0)], ["a", "b"]), Telling(clock, a=1000.0, b=2000.0)
+    assert telling.look(progress) == 4000.0
+    clock.advance(10.0)
+    assert telling.look(progress, a=10) == 90.0 + 100.0 + 2000.0
+
+
+def test_a_run_that_has_taken_more_steps_than_it_was_said_to_may_end_any_time(clock):
+    progress, telling = plan(clock, [("a", 0.0)], []), Telling(clock)
+    telling.look(progress)
+    clock.advance(10.0)
+    assert telling.look(progress, a=101) == 0.0

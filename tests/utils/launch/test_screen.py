@@ -50,6 +50,18 @@ def test_counts_and_the_time_left_are_on_top():
     assert lines[2] == "9 complete  1 diverged  2 failed  2 running  186 waiting"
 
 
+def test_runs_that_will_follow_are_part_of_the_total():
+    console = Console(file=io.StringIO(), width=100, height=30, color_system=None)
+    console.print(draw("a study", under_way(2, complete=9), "1:02:03", (100, 30), lambda child: "", 40))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].startswith("a study: 9 of 240 runs done")
+    assert lines[2] == "9 complete  2 running  189 waiting  40 to follow"
+
+
+def test_stopped_runs_are_not_done():
+    assert picture(under_way(0, complete=9, stopped=2))[0].startswith("a study: 9 of 200 runs done")
+
+
 def test_runs_of_one_device_are_together():
     lines = picture(under_way(24, num_places=12), height=40)
     labels = [line.split("  ")[0] for line in lines if line.startswith("GPU")]

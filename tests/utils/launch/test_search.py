@@ -12,6 +12,7 @@ from tests.utils.report.rig import counts
 from utils import errors
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.cells import read_extras
+from utils.launch.data import Data
 from utils.launch.engine import Child
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
@@ -96,7 +97,7 @@ class Study:
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch):
-    monkeypatch.setattr("utils.launch.plan.Fingerprints.of", lambda self, config: config.dataset)
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
 
 @pytest.mark.parametrize(

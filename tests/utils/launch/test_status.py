@@ -52,3 +52,13 @@ def test_a_damaged_plan_hides_no_record(status, ledger):
     first, *_, last = status()
     assert first.endswith(": 3 runs: 1 complete, 0 running, 0 diverged, 2 started")
     assert "plan.json is damaged" in last
+
+
+def test_a_record_of_another_version_says_so_and_hides_no_other(tmp_path, status, ledger):
+    (tmp_path / "group" / "again" / "config.json").write_text('{"schema": 99}')
+    first, *lines = status()
+    assert first.endswith(
+        ": 5 runs: 1 complete, 0 running, 0 diverged, 1 started, 1 failed, 1 other version, 1 not run"
+    )
+    assert "again  " in lines[0]
+    assert "has schema 99, this version reads 1" in lines[0]

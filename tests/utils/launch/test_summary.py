@@ -1,7 +1,9 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from utils.launch.data import Data
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
 from utils.launch.summary import Summary
@@ -9,17 +11,19 @@ from utils.launch.summary import Summary
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch):
-    monkeypatch.setattr("utils.launch.plan.Fingerprints.of", lambda self, config: config.dataset)
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
 
 @pytest.fixture
 def summarise(tmp_path):
     """The summary of a part of the demo."""
 
-    def make(seconds=lambda job: None, num_places=2, **typed):
+    def make(seconds=lambda job: None, num_places=2, num_steps=100, **typed):
         where = Where(tmp_path, "group", Path("data"))
         few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": (0.1, 0.4, 1.0)}
-        return Summary(make_plan(change(find_grid("demo"), {**few, **typed}), {}, where), where, seconds, num_places)
+        steps = SimpleNamespace(of=lambda job: num_steps, are_exact=lambda job: True)
+        estimates = SimpleNamespace(seconds=seconds, rough_seconds=lambda job: None, steps=steps)
+        return Summary(make_plan(change(find_grid("demo"), {**few, **typed}), {}, where), where, estimates, num_places)
 
     return make
 
@@ -101,7 +105,7 @@ def test_runs_of_the_search_that_stand_in_the_table_too_are_not_listed_twice(sum
 @pytest.mark.parametrize(
     ("known", "places", "text"),
     [
-        ({}, 2, "no run like these is complete yet, so there is no estimate"),
+        ({}, 2, "time: no run like these is complete yet; it is estimated once the first ones are under way"),
         # three settings and two runs of BN, and two more of the best setting: seven times an hour
         ({"BN": 3600}, 2, "estimated 3.5 hours on 2 at a time, from complete runs like 2 of these 7"),
         ({"BN": 60, "AdaB2N": 120}, 1, "estimated 11 minutes on 1 at a time, from complete runs like 5 of these 7"),
@@ -122,3 +126,21 @@ def test_complete_runs_take_no_time(summarise):
     finish(summary.jobs[1])
     assert not any("estimate" in text for text in summary.lines())
     assert summary.for_programs()["estimated_seconds"] == 0.0
+
+
+def test_work_that_is_left_is_told_in_training_steps(summarise):
+    summary = summarise(methods=("BN",))
+    assert line(summary, "work:") == "work: 200 training steps"
+    finish(summary.jobs[0])
+    assert line(summary, "work:") == "work: 100 training steps"
+    assert summary.for_programs()["training_steps"] == 100
+
+
+def test_runs_that_follow_a_search_are_work_too(summarise):
+    assert line(summarise(search_seeds=(0,)), "work:") == "work: about 600 training steps"
+
+
+def test_steps_that_cannot_be_told_are_left_out(summarise):
+    summary = summarise(num_steps=None)
+    assert not any("work:" in text for text in summary.lines())
+    assert summary.for_programs()["training_steps"] is None

@@ -1,6 +1,7 @@
 import io
 import json
 import time
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,10 @@ from rich.console import Console
 
 from tests.utils.launch.rig import FakePlace, job
 from utils.launch.engine import Child
+from utils.launch.remaining import Remaining, Sources
 from utils.launch.scheduler import Outcome, Progress
-from utils.launch.view import View, last_progress
+from utils.launch.told import last_progress
+from utils.launch.view import PLAIN_REFRESH, View
 from utils.record import Record
 
 
@@ -67,7 +70,7 @@ def test_a_run_that_was_complete_before_is_not_worth_a_line(tmp_path, view):
 
 
 def test_estimates_are_asked_for_the_end(tmp_path):
-    view = View("study", lambda each: 3600.0, console())
+    view = View("study", Remaining(Sources(lambda each: 3600.0)), console())
     each = job(tmp_path, "run")
     other = job(tmp_path, "other")
     progress = Progress(2, {other.name: child_of(other)})
@@ -79,8 +82,46 @@ def test_estimates_are_asked_for_the_end(tmp_path):
 def test_without_a_terminal_nothing_is_drawn(view):
     view.show(Progress(3))
     view.close()
-    assert view.refresh is None
     assert shown(view) == ""
+
+
+def test_without_a_terminal_the_first_estimate_is_a_line(tmp_path):
+    telling = {}
+    view = View("study", Remaining(Sources(lambda each: telling.get("seconds"))), console())
+    progress = Progress(3, {"run": child_of(job(tmp_path, "run"))}, waiting=deque([job(tmp_path, "other")]))
+    view.show(progress)
+    assert (shown(view), view.refresh) == ("", PLAIN_REFRESH)
+    telling["seconds"] = 3600.0
+    view = View("study", Remaining(Sources(lambda each: telling.get("seconds"))), console())
+    view.show(progress)
+    view.show(progress)
+    assert shown(view).splitlines() in (
+        ["0 of 3 runs done, 1 running, ETA 2:00:00"],
+        ["0 of 3 runs done, 1 running, ETA 1:59:59"],
+    )
+    assert view.refresh is None
+
+
+def test_runs_that_will_follow_are_counted_from_the_start(tmp_path, view):
+    view.num_following = lambda: 5
+    each = job(tmp_path, "run")
+    progress = Progress(3, outcomes={"run": (Outcome.COMPLETE, "")})
+    view.ended(each, Outcome.COMPLETE, "", child_of(each), progress)
+    assert shown(view).startswith("[1/8] run")
+    assert view.closing_lines(progress, stopped=False) == ["1 of 8 runs complete"]
+
+
+def test_after_a_stop_it_says_what_is_saved(tmp_path, view):
+    saved, lost = job(tmp_path, "saved"), job(tmp_path, "lost")
+    saved.record.open().checkpoint_path.write_bytes(b"state")
+    outcomes = {}
+    for each in (saved, lost):
+        outcomes[each.name] = (Outcome.STOPPED, "")
+        view.ended(each, Outcome.STOPPED, "", child_of(each), Progress(9, outcomes=outcomes))
+    assert view.closing_lines(Progress(9, outcomes=outcomes), stopped=True) == [
+        "0 of 9 runs complete",
+        "the state of 1 of 2 stopped runs is saved; the same command goes on from there",
+    ]
 
 
 def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):

@@ -123,3 +123,8 @@ def test_a_damaged_plan_is_told_and_hides_no_record(tmp_path, values):
     run, plan = collect(tmp_path, "group")
     assert (run.status, plan.status, plan.values) == (INCOMPLETE, DAMAGED, {})
     assert "plan.json is damaged" in plan.reason
+
+
+def test_a_record_of_another_version_says_so(write):
+    assert "has schema 99, this version reads 1" in write(config={"schema": 99}).reason
+    assert "has schema 2, this version reads 1" in write(config=CONFIG, result={**RESULT, "schema": 2}).reason

@@ -4,11 +4,11 @@ import io
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
-from utils.report.formats import to_csv, to_latex, to_markdown
+from utils.report.formats import to_csv, to_markdown
 from utils.report.select import select
 from utils.report.tables import build_table
 
-HOSTILE = "a|b\n<b>\\end{tabular} $x_1$ **n** [u](v) 5% & ~^"
+HOSTILE = "a|b\n<b> **n** [u](v) `c`"
 
 
 def table_of(*runs, **more):
@@ -27,11 +27,6 @@ def test_markdown_has_a_row_of_published_figures_under_ours():
     assert lines.index(row) == next(i for i, line in enumerate(lines) if line.startswith("| TBBN |")) + 1
     assert not any(line.startswith("| LN, published") for line in lines)
     assert any("CVPR 2023" in line for line in lines)
-
-
-def test_latex_has_a_row_of_published_figures_under_ours():
-    text = to_latex(published(37.26))
-    assert r"\quad published &  & 38.46 ($-$1.20) &  \\" in text
 
 
 def test_csv_has_published_figure_deviation_and_source():
@@ -56,18 +51,18 @@ def test_names_stay_inside_their_cell_in_markdown():
     assert len(set(unescaped)) == 1
     assert "<b>" not in text.replace("\\<b>", "")
     assert "[u](v)" not in text.replace("\\[u](v)", "")
-
-
-def test_names_stay_text_in_latex():
-    text = to_latex(table_of(run(HOSTILE, 0, {"A_f": 1.0}), unreadable=[f"damaged record {HOSTILE}"]))
-    lines = text.splitlines()
-    body = "\n".join(line for line in lines if not line.startswith("%"))
-    assert body.count(r"\end{tabular}") == 1
-    assert r"\textbackslash{}end\{tabular\} \$x\_1\$" in body
-    assert r"5\% \& \textasciitilde{}\textasciicircum{}" in body
-    assert lines[lines.index(r"\end{tabular}") + 1 :] == [line for line in lines if line.startswith("%")]
+    assert not any("`c`" in row for row in rows)
 
 
 def test_csv_keeps_names_as_they_are():
     (first, *_) = csv.DictReader(io.StringIO(to_csv([table_of(run(HOSTILE, 0, {"A_f": 1.0}))])))
     assert first["norm"] == HOSTILE
+
+
+def test_csv_says_what_was_tested_on_held_out_data():
+    runs = [run("BN", 0, {"A_f": 1.0}, model=model, validation=share) for model, share in (("er", 0.1), ("derpp", 0.0))]
+    rows = csv.DictReader(io.StringIO(to_csv([table_of(*runs)])))
+    assert {(row["model"], row["tested_on"]) for row in rows} == {
+        ("er", "held-out training data"),
+        ("derpp", "test data"),
+    }

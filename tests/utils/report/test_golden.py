@@ -11,7 +11,7 @@ import pytest
 from tests.utils.report.rig import ONLINE, write_record
 from utils.errors import UserError
 from utils.registry import ROOT
-from utils.report import write_report
+from utils.report import Report, write_report
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -24,7 +24,7 @@ def results(tmp_path):
 
 def write_tables(results, group):
     """The tables by ending; the page with its plots is not waited for."""
-    paths = write_report(results, group)
+    paths = write_report(Report(results, group))
     return {path.suffix[1:]: path for path in (next(paths), next(paths), next(paths))}
 
 
@@ -36,26 +36,26 @@ def test_tables_are_the_stored_ones(results, group, ending):
 
 
 def test_writing_again_changes_nothing(results):
-    first = {path.name: path.read_bytes() for path in write_report(results, "study")}
+    first = {path.name: path.read_bytes() for path in write_report(Report(results, "study"))}
     assert list(first) == ["table.md", "table.tex", "table.csv", "report.html"]
-    assert {path.name: path.read_bytes() for path in write_report(results, "study")} == first
+    assert {path.name: path.read_bytes() for path in write_report(Report(results, "study"))} == first
 
 
 def test_empty_group_gives_an_empty_table(tmp_path):
     (tmp_path / "group").mkdir()
-    paths = list(write_report(tmp_path, "group"))
+    paths = list(write_report(Report(tmp_path, "group")))
     assert paths[0].read_text(encoding="utf-8").startswith("| norm | settings |")
     assert "no run is complete yet" in paths[-1].read_text(encoding="utf-8")
 
 
 def test_missing_group_is_named(tmp_path):
     with pytest.raises(UserError, match="--group"):
-        list(write_report(tmp_path, "none"))
+        list(write_report(Report(tmp_path, "none")))
 
 
 def test_names_that_utf8_cannot_hold_are_written(tmp_path):
     write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN\ud800", "seed": 0}, [50, 60])
-    assert rb"BN\ud800" in next(write_report(tmp_path, "group")).read_bytes()
+    assert rb"BN\ud800" in next(write_report(Report(tmp_path, "group"))).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_tables_need_neither_torch_nor_matplotlib(results):
     script = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from utils.report import write_report\n"
-        f"paths = write_report(Path({str(results)!r}), 'study')\n"
+        "from utils.report import Report, write_report\n"
+        f"paths = write_report(Report(Path({str(results)!r}), 'study'))\n"
         "next(paths), next(paths), next(paths)\n"
         "print(json.dumps(sorted({'torch', 'matplotlib', 'pandas', 'PIL'} & sys.modules.keys())))\n"
     )

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
-from utils.report import write_report
+from utils.report import Report, write_report
 from utils.report.html import to_html
 from utils.report.select import select
 from utils.report.tables import build_further_tables, build_table
@@ -101,6 +101,29 @@ def test_every_row_can_be_traced_to_its_command_lines():
     assert text.index("python utils/main.py") < text.index("setting not chosen · worse")
 
 
+def test_finals_of_a_search_are_marked_as_held_out():
+    final = run("AdaB2N", 0, {"A_f": 61.5}, kappa=1)
+    search = [
+        run("AdaB2N", 0, {"A_f": 66.0 + kappa}, folder=f"k{kappa}", kappa=kappa, validation=0.1) for kappa in (1, 2)
+    ]
+    search[1].metrics["class_il"]["A_f"] = 60.25
+    text = Elements(page_of(run("BN", 0, {"A_f": 50.0}), final, *search)).text
+    assert "AdaB2N-0 · final Class-IL 61.50 % on test data" in text
+    assert "k1 · final Class-IL 67.00 % on held-out training data" in text
+    assert "k2 · final Class-IL 60.25 % on held-out training data" in text
+    assert text.count("on held-out training data") == 2
+
+
+def test_heads_of_neighbours_are_shared():
+    runs = [
+        run("BN", 0, {"A_f": 1.0}, model=model, buffer_size=size) for model in ("er", "derpp") for size in (200, 500)
+    ]
+    page = page_of(*runs)
+    spans = re.findall(r'colspan="(\d)">([^<]*)<', page[: page.index("</thead>")])
+    assert spans == [("8", "seq-digits"), ("4", "derpp"), ("4", "er"), *[("2", "buffer 200"), ("2", "buffer 500")] * 2]
+    assert 'rowspan="4">norm layer' in page
+
+
 def test_shared_options_and_notes_are_shown_and_places_are_not():
     runs = [run("BN", seed, {"A_f": 1.0}, lr=0.03, nf=16 + seed, data_root="/secret", notes="mine") for seed in (0, 1)]
     page = page_of(*runs)
@@ -120,5 +143,5 @@ def test_page_without_plots(plots):
 def test_report_without_matplotlib_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
-    *_, page = write_report(tmp_path, "group")
+    *_, page = write_report(Report(tmp_path, "group"))
     assert "There are no plots" in page.read_text(encoding="utf-8")

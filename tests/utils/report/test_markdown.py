@@ -8,6 +8,10 @@ def test_names_stay_text():
     assert markdown.escape("er_ace") == "er_ace"
 
 
+def test_a_text_of_ours_may_hold_code():
+    assert markdown.escape("`a` *b*", with_code=True) == r"`a` \*b\*"
+
+
 def test_table_has_a_line_per_row():
     assert markdown.table(["a", "b"], [["1", "x|y"]]).splitlines() == ["| a | b |", "|---|---|", r"| 1 | x\|y |"]
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.utils.report.rig import OFFLINE, counts, write_record
-from utils.report import write_report
+from utils.report import Report, write_report
 from utils.report.collect import collect
 from utils.report.norms import TITLE, build_retuning, mean_distances, retuning_to_markdown
 from utils.report.plots import make_plots
@@ -92,7 +92,7 @@ def test_being_measured_is_no_setting_that_was_tried(tmp_path):
 
 def test_report_has_the_table_and_the_plot(tmp_path):
     write_measured(tmp_path, "BN", [40, 50], [52, 58])
-    texts = {path.name: path.read_text() for path in write_report(tmp_path, "group")}
+    texts = {path.name: path.read_text() for path in write_report(Report(tmp_path, "group"))}
     for name in ("table.md", "report.html"):
         assert TITLE in texts[name]
         assert "45.00 → 55.00 (+10.00)" in texts[name]
@@ -109,7 +109,7 @@ def test_16_groups_are_a_row_of_their_own(tmp_path):
         "CN*": 1,
         "TBBN": 1,
     }
-    texts = {path.name: path.read_text() for path in write_report(tmp_path, "group")}
+    texts = {path.name: path.read_text() for path in write_report(Report(tmp_path, "group"))}
     rows = [line.split("|")[1].strip() for line in texts["table.md"].splitlines() if line.startswith("|")]
     assert [row for row in rows if "published" not in row] == ["norm", "---", "CN", r"CN\*", "TBBN"]
     assert r"CN\* is CN --num_groups 16" in texts["table.md"]

@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -84,3 +85,26 @@ def test_more_tasks_and_layers_than_fit_a_row(tmp_path):
     for norm in ("BN", "LN", "IN", "GN", "SN", "CN"):
         write_record(tmp_path / "group" / norm, {**ONLINE, "nl": norm, "seed": 0}, [50] * 20)
     assert len(make_plots(select(collect(tmp_path, "group")))) == 3
+
+
+def test_matrices_of_both_scenarios_are_shown_where_both_were_measured(tmp_path):
+    write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
+    cells = select(collect(tmp_path, "group"))
+    sizes = {}
+    for measured in (("class_il", "task_il"), ("class_il",)):
+        path = tmp_path / "group" / "run" / "result.json"
+        result = json.loads(path.read_text())
+        for scenario in {"class_il", "task_il"} - set(measured):
+            result["counts"][scenario] = [[None, None], [None, None]]
+        path.write_text(json.dumps(result))
+        image = Image.open(io.BytesIO(make_plots(cells)["seq-digits er 200 matrix"]))
+        sizes[measured] = image.height
+    assert sizes["class_il", "task_il"] - sizes[("class_il",)] == pytest.approx(1.75 * 110, abs=2)
+
+
+def test_matrices_of_a_wide_study_stay_small(tmp_path):
+    for norm in ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"):
+        write_record(tmp_path / "group" / norm, {**ONLINE, "nl": norm, "seed": 0}, [50] * 20)
+    png = make_plots(select(collect(tmp_path, "group")))["seq-digits er 200 matrix"]
+    assert Image.open(io.BytesIO(png)).size == (pytest.approx(1144, abs=5), pytest.approx(886, abs=5))
+    assert len(png) < 100_000

@@ -13,7 +13,7 @@ from tests.utils.report.rig import run
 from tests.utils.wandb_rig import Tracked, install_fake
 from utils import trackers
 from utils.launch import cli, engine
-from utils.report import plots
+from utils.report import Report, plots
 from utils.report.select import select
 from utils.report.tables import build_table
 from utils.report.wandb_summary import _narrow, by_project, send_summary
@@ -75,7 +75,7 @@ def test_part_of_a_table_keeps_its_tests():
 
 def test_real_wandb_has_tables_and_plots(results):
     said = []
-    send_summary(results, "study", tracking(project="mine"), said.append)
+    send_summary(Report(results, "study"), tracking(project="mine"), said.append)
     tracked = Tracked(results / "study")
     run = tracked.run
     assert (run.project, run.job_type, run.display_name, list(run.tags)) == (
@@ -102,7 +102,7 @@ SAVE = "open(os.environ['FAKE_FOLDER'] + '/seen', 'a').write(json.dumps(settings
 def test_a_repeated_summary_is_the_same_run(results, fake):
     folder = fake(init=SAVE)
     for project in (None, None, "mine"):
-        send_summary(results, "study", tracking(project=project, entity="us"), lambda line: None)
+        send_summary(Report(results, "study"), tracking(project=project, entity="us"), lambda line: None)
     seen = [json.loads(line) for line in (folder / "seen").read_text().splitlines()]
     assert [each["project"] for each in seen] == ["seq-digits", "seq-digits", "mine"]
     assert seen[0]["id"] == seen[1]["id"] != seen[2]["id"]
@@ -112,7 +112,7 @@ def test_a_repeated_summary_is_the_same_run(results, fake):
 def test_where_nothing_is_tracked_nothing_is_read(tmp_path, fake):
     folder = fake()
     said = []
-    send_summary(tmp_path, "none", tracking("disabled"), said.append)
+    send_summary(Report(tmp_path, "none"), tracking("disabled"), said.append)
     assert said == []
     assert not (folder / "started").exists()
 
@@ -121,7 +121,7 @@ def test_without_a_complete_run_nothing_is_sent(results, fake):
     folder = fake()
     for path in results.glob("study/*/result.json"):
         path.unlink()
-    send_summary(results, "study", tracking(), pytest.fail)
+    send_summary(Report(results, "study"), tracking(), pytest.fail)
     assert not (folder / "started").exists()
 
 
@@ -134,7 +134,7 @@ def test_broken_wandb_is_one_line(results, fake, monkeypatch, broken, reason):
     fake(**broken)
     monkeypatch.setattr(trackers, "FINISH_SECONDS", 2.0)
     said, started = [], time.monotonic()
-    send_summary(results, "study", tracking(), said.append)
+    send_summary(Report(results, "study"), tracking(), said.append)
     assert time.monotonic() - started < 12
     assert [reason in line for line in said] == [True]
 
@@ -145,7 +145,7 @@ def test_without_matplotlib_the_tables_are_sent(results, fake, monkeypatch):
 
     monkeypatch.setattr(plots, "make_plots", fail)
     folder = fake(log="open(os.environ['FAKE_FOLDER'] + '/keys', 'w').write(' '.join(values))")
-    send_summary(results, "study", tracking(), lambda line: None)
+    send_summary(Report(results, "study"), tracking(), lambda line: None)
     assert (folder / "keys").read_text() == "table/A_f table/forgetting figures"
 
 

@@ -1,0 +1,103 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from utils.configuration import configure
+from utils.launch.data import Data, DataFacts
+from utils.launch.steps import Steps, count_steps
+from utils.main import main
+from utils.registry import METHODS
+
+SIZES = (30, 25, 31, 30, 30, 28, 30, 30, 29, 30)
+WEIGHTS = {
+    "der": "--alpha 0.1",
+    "derpp": "--alpha 0.1 --beta 0.1",
+    "podnet": "--second_epochs 2 --second_lr 0.1 --podnet_lambda_f 1 --podnet_lambda_c 1",
+    "afc": "--second_epochs 2 --second_lr 0.1 --afc_lambda 1",
+    "eeil": "--second_epochs 2",
+}
+
+
+def configuration(model, more="", buffer_size=24):
+    method = METHODS.get(model)
+    words = f"--model {model} --dataset seq-digits --lr 0.1 --epochs 3 --batch_size 8 {WEIGHTS.get(model, '')} {more}"
+    return configure([*words.split(), *(["--buffer_size", str(buffer_size)] if method.uses_memory else [])])
+
+
+def job(config, sizes=SIZES, fingerprint="data"):
+    return SimpleNamespace(config=config, data=Data(fingerprint, tuple(sizes)), identity=config.identity(fingerprint))
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "steps"),
+    [
+        # 55 + 61 + 58 + 60 + 59 images, the short last batch of each task included
+        ("sgd", "", (21, 24, 24, 24, 24)),
+        ("er", "--epochs 1", (7, 8, 8, 8, 8)),
+        ("er_ace", "--batch_size 60", (3, 6, 3, 3, 3)),
+        ("der", "--buffer_mode ring", (21, 24, 24, 24, 24)),
+        ("joint", "", (0, 0, 0, 0, 111)),
+        # a tenth of each class is held out: 3 of 25 to 31, but 2 of 25; a last batch that is not full is left out
+        ("joint", "--protocol offline", (18, 39, 57, 78, 99)),
+        ("sgd", "--validation 0.1", (21, 21, 21, 21, 21)),
+    ],
+)
+def test_steps_of_a_task(model, more, steps):
+    counted = count_steps(configuration(model, more), SIZES)
+    assert tuple(map(sum, counted)) == steps
+
+
+@pytest.mark.parametrize("model", METHODS.names())
+def test_every_method_is_counted(model):
+    counted = count_steps(configuration(model), SIZES)
+    assert len(counted) == 5
+    assert sum(counted[-1]) > 0
+
+
+def test_stages_are_counted_each():
+    counted = count_steps(configuration("podnet", "--val_fraction 0 --best_epoch last", buffer_size=200), [30] * 10)
+    assert counted[0] == (3 * 7,)
+    assert counted[1][1] == 2 * 15  # 30 exemplars of each of four classes, those of the task among them
+
+
+@pytest.mark.parametrize("words", ["sgd", "afc --buffer_size 50 --batch_size 32 --second_epochs 2"])
+def test_a_run_trains_as_many_steps(tmp_path, words):
+    backbone = "--backbone podnet_resnet18 --nf 4" if words.startswith("afc") else "--nf 2"
+    words = f"--model {words} --dataset seq-digits --lr 0.01 --epochs 2 --class_order identity {backbone}".split()
+    config = configure(words)
+    sizes = DataFacts(tmp_path).of(config).class_sizes
+    assert main([*words, "--results_dir", str(tmp_path), "--nowand", "1", "--threads", "1"]) == 0
+    (result,) = tmp_path.glob("*/*/result.json")
+    assert json.loads(result.read_text())["steps"] == sum(map(sum, count_steps(config, sizes)))
+
+
+def test_runs_that_differ_by_norm_layer_and_seed_are_counted_once(monkeypatch):
+    counts = []
+    monkeypatch.setattr("utils.launch.steps.count_steps", lambda config, sizes: counts.append(config) or ((1,),))
+    steps = Steps()
+    for more in ("--seed 1", "--seed 2", "--nl GN", "--nl AdaB2N --kappa 0.1", "--nl AdaB2N --kappa 0.4"):
+        assert steps.of(job(configuration("er", more))) == 1
+    assert len(counts) == 1
+    steps.of(job(configuration("er", "--batch_size 5")))
+    steps.of(job(configuration("er"), fingerprint="other data"))
+    assert len(counts) == 3
+
+
+def test_a_run_that_cannot_fill_a_batch_is_not_counted():
+    assert Steps().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) is not None
+    assert Steps().of(job(configuration("ft", "--batch_size 64"), [3] * 10)) is None
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, RuntimeError])
+def test_stages_that_cannot_be_told_before_a_run_are_not_counted(monkeypatch, error):
+    def stages(method, task):
+        raise error("no network")
+
+    monkeypatch.setattr(METHODS.get("er"), "stages", stages)
+    assert Steps().of(job(configuration("er"))) is None
+
+
+def test_counts_are_exact_where_the_order_of_classes_changes_nothing():
+    assert Steps.are_exact(job(configuration("er"), [30] * 10))
+    assert not Steps.are_exact(job(configuration("er")))

@@ -1,0 +1,123 @@
+"""The float for a paper, checked as TeX would: environments, braces, cells of every row and what a rule spans."""
+
+import re
+
+import pytest
+
+from tests.utils.report.rig import OFFLINE, run
+from utils.report.latex import escape, to_latex
+from utils.report.select import select
+from utils.report.tables import build_table
+
+HOSTILE = "a|b\n<b>\\end{tabular} $x_1$ 5% & # ~^ `c` {} -- \ud800"
+SPAN = re.compile(r"\\multicolumn\{(\d+)\}")
+
+
+def latex_of(*runs, group="study", **more):
+    return to_latex(build_table(select(runs), **more), group)
+
+
+def body_of(text):
+    """Without comments, and with what is escaped as a letter."""
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    return re.sub(r"\\[&%$#_{}]", "x", "\n".join(lines))
+
+
+def width_of(cells):
+    """Columns of a row, those that a cell spans counted."""
+    return sum(int(SPAN.match(cell.strip())[1]) if SPAN.match(cell.strip()) else 1 for cell in cells)
+
+
+def check(text):
+    """Whether TeX would take it; gives the number of columns of each tabular."""
+    body = body_of(text)
+    assert all(body[:end].count("{") >= body[:end].count("}") for end in range(len(body) + 1))
+    assert body.count("{") == body.count("}")
+    assert body.count("$") % 2 == 0
+    assert not set(re.sub(r"\\\w+|tab:\S+", "", body)) & set("%#~^_`")
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        opened.append(name) if kind == "begin" else opened.remove(opened[-1] if opened[-1] == name else "nothing")
+    assert not opened
+    found = []
+    for specification, rows in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", body, re.DOTALL):
+        lines = [line for line in rows.strip().splitlines() if "rule" not in line]
+        assert all(line.endswith(r" \\") for line in lines)
+        assert {width_of(line[: -len(r" \\")].split("&")) for line in lines} == {len(specification)}
+        rules = [tuple(map(int, ends)) for ends in re.findall(r"\\cmidrule\(lr\)\{(\d+)-(\d+)\}", rows)]
+        assert all(3 <= first < last <= len(specification) for first, last in rules)
+        found.append(len(specification))
+    return found
+
+
+def columns(**values):
+    names = list(values)
+    lists = [[]]
+    for name in names:
+        lists = [[*each, (name, value)] for each in lists for value in values[name]]
+    return [run(norm, 0, {"A_f": 50.0}, **dict(each)) for each in lists for norm in ("BN", "TBBN")]
+
+
+@pytest.mark.parametrize(
+    ("runs", "widths"),
+    [
+        ([], [2]),
+        ([run("BN", 0, {"A_f": 1.0}, buffer_size=None)], [4]),
+        (columns(model=["er", "er_ace"], buffer_size=[200, None], epochs=[1, 50]), [10, 10]),
+        (columns(dataset=["a", "b"], model=["er", "derpp", "er_ace"], buffer_size=[500, 2000]), [14, 14]),
+        (columns(dataset=["a"], model=list("mnopqrs")), [10, 8]),
+    ],
+    ids=["none", "one", "levels", "by dataset", "one dataset"],
+)
+def test_every_table_is_sound_and_none_has_more_columns_than_one_can_read(runs, widths):
+    assert check(latex_of(*runs)) == widths
+
+
+def test_heads_are_over_what_they_are_of():
+    text = latex_of(*columns(model=["er", "er_ace"], buffer_size=[200, 500]))
+    assert r" &  & \multicolumn{8}{c}{seq-digits} \\" in text
+    assert (
+        "\\multicolumn{4}{c}{er} & \\multicolumn{4}{c}{er\\_ace} \\\\\n\\cmidrule(lr){3-6} \\cmidrule(lr){7-10}" in text
+    )
+    assert "norm & settings & Class-IL & Task-IL & Class-IL" in text
+
+
+def test_every_figure_is_in_one_of_several_tabulars():
+    runs = [run("BN", 0, {"A_f": 10.0 + place}, model=f"m{place:02}") for place in range(20)]
+    found = re.findall(r"\d\d\.00", latex_of(*runs))
+    assert sorted(found) == sorted([f"{10 + place}.00" for place in range(20)] * 2)
+
+
+def test_hostile_names_stay_text():
+    names = dict.fromkeys(("dataset", "model", "buffer_mode"), HOSTILE)
+    runs = [run(norm, 0, {"A_f": 1.0}, **names) for norm in (HOSTILE, "BN")]
+    text = latex_of(*runs, run("GN", 0, None, status="incomplete", reason=HOSTILE), group=HOSTILE, unreadable=[HOSTILE])
+    check(text)
+    assert body_of(text).count(r"\end{tabular}") == 1
+    assert len(re.findall(r"\\label\{tab:[A-Za-z0-9._/-]+\}", text)) == 1
+
+
+def test_special_characters():
+    assert escape(HOSTILE) == (
+        r"a\textbar{}b \textless{}b\textgreater{}\textbackslash{}end\{tabular\} \$x\_1\$ 5\% \& \# "
+        r"\textasciitilde{}\textasciicircum{} \textasciigrave{}c\textasciigrave{} \{\} -{}- \textbackslash{}ud800"
+    )
+    assert escape("1 ± 2 − 3 – 4") == r"1 $\pm$ 2 $-$ 3 -- 4"
+    assert [escape(name) for name in ("*a*", "[a]", "CN*")] == ["{*}a*", "{[}a]", "CN*"]
+    assert escape("seq-cifar10 --nf 4 ---") == "seq-cifar10 -{}-nf 4 -{}-{}-"
+
+
+def test_caption_label_and_packages():
+    text = latex_of(run("BN", 0, {"A_f": 1.0}, kappa=1), run("BN", 0, {"A_f": 2.0}, kappa=2), group="my_study.2")
+    assert text.startswith("% needs \\usepackage{booktabs} and \\usepackage{adjustbox}\n\\begin{table}")
+    assert r"\caption{Final average accuracy A\_f, in percent: one seed, best in bold." in text
+    assert "The column settings counts those tried." in text
+    assert r"\label{tab:my_study.2}" in text
+
+
+def test_published_figures_have_a_row_under_ours_and_notes_are_comments():
+    metrics = {"A_f": 37.26, "A": [1.0] * 10}
+    text = latex_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
+    check(text)
+    assert r"\quad published &  & 38.46 ($-$1.20) &  \\" in text
+    assert any(line.startswith("% published: Cha et al.") for line in text.splitlines())

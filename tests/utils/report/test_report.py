@@ -1,0 +1,79 @@
+"""One report for the screen, the files and the tracker: everything is made once, and shown before it is written."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.utils.report.rig import ONLINE, write_record
+from tests.utils.wandb_rig import install_fake
+from utils.launch.cli import main
+from utils.launch.commands import track_summary, write_table
+from utils.launch.plan import Where
+from utils.registry import ROOT
+from utils.report import Report, plots, report, write_report
+
+
+@pytest.fixture
+def results(tmp_path):
+    for norm, value in {"BN": 50, "TBBN": 60}.items():
+        write_record(tmp_path / "results" / "group" / norm, {**ONLINE, "nl": norm, "seed": 0}, [value, value])
+    return tmp_path / "results"
+
+
+def count(monkeypatch, module, name):
+    """How often a function was called, as the length of the list that is given."""
+    calls, original = [], getattr(module, name)
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+def test_files_screen_and_tracker_share_one_reading_and_one_drawing(results, tmp_path, monkeypatch, capsys):
+    folder = install_fake(tmp_path / "packages", monkeypatch)
+    read, drawn = count(monkeypatch, report, "collect"), count(monkeypatch, plots, "make_plots")
+    found = write_table(Where(results, "group", "data"))
+    tracking = SimpleNamespace(wandb_mode="offline", wandb_entity=None, wandb_project=None)
+    track_summary(found, tracking)
+    assert (folder / "started").exists()
+    assert "has the table and the plots" in capsys.readouterr().out
+    assert (len(read), len(drawn)) == (1, 1)
+
+
+def test_tables_do_not_wait_for_plots(results, monkeypatch):
+    drawn = count(monkeypatch, plots, "make_plots")
+    paths = write_report(Report(results, "group"))
+    assert [next(paths).name for _ in range(3)] == ["table.md", "table.tex", "table.csv"]
+    assert drawn == []
+    assert next(paths).name == "report.html"
+    assert len(drawn) == 1
+
+
+def test_a_table_is_shown_where_nothing_can_be_written(results, capsys):
+    (results / "group" / "table.md" / "in the way").mkdir(parents=True)
+    assert main(["table", "--group", "group", "--results_dir", str(results)]) == 5
+    shown = capsys.readouterr()
+    assert "| TBBN | 1 | **60.00** | **60.00** |" in shown.out
+    assert shown.err.startswith("error: cannot write ")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_full_disk_comes_after_the_table(results):
+    command = f"ulimit -f 0; exec {sys.executable} run.py table --group group --results_dir {results} 2>&1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stdout.startswith("| norm |")
+    assert done.stdout.splitlines()[-1].startswith("error: cannot write ")
+    assert list((results / "group").glob("*.*")) == []
+
+
+def test_a_missing_group_is_a_mistake(results, capsys):
+    assert main(["table", "--group", "none", "--results_dir", str(results)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "--group" in shown.err

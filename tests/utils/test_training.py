@@ -1,0 +1,46 @@
+"""What the loop counts and when it measures, in whole runs."""
+
+import json
+
+import pytest
+
+from utils.main import main
+
+SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --second_epochs 1 --batch_size 8"
+MORE = "--buffer_size 12 --eval_every 3 --threads 1 --device cpu --nowand"
+
+
+@pytest.fixture
+def run(small_root, tmp_path):
+    """Starts a run of a method; gives its result and the lines of its losses."""
+
+    def start(method, *words):
+        folder = tmp_path / method
+        line = ["--model", method, *SETTING.split(), *MORE.split(), *words, "--data_root", str(small_root)]
+        assert main([*line, "--results_dir", str(folder)]) == 0
+        (path,) = folder.rglob("result.json")
+        lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        return json.loads(path.read_text()), [line for line in lines if line["kind"] == "train"]
+
+    return start
+
+
+def test_passes_that_train_nothing_are_no_steps(run):
+    """AFC has PODNet's stages, and one more that measures the importance of channels."""
+    (afc, losses), (podnet, _) = run("afc", "--log_every", "4"), run("podnet")
+    assert afc["steps"] == podnet["steps"] == losses[-1]["step"]
+    assert len(afc["anytime"]) == len(podnet["anytime"])
+    assert afc["timings"]["measuring_seconds"] > 0
+    assert "measuring_seconds" not in podnet["timings"]
+    apart = [line for line in losses if "importance_nca" in line]
+    assert [line["task"] for line in apart] == [0, 1, 2]
+    assert not any("loss" in line for line in apart)
+    assert all(line["lr"] > 0 for line in losses if "loss" in line)
+
+
+def test_validation_loss_is_of_the_scores_as_the_loss_scales_them(run, monkeypatch):
+    words = ("--best_epoch", "val_loss", "--val_fraction", "0.1")
+    seen = []
+    monkeypatch.setattr("models.podnet.PodNet.logits", lambda self, network, images: seen.append(1) or network(images))
+    run("podnet", *words)
+    assert len(seen) >= 2 + 3 + 3  # epochs of the stages, a batch or more each
