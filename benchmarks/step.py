@@ -4,9 +4,9 @@
 
 Measured is the third task, in which every teacher is asked; the last one where a method trains in that alone. The bare
 loop has the same network, optimizer and batch sizes, on plain tensors that lie ready: as many forwards, those of the
-teacher included, a cross-entropy, backward to what the stage trains, step. It has no stream, no augmentation, no
-memory, no meter, no checkpoint, and none of the method's own loss. Rounds alternate; the ratio is taken within a round,
-and its median is printed.
+teacher included where the backbone learns, a cross-entropy, backward to what the stage trains, step. It has no stream,
+no augmentation, no memory, no meter, no checkpoint, and none of the method's own loss. Rounds alternate; the ratio is
+taken within a round, and its median is printed.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
 
     def steps(count: int) -> None:
         training.position.batch = 0
-        batches = training._batches(loader, loader.num_batches)
+        batches = training._batches(loader, loader.num_batches, stage.trains)
         for _ in range(count):
             training._step(next(batches), stage.trains)
 
@@ -190,7 +190,9 @@ def bare_steps(method: Any, stage: Stage, device: torch.device) -> Steps:
 
 def training_step(method: Any, stage: Stage, forwards: list[Forward]) -> Callable[[], None]:
     """Forwards, the teacher's after the network's own, backward and a step of the optimizer."""
-    network, teacher, config = method.network, getattr(method, "teacher", None), method.config
+    network, config = method.network, method.config
+    trains_backbone = {*map(id, network.backbone.parameters())} & {*map(id, method.trained(stage))}
+    teacher = getattr(method, "teacher", None) if trains_backbone else None  # whoever learns asks it
     settings = {"momentum": config.optim_mom, "weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
     optimizer = torch.optim.SGD(list(method.trained(stage)), lr=stage.lr, **settings)
 

@@ -131,7 +131,7 @@ class PodNet(ExemplarMethod):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         outputs = self.forward(batch)
         losses = {"nca": self.classify(outputs.scores, batch.labels)}
-        if self.task > 0:
+        if self.task > 0 and self.stage_name != "balance":  # which trains nothing that the distillation sees
             losses |= self.distill(outputs, self.teach(batch.images), batch.labels)
         return losses
 

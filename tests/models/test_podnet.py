@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -201,6 +203,20 @@ def test_each_stage_trains_its_own_part():
         learning = (each for each in method.network.parameters() if each.requires_grad)
         assert names_of(method, learning) == names
         assert method.network.training
+
+
+@pytest.mark.parametrize(("stage", "num_asked"), [(0, 1), (1, 0)])
+def test_the_teacher_is_asked_only_where_the_backbone_learns(stage, num_asked, monkeypatch):
+    method = small(1)
+    method.memory = Memory(4)
+    method.begin_stage(method.stages(1)[stage])
+    asked = []
+    outputs = SimpleNamespace(scores=torch.zeros(2, 4, dtype=torch.float64), features=None, maps=None)
+    monkeypatch.setattr(method, "forward", lambda batch: outputs)
+    monkeypatch.setattr(method, "teach", asked.append)
+    monkeypatch.setattr(method, "distill", lambda outputs, taught, labels: {"distilled": torch.zeros(())})
+    losses = method.losses(SimpleNamespace(images=None, labels=torch.tensor([0, 3])))
+    assert (len(asked), "distilled" in losses) == (num_asked, bool(num_asked))
 
 
 def test_second_stage_waits_for_exemplars_of_the_new_classes_and_chooses_them_once():

@@ -1,0 +1,29 @@
+"""That every benchmark runs to its end; what it measures is not looked at."""
+
+import subprocess
+import sys
+
+import pytest
+
+from utils.registry import ROOT
+
+SMALL = {
+    "buffer.py": "--rounds 1",
+    "launcher.py": "--idle 2",
+    "norm_layers.py": "--rounds 1 --steps 1 --layers TBBN",
+    "step.py": "--rounds 1 --steps 1 --nf 4 --models er_ace ft",
+}
+
+
+def test_all_are_known():
+    programs = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    assert programs - {"stand_in.py"} == SMALL.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_it_runs_to_its_end(name):
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *SMALL[name].split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
