@@ -6,6 +6,7 @@ mistake answer at once and a signal during the imports ends the run quietly.
 
 import contextlib
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def run(arguments: list[str], stop: StopRequest) -> int:
     """Find or start the record of this configuration and bring it to its end."""
+    started = time.monotonic()
     config = configure(arguments)
     from utils.progress import Screen
 
@@ -69,13 +71,15 @@ def run(arguments: list[str], stop: StopRequest) -> int:
         if failure:
             raise Diverged(f"{failure['message']} (found before; remove {record.folder} to try again)")
         facts = {"identity": identity, "data": fingerprint, "command": ["python", "utils/main.py", *arguments]}
-        result = train(config, dataset, arrays, record, facts, screen, stop)
+        result = train(config, dataset, arrays, record, facts, screen, stop, started)
         show_result(config, result, screen)
     return COMPLETE
 
 
-def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest) -> dict[str, Any]:
-    """Put the run together, train it from its checkpoint on, and write its result."""
+def train(
+    config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest, started: float
+) -> dict[str, Any]:
+    """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
     from utils.data_plan import Loaders
     from utils.environment import available_cores, choose_device, describe, set_arithmetic
     from utils.trackers import make_tracker
@@ -119,6 +123,7 @@ def train(config, dataset, arrays, record: Record, facts: dict[str, Any], screen
         training.restore()
         screen.log = record.append_log
         show_plan(config, stream, record, screen, device, threads)
+        training.measured.add_seconds("start", time.monotonic() - started)
         measured = training.run()
         result = make_result(config, measured, training, facts["identity"], device)
     except Diverged as error:

@@ -20,8 +20,8 @@ class Measurements:
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
         norms: what was measured of the norm layers (`utils/diagnosis.py`); empty unless it is asked for.
-        seconds: time spent in training, in evaluation, in stages that train nothing (`measuring`), and with the norm
-            layers.
+        seconds: time spent in training, in evaluation, in getting started (`start`), in stages that train nothing
+            (`measuring`), and with the norm layers (`norms`).
     """
 
     class_il: list[list[int | None]]
@@ -36,6 +36,10 @@ class Measurements:
     def empty(cls, num_tasks: int) -> "Measurements":
         """Nothing measured yet."""
         return cls(*([[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)))
+
+    def add_seconds(self, kind: str, seconds: float) -> None:
+        """Add time that was spent."""
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
 class LossMeter:

@@ -241,7 +241,7 @@ class Training:
         self.outlets.write(
             {"kind": "validation", "step": position.step, "task": position.task, "epoch": position.epoch, "loss": loss}
         )
-        self.measured.seconds["evaluation"] += time.monotonic() - started
+        self.measured.add_seconds("evaluation", time.monotonic() - started)
 
     def _step(self, batch: Batch, trains: bool) -> None:
         started, kind = time.monotonic(), "training" if trains else "measuring"
@@ -251,7 +251,7 @@ class Training:
             self.position.step += 1
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
-        self.measured.seconds[kind] = self.measured.seconds.get(kind, 0.0) + time.monotonic() - started
+        self.measured.add_seconds(kind, time.monotonic() - started)
         self._save_if_due()
 
     def _log_losses(self) -> None:
@@ -337,7 +337,7 @@ class Training:
                 num_seen=seen,
                 check=self._stop_if_asked,
             )
-        self.measured.seconds["evaluation"] += time.monotonic() - started
+        self.measured.add_seconds("evaluation", time.monotonic() - started)
         return counts
 
     def _diagnose_norms(self) -> None:
@@ -356,7 +356,7 @@ class Training:
             self._stop_if_asked,
         )
         distances, network = diagnosis.measure(self.method.network, task)
-        self.measured.seconds["norms"] = self.measured.seconds.get("norms", 0.0) + time.monotonic() - started
+        self.measured.add_seconds("norms", time.monotonic() - started)
         if network is not None:
             counts = [self._count(column, seen_task=task, network=network) for column in range(task + 1)]
             self._report("retuned", "  with its norm layers re-tuned", counts)

@@ -132,6 +132,8 @@ def test_record_of_a_complete_run(start, tmp_path):
     assert "--buffer_size" in config["command"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"train", "evaluation"}
+    timings = json.loads((folder / "result.json").read_text())["timings"]
+    assert min(timings[name] for name in ("start_seconds", "training_seconds", "evaluation_seconds")) > 0
     assert "after task 3/3" in (folder / "log.txt").read_text()
 
 

@@ -35,6 +35,7 @@ class _Finished:
         data: fingerprint of its data.
         environment: the machine it ran on.
         seconds: of start, training and evaluation, as far as recorded.
+        start_seconds: of start alone, which more steps do not lengthen.
         steps: that it trained.
         memory_mb: the largest that it had on its GPU; None on the CPU.
     """
@@ -44,6 +45,7 @@ class _Finished:
     data: str
     environment: dict[str, Any]
     seconds: float
+    start_seconds: float
     steps: int
     memory_mb: float | None
 
@@ -129,7 +131,7 @@ class Estimates:
             speeds: dict[str, list[float]] = defaultdict(list)
             for run in self._samples(job.config.nl):
                 if run.steps and self._is_comparable(run.environment) and _step(run.values, run.data) == step:
-                    speeds[str(run.values.get("model"))].append(run.seconds / run.steps)
+                    speeds[str(run.values.get("model"))].append((run.seconds - run.start_seconds) / run.steps)
             self._by_step[step] = speeds
         return self._by_step[step]
 
@@ -195,6 +197,7 @@ def _read(folder: Path) -> _Finished | None:
             str(config["data"]),
             dict(config["environment"]),
             sum(_amount(seconds) for seconds in result["timings"].values()),
+            _amount(result["timings"].get("start_seconds", 0.0)),
             int(_amount(result["steps"])),
             None if device_bytes is None else _amount(device_bytes) / _MEGABYTE,
         )

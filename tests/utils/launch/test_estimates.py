@@ -27,7 +27,7 @@ def job(more="", **data):
     return job_of([*DEMO.split(), *more.split()], **data)
 
 
-def complete(root, job, group="group", training=10.0, device_bytes=None, steps=100, **environment):
+def complete(root, job, group="group", training=10.0, device_bytes=None, steps=100, start=None, **environment):
     """A complete record of that run."""
     config = job.config
     record = Record.of_run(root, group, readable_name(config), job.identity)
@@ -37,6 +37,7 @@ def complete(root, job, group="group", training=10.0, device_bytes=None, steps=1
     record.write_config(told | {"environment": machine})
     peak = {"host_bytes": 1} | ({} if device_bytes is None else {"device_bytes": device_bytes})
     timings = {"training_seconds": training, "evaluation_seconds": 1.0}
+    timings |= {} if start is None else {"start_seconds": start}
     record.write_result({"timings": timings, "peak_memory": peak, "steps": steps})
     return record
 
@@ -181,6 +182,12 @@ def test_a_run_on_other_data_tells_nothing(tmp_path):
     complete(tmp_path, job(fingerprint="fewer images"), device_bytes=2**20)
     assert Estimates(tmp_path).seconds(job()) is None
     assert Estimates(tmp_path).memory_mb(job()) is None
+
+
+def test_start_is_part_of_a_run_and_not_of_its_speed(tmp_path):
+    complete(tmp_path, job(), training=9.0, start=5.0, steps=100)
+    assert Estimates(tmp_path).seconds(job("--seed 7")) == 15.0
+    assert Estimates(tmp_path).rough_seconds(job(num_images=100)) == pytest.approx(100 * 0.1)
 
 
 def test_the_speed_of_other_runs_is_a_rough_guess(tmp_path):
