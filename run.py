@@ -1,7 +1,7 @@
 """The launcher: plans a grid of runs, brings it to its end on whatever is idle, and ends with the table.
 
 python run.py [--preset NAME] [axes and options]      plan and run
-python run.py status | table | compare | data         see there
+python run.py status | table | compare | data | cancel      see there
 """
 
 import sys

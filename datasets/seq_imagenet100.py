@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datasets.arrays import Arrays, Dataset, naming_forbidden
-from datasets.layouts.decoding import move_up
-from datasets.layouts.four_arrays import FourArrays, read_array
-from datasets.layouts.imagenet import ImageNetFolder
+from datasets.layouts.decoding import decoded_classes, move_up
+from datasets.layouts.four_arrays import read_array
+from datasets.layouts.imagenet import DecodedArrays, ImageNetFolder
 from utils.errors import UserError
 from utils.options import Option
 from utils.registry import DATASETS
@@ -37,7 +37,7 @@ class SeqImagenet100(Dataset):
     folder = "imagenet100"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
-    layouts = (FourArrays(), ImageNetFolder())
+    layouts = (DecodedArrays(), ImageNetFolder())
     on_disk = True
     options = (
         Option(
@@ -70,7 +70,8 @@ class SeqImagenet100(Dataset):
     def _with_native_test(self, arrays: Arrays, data_root: Path) -> Arrays:
         files = ImageNetFolder().native_test(data_root, self, _TRANSFORM["test_side"])
         test = {name: read_array(file) for name, file in files.items()}
-        if not np.array_equal(test["test_y"], arrays.test_y):
+        known = {decoded_classes(Path(origin["test_y"]).parent) for origin in (files, arrays.origin)} - {()}
+        if len(known) > 1 or not np.array_equal(test["test_y"], arrays.test_y):
             raise UserError(
                 f"{files['test_y']} and {arrays.origin['test_y']} are labels of other images: remove {files['test_y']} "
                 "to decode the image files again"

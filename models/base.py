@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
 from models.settings import Setting, find_setting
 from utils.batch import Batch
-from utils.data_plan import Pairs, Plain, Rows, TaskStream
+from utils.data_plan import Pairs, Plain, Rows, Sizes, TaskStream, check_filled
 from utils.errors import UserError
 from utils.options import Option, ranged
 from utils.seeds import derive_seed
@@ -86,6 +86,7 @@ class Method:
     transforms: ClassVar[str | None] = None  # of a dataset, where the method has its own; else the protocol's
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
+    schedule: ClassVar[str] = "steps"  # of the main stage, as in `Stage`
 
     def __init__(
         self,
@@ -128,7 +129,10 @@ class Method:
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The values with those made one that give equal computations, without unused ones; enters a run's identity."""
         unused = cls.unused(values)
-        return {name: value for name, value in values.items() if name not in unused}
+        used = {name: value for name, value in values.items() if name not in unused}
+        if "best_epoch" in used and all(value == 1 for name, value in used.items() if name.endswith("epochs")):
+            used["best_epoch"] = "last"  # the only one
+        return used
 
     @classmethod
     def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
@@ -141,7 +145,25 @@ class Method:
         return True
 
     def check_batches(self) -> None:
-        """Raise UserError if some task will not fill a batch."""
+        """Raise UserError if some stage of some task will not fill a batch."""
+        tasks = range(self.stream.num_tasks)
+        try:
+            stages = [(task, *each) for task in tasks for each in enumerate(self.stages(task))]
+        except Exception:  # a plug-in's stages may need a task that has begun: its loaders check when they are made
+            return
+        if all(isinstance(stage.data, TaskStream) for _, _, stage in stages):
+            return
+        class_sizes = self.stream.pool(tasks).labels.bincount(minlength=self.stream.num_classes)
+        classes = [self.stream.classes_of_task(task) for task in tasks]
+        images = [int(class_sizes[each.start : each.stop].sum()) for each in classes]
+        for task, number, stage in stages:
+            sizes = Sizes(images, self.count_exemplars(task, class_sizes))
+            place = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
+            check_filled(stage.data, sizes, self.config.batch_size, place)
+
+    def count_exemplars(self, task: int, class_sizes: Tensor) -> int:
+        """Exemplars that there will be when a task begins, from the classes' numbers of training images [K]."""
+        return 0
 
     def begin_task(self, task: int) -> None:
         """Give the network the outputs of the task that starts, counted from 0, and tell it."""
@@ -175,7 +197,7 @@ class Method:
         """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
         config = self.config
         schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
-        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out)
+        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=self.schedule)
 
     def trained(self, stage: Stage) -> Iterable[nn.Parameter]:
         """The parameters that a stage trains; all of them unless a method freezes some."""

@@ -10,7 +10,6 @@ from models.base import Stage
 from models.exemplar import ExemplarMethod, frozen_copy
 from utils.batch import Batch
 from utils.data_plan import Plain, Rows
-from utils.errors import UserError
 from utils.options import Option, boolean, ranged
 from utils.registry import METHODS
 
@@ -69,23 +68,6 @@ class Eeil(ExemplarMethod):
         if values["eeil_second_stage"] == "released" or not norm.needs_joint:
             return []
         return [f"current and memory rows of the balanced second stage are one to {norm.name}, which balances nothing"]
-
-    def check_batches(self) -> None:
-        super().check_batches()
-        if self.config.eeil_second_stage == "balanced":
-            self.check_balanced()
-
-    def check_balanced(self) -> None:
-        """Raise UserError if some second stage will not fill a batch."""
-        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
-        for task in range(1, self.stream.num_tasks):
-            available, stored = self.count_images(task, sizes)
-            balanced = min(available, stored) + stored
-            if balanced < self.config.batch_size:
-                raise UserError(
-                    f"the balanced second stage of task {task + 1} has {balanced} images for the "
-                    f"{self.config.batch_size} rows of a batch: give a larger --buffer_size or a smaller --batch_size"
-                )
 
     def stages(self, task: int) -> list[Stage]:
         main = self.main_stage(task)

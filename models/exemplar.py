@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.base import MemoryMethod, Stage
 from utils.batch import Batch
-from utils.data_plan import Pairs, Plain, Rows, part_sizes
+from utils.data_plan import Pairs, Plain, Rows, check_ratio
 from utils.errors import UserError
 from utils.evaluate import evaluating
 from utils.exemplars import EXEMPLAR_OPTIONS
@@ -96,16 +96,8 @@ class ExemplarMethod(MemoryMethod):
             raise UserError(
                 f"--buffer_size {values['buffer_size']} is less than one image for each of the {num_classes} classes"
             )
-        if not cls.pairs_rows(values):
-            return
-        parts = part_sizes(values["batch_size"], values["batch_ratio"])
-        if not min(parts):
-            raise UserError(
-                f"--batch_size {values['batch_size']} leaves no row for one of the parts at --batch_ratio "
-                f"{values['batch_ratio']}; give at least --batch_size {values['batch_ratio'] + 1}"
-            )
-        if values["buffer_size"] < parts[1]:
-            raise UserError(f"--buffer_size {values['buffer_size']} is less than the {parts[1]} memory rows of a batch")
+        if "batch_ratio" not in cls.unused(values):
+            check_ratio(values["batch_size"], values["batch_ratio"])
 
     @classmethod
     def pairs_rows(cls, values: dict[str, Any]) -> bool:
@@ -119,42 +111,21 @@ class ExemplarMethod(MemoryMethod):
             belongs = "it belongs to --batching ratio"
             names = ["current_pool"] if cls.pairs_rows(values) else ["current_pool", "batch_ratio", "ratio_cycle"]
             unused |= dict.fromkeys(names, belongs)
+        unused["forward"] = "the rows of a batch always share one forward here"
         num_tasks = values.get("n_tasks") or math.inf  # other datasets have enough of them
         needed = {name: number for name, number in cls.tasks_needed.items() if num_tasks < number and name in values}
         return unused | {name: f"it needs at least {number} tasks (--n_tasks)" for name, number in needed.items()}
 
     @classmethod
     def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("batching") != "union":
-            return super().canonical(values)
-        return super().canonical(values) | {"current_pool": cls.default_pool}  # as in records from when it was allowed
+        kept = {"forward": values["forward"]} if "forward" in values else {}  # which tables tell
+        if values.get("batching") == "union":
+            kept["current_pool"] = cls.default_pool  # as in records from when it was allowed
+        return super().canonical(values) | kept
 
-    def check_batches(self) -> None:
-        config = self.config
-        num_current, num_memory = part_sizes(config.batch_size, config.batch_ratio)
-        pairs_rows = self.pairs_rows(config.values)
-        sizes = self.stream.pool(range(self.stream.num_tasks)).labels.bincount()
-        for task in range(self.stream.num_tasks):
-            available, stored = self.count_images(task, sizes)
-            if "union" in (config.batching, config.current_pool):
-                available += stored
-            wanted = num_current if task and config.batching == "ratio" else config.batch_size
-            if available < wanted:
-                raise UserError(
-                    f"task {task + 1} has {available} images for the {wanted} rows of a batch: "
-                    "give a smaller --batch_size"
-                )
-            if task and pairs_rows and stored < num_memory:
-                raise UserError(
-                    f"task {task + 1} has {stored} exemplars for the {num_memory} memory rows of a batch: "
-                    "give a larger --buffer_size or a smaller --batch_size"
-                )
-
-    def count_images(self, task: int, sizes: Tensor) -> tuple[int, int]:
-        """Training images of a task, and exemplars that there will be when it begins, from the classes' sizes [K]."""
-        classes = self.stream.classes_of_task(task)
-        quota = self.memory.num_per_class(classes.start) if task else 0
-        return int(sizes[classes.start : classes.stop].sum()), int(sizes[: classes.start].clamp(max=quota).sum())
+    def count_exemplars(self, task: int, class_sizes: Tensor) -> int:
+        first = self.stream.classes_of_task(task).start
+        return int(class_sizes[:first].clamp(max=self.memory.num_per_class(first)).sum()) if task else 0
 
     @property
     def num_old(self) -> int:
@@ -179,7 +150,7 @@ class ExemplarMethod(MemoryMethod):
         if task == 0:
             return self.stage((0,))
         if self.config.batching == "union":
-            return self.stage_on(Plain(Rows((task,), exemplars=1)), held_out=(task,))
+            return self.stage_on(Plain(Rows((task,), exemplars=1), drop_last=self.growing), held_out=(task,))
         current = Rows((task,), exemplars=int(self.config.current_pool == "union"))
         return self.stage_on(self.pairs(current), held_out=(task,))
 

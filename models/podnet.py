@@ -15,7 +15,6 @@ from models.heads import Outputs
 from models.lucir import cosine_distance
 from utils.batch import Batch
 from utils.data_plan import Plain, Rows
-from utils.errors import UserError
 from utils.evaluate import evaluating
 from utils.kmeans import cluster_centres
 from utils.options import Option, boolean, ranged
@@ -44,7 +43,8 @@ class PodNet(ExemplarMethod):
 
     s are similarities to several proxies per class, η a learned scale. The proxies of new classes begin as centres of
     the features of their images; old proxies rest. Then the second stage trains all proxies alone, on exemplars of all
-    classes, which moves the running statistics too. The learning rate of the main stage follows a cosine.
+    classes, which moves the running statistics too; its loss is NCA alone, as the distillation of features that rest
+    has no gradient. The learning rate of the main stage follows a cosine.
     """
 
     options = (
@@ -65,6 +65,7 @@ class PodNet(ExemplarMethod):
     required: ClassVar[tuple[str, ...]] = ("second_epochs", "second_lr", "podnet_lambda_f", "podnet_lambda_c")
     heads = ("proxy",)
     transforms = "podnet"
+    schedule = "cosine"
     has_teacher = True
     reads_maps = True
     tasks_needed: ClassVar[dict[str, int]] = {
@@ -72,12 +73,6 @@ class PodNet(ExemplarMethod):
         **dict.fromkeys(("second_epochs", "second_lr", "podnet_lambda_f", *_MAP_OPTIONS), 2),
         "reherd": 2,  # the second stage replays what a task leaves
     }
-
-    @classmethod
-    def check(cls, values: dict[str, Any], num_classes: int | None) -> None:
-        super().check(values, num_classes)
-        if values["milestones"]:
-            raise UserError(f"--model {cls.name} has a cosine schedule without milestones: leave out --milestones")
 
     @classmethod
     def unused(cls, values: dict[str, Any]) -> dict[str, str]:
@@ -100,9 +95,6 @@ class PodNet(ExemplarMethod):
         config = self.config
         schedule = {"epochs": config.second_epochs, "lr": config.second_lr, "keep": config.best_epoch}
         return [main, Stage(Plain(Rows(exemplars=1), drop_last=False), **schedule, held_out=(task,), name="balance")]
-
-    def main_stage(self, task: int) -> Stage:
-        return replace(super().main_stage(task), schedule="cosine")
 
     def begin_stage(self, stage: Stage) -> None:
         """Choose exemplars of the new classes before the second stage."""

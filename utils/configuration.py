@@ -317,7 +317,9 @@ def _check(configuration: Configuration) -> None:
             "that there are none of classes not seen; it belongs to --protocol online"
         )
     if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
-        raise UserError("--best_epoch val_loss chooses by held-out images: give --val_fraction above 0")
+        raise UserError(
+            "--best_epoch val_loss chooses by held-out images: give --val_fraction above 0 or --best_epoch last"
+        )
     _check_schedule(configuration)
     _check_regularizer(configuration)
     _check_used(configuration)
@@ -346,6 +348,10 @@ def _check_used(configuration: Configuration) -> None:
 def _check_schedule(configuration: Configuration) -> None:
     milestones, epochs = configuration.milestones, configuration.epochs
     typed = {name for name in ("milestones", "lr_decay") if configuration.origins[name] == "typed"}
+    if typed and configuration.parts.method.schedule == "cosine":
+        raise UserError(
+            f"--model {configuration.model} has a cosine schedule without milestones: leave out --{min(typed)}"
+        )
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
         raise UserError("--milestones must be epochs from 1 on, in rising order")
     if "milestones" in typed and milestones and milestones[-1] >= epochs:

@@ -1,6 +1,6 @@
 """What a stage trains on, described as data; `Loaders` turns a description into batches when the stage begins."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.batch import Batch
+from utils.errors import UserError
 from utils.loaders import Paired, Shuffled
 from utils.pools import Pool, SubsetPool, UnionPool
 from utils.seeds import generator
@@ -81,6 +82,57 @@ class Loader(Protocol):
 def part_sizes(batch_size: int, ratio: int) -> tuple[int, int]:
     """Current and memory rows of a batch: int(B r / (r + 1)) and int(B / (r + 1)) (Cha et al., CVPR 2023)."""
     return batch_size * ratio // (ratio + 1), batch_size // (ratio + 1)
+
+
+def check_ratio(batch_size: int, ratio: int) -> None:
+    """Raise UserError unless the parts of a batch are all of it: a pair of fewer rows would be passed over."""
+    num_current, num_memory = part_sizes(batch_size, ratio)
+    if not min(num_current, num_memory):
+        raise UserError(
+            f"--batch_size {batch_size} leaves no row for one of the parts at --batch_ratio {ratio}; give at least "
+            f"--batch_size {ratio + 1}"
+        )
+    if num_current + num_memory != batch_size:
+        lower = batch_size // (ratio + 1) * (ratio + 1)
+        raise UserError(
+            f"--batch_size {batch_size} cannot be split at --batch_ratio {ratio} into whole parts; give --batch_size "
+            f"{lower} or {lower + ratio + 1}"
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images there are for a stage.
+
+    Attributes:
+        tasks: training images of each task.
+        exemplars: images in memory.
+    """
+
+    tasks: Sequence[int]
+    exemplars: int
+
+    def of(self, rows: Rows) -> int:
+        """The number of these rows."""
+        current = sum(self.tasks[task] for task in rows.tasks)
+        return (min(current, self.exemplars) if rows.balanced else current) + rows.exemplars * self.exemplars
+
+
+def check_filled(data: TaskStream | Plain | Pairs, sizes: Sizes, batch_size: int, place: str) -> None:
+    """Raise UserError, beginning with `place`, if not one full batch can be formed where only such are trained on."""
+    if isinstance(data, TaskStream) or (isinstance(data, Plain) and not data.drop_last):
+        return
+    pairs = isinstance(data, Pairs)
+    num_current, num_memory = part_sizes(batch_size, data.ratio) if pairs else (batch_size, 0)
+    rows = data.current if pairs else data.rows
+    if sizes.of(rows) < num_current:
+        change = "a larger --buffer_size or a smaller --batch_size" if rows.exemplars else "a smaller --batch_size"
+        raise UserError(f"{place} has {sizes.of(rows)} images for the {num_current} rows of a batch: give {change}")
+    if pairs and sizes.of(data.memory) < num_memory:
+        raise UserError(
+            f"{place} has {sizes.of(data.memory)} exemplars for the {num_memory} memory rows of a batch: give a larger "
+            "--buffer_size or a smaller --batch_size"
+        )
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,13 @@ class Stopped(BaseException):
         self.exit_code = 128 + signal_number
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device's or the machine's memory is full."""
+    text = str(error)
+    signs = ("out of memory", "can't allocate memory", "bad_alloc", "_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def is_disk_error(error: BaseException) -> bool:
     """Whether an error of the operating system means a full, read-only or broken disk."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRNOS

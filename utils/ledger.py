@@ -6,8 +6,10 @@ comes first.
 """
 
 import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ class Planned:
         command: its command line.
         outcome: `failed` or `stopped`, as it ended last; empty if it never ended without a result.
         reason: why it ended so, in one line.
+        for_search: whether a search is all that it is for: its seed is not among those of the table.
     """
 
     values: Mapping[str, Any]
     command: tuple[str, ...]
     outcome: str = ""
     reason: str = ""
+    for_search: bool = False
 
 
 class Ledger:
@@ -42,24 +46,43 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.plan_path = folder / "plan.json"
         self.outcomes_path = folder / "outcomes.jsonl"
 
-    def plan(self, runs: Mapping[str, Planned]) -> None:
-        """Write down a plan. Of the plan before, those runs stay that have ended without a result.
+    def plan(self, runs: Mapping[str, Planned], is_shared: bool = False) -> None:
+        """Write down a plan. Of the plan before, those runs stay that have a folder.
+
+        Args:
+            runs: by the name of their folder.
+            is_shared: whether another launcher is at the group, so that all of the plan before stays.
 
         Raises:
             DiskError: it cannot be written.
         """
-        try:
-            former = {name: run for name, run in self.read().items() if run.outcome}
-        except DamagedRecord:
-            former = {}
-        self._write(former | dict(runs))
+        with self._hold():
+            try:
+                former = self.read()
+            except DamagedRecord:
+                former = {}
+            kept = {name: run for name, run in former.items() if is_shared or (self._folder / name).is_dir()}
+            self._write(kept | dict(runs))
 
     def add(self, runs: Mapping[str, Planned]) -> None:
         """Add runs that follow from what has come out. Raises DiskError, DamagedRecord."""
-        self._write(self.read() | dict(runs))
+        with self._hold():
+            self._write(self.read() | dict(runs))
+
+    @contextlib.contextmanager
+    def _hold(self) -> Iterator[None]:
+        """One process at a time changes the plan; where the folder cannot be held, the write tells why."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self._folder, os.O_RDONLY)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def note(self, name: str, outcome: str, reason: str) -> None:
         """Note how a run ended without a result. Raises OSError."""
@@ -75,16 +98,15 @@ class Ledger:
         """
         try:
             content = json.loads(self.plan_path.read_bytes())
-            if content["schema"] != SCHEMA_VERSION:
-                raise DamagedRecord(f"{self.plan_path} has schema {content['schema']}, not {SCHEMA_VERSION}")
-            runs = {
-                name: Planned({**content["shared"], **run["values"]}, tuple(map(str, run["command"])))
-                for name, run in content["runs"].items()
-            }
+            runs = {name: _planned(content["shared"], run) for name, run in content["runs"].items()}
+            schema = content["schema"]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group writes it anew") from None
+        if schema != SCHEMA_VERSION:
+            what = f"has schema {schema}, this version reads {SCHEMA_VERSION}"
+            raise DamagedRecord(f"{self.plan_path} {what}; the next plan of this group writes it anew")
         for name, outcome, reason in self._outcomes():
             if name in runs:
                 runs[name] = replace(runs[name], outcome=outcome, reason=reason)
@@ -107,13 +129,16 @@ class Ledger:
                 name: {
                     "values": {key: value for key, value in run.values.items() if key not in shared},
                     "command": list(run.command),
+                    "for_search": run.for_search,
                 }
                 for name, run in runs.items()
             },
         }
-        with contextlib.suppress(OSError):  # the write tells more
-            self.plan_path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.plan_path, lambda file: file.write(json.dumps(content).encode()))
+
+
+def _planned(shared: Mapping[str, Any], run: Mapping[str, Any]) -> Planned:
+    return Planned({**shared, **run["values"]}, tuple(map(str, run["command"])), for_search=bool(run["for_search"]))
 
 
 def _read_note(line: bytes) -> tuple[str, str, str] | None:

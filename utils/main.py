@@ -16,8 +16,18 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.configuration import Configuration, configure, data_root, readable_name
-from utils.errors import COMPLETE, OUT_OF_MEMORY, DiskError, Diverged, RunError, Stopped, UserError, is_disk_error
-from utils.record import Record
+from utils.errors import (
+    COMPLETE,
+    OUT_OF_MEMORY,
+    DiskError,
+    Diverged,
+    RunError,
+    Stopped,
+    UserError,
+    is_disk_error,
+    is_out_of_memory,
+)
+from utils.record import DamagedRecord, Record
 from utils.stopping import StopRequest
 
 
@@ -33,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             return _fail(f"{error.filename or 'the disk'}: {error.strerror}", DiskError.exit_code)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return _fail("out of memory; a smaller --batch_size, --buffer_size or --nf needs less", OUT_OF_MEMORY)
 
@@ -41,12 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(message: str, exit_code: int) -> int:
     print(f"error: {message}" if exit_code < 128 else message, file=sys.stderr)
     return exit_code
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "bad_alloc", "_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def run(arguments: list[str], stop: StopRequest) -> int:
@@ -87,12 +91,7 @@ def train(
 
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
-    threads = config.threads or available_cores()
-    if record.checkpoint_path.exists():  # the same number of threads adds in the same order
-        begun_with = record.read_config().get("environment", {}).get("threads", threads)
-        if config.threads not in (None, begun_with):
-            screen.say(f"note: --threads {config.threads} is not used: the run goes on with {begun_with}, as it began")
-        threads = begun_with
+    threads = threads_begun_with(config, record, screen) or config.threads or available_cores()
     set_arithmetic(device, config.precision, config.fast, threads)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
@@ -138,6 +137,24 @@ def train(
     if not config.keep_checkpoint:
         record.checkpoint_path.unlink(missing_ok=True)
     return result
+
+
+def threads_begun_with(config: Configuration, record: Record, screen) -> int | None:
+    """Threads of a run that goes on, None for one that begins: the same number adds in the same order.
+
+    Where this is no more known the checkpoint is set aside, and the run starts over.
+    """
+    if not record.started:
+        return None
+    try:
+        begun_with = record.read_config().get("environment", {}).get("threads")
+    except (DamagedRecord, AttributeError):
+        name = record.set_checkpoint_aside().name
+        screen.say(f"note: config.json is damaged: {name} is set aside, and the run starts over")
+        return None
+    if begun_with is not None and config.threads not in (None, begun_with):
+        screen.say(f"note: --threads {config.threads} is not used: the run goes on with {begun_with}, as it began")
+    return begun_with
 
 
 def make_stream(config: Configuration, dataset, arrays, device):

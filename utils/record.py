@@ -9,7 +9,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,12 +53,25 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Number, size and time of change of a file, empty where there is none that one may know."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_ctime_ns
+
+
 def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 class DamagedRecord(UserError):
     """A file of a record holds something else than was written."""
+
+
+class OtherVersion(UserError):
+    """A file of a record was written by a version of the suite that this one cannot read."""
 
 
 SET_ASIDE = ".damaged-"  # in the name of a folder that is a record no more
@@ -68,13 +81,6 @@ def record_folders(group: Path) -> list[Path]:
     """The folders of a group that hold a record, whole or not, in the order of their names."""
     found = {path.parent for name in ("config.json", "result.json") for path in group.glob(f"*/{name}")}
     return sorted(folder for folder in found if SET_ASIDE not in folder.name)
-
-
-def check_schema(folders: Iterable[Path]) -> None:
-    """Raise UserError if one of the folders holds the record of another version; what is damaged is passed over."""
-    for folder in folders:
-        with contextlib.suppress(DamagedRecord, OSError):
-            Record(folder).read_config()
 
 
 class Record:
@@ -106,16 +112,6 @@ class Record:
         """Whether the run has its result."""
         return _exists(self.result_path)
 
-    @property
-    def damaged(self) -> bool:
-        """Whether the run is complete but its configuration or its result can no more be read."""
-        try:
-            return self.complete and not (self.read_config() and self.read_result())
-        except DamagedRecord:
-            return True
-        except (UserError, OSError):  # of another version, or not ours to read
-            return False
-
     def set_aside(self) -> Path:
         """Rename a damaged folder, so that the run can be made anew; gives its new name.
 
@@ -134,6 +130,21 @@ class Record:
     def started(self) -> bool:
         """Whether there is a state to go on from."""
         return _exists(self.checkpoint_path)
+
+    def stamps(self) -> tuple[tuple[int, ...], ...]:
+        """What changes whenever configuration, result or failure are written, moved or made readable."""
+        return tuple(map(_stamp, (self.config_path, self.result_path, self.failure_path)))
+
+    def set_checkpoint_aside(self) -> Path:
+        """Rename a checkpoint that nothing can go on from, over an earlier one; gives its new path.
+
+        Raises:
+            DiskError: it cannot be renamed.
+        """
+        try:
+            return self.checkpoint_path.replace(self.checkpoint_path.with_name(f"{self.checkpoint_path.name}.damaged"))
+        except OSError as error:
+            raise _disk_error(self.checkpoint_path, error) from error
 
     def open(self) -> "Record":
         """Make the folder if need be and take hold of it until `close`."""
@@ -268,9 +279,11 @@ class Record:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.get("schema")
         except (ValueError, AttributeError, RecursionError, IsADirectoryError):
-            raise DamagedRecord(f"{path} is damaged; remove the folder {self.folder} to run it anew") from None
+            found = None
+        if type(found) is not int:  # every version writes a number
+            raise DamagedRecord(f"{path} is damaged; remove the folder {self.folder} to run it anew")
         if found != SCHEMA_VERSION:
-            raise UserError(
+            raise OtherVersion(
                 f"{path} has schema {found}, this version reads {SCHEMA_VERSION}; "
                 "choose another --results_dir or --group"
             )

@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from utils.registry import ROOT
-from utils.wandb_process import FINISH_SECONDS, describe
+from utils.wandb_process import BEGUN, RECEIVED, describe
 
+BEGIN_SECONDS = 30.0  # that a process may take to begin; one that has not when its run ends is given up
 QUEUE_SIZE = 10_000  # lines that may wait; a run writes a few a second at most
-CLOSE_SECONDS = 5.0  # that a stopped run waits: whoever stops it, a cluster for example, does not wait long either
+FINISH_SECONDS = 30.0  # after the last line of a complete run, in which it may arrive
+CLOSE_SECONDS = 5.0  # that a run waits at its end: another run wants its place, and a cluster does not wait long either
 SERVER = "https://api.wandb.ai"
 LONGEST_TAG = 64  # characters; wandb refuses a run with a longer one
 
@@ -56,6 +59,7 @@ class _Messenger:
         self._process: subprocess.Popen | None = None
         self._failure: str | None = None  # why nothing arrives any more, left by the thread
         self._over = False
+        self._is_delivered = False  # whether the process has got everything, and ends by itself in time
         self._thread = threading.Thread(target=self._feed, name="tracker", daemon=True)
         self._thread.start()
 
@@ -70,12 +74,22 @@ class _Messenger:
         except queue.Full:
             self._give_up(f"{QUEUE_SIZE} lines wait to be taken")
 
-    def end(self, exit_code: int, seconds: float) -> bool:
-        """Pass on the end, and wait that long at most; whether everything has arrived."""
+    def end(self, exit_code: int, seconds: float, may_go_on: bool = False) -> bool:
+        """Pass on the end, and wait that long at most; whether everything has arrived.
+
+        A process that has got everything and is not done by then is ended, unless it may go on.
+        """
         self.put("end", exit_code)
         if self._over:
             return False
         self._thread.join(seconds)
+        if self._thread.is_alive() and may_go_on and self._is_delivered:
+            self._over = True
+            self._say(
+                "Weights & Biases: the last lines are under way; what has not arrived within "
+                f"{FINISH_SECONDS:g} s is in the record alone"
+            )
+            return False
         if self._thread.is_alive():
             self._give_up(f"not done within {seconds:.0f} s")
         elif self._failure is not None:
@@ -93,6 +107,7 @@ class _Messenger:
 
     def _feed(self) -> None:
         """Body of the thread: start the process, pass on all messages, wait for its end."""
+        started = time.monotonic()
         try:
             self._process = _start_process()
             if self._over:  # given up while it started
@@ -104,11 +119,24 @@ class _Messenger:
                     kind, content = self._messages.get()
                     pipe.write(json.dumps([kind, content], default=str) + "\n")
                     pipe.flush()
-            answer = self._process.stdout.read().strip()
-            if self._process.wait() != 0:
-                self._failure = answer or f"its process ended with exit code {self._process.returncode}"
+            self._failure = self._hear(self._process, started)
         except Exception as error:
             self._failure = describe(error)
+
+    def _hear(self, process: subprocess.Popen, started: float) -> str | None:
+        """Read the answers of a process until it ends; why it failed, None if it has not."""
+        has_begun, failure = False, ""
+        for line in map(str.strip, process.stdout):
+            if line == BEGUN:
+                has_begun = True
+            elif line != RECEIVED:
+                failure = line
+            elif not has_begun and time.monotonic() - started > BEGIN_SECONDS:
+                process.kill()
+                failure = f"it has not begun within {BEGIN_SECONDS:.0f} s"
+            else:
+                self._is_delivered = True
+        return (failure or f"its process ended with exit code {process.returncode}") if process.wait() else None
 
 
 class WandbTracker:
@@ -128,9 +156,12 @@ class WandbTracker:
         self._messenger.put("line", line)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Pass on what `result.json` holds, and end; waits FINISH_SECONDS at most."""
+        """Pass on what `result.json` holds, and end; waits CLOSE_SECONDS at most.
+
+        What has not arrived by then gets FINISH_SECONDS in all, while the run is over already.
+        """
         self._messenger.put("result", result)
-        self._messenger.end(0, FINISH_SECONDS)
+        self._messenger.end(0, CLOSE_SECONDS, may_go_on=True)
 
     def close(self, exit_code: int) -> None:
         """End without a result; waits CLOSE_SECONDS at most."""
@@ -268,7 +299,7 @@ def _start_process() -> subprocess.Popen:
     # System metrics and the program's name are to be those of the run.
     of_this_run = {"WANDB__STATS_PID": str(os.getpid()), "WANDB_PROGRAM": sys.argv[0]}
     return subprocess.Popen(
-        [sys.executable, "-m", "utils.wandb_process"],
+        [sys.executable, "-m", "utils.wandb_process", str(FINISH_SECONDS)],
         cwd=ROOT,
         env=os.environ | of_this_run,
         stdin=subprocess.PIPE,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from utils.batch import Batch
 from utils.best_epoch import BestEpoch
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
 from utils.diagnosis import NormDiagnosis, note
 from utils.environment import report_memory
 from utils.errors import Diverged, Stopped, UserError
@@ -118,6 +118,7 @@ class Training:
         self.measured = Measurements.empty(stream.num_tasks)
         self.meter = LossMeter()
         self.best = BestEpoch()
+        self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
@@ -144,19 +145,33 @@ class Training:
     def restore(self) -> None:
         """Take up the state of the checkpoint, if there is one, and cut off what was written after it.
 
+        A damaged one is set aside, and the run starts over.
+
         Raises:
-            UserError: the checkpoint is damaged or belongs to another configuration.
+            UserError: the checkpoint belongs to another configuration, device or version of the suite.
         """
         record, device = self.outlets.record, next(self.method.network.parameters()).device
-        state = load_checkpoint(record.checkpoint_path, self.outlets.identity, device)
+        state = None
+        try:
+            state = load_checkpoint(record.checkpoint_path, self.outlets.identity, device)
+        except DamagedCheckpoint as error:
+            self.outlets.screen.say(f"note: {error}; set aside as {record.set_checkpoint_aside().name}")
         if state is None:
             record.cut({})
             return
-        if state["device"] != device.type:
-            raise UserError(
-                f"{record.checkpoint_path} was written on {state['device']}: continue with --device {state['device']}, "
-                "or remove it to train from the beginning"
-            )
+        with taking_up(record.checkpoint_path):
+            if state["device"] != device.type:
+                raise UserError(
+                    f"{record.checkpoint_path} was written on {state['device']}: continue with --device "
+                    f"{state['device']}, or remove it to train from the beginning"
+                )
+            self._take_up(state)
+            record.cut(state["lengths"])
+        self.outlets.screen.say(
+            f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
+        )
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])
         self.measured = Measurements(**state["measured"])
         self.meter.load_state_dict(state["meter"])
@@ -166,10 +181,6 @@ class Training:
             self._optimizer_state = state["method"]["optimizer"]
         for name, each in self.augmentation.generators.items():
             each.set_state(state["generators"][name].cpu())
-        record.cut(state["lengths"])
-        self.outlets.screen.say(
-            f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
-        )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -189,30 +200,33 @@ class Training:
 
     def _train_stage(self, stage: Any, num_stages: int) -> None:
         position = self.position
-        if not stage.trains and not position.batch:
-            self._log_losses()  # with the learning rate that they were trained at
+        self._stage = {"stage": stage.name} if num_stages > 1 else {}
         self.method.begin_stage(stage)
         if self._optimizer_state is not None:
             self.method.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
         loader = self.loaders.of(stage.data, (position.task, position.stage))
         num_batches = min(loader.num_batches, self.config.debug_mode or loader.num_batches)
-        done = position.epoch * num_batches + position.batch
-        self.outlets.screen.begin(self._title(num_stages), done, stage.epochs * num_batches)
+        title, done = self._title(num_stages), position.epoch * num_batches + position.batch
+        self.outlets.screen.begin(title, done, stage.epochs * num_batches)
         while position.epoch < stage.epochs:
             self.method.begin_epoch(stage, position.epoch)
             if stage.epochs > 1:
-                title = self._title(num_stages)
                 self.outlets.screen.rename(f"{title}, epoch {position.epoch + 1}/{stage.epochs}")
-            for batch in self._batches(loader, num_batches, stage.trains):
-                self._step(batch, stage.trains)
-                done += 1
-                self.outlets.screen.advance(done, self.meter.last)
-            if stage.keep == "val_loss":
-                self._validate(stage)
+            self._train_epoch(stage, loader, num_batches)
             position.epoch, position.batch = position.epoch + 1, 0
         self.best.restore(self.method.network)
         self.outlets.screen.end()
+
+    def _train_epoch(self, stage: Any, loader: Any, num_batches: int) -> None:
+        for batch in self._batches(loader, num_batches, stage.trains):
+            self._step(batch, stage.trains)
+            done = self.position.epoch * num_batches + self.position.batch
+            self.outlets.screen.advance(done, self.meter.last)
+        if self._stage and self.position.epoch + 1 == stage.epochs:
+            self._log_losses()  # a line is of one stage: another one has other terms and another learning rate
+        if stage.keep == "val_loss":
+            self._validate(stage)
 
     def _title(self, num_stages: int) -> str:
         title = f"task {self.position.task + 1}/{self.stream.num_tasks}"
@@ -238,9 +252,7 @@ class Training:
                 check=self._stop_if_asked,
             )
         self.best.offer(loss, position.epoch, self.method.network)
-        self.outlets.write(
-            {"kind": "validation", "step": position.step, "task": position.task, "epoch": position.epoch, "loss": loss}
-        )
+        self.outlets.write(self._line("validation") | {"loss": loss})
         self.measured.add_seconds("evaluation", time.monotonic() - started)
 
     def _step(self, batch: Batch, trains: bool) -> None:
@@ -258,11 +270,14 @@ class Training:
         if not self.meter.num_steps:
             return
         self._check_losses()
-        position = self.position
-        line = {"kind": "train", "step": position.step, "task": position.task, "epoch": position.epoch}
         lr = self.method.optimizer.param_groups[0]["lr"]
-        self.outlets.write(line | self.meter.read() | {"lr": lr})
-        report_memory(self.outlets.record, next(self.method.network.parameters()).device, position.task)
+        self.outlets.write(self._line("train") | self.meter.read() | {"lr": lr})
+        report_memory(self.outlets.record, next(self.method.network.parameters()).device, self.position.task)
+
+    def _line(self, kind: str) -> dict[str, Any]:
+        """The beginning of a line of losses."""
+        place = {name: getattr(self.position, name) for name in ("step", "task", "epoch")}
+        return {"kind": kind} | place | self._stage
 
     def _check_losses(self) -> None:
         if not self.meter.is_finite():
@@ -346,15 +361,8 @@ class Training:
             return
         self._save_if_due()
         started, task, counts = time.monotonic(), self.position.task, None
-        diagnosis = NormDiagnosis(
-            self.stream,
-            self.loaders,
-            self.augmentation.prepare,
-            self.method.logits,
-            self.config,
-            self.outlets.screen,
-            self._stop_if_asked,
-        )
+        parts = (self.stream, self.loaders, self.augmentation.prepare, self.method.logits, self.config)
+        diagnosis = NormDiagnosis(*parts, self.outlets.screen, self._stop_if_asked)
         distances, network = diagnosis.measure(self.method.network, task)
         self.measured.add_seconds("norms", time.monotonic() - started)
         if network is not None:

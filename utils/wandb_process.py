@@ -1,6 +1,7 @@
 """The process that holds wandb: run as a module by `utils/trackers.py`, it tracks what comes in at standard input.
 
-When the run is killed, the process notices, ends the run at Weights & Biases too, and is gone.
+When the run is killed, the process notices, ends the run at Weights & Biases too, and is gone. When the run has ended
+before everything has arrived, it goes on for a bounded time.
 """
 
 import base64
@@ -9,14 +10,14 @@ import io
 import json
 import os
 import queue
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-FINISH_SECONDS = 30.0  # that a complete run waits for its last lines to arrive
-
+BEGUN, RECEIVED = "begun", "received"  # what goes out when a run has begun there, and when all of it has come in
 
 # -- What is sent -----------------------------------------------------------------------------------------------------
 
@@ -29,7 +30,7 @@ def chart_values(line: Mapping[str, Any]) -> dict[str, float]:
     """
     kind = line["kind"]
     if kind == "train":
-        return {f"train/{name}": value for name, value in line.items() if name not in ("kind", "step")}
+        return {f"train/{name}": value for name, value in line.items() if name not in ("kind", "step", "stage")}
     prefix = "" if kind == "evaluation" else f"{kind}_"
     values = {f"{prefix}tasks_seen": line["task"] + 1}
     for name, accuracies in line.items():
@@ -64,15 +65,26 @@ def accuracy_table(counts: Mapping[str, Any], scenario: str) -> tuple[list[str],
 # -- The process of its own -------------------------------------------------------------------------------------------
 
 
-def serve() -> None:
-    """Track what comes in at standard input; a failure goes out at standard output in one line. Does not return."""
+def serve(finish_seconds: float) -> None:
+    """Track what comes in at standard input; BEGUN, RECEIVED or a failure go out at standard output, each a line.
+
+    Does not return.
+
+    Args:
+        finish_seconds: that each run gets for its last lines to arrive when no more comes in.
+    """
     messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     commands, answers = _take_over(0, "r"), _take_over(1, "w")
-    threading.Thread(target=_receive, args=(commands, messages), daemon=True).start()
+
+    def answer(line: str) -> None:
+        with contextlib.suppress(OSError):  # the run may be over
+            print(line, file=answers, flush=True)
+
+    threading.Thread(target=_receive, args=(commands, messages, answer, finish_seconds), daemon=True).start()
     try:
-        _track(messages)
+        _track(messages, answer)
     except BaseException as error:  # SystemExit is no reason to be silent either
-        print(describe(error), file=answers, flush=True)
+        answer(describe(error))
         os._exit(1)  # wandb's exit handlers may wait forever
     os._exit(0)
 
@@ -85,7 +97,9 @@ def _take_over(descriptor: int, mode: str) -> IO[str]:
     return own
 
 
-def _receive(commands: IO[str], messages: queue.SimpleQueue) -> None:
+def _receive(
+    commands: IO[str], messages: queue.SimpleQueue, answer: Callable[[str], None], finish_seconds: float
+) -> None:
     """Pass on what comes in; when no more comes, which may be the run's violent end, see to it that all ends soon."""
     num_runs = 0
     with contextlib.suppress(ValueError):
@@ -94,16 +108,18 @@ def _receive(commands: IO[str], messages: queue.SimpleQueue) -> None:
             num_runs += message[0] == "start"
             messages.put(message)
     messages.put(("end", 1))
-    time.sleep(FINISH_SECONDS * num_runs)
+    answer(RECEIVED)
+    time.sleep(finish_seconds * num_runs)
     os._exit(1)
 
 
-def _track(messages: queue.SimpleQueue) -> None:
+def _track(messages: queue.SimpleQueue, answer: Callable[[str], None]) -> None:
     run = None
     while True:
         kind, content = messages.get()
         if kind == "start":
             run = _start_run(content, former=run)
+            answer(BEGUN)
         elif kind == "line":
             run.log(chart_values(content), step=content["step"])
         elif kind == "result":
@@ -170,4 +186,4 @@ def describe(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(float(sys.argv[1]))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.layouts.image_folder import first_of
 from utils.errors import UserError
 from utils.machine import available_cores
 
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 Files = Mapping[str, Mapping[str, list[Path]]]
 Cut = Callable[["Image", int], "Image"]
 
+_TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # a folder may have any name
 _ASIDE = "decoding"
 _COMPLETE = "decoded"
-_NUM_SHOWN = 3
+_CLASSES = "classes.txt"
 
 
 def decode(files: Files, side: int, place: Path, title: str, cut: Cut | None = None) -> None:
-    """Write `{train,test}_{x,y}.npy`, or wait until another process has.
+    """Write `{train,test}_{x,y}.npy` and the names of the classes, or wait until another process has.
 
     Args:
         files: by split, by class in the order of the labels.
@@ -60,14 +62,22 @@ def decode(files: Files, side: int, place: Path, title: str, cut: Cut | None = N
 
 
 def move_up(place: Path) -> None:
-    """Put complete arrays in their place; afterwards none are left aside. Does nothing where there are none."""
+    """Put what is complete in its place; afterwards nothing is left aside. Does nothing where there is nothing."""
     complete = place / _COMPLETE
     if not complete.is_dir():
         return
-    for file in sorted(complete.glob("*.npy")):
+    for file in sorted(complete.iterdir()):  # the names of the classes come first
         with contextlib.suppress(FileNotFoundError):  # another process moves them too
             file.rename(place / file.name)
     shutil.rmtree(complete, ignore_errors=True)
+
+
+def decoded_classes(place: Path) -> tuple[str, ...]:
+    """The names of the classes of decoded arrays, in the order of the labels; none beside arrays of other origin."""
+    try:
+        return tuple((place / _CLASSES).read_text(**_TEXT).splitlines())
+    except FileNotFoundError:
+        return ()
 
 
 def square(image: "Image", side: int) -> "Image":
@@ -121,19 +131,19 @@ def _check_space(files: Files, side: int, place: Path) -> None:
 
 
 def _write(files: Files, side: int, folder: Path, title: str, cut: Cut) -> None:
-    unreadable = []
+    (folder / _CLASSES).write_text("".join(f"{name}\n" for name in next(iter(files.values()))), **_TEXT)
+    unreadable: list[str] = []
     for split, classes in files.items():
         labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes.values()])
         np.save(folder / f"{split}_y.npy", labels)
         shape = (len(labels), side, side, 3)
         images = np.lib.format.open_memmap(folder / f"{split}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
         listed = [file for each in classes.values() for file in each]
-        unreadable += _decode_all(listed, images, cut, f"{title}: decoding {len(listed)} {split} images once")
+        damaged = _decode_all(listed, images, cut, f"{title}: decoding {len(listed)} {split} images once")
+        unreadable += map(str, damaged)
         images.flush()
     if unreadable:
-        shown = ", ".join(map(str, unreadable[:_NUM_SHOWN]))
-        more = f" and {len(unreadable) - _NUM_SHOWN} more" if len(unreadable) > _NUM_SHOWN else ""
-        raise UserError(f"{shown}{more} cannot be read as images; replace or remove them")
+        raise UserError(f"{first_of(unreadable)} cannot be read as images; replace or remove them")
 
 
 def _decode_all(files: list[Path], images: np.ndarray, cut: Cut, title: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """Images as files, in one folder per class."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from datasets.arrays import Content, Dataset, Layout, count_images
 from utils.errors import UserError
 
 _SPLITS = ("train", "test")
+_NUM_SHOWN = 3
 
 
 class ImageFolder(Layout):
@@ -30,10 +32,13 @@ class ImageFolder(Layout):
         return f"image folder {place}, {count_images(*counts, dataset)}"
 
     def read(self, place: Path, dataset: Dataset) -> Content:
-        arrays = []
+        arrays, problems = [], []
         for classes in self._files(place, dataset):
-            arrays.append(_decode([file for files in classes for file in files], dataset.image_size))
-            arrays.append(np.repeat(np.arange(len(classes)), [len(files) for files in classes]))
+            images, found = _decode([file for files in classes for file in files], dataset.image_size)
+            arrays += [images, np.repeat(np.arange(len(classes)), [len(files) for files in classes])]
+            problems += found
+        if problems:
+            raise UserError(first_of(problems, "; "))
         origin = {f"{split}_{part}": str(place / split) for split in _SPLITS for part in "xy"}
         return Content(*arrays, origin)
 
@@ -45,9 +50,11 @@ class ImageFolder(Layout):
             if only_here:
                 raise UserError(f"{place / other} lacks the class folder {only_here[0]}, which {place / split} has")
         if len(names["train"]) != dataset.num_classes:
+            missing = missing_names(names["train"], dataset)
             raise UserError(
                 f"{place / 'train'} has {len(names['train'])} class folders; "
                 f"{dataset.name} needs {dataset.num_classes}, one for each class"
+                + (f", and there is none of {first_of(missing)}" if missing else "")
             )
         return [[images_of(place / split / name) for name in names[split]] for split in _SPLITS]
 
@@ -60,6 +67,18 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
+def missing_names(names: Sequence[str], dataset: Dataset) -> list[str]:
+    """The dataset's classes that are not among the names; none where most are not, as the names are then others."""
+    missing = sorted(set(dataset.class_names) - set(names))
+    return missing if 2 * len(missing) <= len(dataset.class_names) else []
+
+
+def first_of(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    shown = separator.join(texts[:_NUM_SHOWN])
+    return f"{shown} and {len(texts) - _NUM_SHOWN} more" if len(texts) > _NUM_SHOWN else shown
+
+
 def images_of(folder: Path) -> list[Path]:
     """The files of a class, in the order of their names. Raises UserError if there are none."""
     files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -68,28 +87,27 @@ def images_of(folder: Path) -> list[Path]:
     return files
 
 
-def _decode(files: list[Path], side: int) -> np.ndarray:
-    """Images [N, side, side, 3] uint8."""
+def _decode(files: list[Path], side: int) -> tuple[np.ndarray, list[str]]:
+    """Images [N, side, side, 3] uint8, and what is wrong with which files."""
     images = np.empty((len(files), side, side, 3), dtype=np.uint8)
-    for row, file in enumerate(files):
-        images[row] = _open(file, side)
-    return images
+    problems = [(file, _read_into(images[row], file, side)) for row, file in enumerate(files)]
+    return images, [f"{file} {problem}" for file, problem in problems if problem]
 
 
-def _open(file: Path, side: int) -> np.ndarray:
+def _read_into(target: np.ndarray, file: Path, side: int) -> str | None:
+    """Fill the array [side, side, 3], or say why it cannot be done."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
             problem = _mismatch(image.size, image.mode, side)
-            pixels = None if problem else np.asarray(image)
+            if not problem:
+                target[...] = np.asarray(image)
     except PermissionError:
         raise
-    except Exception as error:  # a damaged image can fail in any way
-        raise UserError(f"{file} cannot be read as an image; replace or remove it") from error
-    if problem:
-        raise UserError(f"{file} {problem}")
-    return pixels
+    except Exception:  # a damaged image can fail in any way
+        return "cannot be read as an image; replace or remove it"
+    return problem
 
 
 def _mismatch(size: tuple[int, int], mode: str, side: int) -> str | None:

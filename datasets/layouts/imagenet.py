@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from datasets.arrays import Content, Dataset, Layout, count_images
-from datasets.layouts.decoding import centre, decode, move_up
+from datasets.layouts.decoding import centre, decode, decoded_classes, move_up
 from datasets.layouts.four_arrays import FourArrays
-from datasets.layouts.image_folder import class_folders, images_of
+from datasets.layouts.image_folder import class_folders, first_of, images_of, missing_names
 from utils.errors import UserError
 
 _TREES = ("imagenet", "ILSVRC2012")  # where else in the data root the whole of ImageNet may lie
@@ -14,11 +14,20 @@ _TEST_FOLDERS = ("val", "test")
 _NATIVE = "native"
 
 
+class DecodedArrays(FourArrays):
+    """The four arrays, beside which stands whose classes they are, if they were decoded here."""
+
+    def inspect(self, place: Path, dataset: Dataset) -> str:
+        names = decoded_classes(place) or dataset.class_names
+        return super().inspect(place, dataset) + _remark(names, dataset)
+
+
 class ImageNetFolder(Layout):
     """`<data root>/<folder>/{train,val}/<class>/*`, images of any size, or the same in `<data root>/imagenet`.
 
     Of a tree that holds the dataset's classes, these are taken. Otherwise the folder must hold just as many classes,
-    which are labelled in the order of their names. The arrays are written to `<data root>/<folder>`, once.
+    most of them others, which are labelled in the order of their names. The arrays are written to
+    `<data root>/<folder>`, once.
     """
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
@@ -35,10 +44,7 @@ class ImageNetFolder(Layout):
         files = self._files(place, dataset)
         counts = (sum(map(len, classes.values())) for classes in files.values())
         text = f"image folder {place}, {count_images(*counts, dataset)}, decoded once when they are first read"
-        if tuple(files["train"]) != dataset.class_names:
-            names = f"{dataset.class_names[0]} to {dataset.class_names[-1]}"
-            text += f"; its classes are others than the {dataset.num_classes} of the published studies, {names}"
-        return text
+        return text + _remark(tuple(files["train"]), dataset)
 
     def read(self, place: Path, dataset: Dataset) -> Content:
         arrays = place.parent / dataset.folder
@@ -88,7 +94,8 @@ class ImageNetFolder(Layout):
 def _classes(folder: Path, dataset: Dataset) -> list[str]:
     """The classes to take, in the order of the labels."""
     names = class_folders(folder)
-    if not set(dataset.class_names) <= set(names) and len(names) == dataset.num_classes:
+    is_another_set = set(dataset.class_names) - set(names) and not missing_names(names, dataset)
+    if is_another_set and len(names) == dataset.num_classes:
         return names
     _check_presence(folder, dataset.class_names)
     return list(dataset.class_names)
@@ -97,5 +104,13 @@ def _classes(folder: Path, dataset: Dataset) -> list[str]:
 def _check_presence(folder: Path, names: tuple[str, ...] | list[str]) -> None:
     missing = sorted(set(names) - set(class_folders(folder)))
     if missing:
-        listed = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
-        raise UserError(f"{folder} lacks the class folder{'s' if len(missing) > 1 else ''} {listed}; put them there")
+        plural = "s" if len(missing) > 1 else ""
+        raise UserError(f"{folder} lacks the class folder{plural} {first_of(missing)}; put them there")
+
+
+def _remark(names: tuple[str, ...], dataset: Dataset) -> str:
+    """What is to be said of other classes than the dataset's."""
+    if names == dataset.class_names:
+        return ""
+    listed = f"{dataset.class_names[0]} to {dataset.class_names[-1]}"
+    return f"; its classes are others than the {dataset.num_classes} of the published studies, {listed}"

@@ -138,3 +138,10 @@ def test_training_images_do_not_take_the_place_of_native_test_images(native):
     order = class_order("identity", 100, seed=0)
     with pytest.raises(UserError, match=r"--validation .* --test_crop"):
         Stream(native, num_tasks=10, label_of_class=order, validation=0.5, seed=0, device="cpu")
+
+
+def test_labels_of_other_classes_are_refused(image_folder, native, tmp_path):
+    shutil.copytree(image_folder / "imagenet100", tmp_path / "imagenet100", copy_function=shutil.copy)
+    (tmp_path / "imagenet100" / "classes.txt").write_text("".join(f"other{number}\n" for number in range(100)))
+    with pytest.raises(UserError, match="are labels of other images"):
+        SeqImagenet100(test_crop="native").load(tmp_path)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -125,3 +127,12 @@ def test_every_current_row_is_offered_to_memory_after_the_step(method):
     (inserted,) = trained.memory.inserted
     assert len(inserted["raw"]) == 6
     assert inserted["tasks"].tolist() == [1] * 6
+
+
+def test_stages_that_cannot_be_told_before_a_task_are_left_to_their_loaders():
+    class Waiting(METHODS.get("sgd")):
+        def stages(self, task):
+            return [self.stage((self.begun_task,))]
+
+    config = SimpleNamespace(parts=SimpleNamespace(head="linear"))
+    Waiting(torch.nn.Linear(1, 1), config, SimpleNamespace(num_tasks=2)).check_batches()

@@ -341,8 +341,9 @@ def test_options_of_maps_that_are_not_distilled_are_refused(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--milestones 3 --lr_decay 0.1", "--milestones"),
-        ("--batch_size 128 --buffer_size 31", "--buffer_size 31 is less than the 32 memory rows"),
+        ("--milestones 3 --lr_decay 0.1", "leave out --lr_decay"),
+        ("--milestones 3", "cosine schedule without milestones: leave out --milestones"),
+        ("--lr_decay 0.1", "leave out --lr_decay"),
         ("--protocol online", "head"),
     ],
 )

@@ -73,10 +73,11 @@ def test_first_task_with_the_regularizer_makes_no_difference_from_the_second_on(
     [
         ("--buffer_size 99", "--buffer_size 99 is less than one image for each of the 100 classes"),
         ("--buffer_size 0", "--buffer_size"),
-        ("--epochs 10 --milestones 20", "--milestones 20 is never reached"),
+        ("--epochs 10 --milestones 20", r"--milestones( 20 is never reached|$)"),
         ("--ignore_other_metrics 0", "forward transfer"),
-        ("--best_epoch val_loss --val_fraction 0", "--val_fraction"),
+        ("--best_epoch val_loss --val_fraction 0", "give --val_fraction above 0 or --best_epoch last"),
         ("--forward separate", "separate"),
+        ("--forward joint", "--forward changes nothing"),
         ("--minibatch_size 16", "uses --minibatch_size"),
     ],
 )
@@ -93,6 +94,46 @@ def test_a_batch_without_room_for_both_parts_is_refused_where_there_are_parts(me
         line += " --batching ratio"
     with pytest.raises(UserError, match="--batch_size 3 leaves no row"):
         config(line)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("--batch_size 10", "give --batch_size 8 or 12"),
+        ("--batch_ratio 4 --batch_size 64", "give --batch_size 60 or 65"),
+        ("--batch_ratio 2 --batch_size 5", "give --batch_size 3 or 6"),
+    ],
+)
+def test_a_ratio_whose_parts_are_not_a_whole_batch_is_refused(words, advice):
+    line = f"--model ft --dataset seq-cifar100 {words}"
+    with pytest.raises(UserError, match=advice):
+        config(line)
+    size = words.split()[-1]
+    config(f"--model eeil --batching union --eeil_second_stage balanced --dataset seq-cifar100 --batch_size {size}")
+    for size in (int(word) for word in advice.split() if word.isdigit()):
+        config(f"{line} --batch_size {size}")
+
+
+def test_a_ratio_is_not_asked_of_a_single_task():
+    assert config("--model ft --dataset seq-arrays --n_tasks 1 --batch_size 10").batch_size == 10
+
+
+def test_the_only_epoch_is_the_last_and_the_best_one():
+    def identity(method, words, choice):
+        line = f"--model {method} --dataset seq-cifar100 --val_fraction 0.1 {words} --best_epoch {choice}"
+        return config(line).identity("data")
+
+    for method, words, is_one in (
+        ("ft", "--epochs 1", True),
+        ("ft", "--epochs 2", False),
+        ("eeil", "--epochs 1 --second_epochs 1", True),
+        ("eeil", "--epochs 1 --second_epochs 2", False),
+    ):
+        assert (identity(method, words, "last") == identity(method, words, "val_loss")) == is_one
+
+
+def test_the_way_of_the_forward_stays_in_the_record():
+    assert config("--model ft --dataset seq-cifar100").used()["forward"] == "joint"
 
 
 @pytest.mark.parametrize("words", ["--batch_ratio 3", "--ratio_cycle reshuffle", "--current_pool union"])
@@ -123,7 +164,7 @@ def test_unused_values_of_a_published_setting_do_not_enter_the_identity():
     ("method", "words", "num_tasks"),
     [
         ("ft", "--quota floor", 2),
-        ("ft", "--batch_ratio 2", 2),
+        ("ft", "--batch_ratio 1", 2),
         ("ft", "--reherd 0", 3),
         ("icarl", "--reherd 0", 2),
         ("icarl", "--quota floor", 1),

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils.data_plan import Loaders, Pairs, Plain, Rows, TaskStream, part_sizes
+from utils.data_plan import Loaders, Pairs, Plain, Rows, Sizes, TaskStream, check_filled, check_ratio, part_sizes
 from utils.errors import UserError
 from utils.pools import TensorPool, UnionPool
 
@@ -106,3 +106,46 @@ def test_too_little_memory_for_a_pair_names_the_options():
 def test_without_memory_only_the_tasks_are_used():
     alone = Loaders(Stream(), None, loaders().augmentation, 8, seed=3)
     assert alone.of(Plain(Rows((0, 1))), (1, 0)).num_batches == 5
+
+
+PLANS = [
+    Plain(Rows((1,))),
+    Plain(Rows((0, 1, 2))),
+    Plain(Rows((1,), exemplars=1)),
+    Plain(Rows((1,), exemplars=1, balanced=True)),
+    Plain(Rows(exemplars=1), drop_last=False),
+    Pairs(Rows((1,)), Rows(exemplars=1), 3),
+    Pairs(Rows((1,), exemplars=2), Rows(exemplars=1), 1),
+    TaskStream((1,)),
+]
+
+
+@pytest.mark.parametrize("data", PLANS)
+@pytest.mark.parametrize("num_exemplars", [1, 3, 6, 30])
+@pytest.mark.parametrize("batch_size", [4, 8, 20, 24, 28, 48, 64, 84])
+def test_what_cannot_be_formed_is_told_from_the_sizes_as_from_the_images(data, num_exemplars, batch_size):
+    is_told = refuses(check_filled, data, Sizes([SIZE] * 3, num_exemplars), batch_size, "task 2")
+    assert is_told == refuses(loaders(batch_size, num_exemplars).of, data, (1, 0))
+
+
+def refuses(call, *parts):
+    try:
+        call(*parts)
+    except UserError:
+        return True
+    return False
+
+
+def test_what_is_missing_and_what_to_change_are_told():
+    pairs, sizes = Pairs(Rows((1,)), Rows(exemplars=1), 3), Sizes([SIZE] * 3, 2)
+    with pytest.raises(UserError, match=r"^task 2 has 20 images for the 24 rows of a batch: give a smaller"):
+        check_filled(pairs, sizes, 32, "task 2")
+    with pytest.raises(UserError, match=r"^task 2 has 2 exemplars for the 4 memory rows .* a larger --buffer_size"):
+        check_filled(pairs, sizes, 16, "task 2")
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 7])
+def test_parts_that_are_accepted_are_the_whole_batch(ratio):
+    for batch_size in range(1, 40):
+        is_whole = batch_size > ratio and sum(part_sizes(batch_size, ratio)) == batch_size
+        assert refuses(check_ratio, batch_size, ratio) != is_whole

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -39,11 +40,31 @@ def test_the_latest_outcome_counts(ledger):
     assert ledger.read()["two"] == LN
 
 
-def test_a_new_plan_takes_the_place_of_the_former_one_but_for_runs_that_ended_badly(ledger):
-    ledger.plan({"failed": BN, "never begun": BN})
+def test_a_new_plan_takes_the_place_of_the_former_one_but_for_runs_that_have_begun(ledger):
+    ledger.plan({"failed": BN, "mistyped": BN, "never begun": BN})
     ledger.note("failed", FAILED, "boom")
+    ledger.note("mistyped", FAILED, "give --lr")
+    (ledger.plan_path.parent / "failed").mkdir()
     ledger.plan({"new": LN})
     assert {name: run.outcome for name, run in ledger.read().items()} == {"failed": FAILED, "new": ""}
+
+
+def test_a_plan_beside_another_one_takes_nothing_away(ledger):
+    ledger.plan({"theirs": BN})
+    ledger.plan({"ours": LN}, is_shared=True)
+    assert list(ledger.read()) == ["theirs", "ours"]
+
+
+def test_a_run_that_is_for_a_search_alone_says_so(ledger):
+    ledger.plan({"one": replace(BN, for_search=True), "two": BN})
+    assert [run.for_search for run in ledger.read().values()] == [True, False]
+
+
+def test_a_plan_of_another_version_says_so(ledger):
+    ledger.plan({"one": BN})
+    ledger.plan_path.write_text(ledger.plan_path.read_text().replace('"schema": 1', '"schema": 7'))
+    with pytest.raises(DamagedRecord, match="has schema 7, this version reads 1"):
+        ledger.read()
 
 
 def test_what_follows_is_added(ledger):

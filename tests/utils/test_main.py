@@ -261,16 +261,44 @@ def test_diverged_run_ends_with_its_own_code_and_is_not_repeated(start, tmp_path
     assert "found before" in capsys.readouterr().err
 
 
-def test_damaged_checkpoint_is_a_clear_line(start, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def killed(start, tmp_path, monkeypatch, capsys):
+    """The folder of a run that was killed in its third step."""
     with monkeypatch.context() as patch:
         interrupt(patch, METHODS.get("er_ace"), "update", 3)
         with pytest.raises(Killed):
             start(checkpoint_every=0)
-    path = only_folder(tmp_path / "results") / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-100])
     capsys.readouterr()
+    return only_folder(tmp_path / "results")
+
+
+@pytest.mark.parametrize("damaged", ["checkpoint.pt", "config.json"])
+def test_a_run_that_cannot_go_on_starts_over_in_one_line(start, tmp_path, killed, capsys, damaged):
+    path = killed / damaged
+    path.write_bytes(path.read_bytes()[:-100])
+    kept = (killed / "checkpoint.pt").read_bytes()
+    assert start() == 0
+    shown = capsys.readouterr().out
+    assert [f"{damaged} is damaged" in line for line in shown.splitlines() if "starts over" in line] == [True]
+    assert "continuing" not in shown
+    assert (killed / "checkpoint.pt.damaged").read_bytes() == kept
+    assert start(results=tmp_path / "whole") == 0
+    assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", ["device", "lengths", "best", "position", "method/network", "method/memory"])
+def test_checkpoint_of_an_earlier_version_is_a_clear_line_and_stays(start, killed, capsys, place):
+    path = killed / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    *above, name = ("state", *place.split("/"))
+    entry = content
+    for each in above:
+        entry = entry[each]
+    del entry[name]
+    torch.save(content, path)
     assert start() == 2
-    assert "checkpoint.pt is damaged; remove it" in capsys.readouterr().err
+    assert "checkpoint.pt was written by another version of the suite" in capsys.readouterr().err
+    assert path.exists()
 
 
 def test_stop_while_the_checkpoint_is_read_is_a_stop(start, tmp_path, monkeypatch, capsys):

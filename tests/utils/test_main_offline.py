@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from utils.main import main
@@ -63,6 +64,38 @@ def test_icarl_is_measured_by_its_classifier_inside_a_task(tmp_path):
     found = result(tmp_path, "icarl", "BN", *words)
     assert len(found["anytime"]) > 5
     assert all(0 <= value <= 100 for value in found["anytime"])
+
+
+@pytest.mark.parametrize("method", ["sgd", "joint", "ft", "icarl"])
+def test_a_first_task_of_too_few_images_is_told_before_training(tmp_path, capsys, method):
+    line = ["--model", method, "--protocol", "offline", "--nl", "BN", *SETTING.split(), "--batch_size", "512"]
+    assert main([*line, "--results_dir", str(tmp_path)]) == 2
+    assert "images for the 512 rows of a batch: give a smaller --batch_size" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_a_later_task_of_too_few_images_is_told_before_training(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        labels = np.repeat(np.arange(4), [20, 20, 2, 2])
+        np.save(tmp_path / "data" / f"{split}_y.npy", labels)
+        np.save(tmp_path / "data" / f"{split}_x.npy", rng.integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8))
+    words = f"--dataset seq-arrays --n_tasks 2 --data_root {tmp_path / 'data'} --class_order identity --batch_size 16"
+    line = ["--model", "sgd", "--protocol", "offline", "--val_fraction", "0", "--best_epoch", "last", *words.split()]
+    assert main([*line, "--nowand", "--device", "cpu", "--results_dir", str(tmp_path / "results")]) == 2
+    assert "task 2 has 4 images for the 16 rows of a batch" in capsys.readouterr().err
+
+
+def test_online_the_short_batches_of_unions_are_trained_on(tmp_path):
+    words = ["--protocol", "online", "--lr", "0.1", "--buffer_size", "60", "--epochs", "1", "--batch_size", "512"]
+    found = result(tmp_path, "icarl", "BN", *words)
+    assert found["steps"] == 5
+
+
+def test_memory_rows_are_counted_as_the_quota_rounds_them(tmp_path):
+    words = ["--buffer_size", "15", "--batch_size", "64", "--epochs", "1"]
+    assert result(tmp_path, "ft", "BN", *words)["steps"] > 5
 
 
 @pytest.mark.parametrize(

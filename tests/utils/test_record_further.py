@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
-from utils.record import Record, check_schema
+from utils.errors import DiskError, UserError
+from utils.record import DamagedRecord, OtherVersion, Record
 
 
 @pytest.fixture
@@ -95,15 +95,31 @@ def test_a_file_in_the_place_of_the_folder_is_held_by_nobody(record):
     assert not record.is_held()
 
 
-def test_records_of_another_version_are_refused_and_damaged_ones_passed_over(tmp_path):
-    folders = {name: tmp_path / name for name in ("none", "fine", "damaged", "other")}
-    for name in ("fine", "damaged", "other"):
-        Record(folders[name]).open().write_config({})
-    Record(folders["damaged"]).config_path.write_text("{")
-    check_schema([folders["none"], folders["fine"], folders["damaged"]])
-    Record(folders["other"]).config_path.write_text('{"schema": 99}')
-    with pytest.raises(UserError, match=r"other.* has schema 99.*choose another --results_dir or --group"):
-        check_schema(folders.values())
+def test_a_record_of_another_version_is_told_from_a_damaged_one(record):
+    record.open()
+    for number in (0, 2, 99):
+        record.config_path.write_text(f'{{"schema": {number}}}')
+        with pytest.raises(OtherVersion, match=f"run.* has schema {number}.*choose another --results_dir or --group"):
+            record.read_config()
+    for content in ("{}", '{"schema": null}', '{"schema": "1"}', '{"schema": true}'):
+        record.config_path.write_text(content)
+        with pytest.raises(DamagedRecord, match=r"config\.json is damaged; remove the folder"):
+            record.read_config()
+
+
+def test_a_checkpoint_is_set_aside_over_an_earlier_one(record, monkeypatch):
+    record.open()
+    for content in (b"first", b"second"):
+        record.checkpoint_path.write_bytes(content)
+        aside = record.set_checkpoint_aside()
+    assert (aside.name, aside.read_bytes(), record.started) == ("checkpoint.pt.damaged", b"second", False)
+
+    def refuse(path, target):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(DiskError, match=r"checkpoint\.pt: Permission denied"):
+        record.set_checkpoint_aside()
 
 
 def test_what_a_process_left_half_written_goes_with_the_next_one(record):

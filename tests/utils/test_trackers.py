@@ -35,6 +35,7 @@ def scene(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
         patch.setenv("HOME", str(home))
+        patch.setattr(trackers, "CLOSE_SECONDS", 60.0)  # a busy machine is slow
         for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_"))]:
             patch.delenv(name)
         before = state_of_the_process()
@@ -169,7 +170,7 @@ def test_missing_or_broken_wandb_is_said(fake, tmp_path, text, reason):
 @pytest.mark.parametrize("end", ["finish", "close"])
 def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_path, monkeypatch, where, end):
     folder = fake(**{where: "time.sleep(600)"})
-    monkeypatch.setattr(trackers, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 5.0)
     monkeypatch.setattr(trackers, "CLOSE_SECONDS", 1.0)
     said = []
     tracker = make(tmp_path, said)
@@ -180,8 +181,8 @@ def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_pa
     tracker.finish(RESULT) if end == "finish" else tracker.close(143)
     tracker.log(LINES[0])
     assert time.monotonic() - started < 10
-    assert len(said) == 1
-    assert "not done within 1 s" in said[0]
+    (line,) = said
+    assert ("under way" if end == "finish" else "not done within 1 s") in line
     wait_for(lambda: is_gone((folder / "started").read_text()))
 
 

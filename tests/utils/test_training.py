@@ -7,6 +7,7 @@ import pytest
 from utils.main import main
 
 SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --second_epochs 1 --batch_size 8"
+PLACE = ("kind", "step", "task", "epoch", "stage")
 MORE = "--buffer_size 12 --eval_every 3 --threads 1 --device cpu --nowand"
 
 
@@ -44,3 +45,16 @@ def test_validation_loss_is_of_the_scores_as_the_loss_scales_them(run, monkeypat
     monkeypatch.setattr("models.podnet.PodNet.logits", lambda self, network, images: seen.append(1) or network(images))
     run("podnet", *words)
     assert len(seen) >= 2 + 3 + 3  # epochs of the stages, a batch or more each
+
+
+@pytest.mark.parametrize(("method", "measured"), [("eeil", []), ("afc", ["importance"])])
+def test_a_line_of_losses_is_of_one_stage_and_says_which(run, method, measured):
+    _, losses = run(method, "--second_epochs", "2", "--log_every", "7")
+    assert {line.get("stage") for line in losses if line["task"] == 0} == ({"main", *measured} if measured else {None})
+    several = [line for line in losses if line["task"] > 0]
+    names = [(line["task"], line["stage"]) for line in several]
+    assert list(dict.fromkeys(names)) == [(task, name) for task in (1, 2) for name in ("main", "balance", *measured)]
+    assert [line["epoch"] for line in several if line["stage"] == "balance"][-1] == 1
+    for line in several:
+        terms = [value for name, value in line.items() if name not in (*PLACE, "loss", "lr")]
+        assert line.get("loss", sum(terms)) == pytest.approx(sum(terms), rel=1e-4)

@@ -1,9 +1,10 @@
 """Writes down for report and `status` what is planned and how runs end that have no result."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from utils.errors import RunError
 from utils.launch.plan import Job, Where
+from utils.launch.presence import launchers_of
 from utils.launch.scheduler import Outcome
 from utils.ledger import FAILED, STOPPED, Ledger, Planned
 
@@ -16,18 +17,22 @@ class Bookkeeper:
     Args:
         where: the places that all runs share.
         say: is told if nothing can be written.
+        seeds: those of the table; runs on others are for a search alone.
     """
 
-    def __init__(self, where: Where, say: Callable[[str], None]) -> None:
+    def __init__(self, where: Where, say: Callable[[str], None], seeds: Collection[int]) -> None:
         self._where = where
         self._say = say
-        self._ledger = Ledger(where.results_dir / where.group)
+        self._seeds = seeds
+        self._folder = where.results_dir / where.group
+        self._ledger = Ledger(self._folder)
         self._has_told = False
 
     def plan(self, jobs: Iterable[Job]) -> None:
         """Write down a plan in the place of the former one."""
         planned = self._planned(jobs)
-        self._try(lambda: self._ledger.plan(planned))
+        others = [each for each in launchers_of(self._folder) if not each.is_this]
+        self._try(lambda: self._ledger.plan(planned, is_shared=bool(others)))
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Add runs that follow a search."""
@@ -41,10 +46,11 @@ class Bookkeeper:
             self._try(lambda: self._ledger.note(job.name, _NOTED[outcome], reason))
 
     def _planned(self, jobs: Iterable[Job]) -> dict[str, Planned]:
-        return {
-            job.name: Planned(job.config.values, ("python", "utils/main.py", *job.words, *self._where.words))
-            for job in jobs
-        }
+        return {job.name: self._planned_job(job) for job in jobs}
+
+    def _planned_job(self, job: Job) -> Planned:
+        command = ("python", "utils/main.py", *job.words, *self._where.words)
+        return Planned(job.config.values, command, for_search=job.config.seed not in self._seeds)
 
     def _try(self, write: Callable[[], None]) -> None:
         try:

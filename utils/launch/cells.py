@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.configuration import spellings
 from utils.errors import UserError
-from utils.launch.grid import Grid
+from utils.launch.grid import OPTION_OF_AXIS, Grid
 from utils.options import SHARED_OPTIONS
 from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.variants import VARIANTS, find_variant
@@ -37,12 +37,12 @@ class Cell:
 
 
 def make_cells(grid: Grid, extras: Mapping[str, Sequence[str]], used: set[str]) -> Iterator[Cell]:
-    """Every cell, with the options that its parts use; notes which of `extras` are used."""
+    """Every cell, with the options that its parts use; notes which of `extras` and of the axes are used."""
     for dataset, model, method, epochs in itertools.product(grid.datasets, grid.models, grid.methods, grid.epochs):
         variant = find_variant(method)
         fixed = {**dict(_named_words(grid.fixed)), **extras, **variant.words}
         accepted = spellings(model, dataset, variant.norm, next(iter(fixed.get("backbone", [])), None))
-        used |= extras.keys() & accepted.keys()
+        used.update(extras.keys() & accepted.keys())
         further = {accepted[name]: words for name, words in fixed.items() if name in accepted}
         dataset_name = DATASETS.canonical(dataset)
         axes = {"buffer_size": grid.buffer_sizes, **grid.searched}
@@ -51,9 +51,11 @@ def make_cells(grid: Grid, extras: Mapping[str, Sequence[str]], used: set[str]) 
             for name, axis in axes.items()
             if name in accepted and name not in further and grid.values(axis, dataset_name)
         }
+        used.update(values)
         parts = ("--model", METHODS.canonical(model), "--dataset", dataset_name, "--nl", NORMS.canonical(variant.norm))
         buffers = list(_words({"buffer_size": values.pop("buffer_size")}) if "buffer_size" in values else [()])
-        own_epochs = () if epochs is None else ("--epochs", str(epochs))
+        is_left_out = epochs is None or (grid.epochs_are_online and _protocol(model, fixed) != "online")
+        own_epochs = () if is_left_out else ("--epochs", str(epochs))
         for buffer in buffers:
             yield Cell(
                 parts=parts,
@@ -61,6 +63,11 @@ def make_cells(grid: Grid, extras: Mapping[str, Sequence[str]], used: set[str]) 
                 settings=tuple(_words(values)),
                 further=tuple(word for name, words in further.items() for word in (f"--{name}", *words)),
             )
+
+
+def _protocol(model: str, typed: Mapping[str, Sequence[str]]) -> str:
+    """The protocol in force, by the typed options or the method's own."""
+    return next(iter(typed.get("protocol", ())), METHODS.get(model).protocol)
 
 
 def _words(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, ...]]:
@@ -115,8 +122,9 @@ def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
             for option in (*part.options, *getattr(part, "regularizer_options", ())):
                 for spelling in (option.name, *option.aliases):
                     users[spelling].append(f"{registry.kind} {part_name}")
-    if name in users:
-        return f"no run of this plan uses --{name}; it belongs to {', '.join(dict.fromkeys(users[name]))}"
+    option = OPTION_OF_AXIS.get(name, name)
+    if option in users:
+        return f"no run of this plan uses --{name}; it belongs to {', '.join(dict.fromkeys(users[option]))}"
     shared = (spelling for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases))
     close = difflib.get_close_matches(name, dict.fromkeys([*launcher_options, *shared, *users]), n=1)
     return f"no run of this plan uses --{name}" + (f". Did you mean --{close[0]}?" if close else "; see --help")

@@ -6,16 +6,17 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.errors import COMPLETE, MISTAKE, RunError, UserError
+from utils.errors import COMPLETE, DISK, MISTAKE, RunError, UserError, is_disk_error
 from utils.launch.arguments import Parser, add_places, number, option_names, places_of
 from utils.launch.cancel import cancel
 from utils.launch.cells import known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
-from utils.launch.output import discard_output
+from utils.launch.output import discard_output, show
 from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
 from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         is_command = bool(words) and not words[0].startswith("-")
         code = _find_command(words[0], commands)(words[1:]) if is_command else launch(words)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads, such as `head`, has seen enough; at its end Python would complain once more
         discard_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        discard_output()
+        print(f"error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        return DISK
 
 
 def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> Callable[[Sequence[str]], int]:
@@ -75,7 +82,7 @@ def _add_axes(group: Any) -> None:
     group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN AdaB2N [by the preset]")
     sizes = "images in memory, on every dataset [by the preset and dataset]"
     group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N", help=sizes)
-    epochs = "epochs per task [by the preset, or by the protocol and dataset]"
+    epochs = "epochs per task [by the preset; without one, 1 for online methods, by protocol and dataset for others]"
     group.add_argument("--epochs", "--n_epochs", type=number(int, 1), nargs="*", metavar="N", help=epochs)
     for name, kind, metavar in (("kappa", float, "X"), ("lambd", float, "X"), ("ada_t0", int, "T")):
         text = "searched for AdaB2N [by the preset]"
@@ -115,7 +122,7 @@ def _add_scheduling(group: Any) -> None:
     group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help=output)
 
 
-def _read_grid(options: argparse.Namespace) -> Grid:
+def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
     typed = {name: tuple(value) for name, value in vars(options).items() if isinstance(value, list)}
     if hasattr(options, "num_seeds"):
         if "seeds" in typed:
@@ -123,7 +130,9 @@ def _read_grid(options: argparse.Namespace) -> Grid:
         typed["seeds"] = tuple(range(options.num_seeds))
     if hasattr(options, "selection"):
         typed["selection"] = options.selection
-    return change(find_grid(options.preset), typed)
+    is_preset_typed = any(word.partition("=")[0] == "--preset" for word in words)
+    grid = change(find_grid(options.preset), typed)
+    return grid if is_preset_typed or "epochs" in typed else replace(grid, epochs_are_online=True)
 
 
 def launch(words: Sequence[str]) -> int:
@@ -131,7 +140,7 @@ def launch(words: Sequence[str]) -> int:
     parser = _launch_parser()
     options, unknown = parser.parse_known_args(words)
     where = places_of(options)
-    plan = make_plan(_read_grid(options), read_extras(unknown), where, option_names(parser))
+    plan = make_plan(_read_grid(options, words), read_extras(unknown), where, option_names(parser))
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
 
@@ -141,13 +150,22 @@ def launch(words: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(summary.for_programs(), indent=1))
         return COMPLETE
-    print(*summary.lines(), f"  on {devices.describe()}", sep="\n", flush=True)
+    show([*summary.lines(), f"  on {devices.describe()}"])
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
-    if not options.yes and sys.stdin.isatty() and input("start? [Y/n] ").strip().casefold() not in ("", "y", "yes"):
+    is_asked = not options.yes and sys.stdin is not None and sys.stdin.isatty() and not summary.is_over
+    if is_asked and not _is_confirmed():
         return MISTAKE
     return _run(plan, summary, where, devices, estimates, options)
+
+
+def _is_confirmed() -> bool:
+    try:
+        return input("start? [Y/n] ").strip().casefold() in ("", "y", "yes")
+    except EOFError:
+        print()
+        return False
 
 
 def _devices(options: argparse.Namespace) -> Any:
@@ -185,7 +203,7 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
             engine,
             limits,
             view,
-            Bookkeeper(where, view.say),
+            Bookkeeper(where, view.say, plan.seeds),
             estimate=estimates.memory_mb,
             follow=following.after,
         )
@@ -193,7 +211,7 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
             progress = scheduler.run()
     finally:
         view.close()
-    print(*view.closing_lines(progress, scheduler.stopped_by is not None), sep="\n", flush=True)
+    show(view.closing_lines(progress, scheduler.stopped_by is not None))
     report = write_table(where)
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by

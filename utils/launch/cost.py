@@ -17,6 +17,7 @@ class Cost:
         is_exact: whether these are exact.
         known: seconds of each run of which complete runs that are equal to it tell.
         rough: seconds of each further one of which the speed of other runs tells.
+        num_retuning_steps: steps in which copies of their norm layers are trained on, beside those; None as for them.
     """
 
     num_open: int
@@ -24,6 +25,7 @@ class Cost:
     is_exact: bool
     known: tuple[float, ...]
     rough: tuple[float, ...]
+    num_retuning_steps: int | None = 0
 
     @property
     def is_rough(self) -> bool:
@@ -44,8 +46,15 @@ class Cost:
         """The same for people."""
         if not self.num_open:
             return []
-        steps = [] if self.num_steps is None else [f"work: {count_in_words(self.num_steps, self.is_exact)}"]
-        return [*steps, self._time_line(num_places)]
+        return [*self._work_lines(), self._time_line(num_places)]
+
+    def _work_lines(self) -> list[str]:
+        if self.num_steps is None:
+            return []
+        line = f"work: {count_in_words(self.num_steps, self.is_exact)}"
+        if self.num_retuning_steps:
+            line += f" and {_number(self.num_retuning_steps, self.is_exact)} steps of re-tuning norm layers"
+        return [line]
 
     def _time_line(self, num_places: int) -> str:
         seconds = self.seconds(num_places)
@@ -70,8 +79,6 @@ def cost_of(jobs: Sequence[Job], num_following: int, estimates: Estimates) -> Co
         estimates: of what each takes.
     """
     num_open = len(jobs) + num_following
-    steps = [number for number in map(estimates.steps.of, jobs) if number is not None]
-    is_told = bool(jobs) and len(steps) == len(jobs)
     known, rough = [], []
     for job in jobs:
         seconds = estimates.seconds(job)
@@ -81,20 +88,31 @@ def cost_of(jobs: Sequence[Job], num_following: int, estimates: Estimates) -> Co
             rough.append(guess)
     return Cost(
         num_open,
-        round(sum(steps) * num_open / len(jobs)) if is_told else None if num_open else 0,
+        _total([estimates.steps.of(job) for job in jobs], num_open),
         is_exact=not num_following and all(map(estimates.steps.are_exact, jobs)),
         known=tuple(known),
         rough=tuple(rough),
+        num_retuning_steps=_total([estimates.steps.of_retuning(job) for job in jobs], num_open),
     )
+
+
+def _total(numbers: Sequence[int | None], num_runs: int) -> int | None:
+    """Of so many runs, of which some are told; None if one of these cannot be."""
+    if not num_runs:
+        return 0
+    return None if not numbers or None in numbers else round(sum(numbers) * num_runs / len(numbers))
 
 
 def count_in_words(num_steps: int, is_exact: bool) -> str:
     """`17,400 training steps`; what is not exact, or too long to be read, is rounded to three digits."""
+    return f"{_number(num_steps, is_exact)} training step{'s' if num_steps != 1 or not is_exact else ''}"
+
+
+def _number(num_steps: int, is_exact: bool) -> str:
     if num_steps < 1_000_000 and is_exact:
-        return f"{num_steps:,} training step{'s' if num_steps != 1 else ''}"
+        return f"{num_steps:,}"
     rounded = int(float(f"{num_steps:.2e}"))
-    number = f"{rounded / 1e6:g} million" if rounded >= 1_000_000 else f"{rounded:,}"
-    return f"about {number} training steps"
+    return "about " + (f"{rounded / 1e6:g} million" if rounded >= 1_000_000 else f"{rounded:,}")
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import DISK, UserError
+from utils.errors import BUSY, DISK, UserError
 from utils.launch.plan import Job, Where
 from utils.registry import ROOT
 
@@ -34,6 +34,7 @@ class Child:
         started: by the monotonic clock.
         asked: when it was asked to save its state and stop; None: it was not.
         killed: whether it was ended without being asked.
+        final_log_path: where what it printed is kept when it is over; None: nowhere but in its record.
     """
 
     job: Job
@@ -43,6 +44,7 @@ class Child:
     started: float = field(default_factory=time.monotonic)
     asked: float | None = None
     killed: bool = False
+    final_log_path: Path | None = None
 
     def last_lines(self, number: int = NUM_LAST_LINES) -> list[str]:
         """The last lines it printed, such as its error; those of its record where what it prints is not kept."""
@@ -51,7 +53,8 @@ class Child:
 
     def true_code(self, code: int) -> int:
         """Its exit code, or that of a full disk if it could not even print why it failed."""
-        return DISK if code > 0 and not self.last_lines(1) and _is_full(self.log_path.parent) else code
+        is_told = code <= 0 or code == BUSY
+        return code if is_told or self.last_lines(1) or not _is_full(self.log_path.parent) else DISK
 
     def last_words(self, code: int) -> str:
         """In one line why it ended with that exit code."""
@@ -61,7 +64,7 @@ class Child:
             return f"it was ended by {signal.strsignal(-code) or f'signal {-code}'}"
         lines = self.last_lines(1)
         if lines:
-            return lines[0]
+            return lines[0].removeprefix("error: ")
         if _is_full(self.log_path.parent):
             return f"the disk of {self.log_path.parent} is full; make room, then run again"
         return f"exit code {code}, and it printed nothing"
@@ -95,9 +98,22 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
 
+    def keep_log(self, code: int) -> None:
+        """Give what it printed its final name; nothing is kept where another launcher is at the run."""
+        if self.final_log_path is None:
+            return
+        with contextlib.suppress(OSError):
+            if code == BUSY:
+                self.log_path.unlink()
+            else:
+                self.log_path = self.log_path.replace(self.final_log_path)
+
 
 class LocalEngine:
     """Starts runs on this machine.
+
+    What a run prints is in `<name>.<number of this process>.txt` while it goes on and in `<name>.txt` afterwards, so
+    that two launchers that start the same run do not write to one file.
 
     Args:
         where: the places that all runs share.
@@ -146,30 +162,38 @@ class LocalEngine:
         Raises:
             OSError: the interpreter cannot be started.
         """
-        log, log_path = self._open_log(job)
-        with log:
+        path = self._log_dir / f"{job.name}.{os.getpid()}.txt"
+        log = self._open_log(path)
+        with log or Path(os.devnull).open("wb") as output:
             process = subprocess.Popen(
                 self.command(job, place),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | place.environment,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its children itself
             )
-        child = Child(job, place, process, log_path)
-        threading.Thread(target=lambda: ended(child, child.wait()), name=job.name, daemon=True).start()
+        child = Child(job, place, process, job.record.log_path)
+        if log is not None:
+            child.log_path, child.final_log_path = path, self._log_dir / f"{job.name}.txt"
+        threading.Thread(target=lambda: self._await(child, ended), name=job.name, daemon=True).start()
         return child
 
-    def _open_log(self, job: Job) -> tuple[IO[bytes], Path]:
-        """Where a run prints to, and where that can be read: its record alone if the disk of the logs is full."""
-        path = self._log_dir / f"{job.name}.txt"
+    @staticmethod
+    def _await(child: Child, ended: Callable[[Child, int], None]) -> None:
+        code = child.wait()
+        child.keep_log(code)
+        ended(child, code)
+
+    def _open_log(self, path: Path) -> IO[bytes] | None:
+        """Where a run prints to; None if that cannot be written, as where the disk of the logs is full."""
         try:
-            return path.open("wb"), path
+            return path.open("wb")
         except OSError as error:
             if self._keeps_logs:
                 self._keeps_logs = False
                 self._say(f"cannot write {path}: {error.strerror}; the runs go on, what they print is not kept there")
-            return Path(os.devnull).open("wb"), job.record.log_path
+            return None
 
 
 def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:

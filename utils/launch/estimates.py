@@ -35,7 +35,7 @@ class _Finished:
         data: fingerprint of its data.
         environment: the machine it ran on.
         seconds: of start, training and evaluation, as far as recorded.
-        start_seconds: of start alone, which more steps do not lengthen.
+        other_seconds: of start and of measuring the norm layers, which more steps do not lengthen.
         steps: that it trained.
         memory_mb: the largest that it had on its GPU; None on the CPU.
     """
@@ -45,7 +45,7 @@ class _Finished:
     data: str
     environment: dict[str, Any]
     seconds: float
-    start_seconds: float
+    other_seconds: float
     steps: int
     memory_mb: float | None
 
@@ -83,14 +83,14 @@ class Estimates:
         """Time in seconds by the speed of other runs on this kind of machine, None if there is none.
 
         They had the same norm layer in the same network, batches of the same size and images of the same size; those
-        of the same method tell it alone if there are some.
+        of the same method tell it alone if there are some. A step of re-tuning norm layers counts as one of training.
         """
-        num_steps = self.steps.of(job)
-        if num_steps is None:
+        counts = (self.steps.of(job), self.steps.of_retuning(job))
+        if None in counts:
             return None
         speeds = self._speeds(job)
         seconds_per_step = _mean(speeds.get(job.config.model) or [each for every in speeds.values() for each in every])
-        return None if seconds_per_step is None else num_steps * seconds_per_step
+        return None if seconds_per_step is None else sum(counts) * seconds_per_step
 
     def memory_mb(self, job: "Job") -> float | None:
         """Largest memory in MB (2^20 bytes) that an equal run had on a GPU; None if there is none."""
@@ -131,7 +131,7 @@ class Estimates:
             speeds: dict[str, list[float]] = defaultdict(list)
             for run in self._samples(job.config.nl):
                 if run.steps and self._is_comparable(run.environment) and _step(run.values, run.data) == step:
-                    speeds[str(run.values.get("model"))].append((run.seconds - run.start_seconds) / run.steps)
+                    speeds[str(run.values.get("model"))].append((run.seconds - run.other_seconds) / run.steps)
             self._by_step[step] = speeds
         return self._by_step[step]
 
@@ -197,7 +197,7 @@ def _read(folder: Path) -> _Finished | None:
             str(config["data"]),
             dict(config["environment"]),
             sum(_amount(seconds) for seconds in result["timings"].values()),
-            _amount(result["timings"].get("start_seconds", 0.0)),
+            sum(_amount(result["timings"].get(f"{kind}_seconds", 0.0)) for kind in ("start", "norms")),
             int(_amount(result["steps"])),
             None if device_bytes is None else _amount(device_bytes) / _MEGABYTE,
         )

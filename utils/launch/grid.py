@@ -10,6 +10,7 @@ from utils.report.select import ORACLE
 OTHERS = "*"  # datasets that an axis does not name
 
 SEARCHED = ("kappa", "lambd", "ada_t0")
+OPTION_OF_AXIS = {"buffer_sizes": "buffer_size", **dict(zip(SEARCHED, SEARCHED, strict=True))}  # not every part has it
 AXES = ("seeds", "datasets", "models", "methods", "buffer_sizes", "epochs", *SEARCHED, "search_seeds")
 
 
@@ -24,7 +25,9 @@ class Grid:
         searched: hyperparameters by option and dataset; each run takes those that its parts use.
         selection: what the settings of a cell are judged on, `oracle` or `validation`.
         search_seeds: seeds on which all settings are run, the other seeds being left to the best; None: all of them.
+        epochs_are_online: whether `epochs` are for the online protocol alone, so that others take their own.
         fixed: further words of every run's command line.
+        typed: the axes that a command line changed.
     """
 
     seeds: tuple[int, ...]
@@ -37,6 +40,8 @@ class Grid:
     fixed: tuple[str, ...] = ()
     selection: str = ORACLE
     search_seeds: tuple[int, ...] | None = None
+    typed: frozenset[str] = frozenset()
+    epochs_are_online: bool = False
 
     def values(self, axis: Mapping[str, tuple[Any, ...]], dataset: str) -> tuple[Any, ...]:
         """The values of an axis on a dataset."""
@@ -125,4 +130,4 @@ def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
         changed["buffer_sizes"] = {OTHERS: typed["buffer_sizes"]}
     searched = dict(grid.searched)
     searched |= {name: {OTHERS: typed[name]} for name in SEARCHED if name in typed}
-    return Grid(**{**vars(grid), **changed, "searched": searched})
+    return Grid(**{**vars(grid), **changed, "searched": searched, "typed": frozenset(typed)})

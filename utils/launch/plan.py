@@ -3,19 +3,23 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 
 from utils.configuration import Configuration, configure, readable_name
 from utils.errors import UserError
 from utils.launch.cells import Cell, explain_unused, make_cells, setting_text
 from utils.launch.data import Data, DataFacts
-from utils.launch.grid import Grid
-from utils.record import Record, check_schema
+from utils.launch.grid import OPTION_OF_AXIS, Grid
+from utils.record import OtherVersion, Record
 from utils.registry import load_plugin
+from utils.report.collect import read_run
 from utils.report.select import SEARCH_SHARE, VALIDATION
 from utils.variants import find_variant
 
 COMPLETE, DIVERGED, STARTED, NEW, DAMAGED = "complete", "diverged", "started", "new", "damaged"
+OTHER_VERSION = "other version"
 _GIVEN_OTHERWISE = {
     "seed": "give --seeds or --num_seeds",
     "model": "give --models",
@@ -50,12 +54,31 @@ class Job:
         return self.record.folder.name
 
     def state(self) -> str:
-        """`complete`, `damaged` (it was complete), `diverged`, `started` or `new`, as the disk has it now."""
-        if self.record.complete:
-            return DAMAGED if self.record.damaged else COMPLETE
-        if self.record.diverged:
-            return DIVERGED
-        return STARTED if self.record.started else NEW
+        """How it stands, as the disk has it now (`state_of`)."""
+        return state_of(self.record)[0]
+
+
+def state_of(record: Record) -> tuple[str, str]:
+    """How a run stands, as the disk has it now and as the table judges it, and why its record cannot be read.
+
+    `complete`; `diverged`; `damaged`: it was one of these, and its record is none any more; `other version`: its record
+    is one of another version; `started`: there is a state to go on from; `new`.
+    """
+    cause, reason = _damage(record.folder, record.stamps())
+    if issubclass(cause, OtherVersion):
+        return OTHER_VERSION, reason
+    if record.complete or record.diverged:
+        if cause is not NoneType and not issubclass(cause, OSError):  # what a disk does not give now may be whole
+            return DAMAGED, reason
+        return COMPLETE if record.complete else DIVERGED, ""
+    return STARTED if record.started else NEW, ""
+
+
+@lru_cache(maxsize=2**14)
+def _damage(folder: Path, stamps: tuple[tuple[int, ...], ...]) -> tuple[type, str]:
+    """What keeps a record from being read, and in words; a plan asks often, and it takes long for thousands."""
+    run = read_run(folder)
+    return run.cause or NoneType, run.reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +115,14 @@ class Plan:
         num_asked: runs of the product, before equal ones were merged.
         selection: what settings are judged on, `oracle` or `validation`.
         searches: the cells with several settings.
+        seeds: those of the table.
     """
 
     jobs: tuple[Job, ...]
     num_asked: int
     selection: str
     searches: tuple[Search, ...]
+    seeds: tuple[int, ...]
 
     @property
     def num_merged(self) -> int:
@@ -186,8 +211,7 @@ def make_plan(
         launcher_options: the launcher's own, which a misspelled option may have meant.
 
     Raises:
-        UserError: an unknown name, an option that no run uses, a run that cannot be, missing data, records of another
-            version of the suite.
+        UserError: an unknown name, an option that no run uses, a run that cannot be, missing data.
     """
     _check(grid, extras)
     for path in extras.get("plugin", ()):
@@ -196,8 +220,8 @@ def make_plan(
     planner = _Planner(grid, where)
     used: set[str] = set()
     cells = Counter(make_cells(grid, extras, used))
-    for name in extras:
-        if name not in used:
+    for name in (*extras, *(name for name in OPTION_OF_AXIS if name in grid.typed)):
+        if OPTION_OF_AXIS.get(name, name) not in used:
             raise UserError(explain_unused(name, launcher_options))
     added = [planner.add(cell, times) for cell, times in cells.items()]
     by_seed = [_by_seed(each) if isinstance(each, Search) else each for each in added]
@@ -206,8 +230,7 @@ def make_plan(
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
     planner.data.check()
-    check_schema(job.record.folder for job in jobs.values())
-    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches)
+    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, tuple(dict.fromkeys(grid.seeds)))
 
 
 def _by_seed(search: Search) -> dict[int, list[Job]]:

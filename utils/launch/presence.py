@@ -34,6 +34,11 @@ class Launcher:
         """Whether it runs on this machine."""
         return self.machine == socket.gethostname()
 
+    @property
+    def is_this(self) -> bool:
+        """Whether it is this process."""
+        return self.is_here and self.process == os.getpid()
+
     def ask_to_stop(self) -> None:
         """Let it save its runs and stop; asked again, it ends them at once."""
         with contextlib.suppress(ProcessLookupError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils import errors
 from utils.launch.engine import Child
-from utils.launch.plan import COMPLETE, DAMAGED, DIVERGED, Job
+from utils.launch.plan import COMPLETE, DAMAGED, DIVERGED, OTHER_VERSION, Job, state_of
 
 
 class Outcome(Enum):
@@ -25,6 +25,9 @@ class Outcome(Enum):
     DIVERGED = "diverged"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+_OVER = {COMPLETE: Outcome.COMPLETE, DIVERGED: Outcome.DIVERGED, OTHER_VERSION: Outcome.FAILED}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Scheduler:
         self._crashes: dict[str, int] = {}
         self._memory_failures: dict[str, int] = {}
         self._first_failures: list[str] = []
-        self._told_held: set[str] = set()
+        self._told_held: set[tuple[str, str]] = set()
         self._next_start = 0.0
         self._stopping: int | None = None
 
@@ -159,9 +162,9 @@ class Scheduler:
         while self._waiting and self._stopping is None and time.monotonic() >= self._next_start:
             job = self._waiting[0]
             state = job.state()
-            if state in (COMPLETE, DIVERGED):
+            if state in _OVER:
                 self._waiting.popleft()
-                self._close(job, Outcome.COMPLETE if state == COMPLETE else Outcome.DIVERGED, "")
+                self._close(job, _OVER[state], state_of(job.record)[1] if state == OTHER_VERSION else "")
                 continue
             if state == DAMAGED and not self._set_aside(job):
                 continue
@@ -178,8 +181,12 @@ class Scheduler:
 
     def _set_aside(self, job: Job) -> bool:
         """Whether a damaged record could be put out of the way, so that the run can be made anew."""
+        if job.record.is_held():
+            return True
         try:
             name = job.record.set_aside().name
+        except FileNotFoundError:  # another launcher was faster
+            return False
         except OSError as error:
             self._waiting.popleft()
             self._fail(job, f"its record is damaged and cannot be set aside: {error}")
@@ -200,7 +207,7 @@ class Scheduler:
         except OSError as error:  # such as for want of memory, which may pass
             self._devices.release(place)
             if self._again(self._crashes, job, self._limits.crashes):
-                self._hold(job)
+                self._hold(job, f"{job.name} cannot be started ({error}): tried again")
             else:
                 self._fail(job, f"cannot be started: {error}")
             return
@@ -208,10 +215,11 @@ class Scheduler:
         self._next_start = time.monotonic() + self._limits.coldsecs
         self._view.started(child)
 
-    def _hold(self, job: Job) -> None:
-        if job.name not in self._told_held:
-            self._told_held.add(job.name)
-            self._view.say(f"another process is at {job.name}: waiting for it")
+    def _hold(self, job: Job, reason: str = "") -> None:
+        """Look again later; each reason is told once."""
+        if (job.name, reason) not in self._told_held:
+            self._told_held.add((job.name, reason))
+            self._view.say(reason or f"another process is at {job.name}: waiting for it")
         self._held.append((time.monotonic() + self._limits.waitsecs, job))
 
     def _take_up_held(self) -> None:
@@ -280,6 +288,7 @@ class Scheduler:
         self._devices.release(child.place)
         code, last = child.true_code(code), child.last_words(code)
         too_long = child.asked is not None and self._stopping is None
+        out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not child.killed)
         if too_long:
             last = self._explain_timeout(child)
         if code == errors.COMPLETE and job.record.complete:
@@ -289,14 +298,14 @@ class Scheduler:
         elif code == errors.DIVERGED:
             self._close(job, Outcome.DIVERGED, last, child)
         elif self._stopping is not None:
-            saved = "its state is saved" if code in (130, 143) else last
-            self._close(job, Outcome.STOPPED, "it was ended at once" if child.killed else saved, child)
+            self._close(job, Outcome.STOPPED, _explain_stop(child, code, last), child)
         elif code == errors.BUSY:
             self._hold(job)
-        elif code == errors.OUT_OF_MEMORY and self._again(self._memory_failures, job, self._limits.memory_failures):
+        elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
+            self._view.say(f"{job.name} is started again later, beside fewer runs: {last}")
             self._devices.fewer_neighbours(child.place)
             self._waiting.append(job)
-        elif code in (errors.MISTAKE, errors.DISK, errors.OUT_OF_MEMORY, 130, 143) or (too_long and not child.killed):
+        elif out_of_memory or code in (errors.MISTAKE, errors.DISK, 130, 143) or (too_long and not child.killed):
             self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} is started again: {last}")
@@ -338,3 +347,12 @@ class Scheduler:
         if outcome is not Outcome.STOPPED:
             self._add(self._follow(job))
         self._view.ended(job, outcome, reason, child, self.progress)
+
+
+def _explain_stop(child: Child, code: int, last: str) -> str:
+    """What a run that was stopped has left."""
+    if child.killed:
+        return "it was ended at once"
+    if code not in (130, 143):
+        return last
+    return "its state is saved" if child.job.record.started else "it was stopped before there was a state to save"

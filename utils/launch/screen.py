@@ -1,17 +1,32 @@
 """The launcher's live screen as a picture of the plan under way, fitted to the terminal."""
 
+import itertools
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from rich.console import Group
 from rich.text import Text
 
+from utils.launch.cells import setting_text
 from utils.launch.engine import Child
+from utils.launch.grid import SEARCHED
+from utils.launch.plan import Job
 from utils.launch.scheduler import Outcome, Progress
 
 MOST_FAILURES = 3  # shown at a time; the lines above the screen have named them all
 _ENOUGH_FOR_A_NAME = 24
 _COLORS = {Outcome.COMPLETE: "green", Outcome.FAILED: "red", Outcome.DIVERGED: "yellow", Outcome.STOPPED: "yellow"}
+
+
+class _Row(NamedTuple):
+    """What is shown of a running child."""
+
+    where: str
+    name: str
+    setting: str
+    took: str
+    told: str
 
 
 def draw(
@@ -71,32 +86,45 @@ def _running(children: list[Child], width: int, num_rows: int, tell: Callable[[C
     children.sort(key=lambda child: (len(child.place.label), child.place.label))
     hidden = len(children) - num_rows + 1 if len(children) > num_rows else 0
     shown = children[: len(children) - hidden]
-    rows = [
-        (child.place.label, child.job.name, clock(time.monotonic() - child.started), tell(child)) for child in shown
-    ]
-    lines = _aligned(rows, width)
+    lines = _aligned([_row(child, tell) for child in shown], width)
     return [*lines, Text(f"and {hidden} more", "dim")] if hidden else lines
 
 
-def _aligned(rows: list[tuple[str, str, str, str]], width: int) -> list[Text]:
-    """Where, name, time and progress in columns; the name gives way first, then what follows the task."""
+def _row(child: Child, tell: Callable[[Child], str]) -> _Row:
+    took = clock(time.monotonic() - child.started)
+    return _Row(child.place.label, child.job.name, setting_of(child.job), took, tell(child))
+
+
+def _aligned(rows: list[_Row], width: int) -> list[Text]:
+    """Where, name, setting, time and progress in columns; the name gives way first, then what follows the task."""
     if not rows:
         return []
-    where, took = (max(len(row[column]) for row in rows) for column in (0, 2))
-    told = max(len(row[3]) for row in rows)
-    room = width - where - took - 6
+    where, name, setting, took, told = (max(map(len, column)) for column in zip(*rows, strict=True))
+    gap = 2 if setting else 0
+    room = width - where - took - 6 - setting - gap
     if room - told < _ENOUGH_FOR_A_NAME:
-        rows = [(*row[:3], row[3].partition(",")[0]) for row in rows]
-        told = max(len(row[3]) for row in rows)
-    name = max(8, min(max(len(row[1]) for row in rows), room - told))
+        rows = [row._replace(told=row.told.partition(",")[0]) for row in rows]
+        told = max(len(row.told) for row in rows)
+    name = max(8, min(name, room - told))
     return [
         Text(
-            f"{row[0]:<{where}}  {shorten_name(row[1], name):<{name}}  {row[2]:>{took}}  {row[3]}",
+            f"{row.where:<{where}}  {shorten_name(row.name, name):<{name}}  {row.setting:<{setting + gap}}"
+            f"{row.took:>{took}}  {row.told}",
             no_wrap=True,
             overflow="crop",
         )
         for row in rows
     ]
+
+
+def setting_of(job: Job) -> str:
+    """What tells a run of a search from its neighbours: the searched options, and whether data are held out.
+
+    Its name has neither.
+    """
+    pairs = [pair for pair in itertools.pairwise(job.words) if pair[0].removeprefix("--") in SEARCHED]
+    held_out = ["held out"] if "--validation" in job.words else []
+    return ", ".join([*map(setting_text, pairs), *held_out])
 
 
 def _failures(progress: Progress, width: int) -> list[Text]:

@@ -7,14 +7,15 @@ from pathlib import Path
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_parser, places_of
 from utils.launch.plan import COMPLETE as DONE
-from utils.launch.plan import DAMAGED, DIVERGED, STARTED
+from utils.launch.plan import DAMAGED, DIVERGED, OTHER_VERSION, STARTED, state_of
 from utils.launch.presence import launchers_of
 from utils.launch.told import last_progress
 from utils.ledger import FAILED, Ledger, Planned
-from utils.record import DamagedRecord, Record, check_schema, record_folders
+from utils.record import DamagedRecord, Record, record_folders
 
-RUNNING, NOT_RUN, OTHER_VERSION = "running", "not run", "other version"
+RUNNING, NOT_RUN = "running", "not run"
 _ALWAYS_COUNTED = (DONE, RUNNING, DIVERGED, STARTED)
+_MOST_NOT_RUN = 20  # of which the names are listed
 _COUNTED_IF_ANY = (FAILED, DAMAGED, OTHER_VERSION, NOT_RUN)
 
 
@@ -41,20 +42,20 @@ def _lines(folder: Path) -> Iterator[str]:
     states = {name: _state(found.get(name), planned.get(name)) for name in names}
     yield f"{folder}: {_counts(list(states.values()))}"
     yield from (f"  launcher {each.process} on {each.machine} is at it" for each in launchers_of(folder))
-    for name, state in states.items():
-        if state not in (DONE, NOT_RUN):
-            yield f"  {state:9} {name}  {_tell(state, found.get(name), planned.get(name))}".rstrip()
+    begun = [name for name, state in states.items() if state not in (DONE, NOT_RUN)]
+    not_run = [name for name, state in states.items() if state == NOT_RUN]
+    for name in (*begun, *not_run[:_MOST_NOT_RUN]):
+        yield f"  {states[name]:9} {name}  {_tell(states[name], found.get(name), planned.get(name))}".rstrip()
+    if len(not_run) > _MOST_NOT_RUN:
+        yield f"  and {len(not_run) - _MOST_NOT_RUN} more that are not run"
     if damage:
         yield damage
 
 
 def _state(record: Record | None, entry: Planned | None) -> str:
-    if record is not None and _explain_version(record):
-        return OTHER_VERSION
-    if record is not None and record.complete:
-        return DAMAGED if record.damaged else DONE
-    if record is not None and record.diverged:
-        return DIVERGED
+    state = "" if record is None else state_of(record)[0]
+    if state in (DONE, DAMAGED, DIVERGED, OTHER_VERSION):
+        return state
     if record is not None and record.is_held():
         return RUNNING
     if entry is not None and entry.outcome == FAILED:
@@ -63,23 +64,15 @@ def _state(record: Record | None, entry: Planned | None) -> str:
 
 
 def _tell(state: str, record: Record | None, entry: Planned | None) -> str:
-    if state == FAILED and entry is not None:
+    if state in (FAILED, NOT_RUN) and entry is not None:
         return entry.reason
     if record is None:
         return ""
-    return _explain_version(record) if state == OTHER_VERSION else last_progress(record)
-
-
-def _explain_version(record: Record) -> str:
-    """Why a record cannot be read by this version, empty if it can."""
-    try:
-        check_schema([record.folder])
-    except UserError as error:
-        return str(error)
-    return ""
+    return state_of(record)[1] if state == OTHER_VERSION else last_progress(record)
 
 
 def _counts(states: Sequence[str]) -> str:
     counts = Counter(states)
     shown = [name for name in (*_ALWAYS_COUNTED, *_COUNTED_IF_ANY) if counts[name] or name in _ALWAYS_COUNTED]
-    return f"{len(states)} runs: " + ", ".join(f"{counts[name]} {name}" for name in shown)
+    number = "1 run" if len(states) == 1 else f"{len(states)} runs"
+    return f"{number}: {', '.join(f'{counts[name]} {name}' for name in shown)}"

@@ -1,8 +1,9 @@
 """How many training steps a run takes: the method's own stages, over rows that are counted and not read."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.configuration import Configuration
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from utils.launch.plan import Job
 
 StageSteps = tuple[tuple[int, ...], ...]  # of each stage of each task
+Counted = TypeVar("Counted")
 
 
 class Steps:
@@ -17,6 +19,7 @@ class Steps:
 
     def __init__(self) -> None:
         self._counted: dict[tuple[str, ...], StageSteps | None] = {}
+        self._retuning: dict[str, int | None] = {}  # by identity
         self._of_job: dict[str, StageSteps | None] = {}  # by identity
 
     def of_stages(self, job: "Job") -> StageSteps | None:
@@ -32,7 +35,7 @@ class Steps:
         values = {name: value for name, value in counting.items() if name not in searched | {"seed", "nl"}}
         key = (job.data.fingerprint, repr(sorted(values.items())))
         if key not in self._counted:
-            self._counted[key] = _count(config, job.data.class_sizes)
+            self._counted[key] = _count(count_steps, config, job.data.class_sizes)
         return self._counted[key]
 
     def of(self, job: "Job") -> int | None:
@@ -40,15 +43,25 @@ class Steps:
         stages = self.of_stages(job)
         return None if stages is None else sum(map(sum, stages))
 
+    def of_retuning(self, job: "Job") -> int | None:
+        """The steps in which copies of a run's norm layers are trained on (`utils/diagnosis.py`), None as for `of`."""
+        if not job.config.retune_norms:
+            return 0
+        if job.identity not in self._retuning:
+            stages = self.of_stages(job)
+            counted = None if stages is None else _count(_retuning_steps, job.config, job.data.class_sizes, stages)
+            self._retuning[job.identity] = counted
+        return self._retuning[job.identity]
+
     @staticmethod
     def are_exact(job: "Job") -> bool:
         """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
         return len(set(job.data.class_sizes)) == 1
 
 
-def _count(config: Configuration, class_sizes: Sequence[int]) -> StageSteps | None:
+def _count(count: Callable[..., Counted], *facts: Any) -> Counted | None:
     try:
-        return count_steps(config, class_sizes)
+        return count(*facts)
     except Exception:  # a plug-in's stages may need what only a run has; a user's mistake is the run's to tell
         return None
 
@@ -65,13 +78,9 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
     Raises:
         UserError: a stage cannot fill a batch.
     """
-    from utils.data_plan import Loaders
-
-    dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
-    stream = _CountedStream(dataset.num_tasks, _trained_on(class_sizes, config))
+    stream = _counted_stream(config, class_sizes)
     memory = _CountedExemplars(config, stream) if config.parts.method.keeps_exemplars else None
-    augmentation = SimpleNamespace(of_stream=None, transform=None)
-    loaders = Loaders(stream, memory, augmentation, config.batch_size, config.seed)
+    loaders = _counted_loaders(config, stream, memory)
     # Not initialised, as that would take a network: stages are told by the configuration and the stream alone.
     method = config.parts.method.__new__(config.parts.method)
     method.config, method.stream, method.growing = config, stream, config.parts.head != "linear"
@@ -85,6 +94,38 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
             steps.append(num_passes * loaders.of(stage.data, (task, number)).num_batches)
         counted.append(tuple(steps))
     return tuple(counted)
+
+
+def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: StageSteps) -> int:
+    """After every task up to which something was trained, epochs over all tasks seen."""
+    from utils.data_plan import Plain, Rows
+
+    if not _has_anything_to_retune(config):
+        return 0
+    stream = _counted_stream(config, class_sizes)
+    loaders = _counted_loaders(config, stream, None)
+    measured = [task for task in range(stream.num_tasks) if any(map(any, stages[: task + 1]))]
+    plans = (Plain(Rows(tuple(range(task + 1)))) for task in measured)
+    return config.retune_norms * sum(loaders.of(plan, ("retune", 0)).num_batches for plan in plans)
+
+
+def _has_anything_to_retune(config: Configuration) -> bool:
+    """Whether the norm layers have parameters or statistics; neither depends on their number of channels."""
+    norm = config.parts.norm
+    more = {"num_tasks": 2} if "num_tasks" in inspect.signature(norm).parameters else {}
+    return bool(norm(64, spatial_size=8, affine=config.affine, **more).state_dict())
+
+
+def _counted_stream(config: Configuration, class_sizes: Sequence[int]) -> "_CountedStream":
+    dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
+    return _CountedStream(dataset.num_tasks, _trained_on(class_sizes, config))
+
+
+def _counted_loaders(config: Configuration, stream: "_CountedStream", memory: "_CountedExemplars | None") -> Any:
+    from utils.data_plan import Loaders
+
+    augmentation = SimpleNamespace(of_stream=None, transform=None)
+    return Loaders(stream, memory, augmentation, config.batch_size, config.seed)
 
 
 def _trained_on(class_sizes: Sequence[int], config: Configuration) -> list[int]:

@@ -6,12 +6,19 @@ from typing import Any
 
 from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
-from utils.launch.plan import COMPLETE, DIVERGED, Job, Plan, Search, Where
+from utils.launch.plan import COMPLETE, DIVERGED, OTHER_VERSION, Job, Plan, Search, Where
 from utils.launch.search import decided
 from utils.report.select import SEARCH_SHARE, VALIDATION
 from utils.variants import row_of
 
-_AXES = {"model": "methods", "dataset": "datasets", "nl": "norm layers", "seed": "seeds"}
+_AXES = {
+    "model": "methods",
+    "dataset": "datasets",
+    "nl": "norm layers",
+    "buffer_size": "buffer sizes",
+    "epochs": "epochs",
+    "seed": "seeds",
+}
 
 
 class Summary:
@@ -43,12 +50,18 @@ class Summary:
         """All runs that are known now."""
         return (*self._plan.jobs, *self.following)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no run is left to be started."""
+        return all(job.state() in (COMPLETE, DIVERGED) for job in self.jobs)
+
     def lines(self) -> list[str]:
         """The plan for people."""
         plan = self._plan
+        num_jobs = f"{len(plan.jobs)} run{'s' if len(plan.jobs) != 1 else ''}"
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
         return [
-            f"{len(plan.jobs)} runs{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
+            f"{num_jobs}{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
             *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan.jobs).items()),
             *(f"  {line}" for line in self._search_lines()),
             *(f"  {line}" for line in self._cost().lines(self._num_places)),
@@ -57,10 +70,8 @@ class Summary:
 
     def commands(self) -> list[str]:
         """The state and the command line of every run that is known now."""
-        where = self._where
-        places = ["--results_dir", str(where.results_dir), "--group", where.group, "--data_root", str(where.data_root)]
-        commands = ((job, shlex.join(["python", "utils/main.py", *job.words, *places])) for job in self.jobs)
-        return [f"{job.state():9} {command}" for job, command in commands]
+        words = ["python", "utils/main.py"]
+        return [f"{job.state():9} {shlex.join([*words, *job.words, *self._where.words])}" for job in self.jobs]
 
     def for_programs(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -72,6 +83,7 @@ class Summary:
             "selection": plan.selection,
             "following": sum(search.num_following for search in plan.searches),
             "training_steps": cost.num_steps,
+            "retuning_steps": cost.num_retuning_steps,
             "estimated_seconds": cost.seconds(self._num_places),
             "estimate_is_rough": cost.is_rough,
             "searches": [self._search_for_programs(search) for search in plan.searches],
@@ -111,7 +123,7 @@ class Summary:
 
     def _cost(self) -> Cost:
         undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
-        jobs = [job for job in self.jobs if job.state() not in (COMPLETE, DIVERGED)]
+        jobs = [job for job in self.jobs if job.state() not in (COMPLETE, DIVERGED, OTHER_VERSION)]
         return cost_of(jobs, undecided, self._estimates)
 
 
@@ -135,7 +147,11 @@ def _states(jobs: Iterable[Job]) -> str:
 
 def _axes(jobs: Iterable[Job]) -> Mapping[str, dict[str, None]]:
     values = [{**job.config.values, "nl": row_of(job.config.values)} for job in jobs]
-    return {title: dict.fromkeys(str(each[option]) for each in values) for option, title in _AXES.items()}
+    axes = {
+        title: dict.fromkeys(str(each[option]) for each in values if each.get(option) is not None)
+        for option, title in _AXES.items()
+    }
+    return {title: found for title, found in axes.items() if found}
 
 
 def _job_for_programs(job: Job) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.live import Live
 
 from utils.launch.engine import Child
-from utils.launch.output import discard_output
+from utils.launch.output import discard_output, wrap
 from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Outcome, Progress
-from utils.launch.screen import clock, draw
+from utils.launch.screen import clock, draw, setting_of
 from utils.launch.told import last_progress
 from utils.record import Record
 
@@ -50,13 +50,15 @@ class View:
         self.refresh: float | None = REFRESH if self._live else PLAIN_REFRESH
 
     def say(self, text: str) -> None:
-        """One line, above the live screen."""
+        """One line, above the live screen; a terminal gets it broken between words."""
+        if self._console.is_terminal:
+            text = wrap(text, self._console.width)
         self._write(lambda: self._console.print(text, markup=False, soft_wrap=True))
 
     def started(self, child: Child) -> None:
         """A run has begun."""
         if self._live is None:
-            self.say(f"started {child.job.name} on {child.place.label}")
+            self.say(f"started {_title(child.job)} on {child.place.label}")
 
     def ended(self, job: Job, outcome: Outcome, reason: str, child: Child | None, progress: Progress) -> None:
         """A job is over; a failed one shows its own last lines."""
@@ -66,9 +68,9 @@ class View:
         number = f"[{len(progress.outcomes)}/{self._num_runs(progress)}]"
         took = clock(time.monotonic() - child.started) if child else "0:00:00"
         if outcome is Outcome.COMPLETE:
-            self.say(f"{number} {job.name}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
+            self.say(f"{number} {_title(job)}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
             return
-        self.say(f"{number} {job.name} {outcome.value} after {took}: {reason}")
+        self.say(f"{number} {_title(job)} {outcome.value} after {took}: {reason}")
         if child and outcome is Outcome.FAILED:
             for line in child.last_lines():
                 self.say(f"    {line}")
@@ -95,7 +97,7 @@ class View:
     def closing_lines(self, progress: Progress, stopped: bool) -> list[str]:
         """What has become of the plan, and after a stop what is saved."""
         lines = [f"{progress.count(Outcome.COMPLETE)} of {self._num_runs(progress)} runs complete"]
-        if stopped:
+        if stopped and progress.count(Outcome.STOPPED):
             saved = f"{self._num_saved} of {progress.count(Outcome.STOPPED)} stopped runs"
             lines.append(f"the state of {saved} is saved; the same command goes on from there")
         return lines
@@ -119,6 +121,11 @@ class View:
 
     def _seconds(self, progress: Progress) -> float | None:
         return self._remaining.seconds(progress, self.num_following())
+
+
+def _title(job: Job) -> str:
+    setting = setting_of(job)
+    return f"{job.name} ({setting})" if setting else job.name
 
 
 def _tell(child: Child) -> str:

@@ -19,9 +19,10 @@ from utils.report.tables import (
 from utils.variants import VARIANTS
 
 _SELECTION = {
-    "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle, as the original study did)",
+    "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle)",
     "validation": "by final Class-IL accuracy on a held-out part of the training data, then run on all of it",
 }
+_ORACLE_OF_THE_STUDY = _SELECTION["oracle"].replace("(oracle)", "(oracle, as the original study did)")
 
 
 def caption(table: Table) -> str:
@@ -48,10 +49,12 @@ def _what(table: Table) -> str:
 def _selections(table: Table) -> list[str]:
     rows: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
-        for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.cell} - {""}):
+        for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.num_seeds} - {""}):
             rows[kind].append(row)
+    protocols = {entry.cell.protocol for entry in table.entries.values() if entry.cell}
+    texts = _SELECTION | ({"oracle": _ORACLE_OF_THE_STUDY} if protocols <= {"online", None} else {})
     sentences = [
-        f"Hyperparameters of {', '.join(names)} selected {_SELECTION.get(kind, kind)}." for kind, names in rows.items()
+        f"Hyperparameters of {', '.join(names)} selected {texts.get(kind, kind)}." for kind, names in rows.items()
     ]
     return [*sentences, "The column `settings` counts those tried."] if sentences else []
 
@@ -99,7 +102,19 @@ def notes(table: Table) -> list[str]:
         for text in _details(entry)
     ]
     variants = [f"{row} is {VARIANTS[row]}" for row in table.rows if row in VARIANTS]
-    return list(dict.fromkeys([*variants, *sources, *details, *_gains(table)]))
+    return list(dict.fromkeys([*variants, *_chosen(table), *sources, *details, *_gains(table)]))
+
+
+def _chosen(table: Table) -> list[str]:
+    """The setting that stands in each cell in which several were tried, a line per layer."""
+    lines: dict[str, dict[str, None]] = defaultdict(dict)
+    for column in table.columns:
+        for row in table.rows:
+            entry = table.entries[row, column]
+            if entry.num_seeds and entry.cell.selection:
+                setting = ", ".join(f"{name} {value}" for name, value in entry.cell.setting.items())
+                lines[row][f"{table.title(column)}: {setting}"] = None
+    return [f"settings of {row} that were chosen: {'; '.join(found)}" for row, found in lines.items()]
 
 
 def _details(entry: Entry) -> list[str]:

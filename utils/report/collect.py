@@ -12,9 +12,9 @@ from typing import Any
 from utils.errors import UserError
 from utils.ledger import Ledger, Planned
 from utils.metrics import summarise
-from utils.record import DamagedRecord, Record, record_folders
+from utils.record import OtherVersion, Record, record_folders
 
-COMPLETE, DIVERGED, INCOMPLETE, DAMAGED = "complete", "diverged", "incomplete", "damaged"
+COMPLETE, DIVERGED, INCOMPLETE, DAMAGED, NOT_RUN = "complete", "diverged", "incomplete", "damaged", "not run"
 _DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _PLAIN = str | int | float | bool | None
 _KINDS = {
@@ -30,10 +30,12 @@ class Run:
     Attributes:
         folder: where its record lies, or would.
         values: the resolved options, empty if the configuration is damaged.
-        status: `complete`, `diverged`, `incomplete` or `damaged`.
+        status: `complete`, `diverged`, `incomplete`, `damaged`, or `not run`: planned, and without a record.
         reason: why there is no result, in one line; empty if there is one.
         metrics: as `utils.metrics.summarise` gives them from the counts; None without a result.
         command: the command line that it was started with.
+        for_search: whether a search is all that it is for: its figure is not one of the table.
+        cause: the kind of error that keeps a damaged record from being read.
     """
 
     folder: Path
@@ -42,6 +44,8 @@ class Run:
     reason: str = ""
     metrics: dict[str, Any] | None = None
     command: tuple[str, ...] = ()
+    for_search: bool = False
+    cause: type[Exception] | None = None
 
 
 def collect(results_dir: Path, group: str) -> list[Run]:
@@ -73,12 +77,15 @@ def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:
 
 
 def _without_record(folder: Path, entry: Planned) -> Run:
-    return Run(folder, dict(entry.values), INCOMPLETE, "not run", None, entry.command)
+    return Run(folder, dict(entry.values), NOT_RUN, "not run", None, entry.command)
 
 
 def _with_outcome(run: Run, entry: Planned | None) -> Run:
     """What the ledger adds to a run without a result."""
-    if entry is None or run.status in (COMPLETE, DIVERGED):
+    if entry is None:
+        return run
+    run = replace(run, for_search=entry.for_search)
+    if run.status in (COMPLETE, DIVERGED):
         return run
     if run.status == DAMAGED:
         return run if run.values else replace(run, values=dict(entry.values), command=entry.command)
@@ -92,13 +99,13 @@ def read_run(folder: Path) -> Run:
         config = record.read_config()
         values, command = _sound(config["values"]), tuple(map(str, config["command"]))
     except _DAMAGE as error:
-        return Run(folder, {}, DAMAGED, _explain_damage(folder, error))
+        return Run(folder, {}, DAMAGED, _explain_damage(folder, error), cause=type(error))
     try:
         if record.complete:
             return Run(folder, values, COMPLETE, "", _metrics(record.read_result()), command)
         failure = record.read_failure()
     except _DAMAGE as error:
-        return Run(folder, values, DAMAGED, _explain_damage(folder, error), None, command)
+        return Run(folder, values, DAMAGED, _explain_damage(folder, error), None, command, cause=type(error))
     if failure:
         return Run(folder, values, DIVERGED, "diverged", None, command)
     return Run(folder, values, INCOMPLETE, "not complete", None, command)
@@ -106,8 +113,7 @@ def read_run(folder: Path) -> Run:
 
 def _explain_damage(folder: Path, error: Exception) -> str:
     """In one line: a record of another version says so, of what a disk has damaged the name is enough."""
-    is_whole = isinstance(error, UserError) and not isinstance(error, DamagedRecord)
-    return str(error) if is_whole else f"damaged record {folder.name}"
+    return str(error) if isinstance(error, OtherVersion) else f"damaged record {folder.name}"
 
 
 def _sound(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from utils.report.groups import (
     plain_value,
     signed,
 )
-from utils.report.published import Figure, differences, find, gain, values_of
+from utils.report.published import Figure, differences, differences_from_gain, find, gain, values_of
 from utils.report.select import COLUMN, Cell
 from utils.report.stats import mean_and_std
 from utils.report.tables import BASELINE, MAIN_METRIC, column_title, in_order, protocol_of
@@ -171,8 +171,21 @@ def _gains(group: Group, metric: str) -> list[str]:
         published = gain(str(dict(zip(COLUMN, column, strict=True))["dataset"]), protocol_of(norms))
         if published and len(values) == 2 and all(values):
             ours, baseline = (mean_and_std(list(each.values()))[0] for each in values)
-            lines.append(f"{column_title(column, group.cells)}: ours gains {signed(ours - baseline)}; {published}")
+            found = f"{column_title(column, group.cells)}: ours gains {signed(ours - baseline)}"
+            lines.append(f"{found}; {published}{_other_than_gained(norms)}")
     return lines
+
+
+def _other_than_gained(norms: Mapping[str, Cell]) -> str:
+    """In what the two cells differ from the runs of the published gain; empty if in nothing."""
+    differing = {}
+    for norm in (_WITH_GAINS, BASELINE):
+        differing |= differences_from_gain(_first(norms[norm]).values)
+    texts = [
+        f"{name} {plain_value(ours)} (published: {' or '.join(map(plain_value, theirs))})"
+        for name, (ours, theirs) in sorted(differing.items())
+    ]
+    return f"; another setting here, {', '.join(texts)}" if texts else ""
 
 
 def _unpublished(found: Iterable[Comparison]) -> list[str]:

@@ -1,14 +1,14 @@
 """What was measured of the norm layers themselves: how re-tuning them changes the accuracy, and distances by layer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from utils.errors import UserError
-from utils.metrics import accuracies, final_accuracy
+from utils.metrics import accuracies, average_accuracies
 from utils.record import Record
 from utils.report import markdown
 from utils.report.collect import Run
@@ -37,15 +37,15 @@ class Retuning:
 
 
 def build_retuning(cells: Cells) -> Retuning | None:
-    """What re-tuning the norm layers did to the final average accuracy; None if no run was asked to."""
+    """What re-tuning the norm layers did to the average accuracy after each task; None if no run asks for it."""
     asked = {column: _asked(norms) for column, norms in sorted(cells.items(), key=lambda item: column_order(item[0]))}
     asked = {column: norms for column, norms in asked.items() if norms}
     if not asked:
         return None
-    columns = [(column, scenario) for column in asked for scenario in SCENARIOS]
-    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}" for column, scenario in columns]
+    columns = [(column, scenario, tell) for column in asked for scenario, tell in _SHOWN]
+    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}{_MORE[tell]}" for column, scenario, tell in columns]
     rows = [
-        (norm, *(_change(asked[column].get(norm, ()), scenario) for column, scenario in columns))
+        (norm, *(_cell(asked[column].get(norm, ()), scenario, tell) for column, scenario, tell in columns))
         for norm in in_order({norm for norms in asked.values() for norm in norms})
     ]
     runs = [run for norms in asked.values() for found in norms.values() for run in found]
@@ -68,36 +68,50 @@ def _asked(norms: Mapping[str, Cell]) -> dict[str, list[Run]]:
 
 
 def _caption(runs: Sequence[Run]) -> str:
-    epochs = sorted({str(run.values["retune_norms"]) for run in runs})
+    numbers = sorted({str(run.values["retune_norms"]) for run in runs})
+    epochs = f"{' or '.join(numbers)} epoch{'s' if numbers != ['1'] else ''}"
     return (
-        f"Percent, mean over seeds. After the last task, a copy of the network is trained for {' or '.join(epochs)} "
-        "epochs on the training data of all tasks, at a tenth of the learning rate, all but its norm layers frozen "
-        "(Cha et al., CVPR 2023): the difference is what these layers alone can give back."
+        f"Percent, mean over seeds. After every task, a copy of the network is trained for {epochs} "
+        "on the training data of all tasks seen, at a tenth of the learning rate, all but its norm layers "
+        "frozen (Cha et al., CVPR 2023): the difference is what these layers alone can give back. Before → after "
+        "is of the last task."
     )
 
 
-def _change(runs: Sequence[Run], scenario: str) -> str:
-    """Such as `35.41 → 41.20 (+5.79)`, with the spread of the difference over seeds."""
+def _cell(runs: Sequence[Run], scenario: str, tell: Callable[[np.ndarray, np.ndarray], str]) -> str:
     results = [result for run in runs if (result := _read(run)) is not None]
     if results and all(result["norms"]["retuned"] is None for result in results):
         return "nothing to re-tune"
     pairs = [pair for result in results if (pair := _before_and_after(result, scenario)) is not None]
-    if not pairs:
-        return "–"
-    before, after = (mean_and_std(list(values))[0] for values in zip(*pairs, strict=True))
-    difference, spread = mean_and_std([late - early for early, late in pairs])
+    pairs = [pair for pair in pairs if pair.shape == pairs[0].shape]
+    return tell(*np.swapaxes(pairs, 0, 1)) if pairs else "–"
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> str:
+    """Such as `35.41 → 41.20 (+5.79)`, with the spread of the difference over seeds; of accuracies [seeds, T]."""
+    difference, spread = mean_and_std(list((after - before)[:, -1]))
     number = f"{difference:+.2f}".replace("-", "−") + (f" ± {spread:.2f}" if spread is not None else "")
-    return f"{before:.2f} → {after:.2f} ({number})"
+    return f"{before[:, -1].mean():.2f} → {after[:, -1].mean():.2f} ({number})"
 
 
-def _before_and_after(result: Mapping[str, Any], scenario: str) -> tuple[float, float] | None:
-    """Final average accuracy in percent; None where one was not measured or cannot be read."""
+def _course(before: np.ndarray, after: np.ndarray) -> str:
+    """The mean difference after each task, such as `−0.1 +2.4 +5.8`; of accuracies [seeds, T]."""
+    differences = (after - before).mean(axis=0)
+    return " ".join(f"{each:+.1f}".replace("-", "−") if math.isfinite(each) else "–" for each in differences)
+
+
+_SHOWN = (*((scenario, _change) for scenario in SCENARIOS), ("class_il", _course))
+_MORE = {_change: "", _course: " difference after each task"}
+
+
+def _before_and_after(result: Mapping[str, Any], scenario: str) -> np.ndarray | None:
+    """Average accuracy in percent over the tasks seen [2, T], after each task; None if the last cannot be told."""
     try:
         both = [result["counts"], result["norms"]["retuned"]]
-        before, after = (final_accuracy(accuracies(counts[scenario], counts["total"])) for counts in both)
+        pair = np.array([average_accuracies(accuracies(counts[scenario], counts["total"])) for counts in both])
+        return pair if np.isfinite(pair[:, -1]).all() else None
     except _DAMAGE:
         return None
-    return (float(before), float(after)) if math.isfinite(before + after) else None
 
 
 def mean_distances(cell: Cell, kind: str) -> np.ndarray | None:

@@ -20,7 +20,7 @@ class Figure:
         value: percent.
         source: the paper.
         setting: the published setting in words.
-        options: options of the published runs, as far as they are known.
+        options: every option of the published runs that changes figures, as far as they are known.
         remark: what to know about this figure; mostly empty.
     """
 
@@ -51,7 +51,7 @@ def find(values: Mapping[str, Any], norm: str, metric: str) -> Figure | None:
             place = {"setting": name, "method": method, "norm": published_norm, "metric": metric}
             remarks = [*_remarks(stored, place), *_doubts(figures, metric)]
             text = f"{setting['description']}; {source['remark']}"
-            options = _of_method(setting["options"], method)
+            options = _options(stored, setting, method, published_norm)
             return Figure(figures[metric], source["citation"], text, options, "; ".join(remarks))
     return None
 
@@ -73,8 +73,17 @@ def gain(dataset: str, protocol: str) -> str | None:
     points = stored["points"].get(dataset) if protocol == stored["protocol"] else None
     if points is None:
         return None
-    source = _load()["sources"][stored["source"]]["citation"]
+    source = f"{_load()['sources'][stored['source']]['citation']}; {stored['setting']}"
     return f"{dataset}: gains of {stored['norm']} over {stored['baseline']} of up to {points:.2f} points ({source})"
+
+
+def differences_from_gain(values: Mapping[str, Any]) -> dict[str, tuple[Any, list[Any]]]:
+    """Options in which runs differ from those of the published gains, by name: (ours, those published)."""
+    by_dataset = _load()["gains"]["options"]
+    options = {**by_dataset["*"], **by_dataset.get(str(values.get("dataset")), {})}
+    # What a method has no use for, such as weights of other methods' terms, is None or not named.
+    named = {name: (values[name], published) for name, published in options.items() if values.get(name) is not None}
+    return {name: pair for name, pair in named.items() if pair[0] not in pair[1]}
 
 
 @functools.cache
@@ -91,6 +100,12 @@ def _published_norm(stored: Mapping[str, Any], norm: str, values: Mapping[str, A
 def _conditions(setting: Mapping[str, Any], method: str) -> dict[str, Any]:
     # Figures on a held-out part of the training data are not to be compared with figures on the test set.
     return {**setting["match"], "backbone": _of_method(setting["backbones"], method), "validation": 0}
+
+
+def _options(stored: Mapping[str, Any], setting: Mapping[str, Any], method: str, norm: str) -> dict[str, Any]:
+    """Those of a published cell: common to the methods, of its method, of its norm layer."""
+    by_method = setting["options"]
+    return {**by_method["*"], **by_method.get(method, {}), **stored["norm_options"].get(norm, {})}
 
 
 def _of_method(by_method: Mapping[str, Any], method: str) -> Any:

@@ -7,16 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from utils.options import PLACE_OPTIONS
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, Run
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
 from utils.variants import row_of
 
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
 
-COLUMN = ("dataset", "model", "buffer_size", "buffer_mode", "epochs", "batch_size", "backbone", "nf", "validation")
+COLUMN = (
+    *("dataset", "model", "buffer_size", "buffer_mode", "epochs", "batch_size", "backbone", "nf"),
+    *("variant", "validation"),
+)
+_OPEN = (INCOMPLETE, NOT_RUN)
 _IGNORED = {option.name for option in PLACE_OPTIONS} | {
     *("seed", "nl", "preset", "plugin", "load_best_args", "retune_norms", *COLUMN)
 }
+
+# Options in words or flags make another experiment, which no setting is chosen among; so do these numbers.
+_OF_EXPERIMENTS = {"val_fraction", "batch_ratio", "n_tasks", "second_epochs", "class_order"}
+_OF_SETTINGS = {"affine", "adjust_groups", "renormalize_absent", "forward", "optim_nesterov"}
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -27,7 +35,7 @@ class Cell:
 
     Attributes:
         runs: the complete runs of the chosen setting, by seed.
-        num_settings: settings that were tried, diverged ones included.
+        num_settings: settings that were tried, diverged ones included; at least one.
         setting: the searched options of the chosen one.
         forward: batch composition, None for a method without memory.
         protocol: that the runs follow, complete or not.
@@ -57,14 +65,16 @@ def select(runs: Sequence[Run]) -> dict[tuple, dict[str, Cell]]:
     a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged there, and the figures are those
     of the chosen one's runs on all data. Otherwise they are judged on what they were tested on, which is an oracle, as
     in the original studies. Held-out runs in a column without any run on all data, or of another share, are a column
-    of their own.
+    of their own. So are runs that differ in more than numbers that one searches over, such as in the form of a loss:
+    the column's `variant` tells in what.
     """
     grouped: dict[tuple, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     readable = [run for run in runs if run.values]
-    known = {column_of(run) for run in readable}
+    differing = _differing(readable)
+    known = {_column_of(run, differing) for run in readable}
     for run in readable:
-        column = column_of(run)
-        on_all_data = column_of(run, validation=0.0)
+        column = _column_of(run, differing)
+        on_all_data = _column_of(run, differing, validation=0.0)
         is_search = run.values.get("validation") == SEARCH_SHARE and on_all_data in known
         grouped[on_all_data if is_search else column][row_of(run.values)].append(run)
     return {
@@ -73,10 +83,37 @@ def select(runs: Sequence[Run]) -> dict[tuple, dict[str, Cell]]:
     }
 
 
-def column_of(run: Run, **changed: Any) -> tuple:
+def _column_of(run: Run, differing: Mapping[tuple, Sequence[str]], **changed: Any) -> tuple:
     """What the runs of one column share, with some of it changed."""
-    values = {**run.values, **changed}
+    names = [name for name in differing[_experiment_of(run)] if name in run.values]
+    variant = ", ".join(f"{name} {_typed(run.values[name])}" for name in names) or None
+    values = {**run.values, "variant": variant, **changed}
     return tuple(values.get(name) for name in COLUMN)
+
+
+def _experiment_of(run: Run) -> tuple:
+    return run.values.get("dataset"), run.values.get("model")
+
+
+def _differing(runs: Sequence[Run]) -> dict[tuple, list[str]]:
+    """By dataset and method, the options in which their runs are different experiments."""
+    found: dict[tuple, dict[str, set]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        for name, value in run.values.items():
+            is_word = isinstance(value, str | bool) and name not in _IGNORED | _OF_SETTINGS
+            if is_word or name in _OF_EXPERIMENTS:
+                found[_experiment_of(run)][name].add(_frozen(value))
+    differing: dict[tuple, list[str]] = defaultdict(list)
+    for experiment, options in found.items():
+        differing[experiment] = sorted(name for name, values in options.items() if len(values) > 1)
+    return differing
+
+
+def _typed(value: Any) -> str:
+    """An option's value as one would type it."""
+    if isinstance(value, list):
+        return ",".join(map(_typed, value))
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
@@ -123,18 +160,19 @@ def _make_cell(runs: list[Run], share: float | None) -> Cell:
         best, search_reason = _choose_validated(search, final, searched)
     else:
         best, search_reason = _choose_oracle(final), ""
-    chosen = final.get(best, [])
+    chosen = [run for run in final.get(best, []) if not run.for_search]
     complete = {run.values["seed"]: run for run in chosen if run.status == COMPLETE}
-    if not search_reason and any(run.status == INCOMPLETE for run in runs if run not in chosen):
+    if not search_reason and any(run.status in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))
+    num_tried = sum(any(run.status != NOT_RUN for run in settings[key]) for key in keys)
     return Cell(
         runs=dict(sorted(complete.items())),
-        num_settings=len(keys),
+        num_settings=max(1, num_tried),
         setting=_setting(best, searched),
         forward=(chosen or runs)[0].values.get("forward"),
         protocol=runs[0].values.get("protocol"),
         reason="; ".join(filter(None, (search_reason, _reason(chosen)))),
-        selection=(VALIDATION if any(search.values()) else ORACLE) if len(keys) > 1 else "",
+        selection=(VALIDATION if any(search.values()) else ORACLE) if num_tried > 1 else "",
     )
 
 
@@ -155,7 +193,7 @@ def _choose_validated(
     begun = [key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]]  # the launcher's, in a tie
     best = best_setting({key: search[key] for key in begun})
     runs = [run for key in begun for run in search[key]]
-    is_open = any(run.status == INCOMPLETE for run in runs)
+    is_open = any(run.status in _OPEN for run in runs)
     went_on = {key for key in final if final[key]}
     if best is None or (is_open and went_on != {best}):
         return None, _search_reason(runs, len(begun))

@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Mapping
 
+SAME = 1e-9  # percentage points by which rounding may set two equal accuracies apart
+
 
 def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation (divisor n − 1); None where there are too few values."""
@@ -16,7 +18,7 @@ def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float |
     """Two-sided p of the paired t-test over the common seeds; None for fewer than two, or equal differences."""
     seeds = sorted(first.keys() & second.keys())
     differences = [first[seed] - second[seed] for seed in seeds]
-    if len(differences) < 2 or len(set(differences)) == 1:
+    if len(differences) < 2 or max(differences) - min(differences) < SAME:
         return None
     from scipy.special import stdtr  # scipy.stats has the whole test, and takes half a second longer to import
 

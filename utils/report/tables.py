@@ -11,7 +11,7 @@ from utils.protocols import PROTOCOLS
 from utils.registry import NORMS
 from utils.report.published import Figure, find, values_of
 from utils.report.select import COLUMN, Cell
-from utils.report.stats import holm, mean_and_std, paired_p
+from utils.report.stats import SAME, holm, mean_and_std, paired_p
 from utils.variants import find_variant
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
@@ -153,7 +153,7 @@ def further_parts(column: tuple, columns: Iterable[tuple]) -> list[str]:
         rivals = others if name == "epochs" else alike
         differs = name != "validation" and len({other[name] for other in rivals}) > 1
         if differs or (name == "validation" and named[name]):
-            parts.append(f"{name} {named[name]}")
+            parts.append(str(named[name]) if name == "variant" else f"{name} {named[name]}")
     return parts
 
 
@@ -181,7 +181,7 @@ def build_table(cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[st
         for row, (mean, std, number) in figures.items():
             key, cell = (row, column), cells[column[0]].get(row)
             published = _published(cell, row, column[1], metric)
-            is_best = mean is not None and mean == best
+            is_best = mean is not None and abs(mean - best) < SAME
             entries[key] = Entry(mean, std, number, is_best, tests.get(key), adjusted.get(key), cell, published)
     return Table(columns, rows, entries, metric, tuple(unreadable))
 

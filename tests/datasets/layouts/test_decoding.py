@@ -70,7 +70,7 @@ def test_arrays_hold_every_image_class_after_class(files, place):
         labels = np.load(place / f"{split}_y.npy")
         assert (labels.dtype, labels.tolist()) == (np.int64, [0] * number + [1] * number)
     visible = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
-    assert visible == ["test_x.npy", "test_y.npy", "train_x.npy", "train_y.npy"]
+    assert visible == ["classes.txt", "test_x.npy", "test_y.npy", "train_x.npy", "train_y.npy"]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1"])

@@ -76,6 +76,18 @@ def test_bad_image_is_named(folder, tmp_path, split, write, word):
     assert "\n" not in str(caught.value)
 
 
+def test_of_many_bad_images_the_first_are_named(folder, tmp_path):
+    bad = [folder / split / name / "zzz.png" for split in ("train", "test") for name in "wy"]
+    for file, write in zip(bad, (truncate, image("L"), truncate, truncate), strict=True):
+        write(file)
+    with pytest.raises(UserError) as caught:
+        small_dataset().load(tmp_path)
+    message = str(caught.value)
+    assert all(str(file) in message for file in bad[:3])
+    assert "mode L" in message
+    assert message.endswith("cannot be read as an image; replace or remove it and 1 more")
+
+
 def test_missing_class_folder_is_named(folder, tmp_path):
     (folder / "test" / "y").rename(folder / "v")
     with pytest.raises(UserError, match="test lacks the class folder y"):
@@ -92,6 +104,20 @@ def test_wrong_number_of_classes_is_told(folder, tmp_path):
     for split in ("train", "test"):
         (folder / split / "y").rename(folder / f"{split}-y")
     with pytest.raises(UserError, match="3 class folders; seq-small needs 4"):
+        small_dataset().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"), [("abcd", "each class, and there is none of c$"), ("wxyz", "one for each class$")]
+)
+def test_missing_classes_are_named_where_the_others_have_their_names(folder, tmp_path, names, missing):
+    for split in ("train", "test"):
+        for letter, name in zip("wxyz", names, strict=True):
+            (folder / split / letter).rename(folder / split / f"new-{name}")
+        for name in names:
+            (folder / split / f"new-{name}").rename(folder / split / name)
+        (folder / split / names[2]).rename(folder / f"{split}-removed")
+    with pytest.raises(UserError, match=missing):
         small_dataset().load(tmp_path)
 
 

@@ -3,8 +3,7 @@ import pytest
 from PIL import Image
 
 from datasets.arrays import Dataset
-from datasets.layouts.four_arrays import FourArrays
-from datasets.layouts.imagenet import ImageNetFolder
+from datasets.layouts.imagenet import DecodedArrays, ImageNetFolder
 from utils.errors import UserError
 from utils.registry import DATASETS
 
@@ -22,7 +21,7 @@ class Small(Dataset):
     class_names = LISTED
     mean = (0.5,) * 3
     std = (0.5,) * 3
-    layouts = (FourArrays(), ImageNetFolder())
+    layouts = (DecodedArrays(), ImageNetFolder())
     on_disk = True
 
 
@@ -52,6 +51,7 @@ def test_listed_classes_are_taken_from_the_whole_tree(tmp_path):
     assert isinstance(arrays.train_x, np.memmap)
     assert arrays.on_disk
     assert f"four arrays in {tmp_path / 'small'}" in Small().describe(tmp_path)
+    assert "published" not in Small().describe(tmp_path)
 
 
 @pytest.mark.parametrize("test_folder", ["val", "test"])
@@ -65,6 +65,22 @@ def test_folder_of_other_classes_is_read_and_told(tmp_path):
     write(tmp_path / "small", ("n02", "n07", "n03"))
     assert "its classes are others than the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
     assert colours(Small().load(tmp_path).train_x) == [2, 2, 3, 3, 7, 7]
+    assert "four arrays" in Small().describe(tmp_path)
+    assert "its classes are others than the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
+
+
+def test_arrays_of_unknown_origin_are_not_said_to_be_of_other_classes(tmp_path):
+    place = write(tmp_path / "small", ("n02", "n07", "n03"))
+    Small().load(tmp_path)
+    (place / "classes.txt").unlink()
+    assert "published" not in Small().describe(tmp_path)
+
+
+def test_listed_classes_with_another_in_the_place_of_one_are_refused(tmp_path):
+    write(tmp_path / "small", ("n03", "n05", "n12"))
+    with pytest.raises(UserError, match=r"small/train lacks the class folder n11; put them there$"):
+        Small().load(tmp_path)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_arrays_do_without_the_image_files(tmp_path):

@@ -1,6 +1,7 @@
 """A program in the place of `utils/main.py`: does what its words say, and writes a record at once."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -23,11 +24,14 @@ def main():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if word("saves"):
         (folder / "checkpoint.pt").touch()
+    if word("saves") or word("quits"):
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if word("memory"):
         task, megabytes = map(int, word("memory").split(","))
         (folder / "memory.json").write_text(json.dumps({"task": task, "device_bytes": megabytes * 2**20}))
     time.sleep(float(word("seconds", "0")))
+    if code < 0:
+        os.kill(os.getpid(), -code)
     if code:
         print(word("message", f"it ended with {code}"))
         return code

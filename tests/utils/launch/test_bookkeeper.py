@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -5,6 +6,7 @@ import pytest
 
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.plan import Where
+from utils.launch.presence import present
 from utils.launch.scheduler import Outcome
 from utils.ledger import Ledger
 
@@ -13,7 +15,7 @@ from utils.ledger import Ledger
 class FakeJob:
     name: str
     words: tuple = ("--nl", "BN")
-    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(values={"nl": "BN"}))
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(values={"nl": "BN"}, seed=0))
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def said():
 
 @pytest.fixture
 def books(tmp_path, said):
-    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append)
+    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append, (0, 1))
 
 
 def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, books):
@@ -52,3 +54,19 @@ def test_a_disk_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, 
     books.note(FakeJob("one"), Outcome.FAILED, "boom")
     assert len(said) == 1
     assert "the runs go on" in said[0]
+
+
+def test_runs_on_seeds_of_the_search_alone_are_marked(tmp_path, books):
+    books.plan([FakeJob("one"), FakeJob("two", config=SimpleNamespace(values={"nl": "BN"}, seed=7))])
+    assert [run.for_search for run in Ledger(tmp_path / "group").read().values()] == [False, True]
+
+
+def test_the_plan_of_a_launcher_that_is_alive_stays(tmp_path, books):
+    books.plan([FakeJob("one")])
+    with present(tmp_path / "group"):
+        (path,) = (tmp_path / "group").glob(".launcher-*")
+        books.plan([FakeJob("two")])
+        assert list(Ledger(tmp_path / "group").read()) == ["two"]  # it is this one
+        path.write_text(json.dumps({"process": 1, "machine": "elsewhere"}))
+        books.plan([FakeJob("three")])
+    assert list(Ledger(tmp_path / "group").read()) == ["two", "three"]

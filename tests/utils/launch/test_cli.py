@@ -1,10 +1,13 @@
+import io
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.utils.launch.rig import CONFIG, RESULT
 from utils.launch.cli import _launch_parser, main
 from utils.record import Record
 from utils.registry import ROOT
@@ -122,9 +125,9 @@ def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, caps
 def test_status_tells_what_the_records_say(tmp_path, capsys):
     for name in ("done", "diverged", "started", "running"):
         record = Record(tmp_path / "group" / name).open()
-        record.write_config({})
+        record.write_config(CONFIG)
         if name == "done":
-            record.write_result({})
+            record.write_result(RESULT)
         if name == "diverged":
             record.write_failure({})
         if name == "started":
@@ -171,6 +174,60 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("24 runs")
     assert shown.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", ["--preset demo --dry_run", "--preset demo --json", "status --group group"])
+def test_a_full_disk_under_the_output_is_one_line(tmp_path, words):
+    (tmp_path / "group").mkdir()
+    command = [sys.executable, str(ROOT / "run.py"), *words.split(), "--results_dir", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        shown = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (shown.returncode, shown.stderr) == (5, "error: standard output: No space left on device\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ONE_RUN = "--preset demo --seeds 0 --methods BN --models er --nf 4 --nowandb"
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [("n\n", 2), ("", 2), ("\n", "run"), ("y\n", "run"), (None, "run")], ids=repr
+)
+def test_only_a_terminal_is_asked_and_its_end_is_a_no(tmp_path, capsys, monkeypatch, typed, code):
+    """None: there is no standard input at all."""
+    monkeypatch.setattr("utils.launch.cli._run", lambda *arguments: "run")
+    monkeypatch.setattr("sys.stdin", None if typed is None else Terminal(typed))
+    assert main([*ONE_RUN.split(), "--results_dir", str(tmp_path)]) == code
+    assert ("start? [Y/n]" in capsys.readouterr().out) == (typed is not None)
+
+
+def test_a_plan_that_is_over_asks_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.launch.cli._run", lambda *arguments: "run")
+    monkeypatch.setattr("utils.launch.plan.Job.state", lambda self: "complete")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert main([*ONE_RUN.split(), "--results_dir", str(tmp_path)]) == "run"
+    assert "1 run: 1 complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ("--models lucir er", ["10", "1"]),
+        ("--models lucir er --epochs 2", ["2", "2"]),
+        ("--models joint --protocol offline", ["10"]),
+        ("--models lucir er --preset adab2n-online", ["1", "1"]),
+        ("--models lucir --preset tbbn-layers", ["10"]),
+    ],
+)
+def test_offline_methods_take_their_own_epochs_unless_a_number_is_asked_for(tmp_path, capsys, words, epochs):
+    where = ["--datasets", "seq-digits", "--methods", "BN", "--seeds", "0", "--results_dir", str(tmp_path)]
+    assert main([*words.split(), *where, "--lr", "0.1", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [job["name"].split("-")[-3].removesuffix("ep") for job in plan["jobs"]] == epochs
 
 
 def test_a_reader_that_has_gone_stops_no_run(tmp_path):

@@ -58,9 +58,10 @@ def test_steps_that_cannot_be_told_are_left_out():
     assert [line.split(":")[0] for line in cost(num_steps=None).lines(2)] == ["time"]
 
 
-def estimates(steps, seconds=None, rough=None, are_exact=True):
+def estimates(steps, seconds=None, rough=None, are_exact=True, retuning=None):
+    of_retuning = (lambda job: 0) if retuning is None else retuning.get
     return SimpleNamespace(
-        steps=SimpleNamespace(of=steps.get, are_exact=lambda job: are_exact),
+        steps=SimpleNamespace(of=steps.get, of_retuning=of_retuning, are_exact=lambda job: are_exact),
         seconds=(seconds or {}).get,
         rough_seconds=(rough or {}).get,
     )
@@ -82,3 +83,11 @@ def test_a_run_whose_steps_cannot_be_told_hides_those_of_all():
 
 def test_a_plan_that_is_done_has_no_steps_left():
     assert cost_of([], 0, estimates({})).num_steps == 0
+
+
+def test_steps_of_retuning_are_told_beside_those_of_training():
+    told = cost_of(["a", "b"], 2, estimates({"a": 100, "b": 200}, retuning={"a": 1000, "b": 0}))
+    assert told.num_retuning_steps == 2000
+    assert told.lines(1)[0] == "work: about 600 training steps and about 2,000 steps of re-tuning norm layers"
+    assert cost_of(["a"], 0, estimates({"a": 100}, retuning={})).num_retuning_steps is None
+    assert "re-tuning" not in cost_of(["a"], 0, estimates({"a": 100})).lines(1)[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.launch.rig import FakePlace, job
+from tests.utils.launch.rig import FakeJob, FakePlace, job
 from utils.errors import UserError
 from utils.launch.engine import Child, LocalEngine, tail
 from utils.launch.plan import Where
@@ -76,6 +76,48 @@ def test_what_a_run_printed_last_is_why_it_ended(engine, tmp_path):
     assert child.last_words(7) == "two"
 
 
+def test_why_a_run_ended_is_told_without_the_word_error_of_its_own(engine, tmp_path):
+    child, ends = run(engine, job(tmp_path, "one"), "import sys\nprint('error: no such option')\nsys.exit(2)")
+    assert finish(ends) == 2
+    assert child.last_words(2) == "no such option"
+    assert child.last_lines() == ["error: no such option"]
+
+
+IN_TURN = """
+import os, sys, time
+print("mine" if sys.argv[2] == "first" else "another process is at it", flush=True)
+while sys.argv[2] == "first" and not os.path.exists(sys.argv[0] + ".go on"):
+    time.sleep(0.01)
+sys.exit(0 if sys.argv[2] == "first" else 6)
+"""
+
+
+def test_a_launcher_that_finds_a_run_taken_leaves_its_log_alone(engine, tmp_path, monkeypatch):
+    """Two launchers that start the same run at once."""
+    folder = tmp_path / "logs"
+    first, second = (FakeJob("one", ("--name", word), job(tmp_path, "one").record) for word in ("first", "second"))
+    child, ends = run(engine, first, IN_TURN)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.launch.engine.os.getpid", lambda: 1)
+        _, other_ends = run(engine, second, IN_TURN)
+    assert finish(other_ends) == 6
+    assert [path.name for path in folder.iterdir()] == [child.log_path.name]
+    while not child.last_lines():
+        time.sleep(0.01)
+    (tmp_path / "program.py.go on").touch()
+    assert finish(ends) == 0
+    assert child.log_path == folder / "one.txt"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"one.txt": "mine\n"}
+
+
+def test_a_run_that_is_started_again_replaces_its_log(engine, tmp_path):
+    for text in ("one", "two"):
+        child, ends = run(engine, job(tmp_path, "one"), f"print({text!r})")
+        assert finish(ends) == 0
+        assert child.last_lines() == [text]
+    assert [path.read_text() for path in (tmp_path / "logs").iterdir()] == ["two\n"]
+
+
 def test_a_run_that_printed_nothing_is_told_by_its_exit_code(engine, tmp_path, monkeypatch):
     child, ends = run(engine, job(tmp_path, "one"), "import os\nos._exit(9)")
     assert finish(ends) == 9
@@ -83,7 +125,7 @@ def test_a_run_that_printed_nothing_is_told_by_its_exit_code(engine, tmp_path, m
     assert child.true_code(9) == 9
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
     assert "is full" in child.last_words(9)
-    assert [child.true_code(code) for code in (9, 0, -9)] == [5, 0, -9]
+    assert [child.true_code(code) for code in (9, 0, -9, 6)] == [5, 0, -9, 6]
     child.log_path.write_text("a reason")
     assert child.true_code(9) == 9
 
@@ -160,7 +202,7 @@ def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
         assert finish(ends) == 0
         assert child.last_lines() == [f"log of {name}"]
     assert len(said) == 1
-    assert "one.txt" in said[0]
+    assert str(tmp_path / "logs" / "one.") in said[0]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def job(more="", **data):
     return job_of([*DEMO.split(), *more.split()], **data)
 
 
-def complete(root, job, group="group", training=10.0, device_bytes=None, steps=100, start=None, **environment):
+def complete(root, job, group="group", training=10.0, device_bytes=None, steps=100, other=None, **environment):
     """A complete record of that run."""
     config = job.config
     record = Record.of_run(root, group, readable_name(config), job.identity)
@@ -37,7 +37,7 @@ def complete(root, job, group="group", training=10.0, device_bytes=None, steps=1
     record.write_config(told | {"environment": machine})
     peak = {"host_bytes": 1} | ({} if device_bytes is None else {"device_bytes": device_bytes})
     timings = {"training_seconds": training, "evaluation_seconds": 1.0}
-    timings |= {} if start is None else {"start_seconds": start}
+    timings |= other or {}
     record.write_result({"timings": timings, "peak_memory": peak, "steps": steps})
     return record
 
@@ -184,10 +184,17 @@ def test_a_run_on_other_data_tells_nothing(tmp_path):
     assert Estimates(tmp_path).memory_mb(job()) is None
 
 
-def test_start_is_part_of_a_run_and_not_of_its_speed(tmp_path):
-    complete(tmp_path, job(), training=9.0, start=5.0, steps=100)
+@pytest.mark.parametrize("other", ["start_seconds", "norms_seconds"])
+def test_start_and_measured_norm_layers_are_part_of_a_run_and_not_of_its_speed(tmp_path, other):
+    complete(tmp_path, job(), training=9.0, other={other: 5.0}, steps=100)
     assert Estimates(tmp_path).seconds(job("--seed 7")) == 15.0
     assert Estimates(tmp_path).rough_seconds(job(num_images=100)) == pytest.approx(100 * 0.1)
+
+
+def test_steps_of_retuning_take_time_too(tmp_path):
+    complete(tmp_path, job(), training=9.0, steps=100)
+    # 200 images a task: 20 batches of training, and 20, 40, … 100 of re-tuning
+    assert Estimates(tmp_path).rough_seconds(job("--retune_norms 2", num_images=100)) == pytest.approx(700 * 0.1)
 
 
 def test_the_speed_of_other_runs_is_a_rough_guess(tmp_path):

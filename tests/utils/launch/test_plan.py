@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.utils.launch.rig import CONFIG, RESULT
 from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import COMPLETE, DAMAGED, NEW, STARTED, Where, make_plan
+from utils.launch.plan import COMPLETE, DAMAGED, NEW, OTHER_VERSION, STARTED, Where, make_plan, state_of
 from utils.registry import NORMS
 
 
@@ -54,9 +55,24 @@ def test_searched_options_reach_the_layers_that_use_them(plan):
 
 
 def test_methods_without_memory_take_no_buffer_and_no_regularizer(plan):
-    jobs = plan("demo", models=("sgd",), methods=("AdaB2N",), buffer_sizes=(5, 6), lambd=(1.0, 2.0), seeds=(0,)).jobs
-    assert len(jobs) == 2  # two values of kappa
-    assert not any("--buffer_size" in job.words or "--lambd" in job.words for job in jobs)
+    jobs = plan("demo", models=("sgd", "er"), methods=("AdaB2N",), buffer_sizes=(5,), lambd=(1.0,), seeds=(0,)).jobs
+    words = [job.words for job in jobs if job.config.model == "sgd"]
+    assert len(words) == 2  # two values of kappa
+    assert not any("--buffer_size" in each or "--lambd" in each for each in words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "option"),
+    [
+        ({"models": ("sgd",), "buffer_sizes": (5, 6)}, "buffer_sizes"),
+        ({"methods": ("BN",), "kappa": (0.1,)}, "kappa"),
+        ({"methods": ("BN", "TBBN"), "lambd": (0.1,)}, "lambd"),
+        ({"models": ("sgd",), "ada_t0": (1,)}, "ada_t0"),
+    ],
+)
+def test_an_axis_that_no_run_uses_is_refused(plan, typed, option):
+    with pytest.raises(UserError, match=f"no run of this plan uses --{option}; it belongs to "):
+        plan("demo", **typed)
 
 
 def test_several_epochs_side_by_side(plan):
@@ -148,8 +164,8 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
     job.record.open()
     job.record.checkpoint_path.touch()
     assert job.state() == STARTED
-    job.record.write_config({})
-    job.record.write_result({})
+    job.record.write_config(CONFIG)
+    job.record.write_result(RESULT)
     assert job.state() == COMPLETE
     job.record.result_path.write_text("{", encoding="utf-8")
     assert job.state() == DAMAGED
@@ -185,15 +201,13 @@ def test_mistakes_are_named_before_anything_starts(plan, typed, extras, message)
         plan("demo", extras, **typed)
 
 
-def test_records_of_another_schema_stop_the_plan_and_damaged_ones_do_not(plan):
+def test_records_of_another_schema_are_told_from_damaged_ones(plan):
     job, other = plan("demo").jobs[:2]
     for each, text in ((job, "{"), (other, '{"schema": 99}')):
         each.record.folder.mkdir(parents=True)
         each.record.config_path.write_text(text)
-    with pytest.raises(UserError, match="has schema 99, this version reads 1; choose another --results_dir"):
-        plan("demo")
-    other.record.config_path.write_text("[]")
-    assert plan("demo").jobs[0].state() == NEW
+    assert [each.state() for each in plan("demo").jobs[:3]] == [NEW, OTHER_VERSION, NEW]
+    assert "has schema 99, this version reads 1; choose another --results_dir" in state_of(other.record)[1]
 
 
 def test_missing_data_stop_the_plan(tmp_path):

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.utils.launch.rig import job, num_starts, scheduler
+from tests.utils.launch.rig import FakeJob, job, num_starts, scheduler
+from utils.launch.plan import DAMAGED
 from utils.launch.scheduler import Outcome
 from utils.record import Record
 
@@ -125,3 +126,77 @@ def test_a_stop_that_comes_while_a_slow_run_saves_its_state_is_a_stop(tmp_path):
     run, _, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=1.5)
     threading.Timer(1.8, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     assert run.run().outcomes == {"deaf": (Outcome.STOPPED, "it was ended at once")}
+
+
+def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path):
+    program = tmp_path / "program"
+    program.write_bytes(bytes(100))
+    program.chmod(0o755)
+    run, devices, view = scheduler(tmp_path, [job(tmp_path, "job")])
+    run._engine._interpreter = str(program)
+    outcome, reason = run.run().outcomes["job"]
+    assert outcome is Outcome.FAILED
+    assert reason.startswith("cannot be started: ")
+    assert view.lines == [f"job cannot be started ([Errno 8] Exec format error: {str(program)!r}): tried again"]
+    assert devices.free == 2
+
+
+@pytest.mark.parametrize("saves", [{}, {"saves": 1}])
+def test_a_stopped_run_says_that_its_state_is_saved_only_if_there_is_one(tmp_path, saves):
+    stopped = job(tmp_path, "stopped", seconds=60, quits=1, **saves)
+    run, _, _ = scheduler(tmp_path, [stopped])
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    reason = "its state is saved" if saves else "it was stopped before there was a state to save"
+    assert run.run().outcomes == {"stopped": (Outcome.STOPPED, reason)}
+
+
+@pytest.mark.parametrize(
+    ("codes", "outcome", "starts", "lowered"),
+    [
+        ("-9,0", Outcome.COMPLETE, 2, 1),
+        ("-9,4,7,0", Outcome.COMPLETE, 4, 2),
+        ("-9", Outcome.FAILED, 4, 3),
+        ("-15", Outcome.FAILED, 3, 0),
+    ],
+)
+def test_a_run_that_the_system_has_ended_is_taken_for_one_out_of_memory(tmp_path, codes, outcome, starts, lowered):
+    each = job(tmp_path, "job", codes=codes)
+    run, devices, _ = scheduler(tmp_path, [each])
+    assert outcomes(run.run()) == {"job": outcome}
+    assert (num_starts(each), devices.lowered, devices.free) == (starts, lowered, 2)
+
+
+def test_a_run_that_the_system_has_ended_goes_to_the_end(tmp_path):
+    jobs = [job(tmp_path, "large", codes="-9,0"), job(tmp_path, "one"), job(tmp_path, "two")]
+    run, _, view = scheduler(tmp_path, jobs, number=1)
+    run.run()
+    assert [name for name, _, _ in view.ends] == ["one", "two", "large"]
+    assert [line.startswith("large is started again later, beside fewer runs: ") for line in view.lines] == [True]
+
+
+def test_a_run_that_the_launcher_has_ended_is_not_taken_for_one_out_of_memory(tmp_path):
+    run, devices, _ = scheduler(
+        tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=0.5, crashes=1
+    )
+    assert outcomes(run.run()) == {"deaf": Outcome.FAILED}
+    assert devices.lowered == 0
+
+
+class DamagedJob(FakeJob):
+    """Its record is damaged until a run has written it."""
+
+    def state(self):
+        is_damaged = self.record.complete and "metrics" not in self.record.read_result()
+        return DAMAGED if is_damaged else super().state()
+
+
+def test_a_damaged_record_that_a_process_holds_is_left_alone(tmp_path):
+    each = DamagedJob("job", ("--name", "job"), Record(tmp_path / "group" / "job"))
+    holder = Record(each.record.folder).open()
+    holder.write_result({})
+    run, _, _ = scheduler(tmp_path, [each])
+    seen = []
+    threading.Timer(1.0, lambda: (seen.append(num_starts(each)), holder.close())).start()
+    assert outcomes(run.run()) == {"job": Outcome.COMPLETE}
+    assert seen == [0]
+    assert sorted(path.name for path in each.record.folder.parent.iterdir()) == ["job", "job.damaged-1"]

@@ -11,8 +11,8 @@ from utils.launch.screen import clock, draw, shorten_name
 LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 
 
-def child(name, place):
-    job, place = SimpleNamespace(name=name), SimpleNamespace(label=place)
+def child(name, place, words=()):
+    job, place = SimpleNamespace(name=name, words=words), SimpleNamespace(label=place)
     return SimpleNamespace(job=job, place=place, started=time.monotonic() - 3700.5)
 
 
@@ -76,6 +76,17 @@ def test_the_norm_layer_stays_in_sight_and_the_details_give_way_before_the_task(
     assert narrow.endswith("task 12")
     assert "…" in narrow
     assert "AdaB2N-50ep-s0 " in narrow
+
+
+def test_runs_of_a_search_are_told_apart_and_their_names_give_way():
+    words = ("--model", "er", "--kappa", "0.4", "--lambd", "10.0", "--nf", "4")
+    held_out = (*words, "--ada_t0", "1", "--validation", "0.1")
+    running = {name: child(LONG.format(0), "CPU", each) for name, each in (("a", words), ("b", held_out), ("c", ()))}
+    first, second, third = picture(Progress(3, running), 80, told="task 2, step 3, loss 1.234")[3:]
+    assert "AdaB2N-50ep-s0  kappa 0.4, lambd 10.0 " in first
+    assert "  kappa 0.4, lambd 10.0, ada_t0 1, held out  1:01:40  task 2" in second
+    assert "lambd" not in third
+    assert len({line.index("1:01:40") for line in (first, second, third)}) == 1
 
 
 def test_the_last_failures_say_why():

@@ -84,7 +84,7 @@ class Study:
         plan = self.plan()
         engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
         follow = Following(plan.searches, view.say).after
-        limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say)
+        limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds)
         scheduler = Scheduler(plan.jobs, FakeDevices(num_places), engine, limits, view, books, follow=follow)
         progress = scheduler.run()
         self.said += view.lines
@@ -108,7 +108,7 @@ def no_data(monkeypatch):
         ({"selection": "validation"}, 2 + 6 + 2, 0.4, [0, 1]),
         ({"selection": "validation", "search_seeds": (1,)}, 2 + 3 + 2, 0.4, [0, 1]),
         ({"selection": "validation", "search_seeds": (7, 8)}, 2 + 6 + 2, 0.4, [0, 1]),
-        ({"search_seeds": (7,)}, 2 + 3 + 2, 0.1, [0, 1, 7]),
+        ({"search_seeds": (7,)}, 2 + 3 + 2, 0.1, [0, 1]),
     ],
 )
 def test_every_run_is_made_once_and_the_best_setting_stands_in_the_table(tmp_path, typed, num_starts, setting, seeds):
@@ -213,14 +213,15 @@ def test_what_is_decided_is_told_from_the_disk(tmp_path):
     assert [job.state() for job in search.finals(index)] == ["new", "new"]
 
 
-def test_a_damaged_result_of_the_search_is_waited_for_again(tmp_path):
+def test_a_result_of_the_search_that_cannot_be_read_is_waited_for(tmp_path):
     study = Study(tmp_path, selection="validation", methods=("AdaB2N",))
     with pytest.raises(Killed):
         study.launch(dies_after=6)
     plan = study.plan()
     assert len(decided(plan.searches)) == 1
-    plan.jobs[0].record.result_path.write_text("{", encoding="utf-8")
-    assert decided(plan.searches) == {}
+    for content in ("{", '{"schema": 1, "numbers": {}}', '{"schema": 99}'):
+        plan.jobs[0].record.result_path.write_text(content, encoding="utf-8")
+        assert decided(plan.searches) == {}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import pytest
 
+from tests.utils.launch.rig import CONFIG, RESULT
 from utils.launch.cli import main
 from utils.ledger import FAILED, STOPPED, Ledger, Planned
 from utils.record import Record
@@ -26,9 +27,9 @@ def ledger(tmp_path):
     ledger.note("again", FAILED, "boom")
     for name in ("complete", "stopped", "again"):
         record = Record(tmp_path / "group" / name).open()
-        record.write_config({})
+        record.write_config(CONFIG)
         if name == "complete":
-            record.write_result({})
+            record.write_result(RESULT)
         record.close()
     return ledger
 
@@ -36,7 +37,15 @@ def ledger(tmp_path):
 def test_planned_runs_are_counted_and_failures_say_why(status, ledger):
     first, *lines = status()
     assert first.endswith(": 5 runs: 1 complete, 0 running, 0 diverged, 1 started, 2 failed, 1 not run")
-    assert lines == ["  failed    again  boom", "  failed    failed  give --lr", "  started   stopped"]
+    failed = ["  failed    again  boom", "  failed    failed  give --lr"]
+    assert lines == [*failed, "  started   stopped", "  not run   later"]
+
+
+def test_of_many_runs_that_are_not_run_some_are_named(tmp_path, status):
+    Ledger(tmp_path / "group").plan({f"run{number:03}": Planned({}, ()) for number in range(100)})
+    first, *lines = status()
+    assert first.endswith("100 not run")
+    assert (lines[0], lines[-1], len(lines)) == ("  not run   run000", "  and 80 more that are not run", 21)
 
 
 def test_a_failed_run_that_goes_on_again_is_running(tmp_path, status, ledger):

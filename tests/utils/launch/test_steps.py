@@ -3,12 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from utils import diagnosis
 from utils.configuration import configure
 from utils.launch.data import Data, DataFacts
 from utils.launch.steps import Steps, count_steps
 from utils.main import main
-from utils.registry import METHODS
+from utils.registry import METHODS, NORMS
 
+SMALL = "--dataset seq-digits --lr 0.01 --epochs 1 --buffer_size 20 --nf 2 --backbone resnet18"
 SIZES = (30, 25, 31, 30, 30, 28, 30, 30, 29, 30)
 WEIGHTS = {
     "der": "--alpha 0.1",
@@ -101,3 +103,36 @@ def test_stages_that_cannot_be_told_before_a_run_are_not_counted(monkeypatch, er
 def test_counts_are_exact_where_the_order_of_classes_changes_nothing():
     assert Steps.are_exact(job(configuration("er"), [30] * 10))
     assert not Steps.are_exact(job(configuration("er")))
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "steps"),
+    [
+        # after tasks of 60 images each, of which 54 are not held out; batches of 8, short ones left out
+        ("ft", "--retune_norms 2", 2 * (6 + 13 + 20 + 27 + 33)),
+        ("er", "--retune_norms 1 --epochs 1", 7 + 15 + 22 + 30 + 37),
+        ("joint", "--retune_norms 1", 37),
+        ("ft", "--retune_norms 2 --nl GN", 0),
+        ("ft", "--retune_norms 2 --nl GN --affine true", 2 * 99),
+        ("ft", "--retune_norms 2 --nl TBBN --affine false", 2 * 99),
+        ("ft", "", 0),
+    ],
+)
+def test_steps_of_retuning_norm_layers(model, more, steps):
+    assert Steps().of_retuning(job(configuration(model, more), [30] * 10)) == steps
+
+
+@pytest.mark.parametrize("norm", NORMS.names())
+def test_retuning_of_every_layer_is_counted(norm):
+    assert Steps().of_retuning(job(configuration("ft", f"--nl {norm} --retune_norms 1"), [30] * 10)) is not None
+
+
+def test_a_run_retunes_as_many_steps(tmp_path, monkeypatch):
+    words = f"{SMALL} --model ft --retune_norms 1 --class_order identity".split()
+    config = configure(words)
+    counted, original = [], diagnosis.train_alone
+    monkeypatch.setattr(diagnosis, "train_alone", lambda *given: (counted.append(1) for _ in original(*given)))
+    places = ["--results_dir", str(tmp_path), "--nowand", "1", "--threads", "1"]
+    assert main([*words, *places]) == 0
+    facts = DataFacts(tmp_path).of(config)
+    assert len(counted) == Steps().of_retuning(job(config, facts.class_sizes))

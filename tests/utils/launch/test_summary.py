@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.utils.launch.rig import RESULT
 from utils.launch.data import Data
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
@@ -20,8 +21,9 @@ def summarise(tmp_path):
 
     def make(seconds=lambda job: None, num_places=2, num_steps=100, **typed):
         where = Where(tmp_path, "group", Path("data"))
-        few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": (0.1, 0.4, 1.0)}
-        steps = SimpleNamespace(of=lambda job: num_steps, are_exact=lambda job: True)
+        few = {"models": ("er",), "methods": ("BN", "AdaB2N")}
+        few |= {"kappa": (0.1, 0.4, 1.0)} if "AdaB2N" in typed.get("methods", ("AdaB2N",)) else {}
+        steps = SimpleNamespace(of=lambda job: num_steps, of_retuning=lambda job: 0, are_exact=lambda job: True)
         estimates = SimpleNamespace(seconds=seconds, rough_seconds=lambda job: None, steps=steps)
         return Summary(make_plan(change(find_grid("demo"), {**few, **typed}), {}, where), where, estimates, num_places)
 
@@ -37,8 +39,7 @@ def finish(*jobs):
     for job in jobs:
         job.record.open()
         job.record.write_config({"values": job.config.values, "command": []})
-        job.record.write_config({})
-        job.record.write_result({})
+        job.record.write_result(RESULT)
         job.record.close()
 
 
@@ -62,6 +63,26 @@ def test_search_and_its_budget_are_told(summarise, typed, settings, then):
     summary = summarise(**typed)
     assert line(summary, "settings:") == f"settings: chosen on {settings}"
     assert [text for text in summary.lines() if "then:" in text] == ([f"  then: {then}"] if then else [])
+
+
+def test_epochs_and_buffer_sizes_are_axes_too(summarise):
+    summary = summarise(epochs=(1, 3), buffer_sizes=(100, 200))
+    assert (line(summary, "epochs:"), line(summary, "buffer sizes:")) == ("epochs: 1 3", "buffer sizes: 100 200")
+    assert not any(text.startswith("  buffer") for text in summarise(models=("sgd",), methods=("BN",)).lines())
+
+
+def test_one_run_is_no_runs(summarise):
+    assert summarise(methods=("BN",), seeds=(0,)).lines()[0] == "1 run: 1 new"
+
+
+def test_a_plan_is_over_when_the_runs_that_follow_are(summarise, monkeypatch):
+    monkeypatch.setattr("utils.launch.search.best_setting", lambda runs: 1)
+    typed = {"selection": "validation", "methods": ("AdaB2N",), "seeds": (0,)}
+    finish(*summarise(**typed).jobs)
+    summary = summarise(**typed)
+    assert not summary.is_over
+    finish(*summary.following)
+    assert summary.is_over
 
 
 def test_budgets_that_differ_are_a_range(summarise):
@@ -89,7 +110,7 @@ def test_what_is_known_of_the_best_is_listed_exactly(summarise, monkeypatch):
     assert line(summary, "seq-digits-er-200-AdaB2N-1ep:").endswith("kappa 0.4")
     commands = summary.commands()[-2:]
     for command, state, job in zip(commands, ("complete", "new"), summary.following, strict=True):
-        assert command.startswith(f"{state:9} python utils/main.py {' '.join(job.words)} --results_dir ")
+        assert command.startswith(f"{state:9} python utils/main.py {' '.join(job.words)} --group group ")
     told = summary.for_programs()
     assert (told["runs"], told["following"], len(told["following_jobs"])) == (5, 2, 2)
     assert told["searches"][0]["chosen"] == "kappa 0.4"

@@ -48,6 +48,36 @@ def test_a_start_and_an_end_are_a_line_each(tmp_path, view):
     ]
 
 
+def test_lines_tell_the_setting_and_whether_it_is_judged_on_held_out_data(tmp_path, view):
+    searched = job(tmp_path, "run", kappa=0.4, lambd=0.1, validation=0.1)
+    final = job(tmp_path, "run", kappa=0.4, lambd=0.1, nf=4)
+    for each in (searched, final):
+        view.started(child_of(each))
+        view.ended(each, Outcome.DIVERGED, "why", child_of(each), Progress(1))
+    assert [line.partition(" (")[2].partition(")")[0] for line in shown(view).splitlines()] == [
+        *["kappa 0.4, lambd 0.1, held out"] * 2,
+        *["kappa 0.4, lambd 0.1"] * 2,
+    ]
+
+
+LONG_PATH = "/a/" + "long/" * 10
+
+
+@pytest.mark.parametrize(
+    ("terminal", "lines"),
+    [
+        (True, ["  a line that is not for a", "    narrow terminal, with", f"    {LONG_PATH}", "    in it"]),
+        (False, [f"  a line that is not for a narrow terminal, with {LONG_PATH} in it"]),
+    ],
+)
+def test_a_terminal_gets_lines_broken_between_words(terminal, lines):
+    view = View("study", console=console(terminal, width=30))
+    view.close()
+    before = len(shown(view))
+    view.say(f"  a line that is not for a narrow terminal, with {LONG_PATH} in it")
+    assert shown(view)[before:].splitlines() == lines
+
+
 def test_a_failing_run_shows_its_own_last_lines_as_they_are(tmp_path, view):
     each = job(tmp_path, "run")
     child = child_of(each, ["Traceback", "[red]RuntimeError: " + "x" * 200])
@@ -122,6 +152,10 @@ def test_after_a_stop_it_says_what_is_saved(tmp_path, view):
         "0 of 9 runs complete",
         "the state of 1 of 2 stopped runs is saved; the same command goes on from there",
     ]
+
+
+def test_a_stop_before_anything_ran_promises_nothing(view):
+    assert view.closing_lines(Progress(9), stopped=True) == ["0 of 9 runs complete"]
 
 
 def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from utils.ledger import FAILED, Ledger, Planned
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, collect
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, collect
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
 COUNTS = {"class_il": [[5, None], [2, 4]], "task_il": [[5, None], [5, 6]], "total": [[10, None], [10, 10]]}
@@ -99,7 +99,7 @@ def test_a_planned_run_without_a_record_says_what_became_of_it(tmp_path):
     ledger.plan({"a": PLANNED, "b": PLANNED})
     ledger.note("b", FAILED, "give --lr")
     first, second = collect(tmp_path, "group")
-    assert (first.status, first.reason, second.reason) == (INCOMPLETE, "not run", "failed: give --lr")
+    assert (first.status, first.reason, second.reason) == (NOT_RUN, "not run", "failed: give --lr")
     assert (first.values, first.command) == (PLANNED.values, PLANNED.command)
 
 

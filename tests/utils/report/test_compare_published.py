@@ -100,6 +100,8 @@ def test_gains_are_held_against_the_published_ones():
     bn, ada = ([run(norm, 0, {"A_f": final}, **online)] for norm, final in (("BN", 40.0), ("AdaB2N", 44.0)))
     (line,) = section(text_of(bn, ada), "Sources and remarks")
     assert "ours gains +4.00; seq-cifar10: gains of AdaB2N over BN of up to 7.68 points" in line
+    assert line.endswith("model er (published: er_ace or derpp)")
+    assert "another setting here, buffer_size 200 (published: 500 or 2000), " in line
     assert "ours gains" not in text_of(ada)
 
 

@@ -35,9 +35,30 @@ def change_of(root, row=0):
 def test_accuracy_before_and_after_and_the_difference(tmp_path):
     write_measured(tmp_path, "BN", [40, 50], [52, 58])
     found = build_retuning(cells_of(tmp_path))
-    assert found.titles == ("norm", "seq-cifar100 ft 2000 Class-IL", "seq-cifar100 ft 2000 Task-IL")
-    assert found.rows == (("BN", "45.00 → 55.00 (+10.00)", "45.00 → 55.00 (+10.00)"),)
-    assert "for 5 epochs" in found.caption
+    title = "seq-cifar100 ft 2000"
+    course = f"{title} Class-IL difference after each task"
+    assert found.titles == ("norm", f"{title} Class-IL", f"{title} Task-IL", course)
+    assert found.rows == (("BN", "45.00 → 55.00 (+10.00)", "45.00 → 55.00 (+10.00)", "+0.0 +10.0"),)
+    assert "After every task, a copy of the network is trained for 5 epochs" in found.caption
+
+
+def test_differences_after_each_task_are_of_the_tasks_seen_by_then(tmp_path):
+    for seed, correct in enumerate(([[50, None], [40, 50]], [[60, None], [42, 48]])):
+        path = write_measured(tmp_path, "BN", [40, 50], [0, 0], seed=seed)
+        result = json.loads(path.read_text())
+        result["norms"]["retuned"]["class_il"] = correct
+        path.write_text(json.dumps(result))
+    assert build_retuning(cells_of(tmp_path)).rows[0][3] == "−35.0 +0.0"
+
+
+def test_tasks_after_which_nothing_was_trained_have_no_difference(tmp_path):
+    path = write_measured(tmp_path, "BN", [40, 50], [52, 58])
+    result = json.loads(path.read_text())
+    for matrices in (result["counts"], result["norms"]["retuned"]):
+        for name in ("class_il", "task_il", "total"):
+            matrices[name][0][0] = None
+    path.write_text(json.dumps(result))
+    assert build_retuning(cells_of(tmp_path)).rows[0][1::2] == ("45.00 → 55.00 (+10.00)", "– +10.0")
 
 
 def test_difference_is_that_of_seeds_with_its_spread(tmp_path):

@@ -1,7 +1,12 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
-from utils.report.published import differences, find, gain, values_of
+from utils.configuration import configure
+from utils.report import published
+from utils.report.published import differences, differences_from_gain, find, gain, values_of
 
 
 @pytest.mark.parametrize(
@@ -81,3 +86,75 @@ def test_largest_gains_of_adab2n_are_online():
     assert "4.26" in gain("seq-miniimg", "online")
     assert gain("seq-cifar10", "offline") is None
     assert gain("seq-digits", "online") is None
+
+
+REVIEWED = "--val_fraction 0 --best_epoch last --cifar_crop shift --quota floor --reherd 0 --exemplar_selection random"
+
+
+def configured(model, dataset, norm, *more):
+    """The values as a record of such a run has them."""
+    layer = ("CN", "--num_groups", "16") if norm == "CN*" else (norm,)
+    words = ("--model", model, "--dataset", dataset, "--buffer_size", "2000", "--nl", *layer, *more)
+    config = configure(words)
+    return config, json.loads(json.dumps(config.values)) | {"num_tasks": 10}
+
+
+def cells():
+    stored = json.loads(Path(published.__file__).with_name("published.json").read_text(encoding="utf-8"))
+    for name, methods in stored["figures"].items():
+        for method, norms in methods.items():
+            yield from ((stored["settings"][name]["match"]["dataset"], method, norm) for norm in norms)
+
+
+@pytest.mark.parametrize(("dataset", "method", "norm"), list(cells()))
+def test_a_run_with_nothing_typed_has_the_published_options_and_all_of_them_are_known(dataset, method, norm):
+    config, values = configured(method, dataset, norm)
+    figure = find(values, config.nl, "A_f")
+    assert differences(figure, values) == {}
+    unused = config.parts.method.unused(config.values)
+    unused |= config.parts.dataset.unused(config.values, config.parts.transforms(config.protocol))
+    counting = {name for name, option in config.options.items() if option.changes_result and name in config.used()}
+    # What picks the figure, and what is measured beside the accuracies without changing them.
+    elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed"}
+    beside = {"ignore_other_metrics", "retune_norms", "eval_every"}
+    assert counting - unused.keys() - elsewhere - beside <= figure.options.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "typed"),
+    [
+        ("ssil", f"{REVIEWED} --batch_ratio 1 --ratio_cycle reshuffle --lr_decay 0.5 --ssil_distill all"),
+        ("ssil", "--class_order icarl"),
+        ("eeil", "--second_epochs 1 --eeil_second_stage balanced --eeil_skip_newest_head 0"),
+        ("podnet", "--second_epochs 1 --podnet_lambda_c 100 --nca softmax"),
+        ("podnet", "--batching union"),
+        ("lucir", "--lucir_relu final --debug_mode 3"),
+    ],
+)
+def test_whatever_was_typed_otherwise_is_a_difference(model, typed):
+    _, values = configured(model, "seq-cifar100", "BN", *typed.split())
+    names = {word[2:] for word in typed.split() if word.startswith("--")}
+    assert names <= differences(find(values, "BN", "A_f"), values).keys()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sizes"), [("seq-cifar10", (500, 2000)), ("seq-cifar100", (2000, 5000)), ("seq-miniimg", (2000, 5000))]
+)
+@pytest.mark.parametrize("model", ["er_ace", "derpp"])
+@pytest.mark.parametrize("norm", ["BN", "AdaB2N"])
+def test_online_runs_with_nothing_typed_are_those_of_the_published_gains(dataset, sizes, model, norm):
+    for size in sizes:
+        words = ("--model", model, "--dataset", dataset, "--nl", norm, "--buffer_size", str(size))
+        assert differences_from_gain(configure(words).values) == {}
+
+
+def test_online_runs_of_another_setting_differ_from_those_of_the_published_gains():
+    typed = "--buffer_size 200 --epochs 5 --lr 0.1 --alpha 0.3 --affine false"
+    assert differences_from_gain(configure(f"--model der --dataset seq-cifar10 {typed}".split()).values) == {
+        "model": ("der", ["er_ace", "derpp"]),
+        "buffer_size": (200, [500, 2000]),
+        "epochs": (5, [1]),
+        "lr": (0.1, [0.03]),
+        "alpha": (0.3, [0.2, 0.1]),
+        "affine": (False, [True]),
+    }

@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, Run
+from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
+from utils.report.select import COLUMN as COLUMN_NAMES
 from utils.report.select import best_setting, select
 
 COLUMN = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "validation": 0.0}
@@ -194,6 +196,47 @@ def test_held_out_runs_alone_and_those_of_another_share_are_a_column_of_their_ow
 
 
 def test_values_of_any_kind_can_be_a_setting():
-    values = [None, True, 0.5, 3, "text", [1, "two"]]
+    values = [None, 0.5, 3, [1, "two"]]
     cell = only(select([run("A", 0, float(index), kappa=value) for index, value in enumerate(values)]), "A")
-    assert (cell.num_settings, cell.setting) == (6, {"kappa": (1, "two")})
+    assert (cell.num_settings, cell.setting) == (4, {"kappa": (1, "two")})
+
+
+# -- Experiments that are not settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "titles"),
+    [
+        ("ssil_distill", ("all", "last"), {"ssil_distill all", "ssil_distill last"}),
+        ("reherd", (True, False), {"reherd 1", "reherd 0"}),
+        ("val_fraction", (0.0, 0.1), {"val_fraction 0.0", "val_fraction 0.1"}),
+        ("class_order", ([1, 0], "seeded"), {"class_order 1,0", "class_order seeded"}),
+    ],
+)
+def test_another_experiment_is_another_column_and_never_chosen(name, values, titles):
+    runs = [run("BN", 0, 90.0, **{name: values[0]}), run("BN", 0, 50.0, **{name: values[1]})]
+    cells = select([*runs, run("TBBN", 0, 60.0, **{name: values[1]})])
+    assert {dict(zip(COLUMN_NAMES, column, strict=True))["variant"] for column in cells} == titles
+    by_norm = [norms for norms in cells.values() if "TBBN" in norms]
+    assert [norms["BN"].values("class_il", "A_f") for norms in by_norm] == [{0: 50.0}]
+    assert all(cell.num_settings == 1 and not cell.selection for norms in cells.values() for cell in norms.values())
+
+
+def test_what_a_layer_or_a_method_alone_has_makes_no_other_experiment():
+    runs = [run("BN", 0, 90.0, forward="separate"), run("TBBN", 0, 60.0, forward="joint", affine=False)]
+    assert len(select([*runs, run("AdaB2N", 0, 70.0, forward="joint", renormalize_absent=True)])) == 1
+
+
+def test_a_run_of_the_search_alone_is_not_in_the_mean():
+    """It is judged on its seed, which is not one of those that are asked for."""
+    runs = [replace(run("A", 0, 99.0, kappa=0.1), for_search=True), run("A", 1, 50.0, kappa=0.1)]
+    runs += [replace(run("A", 0, 98.0, kappa=0.4), for_search=True)]
+    cell = only(select(runs), "A")
+    assert (cell.setting, cell.num_settings) == ({"kappa": 0.1}, 2)
+    assert cell.values("class_il", "A_f") == {1: 50.0}
+
+
+def test_a_setting_that_no_run_has_begun_with_is_not_tried():
+    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, status=NOT_RUN, kappa=0.4)]
+    cell = only(select(runs), "A")
+    assert (cell.num_settings, cell.selection, cell.reason) == (1, "", "search: 1 of 2 runs complete")

@@ -16,7 +16,15 @@ def test_paired_test_over_common_seeds():
     assert paired_p(first, second) == pytest.approx(0.0741799)
 
 
-@pytest.mark.parametrize(("first", "second"), [({0: 1.0}, {0: 2.0}), ({0: 1.0}, {1: 2.0}), ({0: 1.0, 1: 2.0},) * 2])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({0: 1.0}, {0: 2.0}),
+        ({0: 1.0}, {1: 2.0}),
+        ({0: 1.0, 1: 2.0},) * 2,
+        ({0: 75.3, 1: 81.1}, {0: 70.1, 1: 75.9}),  # 5.2 twice, but for the last bits
+    ],
+)
 def test_no_test_where_there_is_nothing_to_test(first, second):
     assert paired_p(first, second) is None
 
