@@ -68,7 +68,10 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
     if record.complete:
         screen.say(f"already complete: {record.folder}")
-        show_result(config, record.read_result(), screen)
+        try:
+            show_result(config, record.read_result(), screen)
+        except (LookupError, TypeError, AttributeError):
+            raise UserError(f"its result is damaged; remove the folder {record.folder} to run it anew") from None
         return COMPLETE
     with contextlib.closing(record.open()):
         failure = record.read_failure()

@@ -120,6 +120,15 @@ def test_complete_run_says_so_and_does_nothing(start, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")} == before
 
 
+@pytest.mark.parametrize("damage", ['"timings"', '"metrics"', '"schema"', "{"])
+def test_complete_run_that_is_damaged_is_a_clear_line(start, tmp_path, capsys, damage):
+    start()
+    path = only_folder(tmp_path / "results") / "result.json"
+    path.write_text(path.read_text().replace(damage, '"counds"' if damage != "{" else "", 1))
+    assert start() == 2
+    assert "remove the folder" in capsys.readouterr().err
+
+
 def test_record_of_a_complete_run(start, tmp_path):
     start("--notes", "a <note>", "--wandb_name", "\udcff", keep_checkpoint=0)
     folder = only_folder(tmp_path / "results")
