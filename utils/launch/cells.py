@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.launch.grid import OPTION_OF_AXIS, Grid
 from utils.options import SHARED_OPTIONS
 from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.report.select import setting_in_words
 from utils.variants import VARIANTS, find_variant
 
 
@@ -79,7 +80,7 @@ def _words(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, ...]]:
 def setting_text(setting: Sequence[str]) -> str:
     """`--kappa 0.4 --lambd 1.0` as `kappa 0.4, lambd 1.0`."""
     pairs = zip(setting[::2], setting[1::2], strict=True)
-    return ", ".join(f"{name.removeprefix('--')} {value}" for name, value in pairs)
+    return setting_in_words({name.removeprefix("--"): value for name, value in pairs})
 
 
 def _named_words(words: Sequence[str]) -> list[tuple[str, list[str]]]:

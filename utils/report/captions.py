@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from utils.report.published import differences, gain, values_of
-from utils.report.select import COLUMN
+from utils.report.select import COLUMN, setting_in_words
 from utils.report.tables import (
     BASELINE,
     LOWER_IS_BETTER,
@@ -19,10 +19,9 @@ from utils.report.tables import (
 from utils.variants import VARIANTS
 
 _SELECTION = {
-    "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle)",
+    "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle{study})",
     "validation": "by final Class-IL accuracy on a held-out part of the training data, then run on all of it",
 }
-_ORACLE_OF_THE_STUDY = _SELECTION["oracle"].replace("(oracle)", "(oracle, as the original study did)")
 
 
 def caption(table: Table) -> str:
@@ -52,10 +51,9 @@ def _selections(table: Table) -> list[str]:
         for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.num_seeds} - {""}):
             rows[kind].append(row)
     protocols = {entry.cell.protocol for entry in table.entries.values() if entry.cell}
-    texts = _SELECTION | ({"oracle": _ORACLE_OF_THE_STUDY} if protocols <= {"online", None} else {})
-    sentences = [
-        f"Hyperparameters of {', '.join(names)} selected {texts.get(kind, kind)}." for kind, names in rows.items()
-    ]
+    study = ", as the original study did" if protocols <= {"online", None} else ""
+    texts = {kind: _SELECTION.get(kind, kind).format(study=study) for kind in rows}
+    sentences = [f"Hyperparameters of {', '.join(names)} selected {texts[kind]}." for kind, names in rows.items()]
     return [*sentences, "The column `settings` counts those tried."] if sentences else []
 
 
@@ -112,8 +110,7 @@ def _chosen(table: Table) -> list[str]:
         for row in table.rows:
             entry = table.entries[row, column]
             if entry.num_seeds and entry.cell.selection:
-                setting = ", ".join(f"{name} {value}" for name, value in entry.cell.setting.items())
-                lines[row][f"{table.title(column)}: {setting}"] = None
+                lines[row][f"{table.title(column)}: {setting_in_words(entry.cell.setting)}"] = None
     return [f"settings of {row} that were chosen: {'; '.join(found)}" for row, found in lines.items()]
 
 

@@ -66,12 +66,13 @@ def collect(results_dir: Path, group: str) -> list[Run]:
 
 def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:
     """The planned runs, and a damaged plan in the place of a damaged record."""
+    ledger = Ledger(folder)
     try:
-        planned = Ledger(folder).read()
+        planned = ledger.read()
         for entry in planned.values():
             _sound(dict(entry.values))
     except (UserError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{folder / 'plan.json'} is damaged"
+        reason = str(error) if isinstance(error, UserError) else f"{ledger.plan_path} is damaged"
         return {}, [Run(folder, {}, DAMAGED, reason)]
     return planned, []
 

@@ -24,7 +24,7 @@ _IGNORED = {option.name for option in PLACE_OPTIONS} | {
 
 # Options in words or flags make another experiment, which no setting is chosen among; so do these numbers.
 _OF_EXPERIMENTS = {"val_fraction", "batch_ratio", "n_tasks", "second_epochs", "class_order"}
-_OF_SETTINGS = {"affine", "adjust_groups", "renormalize_absent", "forward", "optim_nesterov"}
+_NEVER_OF_EXPERIMENTS = _IGNORED | {"affine", "adjust_groups", "renormalize_absent", "forward", "optim_nesterov"}
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -100,7 +100,7 @@ def _differing(runs: Sequence[Run]) -> dict[tuple, list[str]]:
     found: dict[tuple, dict[str, set]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
         for name, value in run.values.items():
-            is_word = isinstance(value, str | bool) and name not in _IGNORED | _OF_SETTINGS
+            is_word = isinstance(value, str | bool) and name not in _NEVER_OF_EXPERIMENTS
             if is_word or name in _OF_EXPERIMENTS:
                 found[_experiment_of(run)][name].add(_frozen(value))
     differing: dict[tuple, list[str]] = defaultdict(list)
@@ -199,8 +199,13 @@ def _choose_validated(
         return None, _search_reason(runs, len(begun))
     if best in went_on:
         return best, _search_reason(runs, len(begun)) if is_open else ""
-    words = ", ".join(f"{name} {value}" for name, value in _setting(best, searched).items())
+    words = setting_in_words(_setting(best, searched))
     return best, f"{_search_reason(runs, len(begun))}, the best so far ({words}) not yet run on all data"
+
+
+def setting_in_words(setting: Mapping[str, Any]) -> str:
+    """`kappa 0.4, lambd 1.0`."""
+    return ", ".join(f"{name} {value}" for name, value in setting.items())
 
 
 def _search_reason(runs: Sequence[Run], num_settings: int) -> str:
