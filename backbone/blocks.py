@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.config.options import Option, ranged
 from utils.errors import UserError
-from utils.options import Option, ranged
 
 NormFactory = Callable[[int, int], nn.Module]  # norm(num_features, spatial_size), the side of its maps in pixels
 

@@ -10,7 +10,7 @@ from backbone.blocks import (
     draw_kaiming_normal,
     zero_last_scales,
 )
-from utils.registry import BACKBONES
+from utils.config.registry import BACKBONES
 
 
 class LinearSumBlock(BasicBlock):

@@ -6,7 +6,7 @@ average over the whole last map, so that 16, 32, 64 and 84 pixels all work.
 """
 
 from backbone.blocks import WIDTH_OPTION, NormFactory, ResidualNetwork
-from utils.registry import BACKBONES
+from utils.config.registry import BACKBONES
 
 
 @BACKBONES.register()

@@ -3,7 +3,7 @@
 from torch import nn
 
 from backbone.blocks import WIDTH_OPTION, NormFactory, ResidualNetwork, convolution, draw_kaiming_normal, halved
-from utils.registry import BACKBONES
+from utils.config.registry import BACKBONES
 
 
 @BACKBONES.register()

@@ -1,7 +1,7 @@
 """ResNet-32 for images of about 32 pixels (He et al., CVPR 2016, section 4.2)."""
 
 from backbone.blocks import NormFactory, ResidualNetwork, draw_kaiming_normal
-from utils.registry import BACKBONES
+from utils.config.registry import BACKBONES
 
 
 @BACKBONES.register()

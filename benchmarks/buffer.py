@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from utils.buffer import Memory, make_memory
+from utils.data.buffer import Memory, make_memory
 
 CAPACITIES = (500, 50_000)
 BATCH_SIZE = 10

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from backbone.norm import BatchContext, NormFactory, batch_context, begin_task, norm_factory, norm_loss
 from backbone.norm.context import ContextNorm
 from backbone.norm.tbbn import num_balanced_groups
-from utils.registry import BACKBONES, NORMS
+from utils.config.registry import BACKBONES, NORMS
 
 TASK = 5
 NUM_TASKS = 10

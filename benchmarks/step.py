@@ -29,15 +29,15 @@ from torch.nn.functional import cross_entropy
 
 from backbone.norm import BatchContext, batch_context
 from models.base import Stage
-from utils.configuration import configure
-from utils.data_plan import Loaders, Pairs, Plain, part_sizes
+from utils.config.configuration import configure
+from utils.config.registry import METHODS
+from utils.data.plan import Loaders, Pairs, Plain, part_sizes
 from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
-from utils.record import Record
-from utils.registry import METHODS
-from utils.stopping import StopRequest
-from utils.trackers import NullTracker
-from utils.training import Outlets, Position, Training
+from utils.records.record import Record
+from utils.records.trackers import NullTracker
+from utils.run.stopping import StopRequest
+from utils.run.training import Outlets, Position, Training
 
 LIMIT = 1.10
 MEASURED_TASK = 2  # the first in which EEIL's main stage distills

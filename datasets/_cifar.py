@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets.arrays import Arrays, Dataset
+from utils.config.options import Option
 from utils.errors import UserError
-from utils.options import Option
 
 if TYPE_CHECKING:
-    from utils.augment import Transform
+    from utils.data.augment import Transform
 
 # Of the offline studies, whatever the dataset (Masana et al., FACIL, 2020; Cha et al., CVPR 2023).
 _OFFLINE_CONSTANTS = {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 0.2023)}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from datasets._digests import kept_digest
+from utils.config.options import Option
 from utils.errors import UserError
-from utils.options import Option
 
 if TYPE_CHECKING:
-    from utils.augment import Transform
+    from utils.data.augment import Transform
 
 _CHUNK_BYTES = 8 * 2**20
 
@@ -204,8 +204,8 @@ class Dataset:
         mean, std: of the three channels, for images scaled to [0, 1].
         layouts: where to look; the first that is there is read.
         options: what can be set; the constructor takes the values by name.
-        transforms: by protocol, `crop_padding` and `flip` of a `utils.augment.Transform`; `mean` and `std` too where
-            the protocol has its own.
+        transforms: by protocol, `crop_padding` and `flip` of a `utils.data.augment.Transform`; `mean` and `std` too
+            where the protocol has its own.
         protocol_values: by protocol, defaults of options.
         on_disk: whether the images are too many for a device.
         class_orders: by protocol, the rule for the order of the classes, where it is not the protocol's.
@@ -275,7 +275,7 @@ class Dataset:
 
     def make_transform(self, protocol: str, arrays: Arrays, changes: dict[str, Any]) -> "Transform":
         """The transform of a protocol with some of its fields changed."""
-        from utils.augment import Transform
+        from utils.data.augment import Transform
 
         if protocol not in self.transforms:
             known = " or ".join(self.transforms)

@@ -7,12 +7,12 @@ import numpy as np
 
 from datasets.arrays import Arrays, Content, Dataset, check_images, check_label_type, check_tasks, chunks_of_rows
 from datasets.layouts.four_arrays import FourArrays
+from utils.config.options import Option, flag, ranged
+from utils.config.registry import DATASETS
 from utils.errors import UserError
-from utils.options import Option, flag, ranged
-from utils.registry import DATASETS
 
 if TYPE_CHECKING:
-    from utils.augment import Transform
+    from utils.data.augment import Transform
 
 
 @DATASETS.register()
@@ -35,7 +35,7 @@ class SeqArrays(Dataset):
 
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         """The augmentation that was asked for, whatever the protocol."""
-        from utils.augment import Transform
+        from utils.data.augment import Transform
 
         return Transform(self.settings["crop_padding"], self.settings["flip"], arrays.mean, arrays.std)
 

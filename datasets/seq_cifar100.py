@@ -6,7 +6,7 @@ from datasets._cifar import Cifar
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
 from datasets.layouts.official import OfficialCifar
-from utils.registry import DATASETS
+from utils.config.registry import DATASETS
 
 _CLASS_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from datasets.arrays import Arrays, Content, Dataset
-from utils.registry import DATASETS
+from utils.config.registry import DATASETS
 
 _FILE = Path(__file__).with_name("digits.npz")
 

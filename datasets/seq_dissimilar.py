@@ -5,7 +5,7 @@ from typing import ClassVar
 from datasets.arrays import Dataset
 from datasets.layouts.dissimilar import SOURCES, DissimilarFiles
 from datasets.layouts.four_arrays import FourArrays
-from utils.registry import DATASETS
+from utils.config.registry import DATASETS
 
 _TRANSFORM = {"crop_padding": 4, "flip": True}
 

@@ -10,9 +10,9 @@ from datasets.arrays import Arrays, Dataset, naming_forbidden
 from datasets.layouts.decoding import decoded_classes, move_up
 from datasets.layouts.four_arrays import read_array
 from datasets.layouts.imagenet import DecodedArrays, ImageNetFolder
+from utils.config.options import Option
+from utils.config.registry import DATASETS
 from utils.errors import UserError
-from utils.options import Option
-from utils.registry import DATASETS
 
 _CLASS_LIST = Path(__file__).with_name("imagenet100.txt")
 _TRANSFORM = {"crop_padding": 0, "flip": True, "resized_crop": True, "test_side": 224}

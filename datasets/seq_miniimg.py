@@ -5,7 +5,7 @@ from typing import ClassVar
 from datasets.arrays import Dataset
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
-from utils.registry import DATASETS
+from utils.config.registry import DATASETS
 
 
 @DATASETS.register()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
+from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.errors import UserError
-from utils.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.seeds import generator
 
 # Class at each position. For CIFAR-100: Rebuffi et al., iCaRL, CVPR 2017. For ImageNet-100: Douillard et al., PODNet,

@@ -14,9 +14,9 @@ from models.base import Stage
 from models.exemplar import ExemplarMethod
 from models.heads import Outputs
 from models.podnet import PROXY_OPTIONS, PodNet
-from utils.batch import Batch
-from utils.options import Option, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 
 @METHODS.register()

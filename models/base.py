@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
 from models.settings import Setting, find_setting
-from utils.batch import Batch
-from utils.data_plan import Pairs, Plain, Rows, Sizes, TaskStream, check_filled
+from utils.config.options import Option, ranged
+from utils.data.batch import Batch
+from utils.data.plan import Pairs, Plain, Rows, Sizes, TaskStream, check_filled
 from utils.errors import UserError
-from utils.options import Option, ranged
 from utils.seeds import derive_seed
 
 REPLAY_OPTIONS = (
@@ -38,7 +38,7 @@ class Stage:
     """What is trained on what.
 
     Attributes:
-        data: the images (`utils/data_plan.py`).
+        data: the images (`utils/data/plan.py`).
         epochs: passes over them.
         lr: learning rate of the first epoch; multiplied by `lr_decay` at every milestone.
         milestones: epochs, counted from 0, at whose start the learning rate falls.

@@ -4,9 +4,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import REPLAY_OPTIONS, ReplayMethod
-from utils.batch import Batch
-from utils.options import Option, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 ALPHA = Option("alpha", ranged(float, 0), None, "weight of the distance to the stored logits (as published)")
 

@@ -5,9 +5,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import REPLAY_OPTIONS, ReplayMethod
 from models.der import ALPHA
-from utils.batch import Batch
-from utils.options import Option, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 
 @METHODS.register()

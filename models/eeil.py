@@ -8,10 +8,10 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, kl_div
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod, frozen_copy
-from utils.batch import Batch
-from utils.data_plan import Plain, Rows
-from utils.options import Option, boolean, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, boolean, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
+from utils.data.plan import Plain, Rows
 
 TEMPERATURE = 2.0
 

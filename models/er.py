@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.base import ReplayMethod
-from utils.batch import Batch
-from utils.registry import METHODS
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 
 @METHODS.register()

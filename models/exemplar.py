@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MemoryMethod, Stage
-from utils.batch import Batch
-from utils.data_plan import Pairs, Plain, Rows, check_ratio
+from utils.config.options import Option, ranged
+from utils.data.batch import Batch
+from utils.data.exemplars import EXEMPLAR_OPTIONS
+from utils.data.plan import Pairs, Plain, Rows, check_ratio
 from utils.errors import UserError
-from utils.evaluate import evaluating
-from utils.exemplars import EXEMPLAR_OPTIONS
-from utils.options import Option, ranged
+from utils.inference import evaluating
 
 PAIR_OPTIONS = (
     Option("forward", str, "auto", "current and memory rows in one forward", choices=("auto", "joint")),

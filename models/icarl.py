@@ -1,6 +1,5 @@
 """iCaRL: incremental classifier and representation learning (Rebuffi et al., CVPR 2017)."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -8,10 +7,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
 from models.exemplar import ExemplarMethod
-from utils.batch import Batch
-from utils.evaluate import BATCH_PIXELS, MIN_BATCH_SIZE, evaluating
-from utils.options import Option, boolean
-from utils.registry import METHODS
+from utils.config.options import Option, boolean
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
+from utils.inference import evaluating, inference_batch_size
 
 
 @METHODS.register()
@@ -91,7 +90,7 @@ class Icarl(ExemplarMethod):
 
     def mean_direction(self, raw: Tensor) -> Tensor:
         """Mean [D] of the normalised features of raw images [N, C, H, W], which are forwarded as in evaluation."""
-        batch_size = max(MIN_BATCH_SIZE, BATCH_PIXELS // math.prod(raw.shape[2:]))
+        batch_size = inference_batch_size(raw.shape)
         return normalize(torch.cat([self.features_of(part) for part in raw.split(batch_size)])).mean(dim=0)
 
     def state_dict(self) -> dict[str, Any]:

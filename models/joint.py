@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.base import Method, Stage
-from utils.batch import Batch
-from utils.registry import METHODS
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 
 @METHODS.register()

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod
-from utils.batch import Batch
-from utils.options import Option, boolean, ranged
-from utils.registry import BACKBONES, METHODS
+from utils.config.options import Option, boolean, ranged
+from utils.config.registry import BACKBONES, METHODS
+from utils.data.batch import Batch
 
 RANKING_OPTIONS = (
     Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines"),

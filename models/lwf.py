@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.exemplar import ExemplarMethod
-from utils.batch import Batch
-from utils.options import Option, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 
 TEMPERATURE = 2.0
 FLOOR = 1e-5  # of the probabilities of all old classes together

@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy, normalize
 from models.base import Stage
 from models.exemplar import ExemplarMethod
 from models.heads import Outputs
+from models.kmeans import cluster_centres
 from models.lucir import cosine_distance
-from utils.batch import Batch
-from utils.data_plan import Plain, Rows
-from utils.evaluate import evaluating
-from utils.kmeans import cluster_centres
-from utils.options import Option, boolean, ranged
-from utils.registry import METHODS
+from utils.config.options import Option, boolean, ranged
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
+from utils.data.plan import Plain, Rows
+from utils.inference import evaluating
 from utils.seeds import generator
 
 GRADIENT_LIMIT = 5.0

@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy
 
 from models.eeil import softened_kl
 from models.exemplar import ExemplarMethod
-from utils.batch import Batch
+from utils.config.options import Option
+from utils.config.registry import METHODS
+from utils.data.batch import Batch
 from utils.errors import UserError
-from utils.options import Option
-from utils.registry import METHODS
 
 
 @METHODS.register()

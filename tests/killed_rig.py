@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.registry import ROOT
+from utils.config.registry import ROOT
 
 PATIENCE = 60.0  # seconds for anything that has to happen
 

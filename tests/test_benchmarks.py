@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.registry import ROOT
+from utils.config.registry import ROOT
 
 SMALL = {
     "buffer.py": "--rounds 1",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.registry import ROOT
+from utils.config.registry import ROOT
 
 GRID = (
     "--preset demo --datasets seq-arrays --models er --methods BN TBBN AdaB2N --kappa 0.4 1.0 --seeds 0 1 2 "

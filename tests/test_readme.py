@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from utils.configuration import configure
+from utils.config.configuration import configure
+from utils.config.options import SHARED_OPTIONS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
 from utils.launch.cli import _launch_parser
-from utils.options import SHARED_OPTIONS
-from utils.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

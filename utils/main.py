@@ -15,7 +15,7 @@ if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.configuration import Configuration, configure, data_root, readable_name
+from utils.config.configuration import Configuration, configure, data_root, readable_name
 from utils.errors import (
     COMPLETE,
     OUT_OF_MEMORY,
@@ -27,8 +27,8 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
-from utils.record import DamagedRecord, Record
-from utils.stopping import StopRequest
+from utils.records.record import DamagedRecord, Record
+from utils.run.stopping import StopRequest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     """Find or start the record of this configuration and bring it to its end."""
     started = time.monotonic()
     config = configure(arguments)
-    from utils.progress import Screen
+    from utils.run.progress import Screen
 
     screen = Screen(verbose=not config.non_verbose)
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
@@ -87,10 +87,10 @@ def train(
     config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest, started: float
 ) -> dict[str, Any]:
     """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
-    from utils.data_plan import Loaders
-    from utils.environment import available_cores, choose_device, describe, set_arithmetic
-    from utils.trackers import make_tracker
-    from utils.training import Outlets, Training
+    from utils.data.plan import Loaders
+    from utils.records.trackers import make_tracker
+    from utils.run.environment import available_cores, choose_device, describe, set_arithmetic
+    from utils.run.training import Outlets, Training
 
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
@@ -184,9 +184,9 @@ def make_augmentation(config: Configuration, dataset, arrays, device):
     memory's."""
     from functools import partial
 
-    from utils.augment import augment, normalise
+    from utils.data.augment import augment, normalise
+    from utils.run.training import Augmentation
     from utils.seeds import generator
-    from utils.training import Augmentation
 
     transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     return Augmentation(
@@ -235,7 +235,7 @@ def check_retuning(config: Configuration, stream) -> None:
 
 def make_replay(config: Configuration, stream, augmentation, device):
     """A memory that is filled while training."""
-    from utils.buffer import make_memory
+    from utils.data.buffer import make_memory
 
     return make_memory(
         config.buffer_mode,
@@ -249,7 +249,7 @@ def make_replay(config: Configuration, stream, augmentation, device):
 
 def make_exemplars(config: Configuration, stream, augmentation, device):
     """A memory that is filled after each task."""
-    from utils.exemplars import ExemplarMemory
+    from utils.data.exemplars import ExemplarMemory
 
     return ExemplarMemory(
         config.buffer_size,
@@ -286,9 +286,9 @@ def make_network(config: Configuration, stream, image_size: int):
 
 def make_result(config: Configuration, measured, training, identity: str, device) -> dict[str, Any]:
     """What `result.json` holds."""
-    from utils.environment import peak_memory
-    from utils.measurements import weights_digest
-    from utils.metrics import summarise
+    from utils.records.metrics import summarise
+    from utils.run.environment import peak_memory
+    from utils.run.measurements import weights_digest
 
     return {
         "identity": identity,
@@ -337,7 +337,7 @@ def describe_batches(config: Configuration) -> str:
     if method.keeps_exemplars and config.batching == "union":
         return f"batches of {config.batch_size} of the task's images and {config.buffer_size} exemplars together"
     if method.keeps_exemplars:
-        from utils.data_plan import part_sizes
+        from utils.data.plan import part_sizes
 
         current, memory = part_sizes(config.batch_size, config.batch_ratio)
         return f"batches of {current} + {memory} from the second task on, {config.buffer_size} exemplars"
@@ -347,7 +347,7 @@ def describe_batches(config: Configuration) -> str:
 
 def show_result(config: Configuration, result: dict[str, Any], screen) -> None:
     """The final metrics, those that lead in the protocol."""
-    from utils.protocols import PROTOCOLS
+    from utils.config.protocols import PROTOCOLS
 
     leading = PROTOCOLS[config.protocol].leading_metrics
     for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backbone.norm.base import Norm
+from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.registry import NORMS
 
 
 @dataclass(frozen=True)

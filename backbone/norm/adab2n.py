@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from backbone.norm._rows import row_affine, row_moments
 from backbone.norm.base import track
 from backbone.norm.context import BatchContext, ContextNorm
+from utils.config.options import Option, flag, ranged
+from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.options import Option, flag, ranged
-from utils.registry import NORMS
 
 
 @NORMS.register()

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.config.options import Option
 from utils.errors import UserError
-from utils.options import Option
 
 
 class Norm(nn.Module):

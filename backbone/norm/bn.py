@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.norm.base import RunningNorm
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 
 @NORMS.register()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
 from backbone.norm.base import Norm, at_least_single
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 
 @NORMS.register()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from backbone.norm.base import Norm, at_least_single
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 
 @NORMS.register()

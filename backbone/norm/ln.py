@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.norm.base import Norm, at_least_single
+from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.registry import NORMS
 
 
 @NORMS.register()

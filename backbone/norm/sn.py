@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from backbone.norm._rows import row_affine, row_moments
 from backbone.norm.base import Norm, track
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 
 @NORMS.register()

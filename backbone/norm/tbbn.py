@@ -10,7 +10,7 @@ from torch import Tensor
 from backbone.norm._rows import row_affine, row_moments
 from backbone.norm.base import track
 from backbone.norm.context import ContextNorm
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 
 @NORMS.register()

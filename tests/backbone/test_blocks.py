@@ -11,8 +11,8 @@ from torchvision.models.resnet import conv1x1
 
 from backbone.blocks import BasicBlock
 from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
+from utils.config.registry import BACKBONES
 from utils.errors import UserError
-from utils.registry import BACKBONES
 
 NAMES = BACKBONES.names()
 NARROW = {name: {"nf": 4} for name in NAMES if "resnet18" in name}

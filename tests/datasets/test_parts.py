@@ -14,9 +14,9 @@ from tests.datasets.small import (
     write_image_folder,
     write_ten_format,
 )
-from utils.augment import Transform
+from utils.config.registry import BACKBONES, DATASETS
+from utils.data.augment import Transform
 from utils.errors import UserError
-from utils.registry import BACKBONES, DATASETS
 
 NAMES = DATASETS.names()
 STORED = [name for name in NAMES if DATASETS.get(name).layouts]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.registry import DATASETS, ROOT
+from utils.config.registry import DATASETS, ROOT
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets.seq_imagenet100 import SeqImagenet100
 from datasets.stream import Stream, class_order
-from utils.augment import normalise
+from utils.data.augment import normalise
 from utils.errors import UserError
 
 

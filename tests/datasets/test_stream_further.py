@@ -11,9 +11,9 @@ from datasets.arrays import Arrays
 from datasets.stream import Stream, class_order
 from tests.datasets.small import small_arrays
 from tests.golden import cases
+from utils.data.exemplars import ExemplarMemory
+from utils.data.pools import DiskPool, UnionPool
 from utils.errors import UserError
-from utils.exemplars import ExemplarMemory
-from utils.pools import DiskPool, UnionPool
 
 ORDERS = cases("losses/orders.npz")
 SHARES = {"validation": 0.2, "held_out": 0.25}

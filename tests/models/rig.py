@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.heads import Outputs
-from utils.batch import Batch
-from utils.registry import METHODS, NORMS
+from utils.config.registry import METHODS, NORMS
+from utils.data.batch import Batch
 
 
 class PassThrough(nn.Module):

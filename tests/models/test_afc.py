@@ -11,8 +11,8 @@ from models.heads import Network, ProxyHead
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, make_offline, rows
 from tests.models.test_podnet import Memory, maps_of, recorded_network, step
-from utils.configuration import configure
-from utils.data_plan import Pairs, Plain, Rows
+from utils.config.configuration import configure
+from utils.data.plan import Pairs, Plain, Rows
 
 CASES = cases("losses/afc.npz")
 PUBLISHED = {"afc_lambda": 4.0, "second_epochs": 20, "second_lr": 0.05}

@@ -6,9 +6,9 @@ import torch
 from backbone.norm import build_norm
 from models.base import ReplayMethod, Stage
 from tests.models.rig import leaf, make, rows
-from utils.data_plan import TaskStream
+from utils.config.registry import METHODS, NORMS
+from utils.data.plan import TaskStream
 from utils.errors import UserError
-from utils.registry import METHODS, NORMS
 
 ZEROS = torch.zeros(6, 10, dtype=torch.float64).numpy()
 REPLAY = [name for name in METHODS.names() if issubclass(METHODS.get(name), ReplayMethod)]

@@ -3,7 +3,7 @@ import torch
 
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
-from utils.data_plan import Pairs, Plain, Rows
+from utils.data.plan import Pairs, Plain, Rows
 
 CASES = cases("losses/eeil.npz", "facil_")
 KL_CASES = cases("losses/eeil.npz", "kl_")

@@ -5,7 +5,7 @@ import torch
 from models.er_ace import kept_classes
 from tests.golden import cases
 from tests.models.rig import assert_gradient, assert_matches, leaf, make, rows
-from utils.registry import METHODS
+from utils.config.registry import METHODS
 
 CASES = cases("losses/er_ace.npz")
 

@@ -1,5 +1,5 @@
 from tests.models.rig import make
-from utils.data_plan import TaskStream
+from utils.data.plan import TaskStream
 
 
 def test_trains_once_on_the_union_after_the_last_task():

@@ -8,9 +8,9 @@ from backbone.norm import norm_factory
 from models.heads import CosineHead, Outputs
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
-from utils.configuration import configure
+from utils.config.configuration import configure
+from utils.config.registry import BACKBONES
 from utils.errors import UserError
-from utils.registry import BACKBONES
 
 CASES = cases("losses/lucir.npz", "objective_t")
 ORIGINAL_CASES = cases("losses/lucir.npz", "original_MR_LF")

@@ -8,10 +8,10 @@ from models.lucir import cosine_distance
 from models.podnet import nca, pod
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
-from utils.configuration import configure
-from utils.data_plan import Pairs, Plain, Rows
+from utils.config.configuration import configure
+from utils.data.plan import Pairs, Plain, Rows
+from utils.data.pools import TensorPool
 from utils.errors import UserError
-from utils.pools import TensorPool
 
 CASES = cases("losses/podnet.npz")
 PUBLISHED = {"podnet_lambda_f": 1.0, "podnet_lambda_c": 3.0, "second_epochs": 20, "second_lr": 0.05}

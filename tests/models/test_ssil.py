@@ -3,7 +3,7 @@ import torch
 
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
-from utils.configuration import configure
+from utils.config.configuration import configure
 from utils.errors import UserError
 
 CASES = cases("losses/ssil.npz")

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from utils.configuration import configure
+from utils.config.configuration import configure
 from utils.main import describe_batches, describe_epochs, main
 
 

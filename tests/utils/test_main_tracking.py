@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.utils.wandb_rig import install_fake
+from tests.utils.records.wandb_rig import install_fake
 from utils.main import main
 
 SAVE = "open(os.environ['FAKE_FOLDER'] + '/seen', 'a').write(json.dumps(settings, default=dict) + '\\n')"

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import Parser
-from utils.configuration import data_root
+from utils.config.command_line import Parser
+from utils.config.configuration import data_root
+from utils.config.options import ranged
 from utils.launch.grid import DEFAULT_GRID, GRIDS
 from utils.launch.plan import Where
-from utils.options import ranged
 
 
 def number(kind: type, low: float):

@@ -6,7 +6,7 @@ from utils.errors import RunError
 from utils.launch.plan import Job, Where
 from utils.launch.presence import launchers_of
 from utils.launch.scheduler import Outcome
-from utils.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.records.ledger import FAILED, STOPPED, Ledger, Planned
 
 _NOTED = {Outcome.FAILED: FAILED, Outcome.STOPPED: STOPPED}  # of the others the record tells
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.configuration import spellings
+from utils.config.configuration import spellings
+from utils.config.options import SHARED_OPTIONS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.variants import VARIANTS, find_variant
 from utils.errors import UserError
 from utils.launch.grid import OPTION_OF_AXIS, Grid
-from utils.options import SHARED_OPTIONS
-from utils.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.report.select import setting_in_words
-from utils.variants import VARIANTS, find_variant
 
 
 @dataclass(frozen=True)

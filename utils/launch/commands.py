@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.configuration import data_root
+from utils.config.configuration import data_root
 from utils.errors import COMPLETE
 from utils.launch.arguments import Parser, group_parser, places_of
 from utils.launch.plan import Where
@@ -57,7 +57,7 @@ def compare(words: Sequence[str]) -> int:
 
 def data(words: Sequence[str]) -> int:
     """What was found of each dataset, and where to put what."""
-    from utils.registry import DATASETS
+    from utils.config.registry import DATASETS
 
     description = "What was found of each dataset, and where to put what."
     parser = Parser(prog="python run.py data", description=description, allow_abbrev=False)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.configuration import Configuration
+from utils.config.configuration import Configuration
 from utils.errors import UserError
 
 

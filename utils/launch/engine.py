@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from utils.config.registry import ROOT
 from utils.errors import BUSY, DISK, UserError
 from utils.launch.plan import Job, Where
-from utils.registry import ROOT
 
 NUM_LAST_LINES = 12
 _TAIL_BYTES = 16384

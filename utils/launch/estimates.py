@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.configuration import Configuration, readable_name
+from utils.config.configuration import Configuration, readable_name
+from utils.config.registry import DATASETS
 from utils.errors import UserError
 from utils.launch.steps import Steps
 from utils.machine import cpu_name
-from utils.record import Record
-from utils.registry import DATASETS
+from utils.records.record import Record
 
 if TYPE_CHECKING:
     from utils.launch.plan import Job

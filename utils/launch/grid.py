@@ -20,7 +20,8 @@ class Grid:
 
     Attributes:
         seeds, datasets, models, methods, epochs: axes; `methods` are norm layers or variants of one
-            (`utils/variants.py`), as users of the AdaB2N launcher know them; epochs of None are the dataset's own.
+            (`utils/config/variants.py`), as users of the AdaB2N launcher know them; epochs of None are the dataset's
+            own.
         buffer_sizes: by dataset.
         searched: hyperparameters by option and dataset; each run takes those that its parts use.
         selection: what the settings of a cell are judged on, `oracle` or `validation`.

@@ -7,16 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 
-from utils.configuration import Configuration, configure, readable_name
+from utils.config.configuration import Configuration, configure, readable_name
+from utils.config.registry import load_plugin
+from utils.config.variants import find_variant
 from utils.errors import UserError
 from utils.launch.cells import Cell, explain_unused, make_cells, setting_text
 from utils.launch.data import Data, DataFacts
 from utils.launch.grid import OPTION_OF_AXIS, Grid
-from utils.record import OtherVersion, Record
-from utils.registry import load_plugin
+from utils.records.record import OtherVersion, Record
 from utils.report.collect import read_run
 from utils.report.select import SEARCH_SHARE, VALIDATION
-from utils.variants import find_variant
 
 COMPLETE, DIVERGED, STARTED, NEW, DAMAGED = "complete", "diverged", "started", "new", "damaged"
 OTHER_VERSION = "other version"

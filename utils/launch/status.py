@@ -10,8 +10,8 @@ from utils.launch.plan import COMPLETE as DONE
 from utils.launch.plan import DAMAGED, DIVERGED, OTHER_VERSION, STARTED, state_of
 from utils.launch.presence import launchers_of
 from utils.launch.told import last_progress
-from utils.ledger import FAILED, Ledger, Planned
-from utils.record import DamagedRecord, Record, record_folders
+from utils.records.ledger import FAILED, Ledger, Planned
+from utils.records.record import DamagedRecord, Record, record_folders
 
 RUNNING, NOT_RUN = "running", "not run"
 _ALWAYS_COUNTED = (DONE, RUNNING, DIVERGED, STARTED)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from utils.configuration import Configuration
+from utils.config.configuration import Configuration
 
 if TYPE_CHECKING:
     from utils.launch.plan import Job
@@ -44,7 +44,7 @@ class Steps:
         return None if stages is None else sum(map(sum, stages))
 
     def of_retuning(self, job: "Job") -> int | None:
-        """The steps in which copies of a run's norm layers are trained on (`utils/diagnosis.py`), None as for `of`."""
+        """The steps that re-tune copies of a run's norm layers (`utils/run/diagnosis.py`), None as for `of`."""
         if not job.config.retune_norms:
             return 0
         if job.identity not in self._retuning:
@@ -98,7 +98,7 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
 
 def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: StageSteps) -> int:
     """After every task up to which something was trained, epochs over all tasks seen."""
-    from utils.data_plan import Plain, Rows
+    from utils.data.plan import Plain, Rows
 
     if not _has_anything_to_retune(config):
         return 0
@@ -122,7 +122,7 @@ def _counted_stream(config: Configuration, class_sizes: Sequence[int]) -> "_Coun
 
 
 def _counted_loaders(config: Configuration, stream: "_CountedStream", memory: "_CountedExemplars | None") -> Any:
-    from utils.data_plan import Loaders
+    from utils.data.plan import Loaders
 
     augmentation = SimpleNamespace(of_stream=None, transform=None)
     return Loaders(stream, memory, augmentation, config.batch_size, config.seed)
@@ -138,7 +138,7 @@ def _trained_on(class_sizes: Sequence[int], config: Configuration) -> list[int]:
 
 def _has_chosen(data: Any) -> bool:
     """Whether the task's own exemplars are chosen before a stage: it trains on exemplars alone."""
-    from utils.data_plan import Plain
+    from utils.data.plan import Plain
 
     return isinstance(data, Plain) and not data.rows.tasks
 
@@ -166,10 +166,10 @@ class _CountedStream:
 
 
 class _CountedExemplars:
-    """The exemplars (`utils/exemplars.py`) of the first `num_seen` classes, without pixels."""
+    """The exemplars (`utils/data/exemplars.py`) of the first `num_seen` classes, without pixels."""
 
     def __init__(self, config: Configuration, stream: _CountedStream) -> None:
-        from utils.exemplars import ExemplarMemory
+        from utils.data.exemplars import ExemplarMemory
 
         self.num_seen = 0
         self._class_sizes = stream.class_sizes
@@ -191,7 +191,7 @@ class _CountedExemplars:
 def _pool_of(number: int) -> Any:
     import torch
 
-    from utils.pools import TensorPool
+    from utils.data.pools import TensorPool
 
     nothing = torch.zeros(number, dtype=torch.int64)
     return TensorPool(torch.empty(number, 0, 0, 0, dtype=torch.uint8), nothing, nothing)

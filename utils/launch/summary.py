@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from utils.config.variants import row_of
 from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
 from utils.launch.plan import COMPLETE, DIVERGED, OTHER_VERSION, Job, Plan, Search, Where
 from utils.launch.search import decided
 from utils.report.select import SEARCH_SHARE, VALIDATION
-from utils.variants import row_of
 
 _AXES = {
     "model": "methods",

@@ -8,9 +8,9 @@ from typing import Any
 
 from utils.launch.engine import tail
 from utils.launch.steps import StageSteps
-from utils.record import Record
+from utils.records.record import Record
 
-# As `utils/progress.py` and `utils/training.py` word them.
+# As `utils/run/progress.py` and `utils/run/training.py` word them.
 _PROGRESS = re.compile(
     r"task (?P<task>\d+)/\d+(, stage (?P<stage>\d+)/\d+)?(?P<epoch>, epoch \d+/\d+)?"
     r"  step (?P<done>\d+)/(?P<total>\d+)  loss (?P<loss>\S+)  "

@@ -13,7 +13,7 @@ from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Outcome, Progress
 from utils.launch.screen import clock, draw, setting_of
 from utils.launch.told import last_progress
-from utils.record import Record
+from utils.records.record import Record
 
 REFRESH = 1.0  # seconds between two pictures of the live screen
 PLAIN_REFRESH = 5.0  # seconds between two looks at what the runs have told, until they tell when all will be over

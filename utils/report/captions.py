@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from utils.config.variants import VARIANTS
 from utils.report.published import differences, gain, values_of
 from utils.report.select import COLUMN, setting_in_words
 from utils.report.tables import (
@@ -16,7 +17,6 @@ from utils.report.tables import (
     Table,
     protocol_of,
 )
-from utils.variants import VARIANTS
 
 _SELECTION = {
     "oracle": "by final Class-IL accuracy on the data the runs are tested on (oracle{study})",

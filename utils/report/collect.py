@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from utils.errors import UserError
-from utils.ledger import Ledger, Planned
-from utils.metrics import summarise
-from utils.record import OtherVersion, Record, record_folders
+from utils.records.ledger import Ledger, Planned
+from utils.records.metrics import summarise
+from utils.records.record import OtherVersion, Record, record_folders
 
 COMPLETE, DIVERGED, INCOMPLETE, DAMAGED, NOT_RUN = "complete", "diverged", "incomplete", "damaged", "not run"
 _DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -32,7 +32,7 @@ class Run:
         values: the resolved options, empty if the configuration is damaged.
         status: `complete`, `diverged`, `incomplete`, `damaged`, or `not run`: planned, and without a record.
         reason: why there is no result, in one line; empty if there is one.
-        metrics: as `utils.metrics.summarise` gives them from the counts; None without a result.
+        metrics: as `utils.records.metrics.summarise` gives them from the counts; None without a result.
         command: the command line that it was started with.
         for_search: whether a search is all that it is for: its figure is not one of the table.
         cause: the kind of error that keeps a damaged record from being read.

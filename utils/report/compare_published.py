@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.errors import UserError
-from utils.record import Record
+from utils.records.record import Record
 from utils.report import markdown
 from utils.report.collect import Run
 from utils.report.groups import (

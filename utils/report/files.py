@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils.record import write_atomically
+from utils.records.record import write_atomically
 
 
 def printable(text: str) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
-from utils.options import PLACE_OPTIONS
 from utils.report.collect import COMPLETE, Run, collect
 from utils.report.select import Cell, select
 from utils.report.stats import mean_and_std

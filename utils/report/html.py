@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from utils.options import PLACE_OPTIONS
+from utils.config.options import PLACE_OPTIONS
+from utils.config.variants import row_of
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.collect import COMPLETE, Run
 from utils.report.formats import setting_text
@@ -26,7 +27,6 @@ from utils.report.tables import (
     tested_on,
 )
 from utils.report.theme import STYLE
-from utils.variants import row_of
 
 _FIGURE = Style(bold="<b>{}</b>", plus_minus="±", star="<sup>*</sup>", minus="−", dash="–")
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.metrics import accuracies
-from utils.record import Record
+from utils.records.metrics import accuracies
+from utils.records.record import Record
 from utils.report.canvas import new_panels, shown_name
 from utils.report.collect import Run
 from utils.report.select import Cell

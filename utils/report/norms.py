@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.metrics import accuracies, average_accuracies
-from utils.record import Record
+from utils.records.metrics import accuracies, average_accuracies
+from utils.records.record import Record
 from utils.report import markdown
 from utils.report.collect import Run
 from utils.report.select import Cell

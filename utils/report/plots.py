@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.protocols import PROTOCOLS
+from utils.config.protocols import PROTOCOLS
 from utils.report.canvas import new_figure, new_panels, shown_name
 from utils.report.matrix_plots import CAPTION as MATRICES_CAPTION
 from utils.report.matrix_plots import draw_matrices

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from utils.options import PLACE_OPTIONS
+from utils.config.options import PLACE_OPTIONS
+from utils.config.variants import row_of
 from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
-from utils.variants import row_of
 
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
@@ -59,7 +59,7 @@ class Cell:
 
 
 def select(runs: Sequence[Run]) -> dict[tuple, dict[str, Cell]]:
-    """Cells by column and norm layer, or variant of one (`utils/variants.py`).
+    """Cells by column and norm layer, or variant of one (`utils/config/variants.py`).
 
     Where a layer was run in several settings, one of them stands for it (`best_setting`). Where settings were tried on
     a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged there, and the figures are those

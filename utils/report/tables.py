@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.protocols import PROTOCOLS
-from utils.registry import NORMS
+from utils.config.protocols import PROTOCOLS
+from utils.config.registry import NORMS
+from utils.config.variants import find_variant
 from utils.report.published import Figure, find, values_of
 from utils.report.select import COLUMN, Cell
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
-from utils.variants import find_variant
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
 METRICS = {

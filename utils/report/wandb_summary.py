@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from utils.records.trackers import Summary, mode_in_force, run_settings, send_summaries
 from utils.report.captions import caption, missing
 from utils.report.report import Report
 from utils.report.select import COLUMN
 from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, column_title
-from utils.trackers import Summary, mode_in_force, run_settings, send_summaries
 
 _STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _FIGURES = ("norm", "column", "scenario", "metric", "mean", "std", "n", "p_holm", "published")

@@ -3,7 +3,7 @@
 import torch
 
 from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss
-from utils.registry import NORMS
+from utils.config.registry import NORMS
 
 NAMES = NORMS.names()
 GROUPED = {"GN": {"num_groups": 4}, "CN": {"num_groups": 4}}

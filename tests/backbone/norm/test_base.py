@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbone.norm import batch_context, begin_task, build_norm
 from tests.backbone.norm.rig import NAMES, context, make, maps, same_state, state_of, train_step
+from utils.config.options import Option
 from utils.errors import UserError
-from utils.options import Option
 
 everywhere = pytest.mark.parametrize("name", NAMES)
 

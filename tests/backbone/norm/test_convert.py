@@ -7,8 +7,8 @@ from torchvision.models import resnet18
 
 from backbone.norm import BatchContext, batch_context, begin_task, convert_norms, norm_loss
 from tests.backbone.norm.rig import NAMES
+from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.registry import NORMS
 
 OTHERS = [name for name in NAMES if name != "BN"]
 

@@ -4,8 +4,8 @@ import pytest
 
 from backbone.norm import build_norm, norm_factory
 from tests.backbone.norm.rig import GROUPED, NAMES
+from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.registry import NORMS
 
 
 def test_the_nine_layers_are_registered():

@@ -9,8 +9,8 @@ from torchvision.transforms import Resize
 
 from datasets.layouts.dissimilar import SOURCES, read_idx
 from tests.datasets.small import write_ten_format
+from utils.config.registry import DATASETS
 from utils.errors import UserError
-from utils.registry import DATASETS
 
 DRAWS = np.random.default_rng(0)
 TRAIN, TEST = 20, 10  # images of each of the five

@@ -4,8 +4,8 @@ from PIL import Image
 
 from datasets.arrays import Dataset
 from datasets.layouts.imagenet import DecodedArrays, ImageNetFolder
+from utils.config.registry import DATASETS
 from utils.errors import UserError
-from utils.registry import DATASETS
 
 LISTED = ("n03", "n05", "n11")
 

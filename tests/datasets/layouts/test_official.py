@@ -15,8 +15,8 @@ from tests.datasets.small import (
     write_hundred_format,
     write_ten_format,
 )
+from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.registry import ROOT
 
 FORMATS = {
     "ten": ("cifar-10-batches-py", TEN_FILES, write_ten_format),
@@ -90,7 +90,7 @@ def test_missing_files_are_named(stored, tmp_path):
 def test_the_suites_own_datasets_know_torchvisions_files(name):
     from torchvision import datasets as official
 
-    from utils.registry import DATASETS
+    from utils.config.registry import DATASETS
 
     (layout,) = (each for each in DATASETS.get(name).layouts if isinstance(each, OfficialCifar))
     reader = getattr(official, layout.reader)
@@ -100,7 +100,7 @@ def test_the_suites_own_datasets_know_torchvisions_files(name):
 
 
 def test_the_suites_own_datasets_refuse_other_files(tmp_path):
-    from utils.registry import DATASETS
+    from utils.config.registry import DATASETS
 
     write_ten_format(tmp_path / "cifar10" / "cifar-10-batches-py", small_content())
     with pytest.raises(UserError, match="data_batch_1 is not the official file"):
@@ -140,7 +140,7 @@ def test_failed_download_is_one_line(tmp_path):
 
 def test_readers_import_no_torch_before_official_files_are_read(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from utils.registry import DATASETS\n"
+        "import sys; from pathlib import Path; from utils.config.registry import DATASETS\n"
         "for name in DATASETS.names():\n"
         "    DATASETS.get(name)().describe(Path(sys.argv[1]))\n"
         "DATASETS.get('seq-digits')().load(Path(sys.argv[1])).fingerprint()\n"

@@ -7,7 +7,7 @@ from tests.utils.report.rig import counts
 from utils.launch.engine import LocalEngine
 from utils.launch.plan import COMPLETE, NEW, Where
 from utils.launch.scheduler import Limits, Scheduler
-from utils.record import Record
+from utils.records.record import Record
 
 CONFIG = {"values": {"nl": "BN", "seed": 0}, "command": []}
 RESULT = {"counts": counts([50, 50]), "untrained": None, "anytime": []}

@@ -8,7 +8,7 @@ from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.plan import Where
 from utils.launch.presence import present
 from utils.launch.scheduler import Outcome
-from utils.ledger import Ledger
+from utils.records.ledger import Ledger
 
 
 @dataclass

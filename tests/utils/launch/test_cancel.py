@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from utils.config.registry import ROOT
 from utils.launch.cli import main
 from utils.launch.presence import present
-from utils.registry import ROOT
 
 
 def test_a_launcher_is_stopped_and_its_run_goes_on_with_the_same_command(tmp_path, capsys):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from utils.config.registry import ROOT
 from utils.launch.cli import _launch_parser, main
-from utils.record import Record
-from utils.registry import ROOT
+from utils.records.record import Record
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from tests.utils.launch.rig import CONFIG, RESULT
 from tests.utils.report.rig import counts
 from utils.launch.cli import main
-from utils.record import Record
+from utils.records.record import Record
 
 
 def _folder_in_place(path):

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.configuration import configure
+from utils.config.configuration import configure
 from utils.errors import UserError
 from utils.launch.data import DataFacts
 

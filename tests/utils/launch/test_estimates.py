@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.configuration import configure, readable_name
+from utils.config.configuration import configure, readable_name
+from utils.config.registry import ROOT
 from utils.launch.data import Data
 from utils.launch.estimates import Estimates
 from utils.machine import cpu_name
-from utils.record import Record
-from utils.registry import ROOT
+from utils.records.record import Record
 
 DEMO = "--model er --dataset seq-digits --buffer_size 200 --lr 0.05 --nl AdaB2N --kappa 0.4 --nf 16"
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from utils.config.variants import row_of
 from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
-from utils.variants import row_of
 
 
 @pytest.fixture

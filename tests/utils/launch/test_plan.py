@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from utils.config.registry import NORMS
 from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.grid import GRIDS, Grid, change, find_grid
 from utils.launch.plan import COMPLETE, DAMAGED, NEW, OTHER_VERSION, STARTED, Where, make_plan, state_of
-from utils.registry import NORMS
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_whole_study_is_searched_on_one_seed_with_a_third_of_the_runs(plan):
 def test_plugins_are_known_to_the_plan(plan, tmp_path):
     files = [tmp_path / name for name in ("first_planned.py", "second_planned.py")]
     for file in files:
-        source = "from backbone.norm.bn import BN\nfrom utils.registry import NORMS\n\n\n"
+        source = "from backbone.norm.bn import BN\nfrom utils.config.registry import NORMS\n\n\n"
         file.write_text(f"{source}@NORMS.register()\nclass Layer(BN):\n    pass\n")
     norms = tuple(file.stem.upper() for file in files)
     try:

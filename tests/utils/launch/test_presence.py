@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from utils.config.registry import ROOT
 from utils.launch.presence import launchers_of, present
-from utils.registry import ROOT
 
 
 def test_a_launcher_is_known_as_long_as_it_is_at_the_group(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from tests.utils.launch.rig import FakeJob, job, num_starts, scheduler
 from utils.launch.plan import DAMAGED
 from utils.launch.scheduler import Outcome
-from utils.record import Record
+from utils.records.record import Record
 
 
 def outcomes(progress):

@@ -10,6 +10,7 @@ import pytest
 from tests.utils.launch.rig import FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
+from utils.config.registry import ROOT
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
@@ -18,7 +19,6 @@ from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
 from utils.launch.scheduler import Limits, Outcome, Scheduler
 from utils.launch.search import Following, decided
-from utils.registry import ROOT
 from utils.report.collect import collect
 from utils.report.select import select
 

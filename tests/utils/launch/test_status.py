@@ -2,8 +2,8 @@ import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
 from utils.launch.cli import main
-from utils.ledger import FAILED, STOPPED, Ledger, Planned
-from utils.record import Record
+from utils.records.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.records.record import Record
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils import diagnosis
-from utils.configuration import configure
+from utils.config.configuration import configure
+from utils.config.registry import METHODS, NORMS
 from utils.launch.data import Data, DataFacts
 from utils.launch.steps import Steps, count_steps
 from utils.main import main
-from utils.registry import METHODS, NORMS
+from utils.run import diagnosis
 
 SMALL = "--dataset seq-digits --lr 0.01 --epochs 1 --buffer_size 20 --nf 2 --backbone resnet18"
 SIZES = (30, 25, 31, 30, 30, 28, 30, 30, 29, 30)

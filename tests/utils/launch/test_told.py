@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from utils.launch.told import last_progress, read_told
-from utils.progress import Screen
-from utils.record import Record
+from utils.records.record import Record
+from utils.run.progress import Screen
 
 STAGES = ((10,), (20, 30), (20, 30))
 
@@ -18,7 +18,7 @@ def record(tmp_path):
 
 def said(record, title, done, total, monkeypatch, loss=0.25):
     """The line of progress that a run prints and logs, as its screen words it."""
-    monkeypatch.setattr("utils.progress.PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr("utils.run.progress.PLAIN_INTERVAL", 0.0)
     screen = Screen(console=Console(file=io.StringIO()))
     screen.log = record.append_log
     screen.begin(title, 0, total)

@@ -13,7 +13,7 @@ from utils.launch.remaining import Remaining, Sources
 from utils.launch.scheduler import Outcome, Progress
 from utils.launch.told import last_progress
 from utils.launch.view import PLAIN_REFRESH, View
-from utils.record import Record
+from utils.records.record import Record
 
 
 def console(terminal=False, width=100):

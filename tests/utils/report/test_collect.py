@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from utils.ledger import FAILED, Ledger, Planned
+from utils.records.ledger import FAILED, Ledger, Planned
 from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, collect
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.config.registry import ROOT
 from utils.launch.cli import main
-from utils.registry import ROOT
 from utils.report.compare import file_name, make_comparison
 
 RECORDS = Path(__file__).parent / "golden" / "records"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.utils.report.rig import ONLINE, write_record
+from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.registry import ROOT
 from utils.report import Report, write_report
 
 GOLDEN = Path(__file__).parent / "golden"

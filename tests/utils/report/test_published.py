@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
-from utils.configuration import configure
+from utils.config.configuration import configure
 from utils.report import published
 from utils.report.published import differences, differences_from_gain, find, gain, values_of
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.utils.records.wandb_rig import install_fake
 from tests.utils.report.rig import ONLINE, write_record
-from tests.utils.wandb_rig import install_fake
+from utils.config.registry import ROOT
 from utils.launch.cli import main
 from utils.launch.commands import track_summary, write_table
 from utils.launch.plan import Where
-from utils.registry import ROOT
 from utils.report import Report, plots, report, write_report
 
 

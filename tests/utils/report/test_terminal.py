@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from tests.utils.report.test_norms import write_measured
-from utils.registry import ROOT
+from utils.config.registry import ROOT
 from utils.report import Report, show
 from utils.report.captions import caption, missing
 from utils.report.terminal import show_on

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.utils.records.wandb_rig import Tracked, install_fake
 from tests.utils.report.rig import run
-from tests.utils.wandb_rig import Tracked, install_fake
-from utils import trackers
 from utils.launch import cli, engine
+from utils.records import trackers
 from utils.report import Report, plots
 from utils.report.select import select
 from utils.report.tables import build_table

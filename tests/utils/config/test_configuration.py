@@ -1,0 +1,221 @@
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from utils.config.configuration import configure
+from utils.config.registry import METHODS, NORMS, ROOT
+from utils.errors import UserError
+
+REPLAY = "--buffer_size 500"
+
+
+def config(line: str):
+    return configure(shlex.split(line))
+
+
+def cell(method="er_ace", dataset="seq-cifar10", more=""):
+    memory = REPLAY if METHODS.get(method).uses_memory else ""
+    return config(f"--model {method} --dataset {dataset} {memory} {more}")
+
+
+def identity(*arguments, **more):
+    return cell(*arguments, **more).identity("data")
+
+
+@pytest.mark.parametrize("norm", NORMS.names())
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_takes_every_norm(method, norm):
+    resolved = cell(method, more=f"--nl {norm}")
+    shape = {"online": (1, 10), "offline": (160, 64)}[METHODS.get(method).protocol]
+    shape = (160, 128) if method in ("podnet", "afc") else shape
+    assert (resolved.model, resolved.nl, resolved.epochs, resolved.batch_size) == (method, norm, *shape)
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("--model er_ace --dataset seq-cifar10 --buffer_size 500", {"lr": 0.03, "minibatch_size": 10}),
+        ("--model er_ace --dataset seq-miniimg --buffer_size 2000", {"lr": 0.1}),
+        ("--model derpp --dataset seq-cifar10 --buffer_size 500", {"lr": 0.03, "alpha": 0.2, "beta": 0.5}),
+        ("--model derpp --dataset seq-cifar10 --buffer_size 2000", {"lr": 0.03, "alpha": 0.1, "beta": 1.0}),
+        ("--model derpp --dataset seq-cifar100 --buffer_size 5000", {"alpha": 0.1, "beta": 0.5}),
+        ("--model derpp --dataset seq-miniimg --buffer_size 5000", {"lr": 0.1, "alpha": 0.3, "beta": 0.8}),
+        ("--model der --dataset seq-cifar10 --buffer_size 500", {"lr": 0.03, "alpha": 0.2}),
+        ("--model sgd --dataset seq-cifar10", {"lr": 0.1}),
+        ("--model sgd --dataset seq-cifar100", {"lr": 0.03, "milestones": (35, 45), "lr_decay": 0.1}),
+        ("--model sgd --dataset seq-miniimg", {"milestones": (35, 60, 75), "lr_decay": 0.2}),
+        (
+            "--model derpp --dataset seq-cifar10 --buffer_size 500 --load_best_args",
+            {"lr": 0.03, "alpha": 0.2, "beta": 0.5, "batch_size": 32, "minibatch_size": 32, "epochs": 50},
+        ),
+        (
+            "--model derpp --dataset seq-cifar10 --buffer_size 500 --load_best_args --epochs 3 --bs 16 --alpha 0.9",
+            {"alpha": 0.9, "batch_size": 16, "minibatch_size": 32, "epochs": 3},
+        ),
+    ],
+)
+def test_published_settings(line, values):
+    resolved = config(line)
+    assert {name: resolved.values[name] for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("norm", "values"),
+    [
+        ("GN", {"num_groups": 32, "affine": True}),
+        ("CN", {"num_groups": 32, "affine": False}),
+        ("IN", {"affine": False}),
+        ("BN", {"affine": True}),
+        ("AdaB2N", {"kappa": 0.4, "lambd": 0.1, "ada_t0": 0, "affine": True}),
+    ],
+)
+def test_norm_layers_of_the_online_study(norm, values):
+    resolved = cell(more=f"--nl {norm}")
+    assert {name: resolved.values[name] for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("method", "norm", "forward"),
+    [
+        ("er", "BN", "joint"),
+        ("er_ace", "BN", "separate"),
+        ("der", "CN", "separate"),
+        ("derpp", "LN", "separate"),
+        *((method, norm, "joint") for method in ("er", "er_ace", "der", "derpp") for norm in ("TBBN", "AdaB2N")),
+    ],
+)
+def test_batch_composition_of_the_online_study(method, norm, forward):
+    assert cell(method, more=f"--nl {norm}").forward == forward
+
+
+def test_where_a_value_came_from_is_kept():
+    origins = config("--preset demo --lr 0.5").origins
+    assert origins["lr"] == "typed"
+    assert origins["dataset"] == origins["nf"] == "preset demo"
+    assert origins["epochs"] == "protocol online"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("--bs 10", ""),
+        ("--batch_size 10 --n_epochs 1", "--epochs 1"),
+        ("--nl AdaB2N --ada_t0 1", "--nl AdaB²N --ada_t0 0"),
+        ("--no_task_shuffle", "--class_order identity"),
+        ("--no_affine", "--affine false"),
+        ("--nl CN --affine auto", "--nl CN --no_affine"),
+        ("--no_affine --affine auto", "--no_affine"),
+        ("--nl GN --num_groups 32", "--nl GN"),
+        ("--lr 0.03 --minibatch_size 10", ""),
+        ("--threads 1 --device cpu --notes x --results_dir y --group z --nowand 1 --checkpoint_every 0", ""),
+        ("--validation", "--validation 0.1"),
+        ("--fast 0", ""),
+    ],
+)
+def test_equal_computations_have_one_identity(first, second):
+    assert identity(more=first) == identity(more=second)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--seed 1",
+        "--lr 0.1",
+        "--nl TBBN",
+        "--nl AdaB2N",
+        "--nl AdaB2N --ada_t0 2",
+        "--nl AdaB2N --kappa 0.7",
+        "--forward joint",
+        "--buffer_mode ring",
+        "--nf 20",
+        "--backbone resnet32",
+        "--validation",
+        "--precision bf16",
+        "--fast",
+        "--debug_mode 3",
+        "--no_affine",
+        "--optim_mom 0.9",
+    ],
+)
+def test_what_changes_a_result_changes_the_identity(more):
+    assert identity(more=more) != identity()
+
+
+def test_other_data_is_another_run():
+    assert cell().identity("data") != cell().identity("other data")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--model er_acee --dataset seq-cifar10", r"unknown method 'er_acee'.*Did you mean 'er_ace'"),
+        ("--model er_ace --dataset cifar10", r"unknown dataset 'cifar10'.*Did you mean 'seq-cifar10'"),
+        ("--model er_ace --dataset seq-cifar10 --nl ADAB3N", r"unknown norm layer.*Did you mean 'AdaB2N'"),
+        ("--model er_ace --dataset seq-cifar10 --backbone resnet20", "unknown backbone"),
+        ("--model er_ace --dataset seq-cifar10 --protocol of", "unknown protocol"),
+        ("--preset dem", "unknown preset"),
+        ("--dataset seq-cifar10", "--model is missing"),
+        ("--model er_ace", "--dataset is missing"),
+        ("--model er_ace --dataset seq-cifar10", "give --buffer_size"),
+        ("--model er_ace --dataset seq-cifar10 --buffer_size 0", "give --buffer_size"),
+        ("--model sgd --dataset seq-cifar10 --buffer_size 500", r"uses --buffer_size; it belongs to.*method er_ace"),
+        ("--model sgd --dataset seq-cifar10 --kappa 0.1", r"uses --kappa; it belongs to norm layer AdaB2N"),
+        ("--model sgd --dataset seq-cifar10 --nl AdaB2N --lambd 1", "--lambd needs memory rows"),
+        ("--model er --dataset seq-cifar10 --buffer_size 5 --alpha 1", "uses --alpha; it belongs to method der"),
+        ("--model sgd --dataset seq-cifar10 --n_tasks 2", "uses --n_tasks; it belongs to dataset seq-arrays"),
+        ("--model sgd --dataset seq-cifar10 --backbone resnet32 --nf 3", "uses --nf; it .* backbone .*resnet18"),
+        ("--model sgd --dataset seq-cifar10 --epoch 3", r"unknown option --epoch\. Did you mean --epochs"),
+        ("--model sgd --dataset seq-cifar10 word", "'word' belongs to no option"),
+        ("--model sgd --dataset seq-cifar10 --epochs two", "--epochs.*'two' is not a whole number"),
+        ("--model sgd --dataset seq-cifar10 --epochs 0", "--epochs.*must be from 1"),
+        ("--model sgd --dataset seq-cifar10 --lr nan", "--lr.*must be finite"),
+        ("--model sgd --dataset seq-cifar10 --lr -1", "--lr.*must be from 0"),
+        ("--model sgd --dataset seq-cifar10 --precision fp8", "--precision.*none of fp32, tf32, bf16"),
+        ("--model sgd --dataset seq-cifar10 --milestones 5 --lr_decay 0.1", "never reached in --epochs 1"),
+        ("--model sgd --dataset seq-cifar10 --milestones 5 --epochs 9", "give --lr_decay"),
+        ("--model sgd --dataset seq-cifar10 --lr_decay 0.1", "give --milestones"),
+        ("--model sgd --dataset seq-cifar100 --lr_decay 0.1", "give --milestones"),
+        ("--model er --dataset seq-digits --buffer_size 0", "give --buffer_size"),
+        ("--model er --dataset seq-cifar10 --buffer_size 99999999999999999999", "--buffer_size.*must be from 0"),
+        ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --lambd 0 --ada_t0 1", "--lambd is 0"),
+        ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --ada_t0 5", "never reached"),
+        ("--model joint --dataset seq-cifar10 --eval_every 5", "trains once"),
+        ("--model sgd --dataset seq-cifar10 --nl AdaB2N --renormalize_absent", "needs memory rows"),
+        ("--model sgd --dataset seq-cifar10 --group ../x", "--group"),
+        ("--model sgd --dataset seq-cifar10 --group " + 300 * "x", "--group"),
+        ("--model sgd --dataset seq-cifar10 --milestones 6,5 --lr_decay 0.1 --epochs 9", "rising order"),
+        ("--model sgd --dataset seq-cifar10 --optim_nesterov", "--optim_mom"),
+        ("--model sgd --dataset seq-digits --no_affine --affine true", "contradicts --affine"),
+        ("--model sgd --dataset seq-arrays", "type --lr"),
+        ("--model derpp --dataset seq-cifar10 --buffer_size 77", "type --lr and --alpha and --beta"),
+        ("--model er --dataset seq-arrays --buffer_size 7 --load_best_args", "no published setting"),
+        ("--model er --dataset seq-cifar10 --buffer_size 5 --forward separate --nl TBBN", "--forward joint"),
+        ("--model er --dataset seq-cifar10 --buffer_size 5 --plugin none.py", "no such file"),
+    ],
+)
+def test_mistakes_name_what_to_change(line, message):
+    with pytest.raises(UserError, match=message):
+        config(line)
+
+
+def test_an_untyped_schedule_that_never_fires_is_fine():
+    assert cell(dataset="seq-cifar100", more="--epochs 3 --lr 0.1").milestones == (35, 45)
+
+
+def test_help_is_quick_and_needs_no_torch():
+    script = (
+        "import sys\nfrom utils.config.configuration import configure\n"
+        "try:\n    configure(['--help'])\nexcept SystemExit:\n    assert 'torch' not in sys.modules\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--buffer_size" not in shown.stdout
+    assert "er_ace" in shown.stdout
+
+
+def test_help_shows_the_options_of_the_chosen_parts(capsys):
+    with pytest.raises(SystemExit):
+        config("--model derpp --nl AdaB2N --help")
+    shown = capsys.readouterr().out
+    assert all(f"--{name}" in shown for name in ("beta", "buffer_size", "kappa", "lambd", "nf"))

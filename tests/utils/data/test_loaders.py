@@ -1,0 +1,284 @@
+"""Every epoch has the published pairs, each row as often as the plan says, and goes on anywhere bit for bit."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.golden import cases
+from utils.data.loaders import CYCLES, Paired, Shuffled
+from utils.data.pools import TensorPool, UnionPool
+from utils.errors import UserError
+
+PLANS = cases("losses/memory.npz", "batch_plan_")
+
+
+def pool_of(ids, task=0):
+    """Rows whose label is their id and whose image shows it in two base-256 digits."""
+    ids = torch.as_tensor(ids)
+    digits = torch.stack([ids // 256, ids % 256], dim=1)
+    return TensorPool(digits.to(torch.uint8).view(-1, 2, 1, 1), ids, torch.full((len(ids),), task))
+
+
+def augment(raw, generator):
+    """Images that tell how often and in what order something was drawn."""
+    return raw.float() + torch.rand(raw.shape, generator=generator, device=raw.device)
+
+
+def shuffled(num_rows=23, batch_size=5, seed=0, purpose=("a",), drop_last=False):
+    return Shuffled(pool_of(range(num_rows)), batch_size, augment, seed=seed, purpose=purpose, drop_last=drop_last)
+
+
+def paired(num_current=40, num_memory=9, parts=(6, 2), seed=0, purpose=("a",), cycle="replay", drop_last=False):
+    current, memory = pool_of(range(num_current), task=3), pool_of(range(1000, 1000 + num_memory), task=1)
+    return Paired(current, memory, *parts, augment, seed=seed, purpose=purpose, cycle=cycle, drop_last=drop_last)
+
+
+KINDS = {
+    "shuffled": shuffled,
+    "drop_last": lambda **more: shuffled(drop_last=True, **more),
+    "replay": paired,
+    "replay, short current": lambda **more: paired(13, 20, **more),
+    "reshuffle": lambda **more: paired(cycle="reshuffle", **more),
+    "reshuffle, short current": lambda **more: paired(13, 20, cycle="reshuffle", **more),
+    "full batches": lambda **more: paired(13, 20, drop_last=True, **more),
+}
+every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+
+
+def ids(batches):
+    return [batch.labels.tolist() for batch in batches]
+
+
+def assert_same(batches, others):
+    for ours, theirs in zip(batches, others, strict=True):
+        for name in ("images", "labels", "raw", "tasks"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        assert ours.num_current == theirs.num_current
+
+
+# -- all kinds ---------------------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_the_number_of_batches_is_what_comes(make):
+    assert make().num_batches == len(list(make().batches(0)))
+    assert make().num_batches > 2
+
+
+@every_kind
+def test_an_epoch_goes_on_at_any_batch(make):
+    whole = list(make().batches(2))
+    for start in range(len(whole) + 1):
+        assert_same(make().batches(2, start=start), whole[start:])
+
+
+@every_kind
+def test_an_epoch_is_the_same_whatever_came_before(make):
+    loader = make()
+    whole = list(loader.batches(1))
+    assert_same(loader.batches(1), whole)
+    alternating = list(itertools.chain(*zip(loader.batches(0), loader.batches(1), strict=True)))
+    assert_same(alternating[1::2], whole)
+    assert_same(alternating[::2], make().batches(0))
+
+
+@every_kind
+def test_epochs_seeds_and_purposes_have_their_own_order_and_augmentation(make):
+    epochs = [
+        list(loader.batches(epoch))
+        for loader, epoch in (
+            (make(), 0),
+            (make(), 1),
+            (make(seed=1), 0),
+            (make(purpose=("b",)), 0),
+            (make(purpose=("a", 0)), 0),
+        )
+    ]
+    assert len({str(ids(epoch)) for epoch in epochs}) == len(epochs)
+    draws = {(batch.images - batch.raw)[0, 0].item() for epoch in epochs for batch in epoch[:1]}
+    assert len(draws) == len(epochs)
+
+
+@every_kind
+def test_the_parts_of_a_row_stay_together(make):
+    for batch in make().batches(0):
+        assert torch.equal(batch.raw[:, 0, 0, 0].long() * 256 + batch.raw[:, 1, 0, 0], batch.labels)
+        assert torch.equal(batch.images.floor().to(torch.uint8), batch.raw)
+        expected = 0 if batch.num_current is None else torch.where(batch.labels < 1000, 3, 1)
+        assert (batch.tasks == expected).all()
+        assert not batch.extras
+
+
+@every_kind
+def test_rows_of_an_epoch_are_augmented_independently(make):
+    """Unless a batch comes again."""
+    draws = {}
+    for batch in make().batches(0):
+        for label, image, raw in zip(batch.labels.tolist(), batch.images, batch.raw, strict=True):
+            draws.setdefault(label, (image - raw).sum().item())
+    assert len(set(draws.values())) == len(draws)
+
+
+# -- one pool ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("num_rows", [5, 19, 20])
+def test_every_row_comes_once_in_random_order(num_rows, drop_last):
+    batches = ids(shuffled(num_rows, drop_last=drop_last).batches(0))
+    rows = list(itertools.chain(*batches))
+    assert [len(batch) for batch in batches[:-1]] == [5] * (len(batches) - 1)
+    assert len(rows) == len(set(rows)) == (num_rows // 5 * 5 if drop_last else num_rows)
+    assert rows != sorted(rows)
+    assert set(rows) <= set(range(num_rows))
+
+
+def test_the_rows_left_out_differ_from_epoch_to_epoch():
+    loader = shuffled(19, drop_last=True)
+    assert set().union(*(set(itertools.chain(*ids(loader.batches(epoch)))) for epoch in range(10))) == set(range(19))
+
+
+def test_all_rows_of_one_pool_are_current():
+    assert all(batch.num_current is None for batch in shuffled().batches(0))
+
+
+def test_one_pool_without_a_batch_is_refused():
+    assert shuffled(4).num_batches == 1
+    with pytest.raises(UserError, match=r"--batch_size 5 .* there are 4"):
+        shuffled(4, drop_last=True)
+    for drop_last in (False, True):
+        with pytest.raises(UserError, match="no images"):
+            shuffled(0, drop_last=drop_last)
+
+
+# -- two pools ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", PLANS.values(), ids=PLANS)
+def test_pairs_are_the_published_ones(case):
+    """Up to the order within a pass: each recorded row stands for one row of the shuffled pass, and always for it."""
+    parts = (case["params"]["current_part"], case["params"]["memory_part"])
+    loader = paired(len(case["in_current_ids"]), len(case["in_memory_ids"]), parts)
+    batches, recorded = ids(loader.batches(0)), case["out_batches"].tolist()
+    assert loader.num_batches == len(batches) == len(recorded)
+    pairs = {pair for ours, theirs in zip(batches, recorded, strict=True) for pair in zip(ours, theirs, strict=True)}
+    assert len({ours for ours, _ in pairs}) == len({theirs for _, theirs in pairs}) == len(pairs)
+    assert all((ours < 1000) == (theirs < 1000) for ours, theirs in pairs)
+
+
+def test_the_current_rows_come_first():
+    for batch in paired().batches(0):
+        assert batch.num_current == 6
+        assert (batch.labels < 1000).tolist() == [True] * 6 + [False] * 2
+
+
+# Exemplars after each task of Split CIFAR-100 or ImageNet-100, 10 classes per task. Of their images 4500 or 11700 per
+# task are trained on.
+MEMORY_SIZES = (2000, 2000, 2010, 2000, 2000, 2040, 2030, 2000, 2070)
+
+
+@pytest.mark.parametrize(
+    ("num_current", "copies", "drop_last", "num_steps"),
+    [
+        (4500, 0, False, [124, 124, 124, 124, 124, 126, 125, 124, 128]),
+        (4500, 1, False, [135, 135, 134, 135, 135, 135, 135, 135, 135]),
+        (4500, 1, True, [135, 135, 135, 135, 135, 136, 136, 135, 136]),
+        (4500, 2, True, [177, 177, 177, 177, 177, 178, 178, 177, 180]),
+        (11700, 0, False, [243, 243, 242, 243, 243, 242, 242, 243, 242]),
+        (11700, 1, False, [285, 285, 283, 285, 285, 284, 284, 285, 284]),
+        (11700, 1, True, [285, 285, 285, 285, 285, 286, 286, 285, 286]),
+        (11700, 2, True, [327, 327, 327, 327, 327, 328, 328, 327, 330]),
+    ],
+)
+def test_steps_per_epoch_are_those_of_the_offline_study(num_current, copies, drop_last, num_steps):
+    """FT and SS-IL, LUCIR, both stages of EEIL; `copies`: how many times the exemplars are among the current rows."""
+    loaders = [paired(num_current + copies * size, size, (48, 16), drop_last=drop_last) for size in MEMORY_SIZES]
+    assert [loader.num_batches for loader in loaders] == num_steps
+
+
+def passes(batches, is_current, num_batches):
+    """The batches of one part, cut into its passes."""
+    part = [
+        [
+            each
+            for each in zip(batch.labels.tolist(), batch.images.flatten(1).tolist(), strict=True)
+            if (each[0] < 1000) == is_current
+        ]
+        for batch in batches
+    ]
+    return [part[first : first + num_batches] for first in range(0, len(part), num_batches)]
+
+
+@pytest.mark.parametrize(("sizes", "is_current"), [((48, 4), False), ((12, 16), True)])
+def test_a_replayed_pass_repeats_rows_and_augmentation(sizes, is_current):
+    epoch = list(paired(*sizes).batches(0))
+    assert len(epoch) == 8
+    first, *others = passes(epoch, is_current, 2)
+    assert len(others) == 3
+    assert all(other == first for other in others)
+    assert passes(paired(*sizes).batches(1), is_current, 2)[0] != first
+
+
+@pytest.mark.parametrize(("sizes", "is_current"), [((48, 4), False), ((12, 16), True)])
+def test_a_reshuffled_pass_has_an_order_and_augmentation_of_its_own(sizes, is_current):
+    found = passes(paired(*sizes, cycle="reshuffle").batches(0), is_current, 2)
+    rows = [[label for batch in each for label, _ in batch] for each in found]
+    assert all(sorted(each) == sorted(rows[0]) for each in rows)
+    assert len({str(each) for each in rows}) == 4
+    images = [str(image) for each in found for batch in each for _, image in batch]
+    assert len(set(images)) == len(images)
+
+
+def test_both_cycles_begin_with_the_same_pass():
+    replay, reshuffle = (list(paired(48, 4, cycle=cycle).batches(0)) for cycle in CYCLES)
+    assert_same(replay[:2], reshuffle[:2])
+
+
+def test_parts_of_the_same_pool_have_draws_of_their_own():
+    pool = pool_of(range(24))
+    epoch = list(Paired(pool, pool, 4, 4, augment, seed=0, purpose=(), cycle="replay").batches(0))
+    assert len(epoch) == 6
+    for batch in epoch:
+        assert batch.labels[:4].tolist() != batch.labels[4:].tolist()
+        assert not torch.equal((batch.images - batch.raw)[:4], (batch.images - batch.raw)[4:])
+
+
+def test_memory_rows_among_the_current_ones_keep_their_task():
+    task, memory = pool_of(range(24), task=3), pool_of(range(1000, 1012), task=1)
+    union = UnionPool([memory, task, memory])
+    loader = Paired(union, memory, 6, 2, augment, seed=0, purpose=(), cycle="replay")
+    parts = [torch.stack((batch.labels, batch.tasks), dim=1)[:6].tolist() for batch in loader.batches(0)]
+    current = [tuple(pair) for part in parts for pair in part]
+    assert sorted(current) == sorted([(row, 3) for row in range(24)] + 2 * [(row, 1) for row in range(1000, 1012)])
+
+
+@pytest.mark.parametrize("cycle", CYCLES)
+def test_only_full_pairs_come(cycle):
+    for sizes in itertools.product((6, 7, 13, 20), (2, 3, 9, 20)):
+        for drop_last in (False, True):
+            loader = paired(*sizes, cycle=cycle, drop_last=drop_last)
+            epoch = list(loader.batches(0))
+            assert len(epoch) == loader.num_batches >= 1
+            assert all(len(set(batch.labels.tolist())) == len(batch) == 8 for batch in epoch)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts", "message"),
+    [
+        ((40, 9), (64, 0), "64 current and 0 memory .*--batch_size"),
+        ((40, 9), (0, 1), "0 current and 1 memory .*--batch_size"),
+        ((5, 9), (6, 2), "6 current images, and there are 5: .*--batch_size"),
+        ((40, 1), (6, 2), "2 memory images, and there are 1: .*--buffer_size"),
+        ((40, 0), (6, 2), "2 memory images, and there are 0: .*--buffer_size"),
+    ],
+)
+@pytest.mark.parametrize("cycle", CYCLES)
+def test_pairs_that_cannot_be_formed_are_refused(sizes, parts, message, cycle):
+    with pytest.raises(UserError, match=message):
+        paired(*sizes, parts, cycle=cycle)
+
+
+def test_an_unknown_cycle_is_refused():
+    with pytest.raises(UserError, match="--ratio_cycle 'again'"):
+        paired(cycle="again")

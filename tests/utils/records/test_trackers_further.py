@@ -1,0 +1,139 @@
+"""Summaries against the real wandb in offline mode, read back from what it wrote, and against broken ones; what becomes
+of a run's last lines when wandb is slow or hangs."""
+
+import functools
+import io
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from tests.utils.records.wandb_rig import RESULT, Tracked, install_fake, is_gone, make, make_summary, wait_for
+from utils.config.registry import ROOT
+from utils.records import trackers
+from utils.records.trackers import send_summaries
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Installs a stand-in for wandb, each of whose calls does what the test says, and gives the folder it writes to."""
+    return functools.partial(install_fake, tmp_path / "packages", monkeypatch)
+
+
+def png(width, height):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory):
+    """Two summaries in two projects, sent at once, and what was said."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    said = []
+    first = make_summary(folders[0], "first", "aaaa", image=png(40, 30))
+    second = make_summary(folders[1], "second", "bbbb", image=png(20, 10))
+    assert send_summaries([first, second], said.append) is True
+    return [Tracked(folder) for folder in folders], said
+
+
+def test_each_summary_is_a_run_of_its_project(summaries):
+    tracked, said = summaries
+    assert [(each.run.project, each.run.run_id, each.exit_code) for each in tracked] == [
+        ("first", "aaaa", 0),
+        ("second", "bbbb", 0),
+    ]
+    run = tracked[0].run
+    assert (run.job_type, run.display_name, run.notes) == ("summary", "a summary", "größer")
+    assert said == []
+
+
+def test_summary_has_tables_and_images(summaries):
+    tracked, _ = summaries
+    table = tracked[0].table("table/A_f")
+    assert (table["columns"], table["data"]) == (["norm", "d er 200"], [["BN", "50.00 ± 1.00"]])
+    assert tracked[1].table("figures")["data"] == [[3, None]]
+    images = [Image.open(each.file("plots/a column")) for each in tracked]
+    assert [(image.size, image.convert("RGB").getpixel((5, 5))) for image in images] == [
+        ((40, 30), (200, 30, 30)),
+        ((20, 10), (200, 30, 30)),
+    ]
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_failing_summary_is_said_in_one_line(fake, tmp_path, where):
+    fake(**{where: "raise RuntimeError('no such entity\\nand more')"})
+    said = []
+    assert send_summaries([make_summary(tmp_path), make_summary(tmp_path)], said.append) is False
+    (line,) = said
+    assert "RuntimeError: no such entity" in line
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_hanging_summary_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_path, monkeypatch, where):
+    folder = fake(**{where: "time.sleep(600)"})
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 1.5)
+    said, started = [], time.monotonic()
+    assert send_summaries([make_summary(tmp_path, image=png(9, 9)), make_summary(tmp_path)], said.append) is False
+    assert time.monotonic() - started < 10
+    (line,) = said
+    assert "not done within 3 s" in line
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+def test_missing_wandb_is_said_of_a_summary(fake, tmp_path):
+    fake(text="raise ModuleNotFoundError(\"No module named 'wandb'\")")
+    said = []
+    assert send_summaries([make_summary(tmp_path)], said.append) is False
+    assert ["No module named 'wandb'" in line for line in said] == [True]
+
+
+# -- When a run is over -----------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_never_began_is_not_waited_for(fake, tmp_path, monkeypatch):
+    folder, said = fake(init="time.sleep(600)"), []
+    monkeypatch.setattr(trackers, "BEGIN_SECONDS", 0.0)
+    tracker = make(tmp_path, said)
+    wait_for((folder / "started").exists)
+    started = time.monotonic()
+    tracker.finish(RESULT)
+    assert time.monotonic() - started < 10
+    assert ["it has not begun within 0 s" in line for line in said] == [True]
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+@pytest.mark.parametrize("slow", ["init", "finish"])
+def test_what_is_merely_slow_arrives_after_the_run_is_over(fake, tmp_path, slow):
+    folder = fake(**{slow: "time.sleep(4)"})
+    script = f"""
+import os, pathlib, time
+from utils.records import trackers
+trackers.CLOSE_SECONDS = 1.0
+names = dict(entity=None, project="p", name="n", group="g", run_id="i", config={{}})
+tracker = trackers.make_tracker("offline", **names, folder=pathlib.Path({str(tmp_path)!r}), say=print)
+while not os.path.exists({str(folder / "started")!r}):
+    time.sleep(0.02)
+tracker.finish({RESULT!r})
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=30, check=True)
+    assert not (folder / "finished").exists()
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
+    assert b"under way" in done.stdout
+    wait_for(lambda: (folder / "finished").exists() and (folder / "finished").read_text() == "0")
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+@pytest.mark.parametrize("broken", ["log", "finish"])
+def test_a_failure_after_the_run_is_over_ends_the_process(fake, tmp_path, monkeypatch, broken):
+    folder, said = fake(**{broken: "time.sleep(1); raise RuntimeError('lost')"}), []
+    tracker = make(tmp_path, said)
+    wait_for((folder / "started").exists)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
+    tracker.finish(RESULT)
+    assert len(said) == 1
+    wait_for(lambda: is_gone((folder / "started").read_text()), 15)

@@ -1,0 +1,138 @@
+"""The command line of one run: its options, and what is said of one that no part uses."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from utils.config.options import PART_OPTIONS, Option, boolean
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.errors import UserError
+
+SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def make_parser(options: Iterable[Option]) -> Parser:
+    """A parser that keeps only what was typed."""
+    parser = Parser(
+        prog="python utils/main.py",
+        usage="python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
+        description="One run of class-incremental learning, end to end.",
+        epilog="\n".join(
+            [
+                "With --model, --dataset, --nl and --backbone, --help shows the options of these parts too.",
+                *(f"--{name}: {', '.join(registry.names())}" for name, registry in SELECTORS.items()),
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for option in options:
+        spellings = [f"--{name}" for name in (option.name, *option.aliases)]
+        more: dict[str, Any] = {"action": "append"} if option.name == "plugin" else {}
+        if option.flag is not None:
+            more |= {"nargs": "?", "const": option.flag}
+        parser.add_argument(
+            *spellings,
+            dest=option.name,
+            type=_converter(option),
+            help=_help(option).replace("%", "%%"),
+            metavar=_metavar(option),
+            **more,
+        )
+    return parser
+
+
+def _help(option: Option) -> str:
+    """What an option is, and its default; where there is none, the text says what decides."""
+    if option.default is None or option.default == "":
+        return option.help
+    default = int(option.default) if option.type is boolean else option.default
+    return f"{option.help} [{default}]"
+
+
+def _metavar(option: Option) -> str:
+    if option.choices:
+        return "{" + ",".join(option.choices) + "}"
+    return "0|1" if option.type is boolean else {"int": "N", "float": "X"}.get(option.type.__name__, "VALUE")
+
+
+def _converter(option: Option):
+    def convert(text: str) -> Any:
+        try:
+            value = option.type(text)
+        except ValueError as error:
+            reason = str(error) if "invalid literal" not in str(error) and "could not" not in str(error) else None
+            kind = {"int": "is not a whole number", "float": "is not a number"}.get(
+                option.type.__name__, "is not valid"
+            )
+            raise argparse.ArgumentTypeError(f"{text!r} {reason or kind}") from None
+        if option.choices and value not in option.choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(option.choices)}")
+        return value
+
+    return convert
+
+
+@cache
+def _parser_of(options: tuple[Option, ...]) -> Parser:
+    """Made once for each set of options: a large plan reads a thousand command lines."""
+    return make_parser(options)
+
+
+@cache
+def part_parser() -> Parser:
+    """Knows the names of the parts alone, and whether help is wanted."""
+    parser = make_parser(PART_OPTIONS)
+    parser.add_argument("-h", "--help", action="store_true", dest="help")
+    return parser
+
+
+def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> dict[str, Any]:
+    """What was typed, by the name of the option.
+
+    Args:
+        arguments: the words.
+        options: those that the chosen parts take, by name.
+        parts: the chosen `utils.config.configuration.Parts`.
+
+    Raises:
+        UserError: a word that belongs to no option, or to one that these parts do not use.
+    """
+    typed, unknown = _parser_of(tuple(options.values())).parse_known_args(list(arguments))
+    for word in unknown:
+        if word.startswith("--"):
+            raise UserError(_explain_unused(word[2:].partition("=")[0], options, parts))
+    if unknown:
+        raise UserError(f"{unknown[0]!r} belongs to no option")
+    return vars(typed)
+
+
+def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
+    """Why an option is not one of this run: some other part would use it, or nothing at all would."""
+    users = []
+    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+        for part_name in registry.names():
+            part = registry.get(part_name)
+            declared = {spelling for option in part.options for spelling in (option.name, *option.aliases)}
+            declared |= {option.name for option in getattr(part, "regularizer_options", ())}
+            if name in declared:
+                users.append(f"{registry.kind} {part_name}")
+    if name in {*(option.name for option in parts.norm.regularizer_options), *parts.norm.memory_options}:
+        replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
+        return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
+    if users:
+        here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
+        return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
+    close = difflib.get_close_matches(name, [*options, *(a for o in options.values() for a in o.aliases)], n=1)
+    return f"unknown option --{name}." + (f" Did you mean --{close[0]}?" if close else " See --help.")

@@ -1,0 +1,383 @@
+"""From the command line to the configuration of one run: what was asked for, where each value came from, its identity.
+
+Where a value comes from, first wins: typed, the whole published setting (`--load_best_args`), the preset, the method's
+published setting, the dataset's and then the protocol's default, the option's own default.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from utils.config.command_line import SELECTORS, make_parser, parse, part_parser
+from utils.config.options import RUN_OPTIONS, SHARED_OPTIONS, Option
+from utils.config.presets import PRESETS
+from utils.config.protocols import PROTOCOLS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, load_plugin
+from utils.errors import UserError
+
+RESULTS_VERSION = 1  # raised when a change of the code changes numbers
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes a run is put together from.
+
+    Attributes:
+        method, dataset, norm, backbone: what the names stand for.
+        head: the kind of classifier (`models/heads.py`).
+        plugins: digests of the plug-in files that the classes may come from.
+    """
+
+    method: type
+    dataset: type
+    norm: type
+    backbone: type
+    head: str
+    plugins: tuple[str, ...] = ()
+
+    def options(self) -> tuple[Option, ...]:
+        """The options of these parts; those that balance memory rows only if the method has some."""
+        parts = (self.method, self.dataset, self.norm, self.backbone)
+        options = tuple(option for part in parts for option in part.options)
+        if self.method.uses_memory:
+            return options + self.norm.regularizer_options
+        return tuple(option for option in options if option.name not in self.norm.memory_options)
+
+    def transforms(self, protocol: str) -> str:
+        """Which of the dataset's transforms are used: the method's own, where the dataset has them."""
+        return self.method.transforms if self.method.transforms in self.dataset.transforms else protocol
+
+    def order_rule(self, protocol: str) -> str:
+        """The rule for the order of the classes that the protocol stands for."""
+        return self.dataset.class_orders.get(protocol, PROTOCOLS[protocol].class_order)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The resolved values of one run, readable as attributes.
+
+    Attributes:
+        values: value of every option in use.
+        origins: where each value came from.
+        options: the declaration of each.
+        parts: the classes that the names stand for.
+    """
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    options: dict[str, Option] = field(repr=False)
+    parts: Parts = field(repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(f"this run has no option {name!r}") from None
+
+    def chosen(self, options: Iterable[Option]) -> dict[str, Any]:
+        """The values of those of the given options that are in use."""
+        return {option.name: self.values[option.name] for option in options if option.name in self.values}
+
+    def used(self) -> dict[str, Any]:
+        """The values that the result depends on or that say where it goes, equal computations made one."""
+        return self.parts.method.canonical(self.values)
+
+    def identity(self, data_fingerprint: str) -> str:
+        """SHA-256 of what the results depend on; options left at their own default do not enter it.
+
+        So an option that is added later leaves the identity of the runs that do not use it as it was.
+        """
+        values = {
+            name: value
+            for name, value in self.used().items()
+            if self.options[name].changes_result and value != self.options[name].default
+        }
+        content = {
+            "values": values,
+            "data": data_fingerprint,
+            "plugins": sorted(self.parts.plugins),
+            "results_version": RESULTS_VERSION,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def configure(arguments: Sequence[str]) -> Configuration:
+    """Read a command line.
+
+    Raises:
+        UserError: anything that the user has to change, in one line.
+        SystemExit: after `--help`.
+    """
+    selected, plugins, wants_help = _select(arguments)
+    if wants_help and not selected.get("model"):
+        make_parser(SHARED_OPTIONS).print_help()
+        raise SystemExit(0)
+    parts = _find_parts(selected, plugins)
+    options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
+    if wants_help:
+        make_parser(options.values()).print_help()
+        raise SystemExit(0)
+    typed = parse(arguments, options, parts)
+    return _resolve(typed, selected, options, parts)
+
+
+def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...], bool]:
+    """The names of the parts, before their options can be known."""
+    chosen = vars(part_parser().parse_known_args(list(arguments))[0])
+    plugins = tuple(load_plugin(path) for path in chosen.pop("plugin", ()))
+    wants_help = chosen.pop("help", False)
+    if "preset" in chosen:
+        chosen = _preset(chosen["preset"]) | chosen
+    chosen.setdefault("nl", "BN")
+    for name, registry in SELECTORS.items():
+        if name in chosen:
+            chosen[name] = registry.canonical(chosen[name])
+    if not wants_help:
+        for name, registry in (("model", METHODS), ("dataset", DATASETS)):
+            if name not in chosen:
+                raise UserError(f"--{name} is missing. Known: {', '.join(registry.names())}. (Or try --preset demo.)")
+    return chosen, plugins, wants_help
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _find_parts(selected: dict[str, Any], plugins: tuple[str, ...]) -> Parts:
+    method = METHODS.get(selected["model"])
+    if not hasattr(method, "published_setting"):
+        raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
+    protocol, head = _protocol_and_head(selected, method)
+    selected["protocol"] = protocol
+    dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
+    selected.setdefault("backbone", _default_backbone(method, dataset, protocol))
+    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head, plugins)
+
+
+class _NoDataset:
+    """Stands for the dataset in a help text before one is chosen."""
+
+    name = ""
+    options = ()
+    protocol_values: ClassVar[dict[str, Any]] = {}
+
+
+def _protocol_and_head(selected: dict[str, Any], method: type) -> tuple[str, str]:
+    name = selected.get("protocol") or method.protocol
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}. Known: {', '.join(PROTOCOLS)}.")
+    heads = [head for head in method.heads if head in PROTOCOLS[name].heads]
+    if not heads:
+        raise UserError(
+            f"--model {method.name} has no {' or '.join(PROTOCOLS[name].heads)} head, which --protocol {name} asks "
+            f"for; its own protocol is {method.protocol}"
+        )
+    return name, heads[0]
+
+
+def _default_backbone(method: type, dataset: type, protocol: str) -> str:
+    """The published one of the method on the dataset, else the dataset's, else the protocol's."""
+    setting = method.published_setting(dataset.name, None, protocol)
+    layers = (setting.values if setting else {}, dataset.protocol_values.get(protocol, {}), PROTOCOLS[protocol].values)
+    return next(layer["backbone"] for layer in layers if "backbone" in layer)
+
+
+def _resolve(
+    typed: dict[str, Any], selected: dict[str, Any], options: dict[str, Option], parts: Parts
+) -> Configuration:
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    excluded = _excluded(typed, options)
+    made_for: dict[str, int | None] = {}  # epochs that a value stands beside
+    for origin, layer in _layers(typed, selected, parts):
+        for name, value in layer.items():
+            if name in options and name not in values and name not in excluded and value is not None:
+                values[name], origins[name], made_for[name] = value, origin, layer.get("epochs")
+    for name, option in options.items():
+        if name not in values:
+            values[name], origins[name] = option.default, "default"
+    values |= {name: selected[name] for name in ("model", "dataset", "nl", "backbone", "protocol")}
+    _scale_schedules(values, origins, made_for)
+    configuration = Configuration(values, origins, options, parts)
+    _complete(configuration, typed)
+    _check(configuration)
+    return configuration
+
+
+def _scale_schedules(values: dict[str, Any], origins: dict[str, str], made_for: dict[str, int | None]) -> None:
+    """Bring milestones and a second stage to the number of epochs in force, unless they were typed."""
+    epochs = values["epochs"]
+    if origins["milestones"] != "typed" and made_for.get("milestones"):
+        values["milestones"] = _scaled(values["milestones"], epochs / made_for["milestones"])
+    second = values.get("second_epochs")
+    main = made_for.get("second_epochs") or PROTOCOLS[values["protocol"]].values["epochs"]
+    if second is not None and origins["second_epochs"] != "typed" and main != epochs:
+        values["second_epochs"] = max(1, int(second * epochs / main + 0.5))
+        origins["second_epochs"] += f", {second} after {main} epochs, in proportion"
+
+
+def _scaled(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
+    """Milestones for another number of epochs, in proportion; those that fall on no epoch are left out."""
+    if factor == 1:
+        return tuple(milestones)
+    return tuple(sorted({int(milestone * factor + 0.5) for milestone in milestones} - {0}))
+
+
+def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
+    """Options whose defaults give way to a typed one."""
+    excluded = {other for name in typed for other in options[name].excludes}
+    if excluded & typed.keys():
+        together = " and ".join(f"--{name}" for name in typed if name in excluded)
+        raise UserError(f"{together} cannot be given together")
+    return excluded
+
+
+def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The sources of values, the first that has one wins."""
+    protocol = selected["protocol"]
+    preset = PRESETS.get(selected.get("preset"), {})
+    buffer_size = typed.get("buffer_size", preset.get("buffer_size"))
+    setting = parts.method.published_setting(selected["dataset"], buffer_size, protocol)
+    yield "typed", typed
+    if typed.get("load_best_args"):
+        if setting is None:
+            raise UserError(
+                f"--load_best_args: there is no published setting of {selected['model']} on {selected['dataset']}"
+                + (f" with --buffer_size {buffer_size}" if parts.method.uses_memory else "")
+            )
+        yield f"published setting, {setting.source}", setting.whole
+    yield f"preset {selected.get('preset')}", preset
+    if setting is not None:
+        yield f"published, {setting.source}", setting.values
+    yield f"dataset {selected['dataset']}", parts.dataset.protocol_values.get(protocol, {})
+    yield f"protocol {protocol}", PROTOCOLS[protocol].values | parts.norm.protocol_defaults.get(protocol, {})
+
+
+def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
+    """Fill in what depends on other values, and make the spellings of one thing one."""
+    values, origins = configuration.values, configuration.origins
+    for name, spelled, value in (
+        ("no_affine", "affine", False),
+        ("no_task_shuffle", "class_order", "identity"),
+        ("nowand", "wandb_mode", "disabled"),
+    ):
+        if values.pop(name) and values[spelled] != value:
+            if typed.get(spelled) is not None:
+                raise UserError(f"--{name} contradicts --{spelled} {typed[spelled]}; give one of them")
+            values[spelled], origins[spelled] = value, f"--{name}"
+    own_order = configuration.parts.order_rule(values["protocol"])
+    if values["class_order"] in (own_order, {"offline": "seeded"}.get(own_order)):
+        values["class_order"] = "protocol"
+    if "minibatch_size" in values and values["minibatch_size"] is None:
+        values["minibatch_size"], origins["minibatch_size"] = values["batch_size"], "as --batch_size"
+    values |= configuration.parts.method.settled(values, configuration.parts.norm)
+
+
+def _check(configuration: Configuration) -> None:
+    values, method = configuration.values, configuration.parts.method
+    if method.uses_memory and not values["buffer_size"]:
+        raise UserError(f"--model {values['model']} replays from memory: give --buffer_size, at least 1")
+    missing = [
+        option.name
+        for option in (*RUN_OPTIONS, *configuration.parts.options())
+        if option.name in values and values[option.name] is None and option.name in ("lr", *method.required)
+    ]
+    if missing:
+        raise UserError(
+            f"there is no published value of {' and '.join(missing)} for {values['model']} on {values['dataset']}"
+            + (f" with --buffer_size {values['buffer_size']}" if method.uses_memory else "")
+            + f": type {' and '.join(f'--{name}' for name in missing)}"
+        )
+    group = values["group"]
+    if Path(group).name != group or group in ("", "..") or not group.isprintable() or len(group.encode()) > 200:
+        raise UserError("--group must be a short name of a folder inside --results_dir")
+    if values["optim_nesterov"] and not values["optim_mom"]:
+        raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
+    if not method.measures_every_task(configuration.parts.head) and (
+        values["eval_every"] or not values["ignore_other_metrics"]
+    ):
+        raise UserError(
+            f"--model {values['model']} trains once, after the last task: --eval_every and forward transfer "
+            "(--ignore_other_metrics 0) have nothing to measure before"
+        )
+    if configuration.parts.head != "linear" and not values["ignore_other_metrics"]:
+        raise UserError(
+            f"--protocol {values['protocol']} adds outputs with every task, so that forward transfer "
+            "(--ignore_other_metrics 0) has no outputs to measure"
+        )
+    if configuration.parts.head != "linear" and values["class_il_outputs"] == "all":
+        raise UserError(
+            f"--class_il_outputs all changes nothing: --protocol {values['protocol']} adds outputs with every task, so "
+            "that there are none of classes not seen; it belongs to --protocol online"
+        )
+    if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
+        raise UserError(
+            "--best_epoch val_loss chooses by held-out images: give --val_fraction above 0 or --best_epoch last"
+        )
+    _check_schedule(configuration)
+    _check_regularizer(configuration)
+    _check_used(configuration)
+    method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
+
+
+def _check_regularizer(configuration: Configuration) -> None:
+    values = configuration.values
+    if configuration.origins.get("ada_t0") != "typed":
+        return
+    num_tasks = values.get("n_tasks") or configuration.parts.dataset.num_tasks
+    if not values["lambd"]:
+        raise UserError("--ada_t0 changes nothing while --lambd is 0")
+    if values["ada_t0"] >= num_tasks:
+        raise UserError(f"--ada_t0 {values['ada_t0']} is never reached: the tasks are 0 to {num_tasks - 1}")
+
+
+def _check_used(configuration: Configuration) -> None:
+    values, parts = configuration.values, configuration.parts
+    unused = parts.method.unused(values) | parts.dataset.unused(values, parts.transforms(values["protocol"]))
+    for name, reason in unused.items():
+        if configuration.origins.get(name) == "typed":
+            raise UserError(f"--{name} changes nothing in this run: {reason}")
+
+
+def _check_schedule(configuration: Configuration) -> None:
+    milestones, epochs = configuration.milestones, configuration.epochs
+    typed = {name for name in ("milestones", "lr_decay") if configuration.origins[name] == "typed"}
+    if typed and configuration.parts.method.schedule == "cosine":
+        raise UserError(
+            f"--model {configuration.model} has a cosine schedule without milestones: leave out --{min(typed)}"
+        )
+    if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
+        raise UserError("--milestones must be epochs from 1 on, in rising order")
+    if "milestones" in typed and milestones and milestones[-1] >= epochs:
+        raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")
+    if "milestones" in typed and milestones and configuration.lr_decay == 1.0:
+        raise UserError("--milestones changes nothing while the factor is 1: give --lr_decay")
+    if "lr_decay" in typed and not any(milestone < epochs for milestone in milestones):
+        raise UserError(f"--lr_decay is used at milestones, and none lies within --epochs {epochs}: give --milestones")
+
+
+def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
+    """Every spelling of an option that a run of these parts takes, and the option's own name."""
+    method, its_dataset = METHODS.get(model), DATASETS.get(dataset)
+    backbone = backbone or _default_backbone(method, its_dataset, method.protocol)
+    parts = Parts(method, its_dataset, NORMS.get(norm), BACKBONES.get(backbone), method.heads[0])
+    options = (*SHARED_OPTIONS, *parts.options())
+    return {spelling: option.name for option in options for spelling in (option.name, *option.aliases)}
+
+
+def data_root(typed: str | None) -> Path:
+    """Where the data lies."""
+    return Path(typed or os.environ.get("CL_DATA_ROOT", "data"))
+
+
+def readable_name(config: Configuration) -> str:
+    """Dataset, method, buffer, norm layer, epochs and seed."""
+    memory = [str(config.buffer_size)] if config.parts.method.uses_memory else []
+    parts = [config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep", f"s{config.seed}"]
+    return "-".join(parts)

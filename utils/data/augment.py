@@ -1,0 +1,162 @@
+"""Crop, flip, brighten and normalise a batch on its device, each image on its own, from an explicit generator."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from utils.data.resized_crop import draw_boxes, resized_crop
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is done to training images; of test images the centre is taken, if asked for, and normalised.
+
+    Attributes:
+        crop_padding: pixels of black border on each side, before a crop at a random place.
+        flip: whether half of the images are mirrored, left to right.
+        mean, std: of each channel, for images scaled to [0, 1].
+        resized_crop: whether the crops have a random area and aspect and are resized (`utils/data/resized_crop.py`);
+            otherwise they have the size of the stored images.
+        brightness: images are multiplied by a number between 1 - brightness (at least 0) and 1 + brightness.
+        test_side: side of the centre of test images that is taken, and of resized crops; None: that of stored images.
+
+    Raises:
+        UserError: these cannot go together.
+    """
+
+    crop_padding: int
+    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resized_crop: bool = False
+    brightness: float = 0.0
+    test_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.brightness < 0:
+            raise UserError(f"a transform's brightness must not be negative, it is {self.brightness}")
+        if self.test_side is not None and not self.resized_crop:
+            raise UserError(
+                "a transform with test_side needs resized_crop, or training images are larger than test images"
+            )
+
+
+def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+    """Randomly cropped, flipped, brightened and normalised images.
+
+    Draws from the generator the rows of the crops and their columns, or the boxes of resized crops; then the flips;
+    then the brightness; nothing for what the transform has not.
+
+    Args:
+        images: [N, C, H, W] uint8.
+        transform: what to do.
+        generator: on the device of the images.
+
+    Returns:
+        [N, C, H, W] float32, or [N, C, test_side, test_side], on the device of the images.
+    """
+    crop = _resized if transform.resized_crop else _shifted
+    images = crop(images, transform, generator)
+    if transform.brightness:
+        draws = torch.rand(len(images), generator=generator, device=images.device)
+        darkest, brightest = max(0.0, 1 - transform.brightness), 1 + transform.brightness
+        images = brighten(images, darkest + (brightest - darkest) * draws)
+    return normalise(images, transform)
+
+
+def _shifted(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+    num_images, padding, device = len(images), transform.crop_padding, images.device
+    corners = None
+    if padding:
+        corners = torch.randint(2 * padding + 1, (2, num_images), generator=generator, device=device)
+    return crop_and_flip(images, padding, corners, _draw_flips(images, transform, generator))
+
+
+def _resized(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+    height, width = images.shape[-2:]
+    padding, side = transform.crop_padding, transform.test_side
+    boxes = draw_boxes(len(images), height + 2 * padding, width + 2 * padding, generator)
+    flips = _draw_flips(images, transform, generator)
+    rows, columns = _grid(side or height, side or width, images.device)
+    return resized_crop(images, boxes, rows, columns[:1] if flips is None else columns[flips], padding)
+
+
+def _draw_flips(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor | None:
+    if not transform.flip:
+        return None
+    return torch.randint(2, (len(images),), generator=generator, device=images.device)
+
+
+def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: Tensor | None) -> Tensor:
+    """Crops of the original size out of images with a black border, some of them mirrored.
+
+    Args:
+        images: [N, C, H, W], of any type.
+        padding: width of the border P.
+        corners: top row and left column of each crop in the padded image, [2, N] int64 in 0 to 2 P; None: uncropped.
+        flips: [N] int64, 1 for images that are mirrored after the crop; None: none.
+
+    Returns:
+        [N, C, H, W], of the type of the images.
+    """
+    if corners is None and flips is None:
+        return images
+    num_images, num_channels, height, width = images.shape
+    rows, columns = _grid(height, width, images.device)
+    columns = columns[:1] if flips is None else columns[flips]
+    if corners is not None:
+        images = pad(images, (padding,) * 4)
+        rows, columns = rows + corners[0, :, None], columns + corners[1, :, None]
+    places = (rows * images.shape[3])[:, :, None] + columns[:, None, :]
+    places = places.reshape(-1, 1, height * width).expand(num_images, num_channels, -1)
+    return images.flatten(2).gather(2, places).view(num_images, num_channels, height, width)
+
+
+def brighten(images: Tensor, factors: Tensor) -> Tensor:
+    """Images [N, C, H, W] uint8 times a factor each [N], cut to whole grey levels up to 255, as torchvision does."""
+    return (images * factors[:, None, None, None]).clamp_(0, 255).to(torch.uint8)
+
+
+def normalise(images: Tensor, transform: Transform) -> Tensor:
+    """(x / 255 - mean) / std of uint8 images [N, C, H, W], in float32, rounded as torchvision rounds it.
+
+    Where the transform has a `test_side`, of the centre of that side.
+
+    Raises:
+        UserError: the images are smaller than that.
+    """
+    if transform.test_side is not None:
+        images = centre_crop(images, transform.test_side)
+    mean, std = _constants(transform.mean, transform.std, images.device)
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def centre_crop(images: Tensor, side: int) -> Tensor:
+    """The centre [N, C, side, side] of images [N, C, H, W], where torchvision cuts it out.
+
+    Raises:
+        UserError: the images are smaller than that.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < side:
+        raise UserError(f"images of {height}x{width} pixels have no centre of {side}x{side}: store the data larger")
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return images[..., top : top + side, left : left + side]
+
+
+@lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation as [C, 1, 1] on a device, sent there once."""
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
+    return mean, std
+
+
+@lru_cache(maxsize=16)
+def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row numbers [1, H], and column numbers [2, W], from left to right and from right to left."""
+    columns = torch.arange(width, device=device)
+    return torch.arange(height, device=device)[None], torch.stack((columns, columns.flip(0)))

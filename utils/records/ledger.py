@@ -1,0 +1,157 @@
+"""What a group's launchers have planned, and how the runs ended that have no result.
+
+Both lie beside the records: `plan.json` names every planned run, written anew with each plan; `outcomes.jsonl` grows by
+a line per run that failed or was stopped, of which the latest counts. A record, where there is one, tells more and
+comes first.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.records.record import SCHEMA_VERSION, DamagedRecord, write_atomically
+
+FAILED, STOPPED = "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a launcher was asked for.
+
+    Attributes:
+        values: its resolved options.
+        command: its command line.
+        outcome: `failed` or `stopped`, as it ended last; empty if it never ended without a result.
+        reason: why it ended so, in one line.
+        for_search: whether a search is all that it is for: its seed is not among those of the table.
+    """
+
+    values: Mapping[str, Any]
+    command: tuple[str, ...]
+    outcome: str = ""
+    reason: str = ""
+    for_search: bool = False
+
+
+class Ledger:
+    """The planned runs of a group, by the name of their folder.
+
+    Args:
+        folder: of the group.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.plan_path = folder / "plan.json"
+        self.outcomes_path = folder / "outcomes.jsonl"
+
+    def plan(self, runs: Mapping[str, Planned], is_shared: bool = False) -> None:
+        """Write down a plan. Of the plan before, those runs stay that have a folder.
+
+        Args:
+            runs: by the name of their folder.
+            is_shared: whether another launcher is at the group, so that all of the plan before stays.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        with self._hold():
+            try:
+                former = self.read()
+            except DamagedRecord:
+                former = {}
+            kept = {name: run for name, run in former.items() if is_shared or (self._folder / name).is_dir()}
+            self._write(kept | dict(runs))
+
+    def add(self, runs: Mapping[str, Planned]) -> None:
+        """Add runs that follow from what has come out. Raises DiskError, DamagedRecord."""
+        with self._hold():
+            self._write(self.read() | dict(runs))
+
+    @contextlib.contextmanager
+    def _hold(self) -> Iterator[None]:
+        """One process at a time changes the plan; where the folder cannot be held, the write tells why."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self._folder, os.O_RDONLY)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def note(self, name: str, outcome: str, reason: str) -> None:
+        """Note how a run ended without a result. Raises OSError."""
+        line = json.dumps({"run": name, "outcome": outcome, "reason": reason})
+        with self.outcomes_path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}")  # on a line of its own, whatever a crash has left behind
+
+    def read(self) -> dict[str, Planned]:
+        """Every planned run, none if nothing was planned.
+
+        Raises:
+            DamagedRecord: the plan cannot be read.
+        """
+        try:
+            content = json.loads(self.plan_path.read_bytes())
+            runs = {name: _planned(content["shared"], run) for name, run in content["runs"].items()}
+            schema = content["schema"]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group writes it anew") from None
+        if schema != SCHEMA_VERSION:
+            what = f"has schema {schema}, this version reads {SCHEMA_VERSION}"
+            raise DamagedRecord(f"{self.plan_path} {what}; the next plan of this group writes it anew")
+        for name, outcome, reason in self._outcomes():
+            if name in runs:
+                runs[name] = replace(runs[name], outcome=outcome, reason=reason)
+        return runs
+
+    def _outcomes(self) -> list[tuple[str, str, str]]:
+        """The notes that can be read, in their order; a line that a crash has cut is left out."""
+        try:
+            lines = self.outcomes_path.read_bytes().splitlines()
+        except OSError:
+            return []
+        return [note for note in map(_read_note, lines) if note is not None]
+
+    def _write(self, runs: Mapping[str, Planned]) -> None:
+        shared = _shared([run.values for run in runs.values()])
+        content = {
+            "schema": SCHEMA_VERSION,
+            "shared": shared,
+            "runs": {
+                name: {
+                    "values": {key: value for key, value in run.values.items() if key not in shared},
+                    "command": list(run.command),
+                    "for_search": run.for_search,
+                }
+                for name, run in runs.items()
+            },
+        }
+        write_atomically(self.plan_path, lambda file: file.write(json.dumps(content).encode()))
+
+
+def _planned(shared: Mapping[str, Any], run: Mapping[str, Any]) -> Planned:
+    return Planned({**shared, **run["values"]}, tuple(map(str, run["command"])), for_search=bool(run["for_search"]))
+
+
+def _read_note(line: bytes) -> tuple[str, str, str] | None:
+    """Run, outcome and reason; None if the line is not whole."""
+    try:
+        note = json.loads(line)
+        return str(note["run"]), str(note["outcome"]), str(note["reason"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _shared(each: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of them."""
+    if not each:
+        return {}
+    return {key: value for key, value in each[0].items() if all(key in one and one[key] == value for one in each)}

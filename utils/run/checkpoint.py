@@ -1,0 +1,80 @@
+"""The exact state of a run on disk: written whole or not at all, restored only where it fits."""
+
+import contextlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError, is_disk_error, is_out_of_memory
+from utils.records.record import write_atomically
+
+
+class DamagedCheckpoint(UserError):
+    """The file holds something else than was written."""
+
+
+def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
+    """Write a state of tensors and plain values, marked with the identity of its run.
+
+    Raises:
+        DiskError: the disk is full or cannot be written; an earlier checkpoint stays as it was.
+    """
+    # In memory first: torch's archive writer turns a full disk into an error of its own.
+    content = io.BytesIO()
+    torch.save({"identity": identity, "state": state}, content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
+
+
+def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
+    """The state of that run, None if there is no checkpoint. Nothing in the file can execute code.
+
+    Raises:
+        DamagedCheckpoint: the file is damaged.
+        UserError: it belongs to another configuration.
+        OSError: the disk does not give it.
+    """
+    if not path.exists():
+        return None
+    content = _read(path)
+    if not isinstance(content, dict) or not {"identity", "state"} <= content.keys():
+        raise DamagedCheckpoint(f"{path} is damaged, so that the run starts over")
+    if content["identity"] != identity:
+        raise UserError(f"{path} belongs to another configuration; remove it to train this run from the beginning")
+    if device.type != "cpu":
+        content = torch.load(path, map_location=device, weights_only=True)
+    return content["state"]
+
+
+def _read(path: Path) -> Any:
+    """What the file holds, on the CPU, so that no failure of a device is taken for damage; None if it is damaged."""
+    try:
+        # torch.load trusts the bytes of its tensors; the archive's own checksums do not.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        return None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive can fail in any way
+        if is_out_of_memory(error) or is_disk_error(error):
+            raise
+        return None
+
+
+@contextlib.contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Inside it the state of a checkpoint is taken up; one that lacks something is of another version of the suite.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "in loading state_dict" not in str(error):
+            raise  # such as for want of memory
+        raise UserError(
+            f"{path} was written by another version of the suite; continue with that one, or remove it to train this "
+            "run from the beginning"
+        ) from error

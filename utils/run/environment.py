@@ -1,0 +1,97 @@
+"""The machine a run meets: device, threads, arithmetic, and what of it is written into the record."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from utils.config.registry import ROOT
+from utils.errors import UserError
+from utils.machine import available_cores, cpu_name
+from utils.records.record import Record
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first GPU, the CPU without one. Raises UserError if there is none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r} is not a device: auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device {name!r} is not supported: auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no usable GPU; use --device cpu")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what names no device, such as pinned memory, would else open another one
+    return device
+
+
+def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: int) -> None:
+    """Fix the arithmetic of the process: deterministic kernels unless `fast`, TF32 only where it is asked for."""
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = fast
+    if not fast:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be deterministic
+    # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
+    torch.set_deterministic_debug_mode("default" if fast else "error")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def describe(device: torch.device, threads: int) -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "suite": _git_state(),
+        "system": platform.system(),
+        "cpu": cpu_name(),
+        "cores": available_cores(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Largest memory of this process so far, in bytes: on the host, and on the device if it is a GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["device_bytes"] = torch.cuda.max_memory_reserved(device)
+    return peak
+
+
+def report_memory(record: Record, device: torch.device, task: int) -> None:
+    """Tell the launcher what the run has taken on its GPU so far, in the task of that index; nothing on the CPU.
+
+    The allocator's own count: nothing waits for the device.
+    """
+    if device.type == "cuda":
+        record.write_memory({"task": task, "device_bytes": torch.cuda.max_memory_reserved(device)})
+
+
+def _git_state() -> str | None:
+    try:
+        state = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return state.stdout.strip() or None

@@ -1,0 +1,93 @@
+"""What a run has measured so far: counts, anytime accuracies, losses since the last line, and the weights' digest."""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.errors import Diverged
+
+
+@dataclass
+class Measurements:
+    """What was measured so far.
+
+    Attributes:
+        class_il, task_il, total: counts [T][T]; row: after that task, column: that task's test set; None: not measured.
+        untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
+        anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
+        norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
+        seconds: time spent in training, in evaluation, in getting started (`start`), in stages that train nothing
+            (`measuring`), and with the norm layers (`norms`).
+    """
+
+    class_il: list[list[int | None]]
+    task_il: list[list[int | None]]
+    total: list[list[int | None]]
+    untrained: dict[str, list[int]] = field(default_factory=dict)
+    anytime: list[float] = field(default_factory=list)
+    norms: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
+
+    @classmethod
+    def empty(cls, num_tasks: int) -> "Measurements":
+        """Nothing measured yet."""
+        return cls(*([[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)))
+
+    def add_seconds(self, kind: str, seconds: float) -> None:
+        """Add time that was spent."""
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+
+
+class LossMeter:
+    """Sums losses on the device; reading the mean is what waits for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}  # steps that had each term
+        self.num_steps = 0
+        self.last: float | None = None
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Add the terms of one step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.num_steps += 1
+
+    def is_finite(self) -> bool:
+        """Whether every loss since the last reading was finite: a NaN or an infinity stays in the sum."""
+        return all(math.isfinite(value.item()) for value in self.sums.values())
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading; starts anew."""
+        means = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts, self.num_steps = {}, {}, 0
+        self.last = means.get("loss")
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts, "num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.num_steps = state["num_steps"]
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, bit for bit.
+
+    Raises:
+        Diverged: one of them is not finite, which a loss had no more step to show.
+    """
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        if not torch.isfinite(array).all():
+            raise Diverged(f"{name} is no longer finite after the last step; a lower --lr may help")
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.view(torch.uint8).numpy().tobytes() if array.dim() else array.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,399 @@
+"""The task loop, over objects: it names no concrete method, dataset or norm layer.
+
+Between any two steps the whole run is described by its `Position`, the method's state, the generators and what was
+measured so far. That is what a checkpoint holds, and why a run that was killed ends as it would have ended.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.data.batch import Batch
+from utils.errors import Diverged, Stopped, UserError
+from utils.inference import evaluating
+from utils.records.record import Record
+from utils.run.best_epoch import BestEpoch
+from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
+from utils.run.diagnosis import NormDiagnosis, note
+from utils.run.environment import report_memory
+from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
+from utils.run.measurements import LossMeter, Measurements
+from utils.run.stopping import StopRequest
+
+
+@dataclass
+class Position:
+    """Where a run stands: the task, and inside it the stage, epoch and batch that come next, all counted from 0.
+
+    Attributes:
+        begun, ended: whether the method's `begin_task` and `end_task` of this task have been called.
+        evaluated: whether the task has been evaluated, which is then not done again.
+        step: training steps of the whole run.
+        measured_step: the step of the last evaluation inside a task.
+    """
+
+    task: int = 0
+    begun: bool = False
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    ended: bool = False
+    evaluated: bool = False
+    step: int = 0
+    measured_step: int = 0
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where a run writes and shows what happens."""
+
+    record: Record
+    tracker: Any
+    screen: Any
+    identity: str
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl`, for the tracker too."""
+        self.record.append_metrics(line)
+        self.tracker.log(line)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augments batches of the stream and of memory, each from its own generator.
+
+    Attributes:
+        transform: (raw uint8 [N, C, H, W], generator) -> float images.
+        prepare: raw -> normalised images, for evaluation.
+        generators: by purpose, `stream` and `memory`.
+    """
+
+    transform: Callable[[Tensor, torch.Generator], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    generators: dict[str, torch.Generator]
+
+    def of_stream(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["stream"])
+
+    def of_memory(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["memory"])
+
+
+class Training:
+    """One run over all tasks of a stream.
+
+    Args:
+        method: learns (`models/base.py`).
+        stream: gives evaluation sets and held-out images (`datasets/stream.py`).
+        loaders: give the batches of a stage (`utils/data/plan.py`).
+        augmentation: of the images.
+        config: the options in force.
+        outlets: where to write.
+        stop: whether to stop.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        stream: Any,
+        loaders: Any,
+        augmentation: Augmentation,
+        config: Any,
+        outlets: Outlets,
+        stop: StopRequest,
+    ) -> None:
+        self.method = method
+        self.stream = stream
+        self.loaders = loaders
+        self.augmentation = augmentation
+        self.config = config
+        self.outlets = outlets
+        self.stop = stop
+        self.position = Position()
+        self.measured = Measurements.empty(stream.num_tasks)
+        self.meter = LossMeter()
+        self.best = BestEpoch()
+        self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
+        self._optimizer_state: dict[str, Any] | None = None
+        self._saved_at = time.monotonic()
+
+    def run(self) -> Measurements:
+        """Train and evaluate every task, from where the run stands.
+
+        Raises:
+            Diverged: a loss became NaN or infinite.
+            Stopped: a signal asked for it; the state is saved.
+        """
+        self.stop.defer()
+        try:
+            if self._measures_transfer and not self.measured.untrained:
+                self._evaluate_untrained()
+            while self.position.task < self.stream.num_tasks:
+                self._train_task()
+                self._evaluate_task()
+                self._diagnose_norms()
+                self.position = Position(task=self.position.task + 1, step=self.position.step)
+        finally:
+            self.outlets.screen.end()
+        return self.measured
+
+    def restore(self) -> None:
+        """Take up the state of the checkpoint, if there is one, and cut off what was written after it.
+
+        A damaged one is set aside, and the run starts over.
+
+        Raises:
+            UserError: the checkpoint belongs to another configuration, device or version of the suite.
+        """
+        record, device = self.outlets.record, next(self.method.network.parameters()).device
+        state = None
+        try:
+            state = load_checkpoint(record.checkpoint_path, self.outlets.identity, device)
+        except DamagedCheckpoint as error:
+            self.outlets.screen.say(f"note: {error}; set aside as {record.set_checkpoint_aside().name}")
+        if state is None:
+            record.cut({})
+            return
+        with taking_up(record.checkpoint_path):
+            if state["device"] != device.type:
+                raise UserError(
+                    f"{record.checkpoint_path} was written on {state['device']}: continue with --device "
+                    f"{state['device']}, or remove it to train from the beginning"
+                )
+            self._take_up(state)
+            record.cut(state["lengths"])
+        self.outlets.screen.say(
+            f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
+        )
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self.position = Position(**state["position"])
+        self.measured = Measurements(**state["measured"])
+        self.meter.load_state_dict(state["meter"])
+        self.best.load_state_dict(state["best"])
+        self.method.load_state_dict(state["method"])
+        if self.position.epoch or self.position.batch:
+            self._optimizer_state = state["method"]["optimizer"]
+        for name, each in self.augmentation.generators.items():
+            each.set_state(state["generators"][name].cpu())
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def _train_task(self) -> None:
+        position, method = self.position, self.method
+        if not position.begun:
+            method.begin_task(position.task)
+            position.begun = True
+        stages = method.stages(position.task)
+        while position.stage < len(stages):
+            self._train_stage(stages[position.stage], len(stages))
+            position.stage, position.epoch = position.stage + 1, 0
+        if not position.ended:
+            self._log_losses()
+            method.end_task(position.task)
+            position.ended = True
+
+    def _train_stage(self, stage: Any, num_stages: int) -> None:
+        position = self.position
+        self._stage = {"stage": stage.name} if num_stages > 1 else {}
+        self.method.begin_stage(stage)
+        if self._optimizer_state is not None:
+            self.method.optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        loader = self.loaders.of(stage.data, (position.task, position.stage))
+        num_batches = min(loader.num_batches, self.config.debug_mode or loader.num_batches)
+        title, done = self._title(num_stages), position.epoch * num_batches + position.batch
+        self.outlets.screen.begin(title, done, stage.epochs * num_batches)
+        while position.epoch < stage.epochs:
+            self.method.begin_epoch(stage, position.epoch)
+            if stage.epochs > 1:
+                self.outlets.screen.rename(f"{title}, epoch {position.epoch + 1}/{stage.epochs}")
+            self._train_epoch(stage, loader, num_batches)
+            position.epoch, position.batch = position.epoch + 1, 0
+        self.best.restore(self.method.network)
+        self.outlets.screen.end()
+
+    def _train_epoch(self, stage: Any, loader: Any, num_batches: int) -> None:
+        for batch in self._batches(loader, num_batches, stage.trains):
+            self._step(batch, stage.trains)
+            done = self.position.epoch * num_batches + self.position.batch
+            self.outlets.screen.advance(done, self.meter.last)
+        if self._stage and self.position.epoch + 1 == stage.epochs:
+            self._log_losses()  # a line is of one stage: another one has other terms and another learning rate
+        if stage.keep == "val_loss":
+            self._validate(stage)
+
+    def _title(self, num_stages: int) -> str:
+        title = f"task {self.position.task + 1}/{self.stream.num_tasks}"
+        return title if num_stages == 1 else f"{title}, stage {self.position.stage + 1}/{num_stages}"
+
+    def _batches(self, loader: Any, num_batches: int, trains: bool):
+        """The rest of the present epoch; between steps that train, the network may be evaluated."""
+        batches = loader.batches(self.position.epoch, start=self.position.batch)
+        for _ in range(self.position.batch, num_batches):
+            if trains:
+                self._evaluate_if_due()
+            yield next(batches)
+
+    def _validate(self, stage: Any) -> None:
+        """Offer the network as it is after an epoch, with its loss on the held-out images."""
+        started, position = time.monotonic(), self.position
+        with evaluating(self.method.network):
+            loss = mean_cross_entropy(
+                partial(self.method.logits, self.method.network),
+                self.stream.pool(stage.held_out, "validation"),
+                prepare=self.augmentation.prepare,
+                batch_size=self.config.batch_size,
+                check=self._stop_if_asked,
+            )
+        self.best.offer(loss, position.epoch, self.method.network)
+        self.outlets.write(self._line("validation") | {"loss": loss})
+        self.measured.add_seconds("evaluation", time.monotonic() - started)
+
+    def _step(self, batch: Batch, trains: bool) -> None:
+        started, kind = time.monotonic(), "training" if trains else "measuring"
+        self.meter.add(self.method.observe(batch))
+        self.position.batch += 1
+        if trains:
+            self.position.step += 1
+            if self.position.step % self.config.log_every == 0:
+                self._log_losses()
+        self.measured.add_seconds(kind, time.monotonic() - started)
+        self._save_if_due()
+
+    def _log_losses(self) -> None:
+        if not self.meter.num_steps:
+            return
+        self._check_losses()
+        lr = self.method.optimizer.param_groups[0]["lr"]
+        self.outlets.write(self._line("train") | self.meter.read() | {"lr": lr})
+        report_memory(self.outlets.record, next(self.method.network.parameters()).device, self.position.task)
+
+    def _line(self, kind: str) -> dict[str, Any]:
+        """The beginning of a line of losses."""
+        place = {name: getattr(self.position, name) for name in ("step", "task", "epoch")}
+        return {"kind": kind} | place | self._stage
+
+    def _check_losses(self) -> None:
+        if not self.meter.is_finite():
+            position = self.position
+            raise Diverged(
+                f"the loss is no longer finite in task {position.task + 1}, between steps "
+                f"{position.step - self.meter.num_steps + 1} and {position.step}; a lower --lr may help"
+            )
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    @property
+    def _measures_transfer(self) -> bool:
+        return not self.config.ignore_other_metrics
+
+    def _evaluate_untrained(self) -> None:
+        rows = [self._count(task, seen_task=task) for task in range(self.stream.num_tasks)]
+        self.measured.untrained = {
+            "class_il": [row.correct_class_il for row in rows],
+            "task_il": [row.correct_task_il for row in rows],
+            "total": [row.total for row in rows],
+        }
+
+    def _evaluate_task(self) -> None:
+        task, measured = self.position.task, self.measured
+        if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
+            return
+        last = min(task + 1, self.stream.num_tasks - 1) if self._measures_transfer else task
+        found = [self._count(column, seen_task=max(task, column)) for column in range(last + 1)]
+        for column, counts in enumerate(found):
+            measured.class_il[task][column] = counts.correct_class_il
+            measured.task_il[task][column] = counts.correct_task_il
+            measured.total[task][column] = counts.total
+        measured.anytime.append(self._report("evaluation", f"after {self._title(1)}", found[: task + 1]))
+        self.position.evaluated = True
+
+    def _report(self, kind: str, title: str, counts: list[Counts]) -> float:
+        """Write and say the accuracies on the tasks seen; the result is their mean in Class-IL."""
+        class_il = [100 * each.correct_class_il / each.total for each in counts]
+        task_il = [100 * each.correct_task_il / each.total for each in counts]
+        place = {"kind": kind, "step": self.position.step, "task": self.position.task}
+        self.outlets.write(place | {"class_il": class_il, "task_il": task_il})
+        means = [sum(values) / len(values) for values in (class_il, task_il)]
+        self.outlets.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
+        return means[0]
+
+    def _evaluate_if_due(self) -> None:
+        """Anytime accuracy, between two steps of a task; the task's last step is measured at its end."""
+        position, every = self.position, self.config.eval_every
+        inside = position.stage or position.epoch or position.batch
+        if not every or not inside or position.step % every or position.measured_step == position.step:
+            return
+        counts = [self._count(column, seen_task=position.task) for column in range(position.task + 1)]
+        class_il = [100 * each.correct_class_il / each.total for each in counts]
+        self.measured.anytime.append(sum(class_il) / len(class_il))
+        position.measured_step = position.step
+        line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
+        self.outlets.write(line)
+
+    def _count(self, task: int, *, seen_task: int, network: Any = None) -> Counts:
+        """Correct predictions on the test set of a task, by the method as it is or by another network."""
+        started = time.monotonic()
+        images, labels = self.stream.evaluation_set(task)
+        seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
+        with evaluating(network or self.method.network):
+            counts = evaluate(
+                network or self.method.scores,
+                images,
+                labels,
+                prepare=self.augmentation.prepare,
+                task_classes=self.stream.classes_of_task(task),
+                num_seen=seen,
+                check=self._stop_if_asked,
+            )
+        self.measured.add_seconds("evaluation", time.monotonic() - started)
+        return counts
+
+    def _diagnose_norms(self) -> None:
+        """Measure the norm layers after a task on a copy, so that the run goes on as it would without."""
+        if not self.config.retune_norms or not self.position.step:
+            return
+        self._save_if_due()
+        started, task, counts = time.monotonic(), self.position.task, None
+        parts = (self.stream, self.loaders, self.augmentation.prepare, self.method.logits, self.config)
+        diagnosis = NormDiagnosis(*parts, self.outlets.screen, self._stop_if_asked)
+        distances, network = diagnosis.measure(self.method.network, task)
+        self.measured.add_seconds("norms", time.monotonic() - started)
+        if network is not None:
+            counts = [self._count(column, seen_task=task, network=network) for column in range(task + 1)]
+            self._report("retuned", "  with its norm layers re-tuned", counts)
+        note(self.measured.norms, self.stream.num_tasks, task, distances, counts)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_if_due(self) -> None:
+        self._stop_if_asked()
+        if time.monotonic() - self._saved_at >= self.config.checkpoint_every:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.signal_number is not None:
+            self._save()
+            raise Stopped(self.stop.signal_number)
+
+    def _save(self) -> None:
+        self._check_losses()
+        state = {
+            "device": next(self.method.network.parameters()).device.type,
+            "position": dataclasses.asdict(self.position),
+            "method": self.method.state_dict(),
+            "generators": {name: each.get_state() for name, each in self.augmentation.generators.items()},
+            "measured": dataclasses.asdict(self.measured),
+            "meter": self.meter.state_dict(),
+            "best": self.best.state_dict(),
+            "lengths": self.outlets.record.lengths(),
+        }
+        save_checkpoint(self.outlets.record.checkpoint_path, self.outlets.identity, state)
+        self._saved_at = time.monotonic()
