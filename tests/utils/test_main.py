@@ -62,7 +62,7 @@ def pairs():
             yield pytest.param(method, norm, marks=() if is_quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("method", "norm"), pairs())
+@pytest.mark.parametrize(("method", "norm"), list(pairs()))
 def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
     groups = ["--adjust_groups"] if norm in ("GN", "CN") else []
     assert start(*groups, method=method, norm=norm) == 0

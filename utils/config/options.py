@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Role = Literal["part", "result", "measurement", "place", "shorthand"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class Option:
         help: one line, the unit in it.
         choices: the allowed values, if they are few.
         flag: may stand alone, which means this value.
-        changes_result: False for where and how a run is done, which is no part of its identity.
+        role: `part`, names a part of the run; `result`, changes what is trained; `measurement`, only what is measured
+            of it; `place`, where and how a run is done, which is no part of its identity; `shorthand`, stands for
+            other options and is gone when these have their values.
         excludes: options that cannot be given together with this one, whose defaults give way to it.
     """
 
@@ -27,8 +31,13 @@ class Option:
     aliases: tuple[str, ...] = ()
     choices: tuple | None = None
     flag: Any = None
-    changes_result: bool = True
+    role: Role = "result"
     excludes: tuple[str, ...] = ()
+
+    @property
+    def changes_result(self) -> bool:
+        """Whether it is part of a run's identity."""
+        return self.role in ("part", "result", "measurement")
 
 
 def boolean(text: str) -> bool:
@@ -74,13 +83,13 @@ def tristate(text: str) -> bool | None:
 
 # What a run is made of. The parts named here bring their own options.
 PART_OPTIONS = (
-    Option("model", str, None, "the method, such as er_ace (to be given)"),
-    Option("dataset", str, None, "the stream of tasks, such as seq-cifar10 (to be given)"),
-    Option("nl", str, "BN", "the normalization layer, such as AdaB2N"),
-    Option("backbone", str, None, "the network under the classifier (by the protocol)"),
-    Option("protocol", str, None, "named set of defaults (by the method)"),
-    Option("preset", str, None, "named set of options; what is typed wins (none)", changes_result=False),
-    Option("plugin", str, None, "Python file that registers more parts; may be repeated (none)", changes_result=False),
+    Option("model", str, None, "the method, such as er_ace (to be given)", role="part"),
+    Option("dataset", str, None, "the stream of tasks, such as seq-cifar10 (to be given)", role="part"),
+    Option("nl", str, "BN", "the normalization layer, such as AdaB2N", role="part"),
+    Option("backbone", str, None, "the network under the classifier (by the protocol)", role="part"),
+    Option("protocol", str, None, "named set of defaults (by the method)", role="part"),
+    Option("preset", str, None, "named set of options; what is typed wins (none)", role="shorthand"),
+    Option("plugin", str, None, "Python file that registers more parts; may be repeated (none)", role="shorthand"),
 )
 
 RUN_OPTIONS = (
@@ -93,25 +102,37 @@ RUN_OPTIONS = (
     Option("optim_nesterov", boolean, None, "Nesterov momentum (by the protocol)", flag=True),
     Option("milestones", whole_numbers, None, "epochs at which the learning rate falls (by the dataset)"),
     Option("lr_decay", ranged(float, 0, 1), None, "factor of the learning rate at a milestone (by the dataset)"),
-    flag("load_best_args", "take the published multi-epoch setting whole", changes_result=False),
+    flag("load_best_args", "take the published multi-epoch setting whole", role="shorthand"),
     Option("affine", tristate, None, "trainable scale and shift of the norm layers: auto, true or false (auto)"),
-    flag("no_affine", "the same as --affine false", changes_result=False),
+    flag("no_affine", "the same as --affine false", role="shorthand"),
     Option("class_order", str, "protocol", "protocol, identity, seeded, icarl, imagenet100 or a list such as 3,1,0,2"),
-    flag("no_task_shuffle", "the same as --class_order identity", changes_result=False),
+    flag("no_task_shuffle", "the same as --class_order identity", role="shorthand"),
     Option("class_il_outputs", str, None, "outputs compared in Class-IL (by the protocol)", choices=("all", "seen")),
     Option("validation", ranged(float, 0, 0.5), 0.0, "share held out per class and tested on; alone: 0.1", flag=0.1),
     Option("val_fraction", ranged(float, 0, 0.5), 0.0, "share kept from training, for --best_epoch (by the protocol)"),
     Option("best_epoch", str, "last", "epoch whose network stays (by the protocol)", choices=("last", "val_loss")),
-    Option("ignore_other_metrics", boolean, True, "0 measures forward transfer as well", flag=True),
-    Option("retune_norms", ranged(int, 0), 0, "epochs of the norm layers alone, on a copy after each task; 0: off"),
-    Option("eval_every", ranged(int, 0), 0, "steps between evaluations inside a task, for anytime accuracy; 0: none"),
+    Option("ignore_other_metrics", boolean, True, "0 measures forward transfer as well", flag=True, role="measurement"),
+    Option(
+        "retune_norms",
+        ranged(int, 0),
+        0,
+        "epochs of the norm layers alone, on a copy after each task; 0: off",
+        role="measurement",
+    ),
+    Option(
+        "eval_every",
+        ranged(int, 0),
+        0,
+        "steps between evaluations inside a task, for anytime accuracy; 0: none",
+        role="measurement",
+    ),
     Option("debug_mode", ranged(int, 0), 0, "train this many steps per epoch only, in a record kept apart; 0: off"),
     Option("precision", str, "fp32", "arithmetic of the network", choices=("fp32", "tf32", "bf16")),
     flag("fast", "give up deterministic kernels for speed"),
 )
 
 PLACE_OPTIONS = tuple(
-    Option(*fields, changes_result=False, **more)
+    Option(*fields, **{"role": "place", **more})
     for *fields, more in (
         ("data_root", str, None, "where the data lies ($CL_DATA_ROOT, else data)", {}),
         ("results_dir", str, "results", "where the records go", {}),
@@ -130,7 +151,13 @@ PLACE_OPTIONS = tuple(
             "Weights & Biases; auto: online when logged in",
             {"choices": ("auto", "online", "offline", "disabled")},
         ),
-        ("nowand", boolean, False, "the same as --wandb_mode disabled", {"flag": True, "aliases": ("nowandb",)}),
+        (
+            "nowand",
+            boolean,
+            False,
+            "the same as --wandb_mode disabled",
+            {"flag": True, "aliases": ("nowandb",), "role": "shorthand"},
+        ),
         ("wandb_entity", str, None, "entity at Weights & Biases (its own default)", {}),
         ("wandb_project", str, None, "project at Weights & Biases (the dataset)", {}),
         ("wandb_name", str, None, "name of the run at Weights & Biases (the record's)", {}),
