@@ -13,7 +13,7 @@ from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.config.variants import VARIANTS, find_variant
 from utils.errors import UserError
 from utils.launch.grid import OPTION_OF_AXIS, Grid
-from utils.report.select import setting_in_words
+from utils.records.selection import setting_in_words
 
 
 @dataclass(frozen=True)

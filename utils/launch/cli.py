@@ -19,7 +19,7 @@ from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.launch.output import discard_output, show
 from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
-from utils.report.select import ORACLE, SEARCH_SHARE, VALIDATION
+from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils.errors import UserError
-from utils.report.select import ORACLE
+from utils.records.selection import ORACLE
 
 OTHERS = "*"  # datasets that an axis does not name
 

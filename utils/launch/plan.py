@@ -14,9 +14,9 @@ from utils.errors import UserError
 from utils.launch.cells import Cell, explain_unused, make_cells, setting_text
 from utils.launch.data import Data, DataFacts
 from utils.launch.grid import OPTION_OF_AXIS, Grid
+from utils.records.collect import read_run
 from utils.records.record import OtherVersion, Record
-from utils.report.collect import read_run
-from utils.report.select import SEARCH_SHARE, VALIDATION
+from utils.records.selection import SEARCH_SHARE, VALIDATION
 
 COMPLETE, DIVERGED, STARTED, NEW, DAMAGED = "complete", "diverged", "started", "new", "damaged"
 OTHER_VERSION = "other version"

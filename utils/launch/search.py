@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from utils.launch.plan import COMPLETE, DIVERGED, Job, Search
-from utils.report.collect import read_run
-from utils.report.select import best_setting
+from utils.records.collect import read_run
+from utils.records.selection import best_setting
 
 
 def best_of(search: Search) -> int | None:

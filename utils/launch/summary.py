@@ -9,7 +9,7 @@ from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
 from utils.launch.plan import COMPLETE, DIVERGED, OTHER_VERSION, Job, Plan, Search, Where
 from utils.launch.search import decided
-from utils.report.select import SEARCH_SHARE, VALIDATION
+from utils.records.selection import SEARCH_SHARE, VALIDATION
 
 _AXES = {
     "model": "methods",

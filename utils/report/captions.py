@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from utils.config.variants import VARIANTS
+from utils.records.selection import COLUMN, setting_in_words
 from utils.report.published import differences, gain, values_of
-from utils.report.select import COLUMN, setting_in_words
 from utils.report.tables import (
     BASELINE,
     LOWER_IS_BETTER,

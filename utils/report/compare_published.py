@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.errors import UserError
+from utils.records.collect import Run
 from utils.records.record import Record
+from utils.records.selection import COLUMN, Cell
 from utils.report import markdown
-from utils.report.collect import Run
 from utils.report.groups import (
     NOT_COMPARED,
     Group,
@@ -20,7 +21,6 @@ from utils.report.groups import (
     signed,
 )
 from utils.report.published import Figure, differences, differences_from_gain, find, gain, values_of
-from utils.report.select import COLUMN, Cell
 from utils.report.stats import mean_and_std
 from utils.report.tables import BASELINE, MAIN_METRIC, column_title, in_order, protocol_of
 

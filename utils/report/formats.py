@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from utils.records.selection import COLUMN
 from utils.report import markdown
 from utils.report.captions import caption, gaps, missing, notes
-from utils.report.select import COLUMN
 from utils.report.tables import SCENARIOS, Column, Entry, Style, Table, tested_on
 
 _MARKDOWN = Style(bold="**{}**", plus_minus="±", star=r" \*", minus="−", dash="–")

@@ -9,8 +9,8 @@ from typing import Any
 
 from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
-from utils.report.collect import COMPLETE, Run, collect
-from utils.report.select import Cell, select
+from utils.records.collect import COMPLETE, Run, collect
+from utils.records.selection import Cell, select
 from utils.report.stats import mean_and_std
 from utils.report.tables import LOWER_IS_BETTER, METRICS, Cells, in_order
 

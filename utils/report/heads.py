@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from utils.report.select import COLUMN
+from utils.records.selection import COLUMN
 from utils.report.tables import SCENARIOS, Column, Table, further_parts
 
 Lines = tuple[str, ...]

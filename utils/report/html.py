@@ -8,8 +8,8 @@ from typing import Any
 
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
+from utils.records.collect import COMPLETE, Run
 from utils.report.captions import caption, gaps, lost, notes, short_caption
-from utils.report.collect import COMPLETE, Run
 from utils.report.formats import setting_text
 from utils.report.heads import Head, head_lines, shared_heads
 from utils.report.norms import TITLE, build_retuning

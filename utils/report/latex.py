@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from utils.records.selection import COLUMN
 from utils.report.captions import caption, missing, notes
 from utils.report.files import printable
 from utils.report.heads import Lines, head_lines, shared_heads
-from utils.report.select import COLUMN
 from utils.report.tables import Column, Style, Table
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")

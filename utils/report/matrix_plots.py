@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.records.collect import Run
 from utils.records.metrics import accuracies
 from utils.records.record import Record
+from utils.records.selection import Cell
 from utils.report.canvas import new_panels, shown_name
-from utils.report.collect import Run
-from utils.report.select import Cell
 from utils.report.tables import SCENARIOS
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.records.selection import Cell
 from utils.report.norms import DISTANCES, mean_distances
-from utils.report.select import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.records.collect import Run
 from utils.records.metrics import accuracies, average_accuracies
 from utils.records.record import Record
+from utils.records.selection import Cell
 from utils.report import markdown
-from utils.report.collect import Run
-from utils.report.select import Cell
 from utils.report.stats import mean_and_std
 from utils.report.tables import MAIN_METRIC, SCENARIOS, Cells, column_order, column_title, in_order
 

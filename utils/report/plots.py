@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.config.protocols import PROTOCOLS
+from utils.records.selection import Cell
 from utils.report.canvas import new_figure, new_panels, shown_name
 from utils.report.matrix_plots import CAPTION as MATRICES_CAPTION
 from utils.report.matrix_plots import draw_matrices
 from utils.report.norm_plots import CAPTION as DISTANCES_CAPTION
 from utils.report.norm_plots import draw_distances
-from utils.report.select import Cell
 from utils.report.stats import mean_and_std
 from utils.report.tables import (
     LOWER_IS_BETTER,

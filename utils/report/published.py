@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.report.collect import Run
+from utils.records.collect import Run
 
 _ROUNDING = 0.05  # of the differences of printed figures
 

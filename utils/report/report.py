@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from utils.report.collect import Run, collect
+from utils.records.collect import Run, collect
+from utils.records.selection import select
 from utils.report.files import printable
 from utils.report.formats import to_markdown
 from utils.report.norms import Retuning, build_retuning, retuning_to_markdown
-from utils.report.select import select
 from utils.report.tables import Cells, Table, build_further_tables, build_table
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
+from utils.records.selection import COLUMN, Cell
 from utils.report.published import Figure, find, values_of
-from utils.report.select import COLUMN, Cell
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
@@ -30,7 +30,7 @@ DEFAULT_PROTOCOL = "online"
 _TITLE = ("dataset", "model", "buffer_size")
 
 Cells = Mapping[tuple, Mapping[str, Cell]]
-Column = tuple[tuple, str]  # values of `select.COLUMN`, scenario
+Column = tuple[tuple, str]  # values of `selection.COLUMN`, scenario
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Table:
     """All figures of one metric.
 
     Attributes:
-        columns: (values of `select.COLUMN`, scenario).
+        columns: (values of `selection.COLUMN`, scenario).
         rows: norm layers.
         entries: by row and column.
         metric: its name in the records.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from utils.records.selection import COLUMN
 from utils.records.trackers import Summary, mode_in_force, run_settings, send_summaries
 from utils.report.captions import caption, missing
 from utils.report.report import Report
-from utils.report.select import COLUMN
 from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, column_title
 
 _STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")

@@ -19,8 +19,8 @@ from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
 from utils.launch.scheduler import Limits, Outcome, Scheduler
 from utils.launch.search import Following, decided
-from utils.report.collect import collect
-from utils.report.select import select
+from utils.records.collect import collect
+from utils.records.selection import select
 
 ON_TEST = {0.1: 90, 0.4: 60, 1.0: 50}
 HELD_OUT = {0.1: 30, 0.4: 80, 1.0: 70}

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from utils.report.collect import COMPLETE, Run
+from utils.records.collect import COMPLETE, Run
 
 OFFLINE = {
     "protocol": "offline",

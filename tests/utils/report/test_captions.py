@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
+from utils.records.selection import Cell, select
 from utils.report.captions import caption, gaps, missing, notes, short_caption
-from utils.report.select import Cell, select
 from utils.report.tables import build_table
 
 

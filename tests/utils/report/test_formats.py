@@ -4,8 +4,8 @@ import io
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
+from utils.records.selection import select
 from utils.report.formats import to_csv, to_markdown
-from utils.report.select import select
 from utils.report.tables import build_table
 
 HOSTILE = "a|b\n<b> **n** [u](v) `c`"

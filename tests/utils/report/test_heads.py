@@ -1,6 +1,6 @@
 from tests.utils.report.rig import run
+from utils.records.selection import select
 from utils.report.heads import head_lines, shared_heads
-from utils.report.select import select
 from utils.report.tables import build_table
 
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
+from utils.records.selection import select
 from utils.report import Report, write_report
 from utils.report.html import to_html
-from utils.report.select import select
 from utils.report.tables import build_further_tables, build_table
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
+from utils.records.selection import select
 from utils.report.latex import escape, to_latex
-from utils.report.select import select
 from utils.report.tables import build_table
 
 HOSTILE = "a|b\n<b>\\end{tabular} $x_1$ 5% & # ~^ `c` {} -- \ud800"

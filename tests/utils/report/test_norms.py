@@ -3,11 +3,11 @@ import json
 import pytest
 
 from tests.utils.report.rig import OFFLINE, counts, write_record
+from utils.records.collect import collect
+from utils.records.selection import select
 from utils.report import Report, write_report
-from utils.report.collect import collect
 from utils.report.norms import TITLE, build_retuning, mean_distances, retuning_to_markdown
 from utils.report.plots import make_plots
-from utils.report.select import select
 
 DISTANCES = {
     "stem": {"mean": [None, 0.25], "std": [0.5, 0.125]},

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from tests.utils.report.rig import ONLINE, run, write_record
-from utils.report.collect import collect
+from utils.records.collect import collect
+from utils.records.selection import select
 from utils.report.plots import make_plots
-from utils.report.select import select
 
 
 def metrics(*accuracy, forgetting=5.0):

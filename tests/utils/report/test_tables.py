@@ -1,7 +1,7 @@
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
-from utils.report.select import COLUMN, Cell, select
+from utils.records.selection import COLUMN, Cell, select
 from utils.report.tables import Style, build_further_tables, build_table, column_title
 
 PLAIN = Style(bold="<{}>", plus_minus="+-", star="*", minus="-", dash="none")

@@ -13,8 +13,8 @@ from tests.utils.records.wandb_rig import Tracked, install_fake
 from tests.utils.report.rig import run
 from utils.launch import cli, engine
 from utils.records import trackers
+from utils.records.selection import select
 from utils.report import Report, plots
-from utils.report.select import select
 from utils.report.tables import build_table
 from utils.report.wandb_summary import _narrow, by_project, send_summary
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
-from utils.report.select import COLUMN as COLUMN_NAMES
-from utils.report.select import best_setting, select
+from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
+from utils.records.selection import COLUMN as COLUMN_NAMES
+from utils.records.selection import best_setting, select
 
 COLUMN = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "validation": 0.0}
 

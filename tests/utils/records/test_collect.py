@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, collect
 from utils.records.ledger import FAILED, Ledger, Planned
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, collect
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
 COUNTS = {"class_il": [[5, None], [2, 4]], "task_il": [[5, None], [5, 6]], "total": [[10, None], [10, 10]]}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
-from utils.report.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
+from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
 
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
