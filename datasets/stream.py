@@ -1,6 +1,5 @@
 """The stream of tasks: class order, held-out parts, and batches of images, from the run's device or from disk."""
 
-import random
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
+from utils.data.held_out import hold_out
 from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.errors import UserError
 from utils.seeds import generator
@@ -91,35 +91,6 @@ def _labels_of(order: list[int], num_classes: int, where: str) -> np.ndarray:
     return np.argsort(order)
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int, option: str = "--validation") -> np.ndarray:
-    """Draw the share of each class that is kept from training, label after label, as FACIL does (Masana et al., 2020).
-
-    Args:
-        labels: [N] int64.
-        fraction: share of each class, rounded to whole images.
-        seed: of the run.
-        option: what the fraction is called in a message.
-
-    Returns:
-        [N] bool, True for what is held out.
-
-    Raises:
-        UserError: the share of some class is no image, or all of them.
-    """
-    draws = random.Random(seed)
-    is_held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        number = round(fraction * len(rows))
-        if not 0 < number < len(rows):
-            raise UserError(
-                f"{option} {fraction} holds out {number} of {len(rows)} images of a class; both that part and the "
-                f"rest need at least one"
-            )
-        is_held_out[draws.sample(rows.tolist(), number)] = True
-    return is_held_out
-
-
 class Stream:
     """The tasks of a dataset, its images on the device, or on disk if they are too many.
 
@@ -140,8 +111,8 @@ class Stream:
         task_of_class: task of each label, [K] int64, on the host.
 
     Raises:
-        UserError: the classes do not split evenly, too few images for a held-out share, or training images cannot
-            replace the test set.
+        UserError: the classes do not split evenly, a class has too few images for a held-out share, or training
+            images cannot replace the test set.
     """
 
     def __init__(
@@ -249,10 +220,10 @@ class Stream:
 
 
 def _parted(
-    rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int, option: str
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int, option: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are held out, and the others."""
-    is_held_out = hold_out(labels[rows], fraction, seed, option)
+    is_held_out = hold_out(labels[rows], share, seed, option)
     return rows[is_held_out], rows[~is_held_out]
 
 

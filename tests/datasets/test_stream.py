@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from datasets.arrays import Arrays
-from datasets.stream import Stream, class_order, hold_out
+from datasets.stream import Stream, class_order
 from tests.datasets.small import small_arrays
 from tests.golden import cases
+from utils.data.held_out import hold_out
 from utils.errors import UserError
 
 ORDERS = cases("losses/orders.npz")
@@ -89,22 +90,6 @@ def test_bad_order_is_refused(rule, words):
     with pytest.raises(UserError, match=words) as caught:
         class_order(rule, 4, seed=0)
     assert "--class_order" in str(caught.value)
-
-
-# -- the held-out share ----------------------------------------------------------------------------------------------
-
-
-def test_share_is_taken_of_each_class_and_rounded():
-    labels = np.repeat([0, 1, 2], [10, 24, 36])
-    is_held_out = hold_out(labels, 0.1, seed=1)
-    assert np.bincount(labels[is_held_out]).tolist() == [1, 2, 4]
-    assert not np.array_equal(is_held_out, hold_out(labels, 0.1, seed=2))
-
-
-@pytest.mark.parametrize(("fraction", "number"), [(0.1, 4), (0.9, 4)])
-def test_share_that_leaves_nothing_on_one_side_is_refused(fraction, number):
-    with pytest.raises(UserError, match=f"--validation {fraction}"):
-        hold_out(np.repeat([0, 1], [100, number]), fraction, seed=0)
 
 
 # -- stream ----------------------------------------------------------------------------------------------------------

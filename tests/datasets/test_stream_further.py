@@ -122,11 +122,18 @@ def test_nothing_held_out_is_told():
         make_stream().pool((0,), "validation")
 
 
-def test_share_that_is_no_image_names_its_option():
-    with pytest.raises(UserError, match=r"--val_fraction 0\.01 holds out 0 of 20"):
-        make_stream(held_out=0.01)
-    with pytest.raises(UserError, match=r"--val_fraction 0\.1 holds out 0 of 4"):
-        make_stream(validation=0.8, held_out=0.1)
+def test_small_shares_hold_out_an_image_of_each_class():
+    stream = make_stream(validation=0.001, held_out=0.001)
+    assert [len(stream.pool((task,), "validation")) for task in range(2)] == [2, 2]
+    assert [len(stream.evaluation_set(task)[1]) for task in range(2)] == [2, 2]
+    assert [len(stream.pool((task,))) for task in range(2)] == [36, 36]
+
+
+def test_a_share_that_can_hold_out_nothing_names_what_to_set():
+    with pytest.raises(
+        UserError, match=r"--val_fraction 0\.1 .* --val_fraction 0 with --best_epoch last.* --validation"
+    ):
+        make_stream(small_arrays(num_train=8), validation=0.5, held_out=0.1)
 
 
 # -- images that stay on disk ----------------------------------------------------------------------------------------

@@ -130,9 +130,11 @@ def _counted_loaders(config: Configuration, stream: "_CountedStream", memory: "_
 
 def _trained_on(class_sizes: Sequence[int], config: Configuration) -> list[int]:
     """Images of each class that are left when the shares of `datasets/stream.py` are held out, one after the other."""
+    from utils.data.held_out import num_held_out
+
     left = list(class_sizes)
     for share in (config.validation, config.val_fraction):
-        left = [size - round(share * size) for size in left]
+        left = [size - num_held_out(size, share) for size in left]
     return left
 
 

@@ -50,6 +50,11 @@ def test_steps_of_a_task(model, more, steps):
     assert tuple(map(sum, counted)) == steps
 
 
+def test_a_small_share_takes_an_image_of_each_class_as_in_a_run():
+    counted = count_steps(configuration("sgd", "--validation 0.01 --batch_size 1 --epochs 1"), (5,) * 10)
+    assert tuple(map(sum, counted)) == (8,) * 5
+
+
 @pytest.mark.parametrize("model", METHODS.names())
 def test_every_method_is_counted(model):
     counted = count_steps(configuration(model), SIZES)
