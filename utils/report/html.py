@@ -11,7 +11,6 @@ from utils.config.variants import row_of
 from utils.records.collect import COMPLETE, Run
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.formats import setting_text
-from utils.report.heads import Head, head_lines, shared_heads
 from utils.report.norms import TITLE, build_retuning
 from utils.report.plots import PLOTS
 from utils.report.tables import (
@@ -20,10 +19,13 @@ from utils.report.tables import (
     SCENARIOS,
     Cells,
     Entry,
+    Head,
     Style,
     Table,
     column_title,
+    head_lines,
     in_order,
+    shared_heads,
     tested_on,
 )
 from utils.report.theme import STYLE

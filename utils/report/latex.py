@@ -7,8 +7,7 @@ from itertools import groupby
 from utils.records.selection import COLUMN
 from utils.report.captions import caption, missing, notes
 from utils.report.files import printable
-from utils.report.heads import Lines, head_lines, shared_heads
-from utils.report.tables import Column, Style, Table
+from utils.report.tables import Column, Lines, Style, Table, head_lines, shared_heads
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")
 _CHARACTERS = {

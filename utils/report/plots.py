@@ -1,18 +1,20 @@
 """Plots of a report as PNG files in memory; matplotlib is imported where it draws, its global state untouched."""
 
 import io
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.config.protocols import PROTOCOLS
+from utils.errors import UserError
+from utils.records.collect import Run
+from utils.records.metrics import accuracies
+from utils.records.record import Record
 from utils.records.selection import Cell
-from utils.report.canvas import new_figure, new_panels, shown_name
-from utils.report.matrix_plots import CAPTION as MATRICES_CAPTION
-from utils.report.matrix_plots import draw_matrices
-from utils.report.norm_plots import CAPTION as DISTANCES_CAPTION
-from utils.report.norm_plots import draw_distances
+from utils.report.norms import DISTANCES, mean_distances
 from utils.report.stats import mean_and_std
 from utils.report.tables import (
     LOWER_IS_BETTER,
@@ -47,9 +49,20 @@ _FURTHER_STYLES = (("#332288", "p"), ("#44aa99", "*"), ("#999933", "d"))
 PLOTS = {
     "accuracy": "Average accuracy over the tasks seen, after each task; the band is ± one sample standard deviation.",
     "forgetting": "Forgetting against final accuracy; best is lower right; bars are ± one sample standard deviation.",
-    "matrix": MATRICES_CAPTION,
-    "distances": DISTANCES_CAPTION,
+    "matrix": "Accuracy on each task (across) after each task (down), in each scenario that was measured, "
+    "mean over seeds.",
+    "distances": "Distance of the running statistics from those of the training data of all tasks seen, in each norm "
+    "layer (down, from the input on) after each task (across), mean over seeds. Of means: root mean square over "
+    "channels of their difference in standard deviations of the data; of standard deviations: of the logarithm of "
+    "their ratio.",
 }
+
+_DPI = 110
+_MOST_BESIDE = 5
+_MOST_NUMBERED_TASKS = 10  # of a heat map whose cells have room for a number
+_LONGEST_NAME = 16  # over a heat map
+_STATISTICS = {"mean": "of means", "std": "of standard deviations"}
+_DECADES = 3  # of the colour scale, at most
 
 
 def make_plots(cells: Cells) -> dict[str, bytes]:
@@ -63,7 +76,7 @@ def make_plots(cells: Cells) -> dict[str, bytes]:
             "accuracy": _draw_accuracy(norms, styles),
             "forgetting": _draw_forgetting(norms, styles),
             "matrix": draw_matrices(norms),
-            "distances": draw_distances(norms, new_figure),
+            "distances": draw_distances(norms),
         }
         found |= {f"{title} {kind}": _png(figure, title) for kind, figure in figures.items() if figure is not None}
     return found
@@ -176,3 +189,169 @@ def _legend(figure: "Figure", panels: Iterable["Axes"]) -> None:
     legend = figure.legend(entries.values(), entries.keys(), loc="center right", fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+# -- Accuracy on each task after each task -----------------------------------------------------------------------------
+
+
+def draw_matrices(norms: Mapping[str, Cell]) -> "Figure | None":
+    """A heat map per scenario and norm layer, the scenarios below each other; None if nothing was measured."""
+    matrices = {norm: _mean_matrices(cell) for norm, cell in norms.items()}
+    by_scenario = {
+        scenario: {norm: found[scenario] for norm, found in matrices.items() if scenario in found}
+        for scenario in SCENARIOS
+    }
+    rows = [row for scenario, found in by_scenario.items() for row in _matrix_rows(scenario, found)]
+    if not rows:
+        return None
+    num_columns = max(len(row) for _, row in rows)
+    width, height = 1.65 + 1.75 * num_columns, 1.05 + 1.75 * len(rows)
+    figure, panels = new_panels(width, height, 1.0, len(rows), num_columns)
+    figure.subplots_adjust(wspace=0.2, hspace=0.35)
+    for (scenario, row), axes in zip(rows, panels.reshape(len(rows), num_columns), strict=True):
+        image = _draw_matrix_row(SCENARIOS[scenario], row, axes)
+    bar = figure.add_axes((1 - 0.8 / width, 0.55 / height, 0.14 / width, 1 - 1.15 / height))
+    figure.colorbar(image, cax=bar).set_label("accuracy (%)", fontsize=8)
+    bar.tick_params(labelsize=7)
+    figure.supxlabel("on task", fontsize=9, y=0.1 / height)
+    return figure
+
+
+def _matrix_rows(scenario: str, matrices: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """As many heat maps in each row as fit beside each other."""
+    found = list(matrices.items())
+    return [(scenario, dict(found[first : first + _MOST_BESIDE])) for first in range(0, len(found), _MOST_BESIDE)]
+
+
+def _draw_matrix_row(title: str, matrices: Mapping[str, np.ndarray], panels: Sequence["Axes"]) -> Any:
+    for axes, (norm, matrix) in zip(panels, matrices.items(), strict=False):
+        image = _draw_matrix(axes, norm, matrix)
+    panels[0].set_ylabel(f"{title}\nafter task", fontsize=9)
+    for axes in panels[len(matrices) :]:
+        axes.set_axis_off()
+    return image
+
+
+def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
+    num_tasks = len(matrix)
+    limits = (0.5, num_tasks + 0.5)
+    image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis", extent=(*limits, *limits[::-1]))
+    axes.set_title(shown_name(norm, _LONGEST_NAME), fontsize=9, parse_math=False)
+    axes.tick_params(labelsize=7, length=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+        if num_tasks <= _MOST_NUMBERED_TASKS:
+            axis.set_ticks(range(1, num_tasks + 1))
+    for (row, column), value in np.ndenumerate(matrix):
+        if num_tasks <= _MOST_NUMBERED_TASKS and not math.isnan(value):
+            colour = "black" if value > 60 else "white"
+            size = 7.5 if num_tasks <= 6 else 5.5
+            axes.text(column + 1, row + 1, f"{value:.0f}", ha="center", va="center", fontsize=size, color=colour)
+    return image
+
+
+def _mean_matrices(cell: Cell) -> dict[str, np.ndarray]:
+    """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet.
+
+    The mean is over the seeds whose record still tells it.
+    """
+    read = [matrices for run in cell.runs.values() if (matrices := _read_matrices(run)) is not None]
+    read = [matrices for matrices in read if matrices.shape == read[0].shape]
+    if not read:
+        return {}
+    means = np.where(np.tri(read[0].shape[1], dtype=bool), np.mean(read, axis=0), np.nan)
+    return {name: mean for name, mean in zip(SCENARIOS, means, strict=True) if np.isfinite(mean).any()}
+
+
+def _read_matrices(run: Run) -> np.ndarray | None:
+    """Accuracy in percent [scenarios, T, T]."""
+    try:
+        counts = Record(Path(run.folder)).read_result()["counts"]
+        return np.stack([accuracies(counts[scenario], counts["total"]) for scenario in SCENARIOS])
+    except (UserError, OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
+        return None  # the record was taken away or damaged after it was collected
+
+
+# -- Distance of the running statistics -------------------------------------------------------------------------------
+
+
+def draw_distances(norms: Mapping[str, Cell]) -> "Figure | None":
+    """A heat map per norm layer and kind of statistics, those of a kind on one scale; None if nothing was measured."""
+    tables = {
+        (kind, norm): table
+        for kind in DISTANCES
+        for norm, cell in norms.items()
+        if (table := mean_distances(cell, kind)) is not None
+    }
+    shown = list(dict.fromkeys(norm for _, norm in tables))
+    if not shown:
+        return None
+    figure = new_figure(1.6 + 1.5 * len(shown), 5.4)
+    panels = figure.subplots(len(DISTANCES), len(shown), squeeze=False)
+    for kind, row in zip(DISTANCES, panels, strict=True):
+        scale = _colour_scale([table for (each, _), table in tables.items() if each == kind])
+        for axes, norm in zip(row, shown, strict=True):
+            image = _draw_panel(axes, norm, tables.get((kind, norm)), scale)
+        figure.colorbar(image, ax=list(row), label=_STATISTICS[kind], pad=0.01)
+    figure.supxlabel("after task", fontsize=9)
+    figure.supylabel("norm layer", fontsize=9)
+    return figure
+
+
+def _colour_scale(tables: list[np.ndarray]) -> Any:
+    """Logarithmic colours, which show a layer of small distances beside one of large ones."""
+    from matplotlib.colors import LogNorm
+
+    values = np.concatenate([table[np.isfinite(table) & (table > 0)] for table in tables])
+    if not values.size:
+        return LogNorm(1e-3, 1, clip=True)
+    largest = float(values.max())
+    return LogNorm(max(float(values.min()), largest * 10.0**-_DECADES) * (1 - 1e-9), largest, clip=True)
+
+
+def _draw_panel(axes: "Axes", norm: str, table: np.ndarray | None, scale: Any) -> Any:
+    table = np.full((1, 1), np.nan) if table is None else table
+    num_layers, num_tasks = table.shape
+    image = axes.imshow(
+        table,
+        norm=scale,
+        cmap="viridis",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0.5, num_tasks + 0.5, num_layers + 0.5, 0.5),
+    )
+    axes.set_title(norm, fontsize=9, parse_math=False)
+    axes.tick_params(labelsize=7, length=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    return image
+
+
+# -- What all of them are drawn on ------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
+    """An empty figure of that size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_panels(width: float, height: float, right: float, num_rows: int = 1, num_columns: int = 2) -> tuple:
+    """A figure of that size in inches, and its panels; `right` is the margin for what stands beside them.
+
+    The margins are fixed, since having them fitted takes several times as long as drawing.
+    """
+    figure = new_figure(width, height, layout=None)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    figure.subplots_adjust(left=0.65 / width, right=1 - right / width, bottom=0.55 / height, top=1 - 0.6 / height)
+    return figure, panels
+
+
+def shown_name(name: str, longest: int = 20) -> str:
+    """A name from a user as a label: of bounded length, and without what no font can draw."""
+    text = "".join(character if character.isprintable() else "?" for character in name)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -3,8 +3,9 @@
 No timings: the same records give the same figures.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from utils.config.protocols import PROTOCOLS
@@ -30,6 +31,7 @@ DEFAULT_PROTOCOL = "online"
 _TITLE = ("dataset", "model", "buffer_size")
 
 Cells = Mapping[tuple, Mapping[str, Cell]]
+Lines = tuple[str, ...]  # of the head of a column
 Column = tuple[tuple, str]  # values of `selection.COLUMN`, scenario
 
 
@@ -231,3 +233,46 @@ def _tests(cells: Any, columns: Any, rows: Sequence[str], metric: str) -> dict[A
                 values = (norms[name].values(scenario, metric) for name in (row, BASELINE))
                 tests[row, column] = paired_p(*values)
     return tests
+
+
+# -- The heads of the columns, in several lines ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Head:
+    """A line of the heads of some neighbouring columns.
+
+    Attributes:
+        text: the line.
+        first: place of the first of them, counted from 0.
+        num_columns: how many they are.
+    """
+
+    text: str
+    first: int
+    num_columns: int
+
+
+def head_lines(table: Table) -> list[Lines]:
+    """Of each column the dataset, method, buffer, what else tells it apart, and scenario.
+
+    All have as many lines; one that would be empty in all columns is left out.
+    """
+    found = [_head_of(table, column) for column in table.columns]
+    kept = [any(lines) for lines in zip(*found, strict=True)]
+    return [tuple(line for line, keep in zip(lines, kept, strict=True) if keep) for lines in found]
+
+
+def _head_of(table: Table, column: Column) -> Lines:
+    named = dict(zip(COLUMN, column[0], strict=True))
+    buffer = "" if named["buffer_size"] is None else f"buffer {named['buffer_size']}"
+    further = ", ".join(further_parts(column[0], [other for other, _ in table.columns]))
+    return str(named["dataset"] or ""), str(named["model"] or ""), buffer, further, SCENARIOS[column[1]]
+
+
+def shared_heads(columns: Sequence[Lines]) -> Iterator[list[Head]]:
+    """Line by line, one head for neighbours that agree in it and in all lines above."""
+    for number in range(1, len(columns[0]) + 1 if columns else 0):
+        places = groupby(range(len(columns)), key=lambda place: columns[place][:number])
+        members = [(lines, list(found)) for lines, found in places]
+        yield [Head(lines[-1], found[0], len(found)) for lines, found in members]

@@ -11,10 +11,9 @@ from rich.table import Table as Drawing
 from rich.text import Text
 
 from utils.report.captions import caption, missing, notes
-from utils.report.heads import Lines, head_lines
 from utils.report.norms import TITLE, Retuning
 from utils.report.report import Report
-from utils.report.tables import Style, Table
+from utils.report.tables import Lines, Style, Table, head_lines
 
 _STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _GAP = 2  # between two columns

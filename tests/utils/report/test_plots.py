@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from tests.utils.report.rig import ONLINE, run, write_record
+from tests.utils.report.test_norms import cells_of, write_measured
 from utils.records.collect import collect
 from utils.records.selection import select
-from utils.report.plots import make_plots
+from utils.report.plots import draw_distances, make_plots
 
 
 def metrics(*accuracy, forgetting=5.0):
@@ -108,3 +109,43 @@ def test_matrices_of_a_wide_study_stay_small(tmp_path):
     png = make_plots(select(collect(tmp_path, "group")))["seq-digits er 200 matrix"]
     assert Image.open(io.BytesIO(png)).size == (pytest.approx(1144, abs=5), pytest.approx(886, abs=5))
     assert len(png) < 100_000
+
+
+def distances_of(root):
+    (norms,) = cells_of(root).values()
+    return draw_distances(norms)
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def test_a_panel_per_norm_layer_and_kind_on_one_scale(tmp_path):
+    write_measured(tmp_path, "BN", [40, 50], [52, 58])
+    write_measured(tmp_path, "TBBN", [40, 50], [52, 58], distances={"a": {"mean": [1.0, 8.0], "std": [0.2, 0.3]}})
+    write_measured(tmp_path, "IN", [40, 50], None, distances={})
+    figure = distances_of(tmp_path)
+    assert [axes.get_title() for axes in panels(figure)] == ["BN", "TBBN"] * 2
+    images = [axes.get_images()[0] for axes in panels(figure)]
+    assert [image.get_array().shape for image in images] == [(2, 2), (1, 2)] * 2
+    assert images[0].norm is images[1].norm
+    assert (images[0].norm.vmin, images[0].norm.vmax) == pytest.approx((0.25, 8.0))
+    np.testing.assert_array_equal(images[0].get_array().filled(np.nan), [[np.nan, 0.25], [4.0, 2.0]])
+
+
+def test_the_scale_ends_three_decades_below_the_largest(tmp_path):
+    write_measured(tmp_path, "BN", [40, 50], [52, 58], distances={"a": {"mean": [1e-9, 10.0], "std": [0.0, 0.0]}})
+    images = [axes.get_images()[0] for axes in panels(distances_of(tmp_path))]
+    assert (images[0].norm.vmin, images[0].norm.vmax) == pytest.approx((0.01, 10.0))
+
+
+def test_equal_distances_and_zeros_can_be_drawn(tmp_path):
+    write_measured(tmp_path, "BN", [40, 50], [52, 58], distances={"a": {"mean": [2.0, 2.0], "std": [0.0, None]}})
+    file = io.BytesIO()
+    distances_of(tmp_path).savefig(file)
+    assert Image.open(file).width > 100
+
+
+def test_nothing_is_drawn_of_layers_without_running_statistics(tmp_path):
+    write_measured(tmp_path, "LN", [40, 50], [52, 58], distances={})
+    assert distances_of(tmp_path) is None
