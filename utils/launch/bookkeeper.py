@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Iterable
 from utils.errors import RunError
 from utils.launch.plan import Job, Where
 from utils.launch.presence import launchers_of
-from utils.launch.scheduler import Outcome
-from utils.records.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.records.ledger import Ledger, Planned
+from utils.records.state import RunState
 
-_NOTED = {Outcome.FAILED: FAILED, Outcome.STOPPED: STOPPED}  # of the others the record tells
+_NOTED = (RunState.FAILED, RunState.STOPPED)  # of the others the record tells
 
 
 class Bookkeeper:
@@ -40,10 +40,10 @@ class Bookkeeper:
         if planned:
             self._try(lambda: self._ledger.add(planned))
 
-    def note(self, job: Job, outcome: Outcome, reason: str) -> None:
+    def note(self, job: Job, outcome: RunState, reason: str) -> None:
         """Note how a run ended."""
         if outcome in _NOTED:
-            self._try(lambda: self._ledger.note(job.name, _NOTED[outcome], reason))
+            self._try(lambda: self._ledger.note(job.name, outcome, reason))
 
     def _planned(self, jobs: Iterable[Job]) -> dict[str, Planned]:
         return {job.name: self._planned_job(job) for job in jobs}

@@ -20,6 +20,7 @@ from utils.launch.output import discard_output, show
 from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
+from utils.records.state import RunState
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,7 +187,7 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
     from utils.launch.engine import LocalEngine
     from utils.launch.presence import present
     from utils.launch.remaining import Remaining, sources_of
-    from utils.launch.scheduler import Limits, Outcome, Scheduler
+    from utils.launch.scheduler import Limits, Scheduler
     from utils.launch.search import Following
     from utils.launch.view import View
 
@@ -216,4 +217,4 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by
     track_summary(report, plan.jobs[0].config)
-    return COMPLETE if progress.count(Outcome.COMPLETE) == progress.num_jobs else 1
+    return COMPLETE if progress.count(RunState.COMPLETE) == progress.num_jobs else 1

@@ -17,9 +17,8 @@ from utils.launch.grid import OPTION_OF_AXIS, Grid
 from utils.records.collect import read_run
 from utils.records.record import OtherVersion, Record
 from utils.records.selection import SEARCH_SHARE, VALIDATION
+from utils.records.state import RunState
 
-COMPLETE, DIVERGED, STARTED, NEW, DAMAGED = "complete", "diverged", "started", "new", "damaged"
-OTHER_VERSION = "other version"
 _GIVEN_OTHERWISE = {
     "seed": "give --seeds or --num_seeds",
     "model": "give --models",
@@ -53,25 +52,24 @@ class Job:
         """The name of its folder."""
         return self.record.folder.name
 
-    def state(self) -> str:
+    def state(self) -> RunState:
         """How it stands, as the disk has it now (`state_of`)."""
         return state_of(self.record)[0]
 
 
-def state_of(record: Record) -> tuple[str, str]:
+def state_of(record: Record) -> tuple[RunState, str]:
     """How a run stands, as the disk has it now and as the table judges it, and why its record cannot be read.
 
-    `complete`; `diverged`; `damaged`: it was one of these, and its record is none any more; `other version`: its record
-    is one of another version; `started`: there is a state to go on from; `new`.
+    `STARTED` means here that there is a state to go on from.
     """
     cause, reason = _damage(record.folder, record.stamps())
     if issubclass(cause, OtherVersion):
-        return OTHER_VERSION, reason
+        return RunState.OTHER_VERSION, reason
     if record.complete or record.diverged:
         if cause is not NoneType and not issubclass(cause, OSError):  # what a disk does not give now may be whole
-            return DAMAGED, reason
-        return COMPLETE if record.complete else DIVERGED, ""
-    return STARTED if record.started else NEW, ""
+            return RunState.DAMAGED, reason
+        return RunState.COMPLETE if record.complete else RunState.DIVERGED, ""
+    return RunState.STARTED if record.started else RunState.NOT_RUN, ""
 
 
 @lru_cache(maxsize=2**14)

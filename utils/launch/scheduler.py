@@ -10,24 +10,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from utils import errors
 from utils.launch.engine import Child
-from utils.launch.plan import COMPLETE, DAMAGED, DIVERGED, OTHER_VERSION, Job, state_of
+from utils.launch.plan import Job, state_of
+from utils.records.state import RunState
 
-
-class Outcome(Enum):
-    """How a job stands at the end."""
-
-    COMPLETE = "complete"
-    DIVERGED = "diverged"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-_OVER = {COMPLETE: Outcome.COMPLETE, DIVERGED: Outcome.DIVERGED, OTHER_VERSION: Outcome.FAILED}
+# What a job needs no start for, and what becomes of it.
+_OVER = {
+    RunState.COMPLETE: RunState.COMPLETE,
+    RunState.DIVERGED: RunState.DIVERGED,
+    RunState.OTHER_VERSION: RunState.FAILED,
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,11 @@ class Progress:
 
     num_jobs: int
     running: dict[str, Child] = field(default_factory=dict)
-    outcomes: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
+    outcomes: dict[str, tuple[RunState, str]] = field(default_factory=dict)
     finished: list[tuple[Job, float]] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: RunState) -> int:
         """Jobs that are over in that way."""
         return sum(each is outcome for each, _ in self.outcomes.values())
 
@@ -164,9 +159,9 @@ class Scheduler:
             state = job.state()
             if state in _OVER:
                 self._waiting.popleft()
-                self._close(job, _OVER[state], state_of(job.record)[1] if state == OTHER_VERSION else "")
+                self._close(job, _OVER[state], state_of(job.record)[1] if state is RunState.OTHER_VERSION else "")
                 continue
-            if state == DAMAGED and not self._set_aside(job):
+            if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
             self._hear_peaks()
             place = self._devices.place(self._estimate(job))
@@ -294,11 +289,11 @@ class Scheduler:
         if code == errors.COMPLETE and job.record.complete:
             self.progress.finished.append((job, took))
             self._first_failures = []
-            self._close(job, Outcome.COMPLETE, "", child)
+            self._close(job, RunState.COMPLETE, "", child)
         elif code == errors.DIVERGED:
-            self._close(job, Outcome.DIVERGED, last, child)
+            self._close(job, RunState.DIVERGED, last, child)
         elif self._stopping is not None:
-            self._close(job, Outcome.STOPPED, _explain_stop(child, code, last), child)
+            self._close(job, RunState.STOPPED, _explain_stop(child, code, last), child)
         elif code == errors.BUSY:
             self._hold(job)
         elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
@@ -326,7 +321,7 @@ class Scheduler:
         return counts[job.name] < limit
 
     def _fail(self, job: Job, reason: str, child: Child | None = None) -> None:
-        self._close(job, Outcome.FAILED, reason, child)
+        self._close(job, RunState.FAILED, reason, child)
         if self.progress.finished:
             return
         self._first_failures.append(reason.replace(job.name, "…"))
@@ -341,10 +336,10 @@ class Scheduler:
         self.progress.num_jobs += len(added)
         self._books.add(added)
 
-    def _close(self, job: Job, outcome: Outcome, reason: str, child: Child | None = None) -> None:
+    def _close(self, job: Job, outcome: RunState, reason: str, child: Child | None = None) -> None:
         self.progress.outcomes[job.name] = (outcome, reason)
         self._books.note(job, outcome, reason)
-        if outcome is not Outcome.STOPPED:
+        if outcome is not RunState.STOPPED:
             self._add(self._follow(job))
         self._view.ended(job, outcome, reason, child, self.progress)
 

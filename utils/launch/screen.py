@@ -12,11 +12,12 @@ from utils.launch.cells import setting_text
 from utils.launch.engine import Child
 from utils.launch.grid import SEARCHED
 from utils.launch.plan import Job
-from utils.launch.scheduler import Outcome, Progress
+from utils.launch.scheduler import Progress
+from utils.records.state import RunState
 
 MOST_FAILURES = 3  # shown at a time; the lines above the screen have named them all
 _ENOUGH_FOR_A_NAME = 24
-_COLORS = {Outcome.COMPLETE: "green", Outcome.FAILED: "red", Outcome.DIVERGED: "yellow", Outcome.STOPPED: "yellow"}
+_COLORS = {RunState.COMPLETE: "green", RunState.FAILED: "red", RunState.DIVERGED: "yellow", RunState.STOPPED: "yellow"}
 
 
 class _Row(NamedTuple):
@@ -48,7 +49,7 @@ def draw(
         num_following: runs that will follow and are no jobs yet.
     """
     width, height = size
-    done, total = len(progress.outcomes) - progress.count(Outcome.STOPPED), progress.num_jobs + num_following
+    done, total = len(progress.outcomes) - progress.count(RunState.STOPPED), progress.num_jobs + num_following
     failures = _failures(progress, width)
     num_rows = max(1, height - 4 - len(failures))  # title, bar, counts, and the cursor's line
     return Group(
@@ -73,7 +74,7 @@ def _bar(share: float, width: int) -> Text:
 def _counts(progress: Progress, num_following: int) -> Text:
     parts = [
         Text(f"{progress.count(outcome)} {outcome.value}", _COLORS[outcome])
-        for outcome in Outcome
+        for outcome in RunState
         if progress.count(outcome)
     ]
     parts += [Text(f"{len(progress.running)} running"), Text(f"{progress.num_waiting} waiting")]
@@ -128,7 +129,7 @@ def setting_of(job: Job) -> str:
 
 
 def _failures(progress: Progress, width: int) -> list[Text]:
-    failed = [(name, reason) for name, (outcome, reason) in progress.outcomes.items() if outcome is Outcome.FAILED]
+    failed = [(name, reason) for name, (outcome, reason) in progress.outcomes.items() if outcome is RunState.FAILED]
     return [
         Text(f"failed: {shorten_name(name, width // 2)}: {reason}", "red", no_wrap=True, overflow="ellipsis")
         for name, reason in failed[-MOST_FAILURES:]

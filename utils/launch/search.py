@@ -6,7 +6,7 @@ Everything is read from the disk, so that a launcher that starts anew, or beside
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
-from utils.launch.plan import COMPLETE, DIVERGED, Job, Search
+from utils.launch.plan import Job, Search
 from utils.records.collect import read_run
 from utils.records.selection import best_setting
 
@@ -22,11 +22,7 @@ def best_of(search: Search) -> int | None:
 
 def decided(searches: Sequence[Search]) -> dict[Search, int]:
     """The chosen setting of each search that the disk tells to be over: all its runs are complete or diverged."""
-    over = [
-        search
-        for search in searches
-        if all(job.state() in (COMPLETE, DIVERGED) for jobs in search.stage for job in jobs)
-    ]
+    over = [search for search in searches if all(job.state().is_answer for jobs in search.stage for job in jobs)]
     best = {search: best_of(search) for search in over}
     return {search: index for search, index in best.items() if index is not None}
 

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_parser, places_of
-from utils.launch.plan import COMPLETE as DONE
-from utils.launch.plan import DAMAGED, DIVERGED, OTHER_VERSION, STARTED, state_of
+from utils.launch.plan import state_of
 from utils.launch.presence import launchers_of
 from utils.launch.told import last_progress
-from utils.records.ledger import FAILED, Ledger, Planned
+from utils.records.ledger import Ledger, Planned
 from utils.records.record import DamagedRecord, Record, record_folders
+from utils.records.state import RunState
 
-RUNNING, NOT_RUN = "running", "not run"
-_ALWAYS_COUNTED = (DONE, RUNNING, DIVERGED, STARTED)
+_ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunState.STARTED)
 _MOST_NOT_RUN = 20  # of which the names are listed
-_COUNTED_IF_ANY = (FAILED, DAMAGED, OTHER_VERSION, NOT_RUN)
+_COUNTED_IF_ANY = (RunState.FAILED, RunState.DAMAGED, RunState.OTHER_VERSION, RunState.NOT_RUN)
 
 
 def status(words: Sequence[str]) -> int:
@@ -42,8 +41,8 @@ def _lines(folder: Path) -> Iterator[str]:
     states = {name: _state(found.get(name), planned.get(name)) for name in names}
     yield f"{folder}: {_counts(list(states.values()))}"
     yield from (f"  launcher {each.process} on {each.machine} is at it" for each in launchers_of(folder))
-    begun = [name for name, state in states.items() if state not in (DONE, NOT_RUN)]
-    not_run = [name for name, state in states.items() if state == NOT_RUN]
+    begun = [name for name, state in states.items() if state not in (RunState.COMPLETE, RunState.NOT_RUN)]
+    not_run = [name for name, state in states.items() if state is RunState.NOT_RUN]
     for name in (*begun, *not_run[:_MOST_NOT_RUN]):
         yield f"  {states[name]:9} {name}  {_tell(states[name], found.get(name), planned.get(name))}".rstrip()
     if len(not_run) > _MOST_NOT_RUN:
@@ -52,26 +51,26 @@ def _lines(folder: Path) -> Iterator[str]:
         yield damage
 
 
-def _state(record: Record | None, entry: Planned | None) -> str:
-    state = "" if record is None else state_of(record)[0]
-    if state in (DONE, DAMAGED, DIVERGED, OTHER_VERSION):
+def _state(record: Record | None, entry: Planned | None) -> RunState:
+    state = RunState.NOT_RUN if record is None else state_of(record)[0]
+    if state not in (RunState.NOT_RUN, RunState.STARTED):
         return state
     if record is not None and record.is_held():
-        return RUNNING
-    if entry is not None and entry.outcome == FAILED:
-        return FAILED
-    return NOT_RUN if record is None else STARTED
+        return RunState.RUNNING
+    if entry is not None and entry.outcome is RunState.FAILED:
+        return RunState.FAILED
+    return RunState.NOT_RUN if record is None else RunState.STARTED
 
 
-def _tell(state: str, record: Record | None, entry: Planned | None) -> str:
-    if state in (FAILED, NOT_RUN) and entry is not None:
+def _tell(state: RunState, record: Record | None, entry: Planned | None) -> str:
+    if state in (RunState.FAILED, RunState.NOT_RUN) and entry is not None:
         return entry.reason
     if record is None:
         return ""
-    return state_of(record)[1] if state == OTHER_VERSION else last_progress(record)
+    return state_of(record)[1] if state is RunState.OTHER_VERSION else last_progress(record)
 
 
-def _counts(states: Sequence[str]) -> str:
+def _counts(states: Sequence[RunState]) -> str:
     counts = Counter(states)
     shown = [name for name in (*_ALWAYS_COUNTED, *_COUNTED_IF_ANY) if counts[name] or name in _ALWAYS_COUNTED]
     number = "1 run" if len(states) == 1 else f"{len(states)} runs"

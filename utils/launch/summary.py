@@ -7,9 +7,10 @@ from typing import Any
 from utils.config.variants import row_of
 from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
-from utils.launch.plan import COMPLETE, DIVERGED, OTHER_VERSION, Job, Plan, Search, Where
+from utils.launch.plan import Job, Plan, Search, Where
 from utils.launch.search import decided
 from utils.records.selection import SEARCH_SHARE, VALIDATION
+from utils.records.state import RunState
 
 _AXES = {
     "model": "methods",
@@ -53,7 +54,7 @@ class Summary:
     @property
     def is_over(self) -> bool:
         """Whether no run is left to be started."""
-        return all(job.state() in (COMPLETE, DIVERGED) for job in self.jobs)
+        return all(job.state().is_answer for job in self.jobs)
 
     def lines(self) -> list[str]:
         """The plan for people."""
@@ -123,7 +124,7 @@ class Summary:
 
     def _cost(self) -> Cost:
         undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
-        jobs = [job for job in self.jobs if job.state() not in (COMPLETE, DIVERGED, OTHER_VERSION)]
+        jobs = [job for job in self.jobs if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
         return cost_of(jobs, undecided, self._estimates)
 
 

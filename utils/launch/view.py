@@ -10,10 +10,11 @@ from utils.launch.engine import Child
 from utils.launch.output import discard_output, wrap
 from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
-from utils.launch.scheduler import Outcome, Progress
+from utils.launch.scheduler import Progress
 from utils.launch.screen import clock, draw, setting_of
 from utils.launch.told import last_progress
 from utils.records.record import Record
+from utils.records.state import RunState
 
 REFRESH = 1.0  # seconds between two pictures of the live screen
 PLAIN_REFRESH = 5.0  # seconds between two looks at what the runs have told, until they tell when all will be over
@@ -60,18 +61,18 @@ class View:
         if self._live is None:
             self.say(f"started {_title(child.job)} on {child.place.label}")
 
-    def ended(self, job: Job, outcome: Outcome, reason: str, child: Child | None, progress: Progress) -> None:
+    def ended(self, job: Job, outcome: RunState, reason: str, child: Child | None, progress: Progress) -> None:
         """A job is over; a failed one shows its own last lines."""
-        if child is None and outcome is not Outcome.FAILED:
+        if child is None and outcome is not RunState.FAILED:
             return  # it was so before
-        self._num_saved += outcome is Outcome.STOPPED and job.record.started
+        self._num_saved += outcome is RunState.STOPPED and job.record.started
         number = f"[{len(progress.outcomes)}/{self._num_runs(progress)}]"
         took = clock(time.monotonic() - child.started) if child else "0:00:00"
-        if outcome is Outcome.COMPLETE:
+        if outcome is RunState.COMPLETE:
             self.say(f"{number} {_title(job)}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
             return
         self.say(f"{number} {_title(job)} {outcome.value} after {took}: {reason}")
-        if child and outcome is Outcome.FAILED:
+        if child and outcome is RunState.FAILED:
             for line in child.last_lines():
                 self.say(f"    {line}")
             self.say(f"    (all of it: {child.log_path})")
@@ -96,9 +97,9 @@ class View:
 
     def closing_lines(self, progress: Progress, stopped: bool) -> list[str]:
         """What has become of the plan, and after a stop what is saved."""
-        lines = [f"{progress.count(Outcome.COMPLETE)} of {self._num_runs(progress)} runs complete"]
-        if stopped and progress.count(Outcome.STOPPED):
-            saved = f"{self._num_saved} of {progress.count(Outcome.STOPPED)} stopped runs"
+        lines = [f"{progress.count(RunState.COMPLETE)} of {self._num_runs(progress)} runs complete"]
+        if stopped and progress.count(RunState.STOPPED):
+            saved = f"{self._num_saved} of {progress.count(RunState.STOPPED)} stopped runs"
             lines.append(f"the state of {saved} is saved; the same command goes on from there")
         return lines
 
@@ -114,7 +115,7 @@ class View:
             discard_output()
 
     def _eta(self, progress: Progress) -> str:
-        if progress.count(Outcome.STOPPED):
+        if progress.count(RunState.STOPPED):
             return "–"
         seconds = self._seconds(progress)
         return "unknown" if seconds is None else clock(seconds)

@@ -13,8 +13,8 @@ from utils.errors import UserError
 from utils.records.ledger import Ledger, Planned
 from utils.records.metrics import summarise
 from utils.records.record import OtherVersion, Record, record_folders
+from utils.records.state import RunState
 
-COMPLETE, DIVERGED, INCOMPLETE, DAMAGED, NOT_RUN = "complete", "diverged", "incomplete", "damaged", "not run"
 _DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _PLAIN = str | int | float | bool | None
 _KINDS = {
@@ -30,7 +30,7 @@ class Run:
     Attributes:
         folder: where its record lies, or would.
         values: the resolved options, empty if the configuration is damaged.
-        status: `complete`, `diverged`, `incomplete`, `damaged`, or `not run`: planned, and without a record.
+        state: how it stands by its record alone; `NOT_RUN` if it is planned and has none.
         reason: why there is no result, in one line; empty if there is one.
         metrics: as `utils.records.metrics.summarise` gives them from the counts; None without a result.
         command: the command line that it was started with.
@@ -40,7 +40,7 @@ class Run:
 
     folder: Path
     values: dict[str, Any]
-    status: str
+    state: RunState
     reason: str = ""
     metrics: dict[str, Any] | None = None
     command: tuple[str, ...] = ()
@@ -73,12 +73,12 @@ def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:
             _sound(dict(entry.values))
     except (UserError, LookupError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{ledger.plan_path} is damaged"
-        return {}, [Run(folder, {}, DAMAGED, reason)]
+        return {}, [Run(folder, {}, RunState.DAMAGED, reason)]
     return planned, []
 
 
 def _without_record(folder: Path, entry: Planned) -> Run:
-    return Run(folder, dict(entry.values), NOT_RUN, "not run", None, entry.command)
+    return Run(folder, dict(entry.values), RunState.NOT_RUN, "not run", None, entry.command)
 
 
 def _with_outcome(run: Run, entry: Planned | None) -> Run:
@@ -86,9 +86,9 @@ def _with_outcome(run: Run, entry: Planned | None) -> Run:
     if entry is None:
         return run
     run = replace(run, for_search=entry.for_search)
-    if run.status in (COMPLETE, DIVERGED):
+    if run.state.is_answer:
         return run
-    if run.status == DAMAGED:
+    if run.state is RunState.DAMAGED:
         return run if run.values else replace(run, values=dict(entry.values), command=entry.command)
     return replace(run, reason=f"{entry.outcome}: {entry.reason}") if entry.outcome else run
 
@@ -100,16 +100,16 @@ def read_run(folder: Path) -> Run:
         config = record.read_config()
         values, command = _sound(config["values"]), tuple(map(str, config["command"]))
     except _DAMAGE as error:
-        return Run(folder, {}, DAMAGED, _explain_damage(folder, error), cause=type(error))
+        return Run(folder, {}, RunState.DAMAGED, _explain_damage(folder, error), cause=type(error))
     try:
         if record.complete:
-            return Run(folder, values, COMPLETE, "", _metrics(record.read_result()), command)
+            return Run(folder, values, RunState.COMPLETE, "", _metrics(record.read_result()), command)
         failure = record.read_failure()
     except _DAMAGE as error:
-        return Run(folder, values, DAMAGED, _explain_damage(folder, error), None, command, cause=type(error))
+        return Run(folder, values, RunState.DAMAGED, _explain_damage(folder, error), None, command, cause=type(error))
     if failure:
-        return Run(folder, values, DIVERGED, "diverged", None, command)
-    return Run(folder, values, INCOMPLETE, "not complete", None, command)
+        return Run(folder, values, RunState.DIVERGED, "diverged", None, command)
+    return Run(folder, values, RunState.STARTED, "not complete", None, command)
 
 
 def _explain_damage(folder: Path, error: Exception) -> str:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.records.record import SCHEMA_VERSION, DamagedRecord, write_atomically
-
-FAILED, STOPPED = "failed", "stopped"
+from utils.records.state import RunState
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,14 @@ class Planned:
     Attributes:
         values: its resolved options.
         command: its command line.
-        outcome: `failed` or `stopped`, as it ended last; empty if it never ended without a result.
+        outcome: `FAILED` or `STOPPED`, as it ended last; None if it never ended without a result.
         reason: why it ended so, in one line.
         for_search: whether a search is all that it is for: its seed is not among those of the table.
     """
 
     values: Mapping[str, Any]
     command: tuple[str, ...]
-    outcome: str = ""
+    outcome: RunState | None = None
     reason: str = ""
     for_search: bool = False
 
@@ -84,7 +83,7 @@ class Ledger:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def note(self, name: str, outcome: str, reason: str) -> None:
+    def note(self, name: str, outcome: RunState, reason: str) -> None:
         """Note how a run ended without a result. Raises OSError."""
         line = json.dumps({"run": name, "outcome": outcome, "reason": reason})
         with self.outcomes_path.open("a", encoding="utf-8") as file:
@@ -112,7 +111,7 @@ class Ledger:
                 runs[name] = replace(runs[name], outcome=outcome, reason=reason)
         return runs
 
-    def _outcomes(self) -> list[tuple[str, str, str]]:
+    def _outcomes(self) -> list[tuple[str, RunState, str]]:
         """The notes that can be read, in their order; a line that a crash has cut is left out."""
         try:
             lines = self.outcomes_path.read_bytes().splitlines()
@@ -141,11 +140,11 @@ def _planned(shared: Mapping[str, Any], run: Mapping[str, Any]) -> Planned:
     return Planned({**shared, **run["values"]}, tuple(map(str, run["command"])), for_search=bool(run["for_search"]))
 
 
-def _read_note(line: bytes) -> tuple[str, str, str] | None:
+def _read_note(line: bytes) -> tuple[str, RunState, str] | None:
     """Run, outcome and reason; None if the line is not whole."""
     try:
         note = json.loads(line)
-        return str(note["run"]), str(note["outcome"]), str(note["reason"])
+        return str(note["run"]), RunState(note["outcome"]), str(note["reason"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

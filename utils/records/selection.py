@@ -1,14 +1,15 @@
 """From records to the rows and columns of a table: which setting of a norm layer stands for it, and on which seeds."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
-from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
+from utils.records.collect import Run
+from utils.records.state import RunState
 
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
@@ -17,7 +18,7 @@ COLUMN = (
     *("dataset", "model", "buffer_size", "buffer_mode", "epochs", "batch_size", "backbone", "nf"),
     *("variant", "validation"),
 )
-_OPEN = (INCOMPLETE, NOT_RUN)
+_OPEN = (RunState.STARTED, RunState.NOT_RUN)
 _IGNORED = {option.name for option in PLACE_OPTIONS} | {
     *("seed", "nl", "preset", "plugin", "load_best_args", "retune_norms", *COLUMN)
 }
@@ -142,8 +143,8 @@ def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
 
 def _scores(runs: Sequence[Run]) -> dict[int, float | None]:
     """Final Class-IL accuracy by seed, None where the run diverged; runs that tell nothing are left out."""
-    finals = {run.values["seed"]: run.metrics["class_il"]["A_f"] for run in runs if run.status == COMPLETE}
-    diverged = {run.values["seed"]: None for run in runs if run.status == DIVERGED}
+    finals = {run.values["seed"]: run.metrics["class_il"]["A_f"] for run in runs if run.state is RunState.COMPLETE}
+    diverged = {run.values["seed"]: None for run in runs if run.state is RunState.DIVERGED}
     return {**diverged, **{seed: final for seed, final in finals.items() if final is not None}}
 
 
@@ -161,10 +162,10 @@ def _make_cell(runs: list[Run], share: float | None) -> Cell:
     else:
         best, search_reason = _choose_oracle(final), ""
     chosen = [run for run in final.get(best, []) if not run.for_search]
-    complete = {run.values["seed"]: run for run in chosen if run.status == COMPLETE}
-    if not search_reason and any(run.status in _OPEN for run in runs if run not in chosen):
+    complete = {run.values["seed"]: run for run in chosen if run.state is RunState.COMPLETE}
+    if not search_reason and any(run.state in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))
-    num_tried = sum(any(run.status != NOT_RUN for run in settings[key]) for key in keys)
+    num_tried = sum(any(run.state is not RunState.NOT_RUN for run in settings[key]) for key in keys)
     return Cell(
         runs=dict(sorted(complete.items())),
         num_settings=max(1, num_tried),
@@ -193,7 +194,7 @@ def _choose_validated(
     begun = [key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]]  # the launcher's, in a tie
     best = best_setting({key: search[key] for key in begun})
     runs = [run for key in begun for run in search[key]]
-    is_open = any(run.status in _OPEN for run in runs)
+    is_open = any(run.state in _OPEN for run in runs)
     went_on = {key for key in final if final[key]}
     if best is None or (is_open and went_on != {best}):
         return None, _search_reason(runs, len(begun))
@@ -210,9 +211,9 @@ def setting_in_words(setting: Mapping[str, Any]) -> str:
 
 def _search_reason(runs: Sequence[Run], num_settings: int) -> str:
     num_runs = max(len(runs), num_settings * len({run.values["seed"] for run in runs}))
-    counts = {status: sum(run.status == status for run in runs) for status in (COMPLETE, DIVERGED, DAMAGED)}
-    others = [f", {counts[status]} {status}" for status in (DIVERGED, DAMAGED) if counts[status]]
-    return f"search: {counts[COMPLETE]} of {num_runs} runs complete" + "".join(others)
+    counts = Counter(run.state for run in runs)
+    others = [f", {counts[state]} {state}" for state in (RunState.DIVERGED, RunState.DAMAGED) if counts[state]]
+    return f"search: {counts[RunState.COMPLETE]} of {num_runs} runs complete" + "".join(others)
 
 
 def _setting(key: tuple | None, searched: Sequence[str]) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def _reason(runs: Sequence[Run]) -> str:
     """Why seeds are missing; those that are missing for the same reason are told together."""
     seeds: dict[str, list[int]] = defaultdict(list)
     for run in runs:
-        if run.status != COMPLETE:
+        if run.state is not RunState.COMPLETE:
             seeds[run.reason].append(run.values["seed"])
     num_missing = sum(map(len, seeds.values()))
     words = "; ".join(f"{_seeds_text(found)} {reason}" for reason, found in seeds.items())

@@ -9,8 +9,9 @@ from typing import Any
 
 from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
-from utils.records.collect import COMPLETE, Run, collect
+from utils.records.collect import Run, collect
 from utils.records.selection import Cell, select
+from utils.records.state import RunState
 from utils.report.stats import mean_and_std
 from utils.report.tables import LOWER_IS_BETTER, METRICS, Cells, in_order
 
@@ -59,8 +60,8 @@ def _read_group(results_dir: Path, name: str) -> Group:
     if not (results_dir / name).is_dir():
         raise UserError(_explain_unknown(results_dir, name))
     runs = collect(results_dir, name)
-    if not any(run.status == COMPLETE for run in runs):
-        counts = Counter(run.status for run in runs)
+    if not any(run.state is RunState.COMPLETE for run in runs):
+        counts = Counter(run.state for run in runs)
         found = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no record"
         raise UserError(f"group {name!r} has no complete run to compare ({found}); run its grid first")
     return Group(name, runs, select(runs))

@@ -8,7 +8,8 @@ from typing import Any
 
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
-from utils.records.collect import COMPLETE, Run
+from utils.records.collect import Run
+from utils.records.state import RunState
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.formats import setting_text
 from utils.report.norms import TITLE, build_retuning
@@ -69,8 +70,8 @@ def to_html(
 
 
 def _head(title: str, runs: Sequence[Run]) -> str:
-    statuses = [run.status for run in runs]
-    counts = [f"{statuses.count(status)} {status}" for status in sorted(set(statuses))]
+    states = [run.state for run in runs]
+    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
     return f"<h1>{title}</h1>\n<p class=quiet>{len(runs)} runs{': ' if counts else ''}{', '.join(counts)}</p>"
 
 
@@ -256,7 +257,7 @@ def _final(run: Run) -> list[str]:
 
 def _options(runs: Sequence[Run]) -> str:
     """Options that all complete runs share; those that differ are in the tables and the command lines."""
-    complete = [run.values for run in runs if run.status == COMPLETE]
+    complete = [run.values for run in runs if run.state is RunState.COMPLETE]
     names = sorted({name for values in complete for name in values} - _NOT_SHOWN)
     shared = [name for name in names if len({str(values.get(name)) for values in complete}) == 1]
     shared = [name for name in shared if complete[0].get(name) not in (None, "", [])]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tests.utils.report.rig import counts
 from utils.launch.engine import LocalEngine
-from utils.launch.plan import COMPLETE, NEW, Where
+from utils.launch.plan import Where
 from utils.launch.scheduler import Limits, Scheduler
 from utils.records.record import Record
+from utils.records.state import RunState
 
 CONFIG = {"values": {"nl": "BN", "seed": 0}, "command": []}
 RESULT = {"counts": counts([50, 50]), "untrained": None, "anytime": []}
@@ -20,7 +21,7 @@ class FakeJob:
     record: Record
 
     def state(self):
-        return COMPLETE if self.record.complete else NEW
+        return RunState.COMPLETE if self.record.complete else RunState.NOT_RUN
 
 
 @dataclass(frozen=True, eq=False)

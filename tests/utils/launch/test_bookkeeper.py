@@ -7,8 +7,8 @@ import pytest
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.plan import Where
 from utils.launch.presence import present
-from utils.launch.scheduler import Outcome
 from utils.records.ledger import Ledger
+from utils.records.state import RunState
 
 
 @dataclass
@@ -38,20 +38,20 @@ def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, b
     assert runs["two"].values == {"nl": "BN"}
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("outcome", RunState)
 def test_ends_of_which_no_record_tells_are_noted(tmp_path, books, outcome):
     books.plan([FakeJob("one")])
     books.note(FakeJob("one"), outcome, "boom")
     noted = Ledger(tmp_path / "group").read()["one"]
-    is_noted = outcome in (Outcome.FAILED, Outcome.STOPPED)
-    assert (noted.outcome, noted.reason) == ((outcome.value, "boom") if is_noted else ("", ""))
+    is_noted = outcome in (RunState.FAILED, RunState.STOPPED)
+    assert (noted.outcome, noted.reason) == ((outcome.value, "boom") if is_noted else (None, ""))
 
 
 def test_a_disk_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, books, said):
     (tmp_path / "group").write_text("a file")
     books.plan([FakeJob("one")])
     books.add([FakeJob("two")])
-    books.note(FakeJob("one"), Outcome.FAILED, "boom")
+    books.note(FakeJob("one"), RunState.FAILED, "boom")
     assert len(said) == 1
     assert "the runs go on" in said[0]
 

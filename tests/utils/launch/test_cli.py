@@ -16,7 +16,7 @@ from utils.records.record import Record
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path / "results")]) == 0
     shown = capsys.readouterr().out
-    assert "24 runs: 24 new" in shown
+    assert "24 runs: 24 not run" in shown
     assert shown.count("python utils/main.py --model") == 24
     assert not (tmp_path / "results").exists()
 
@@ -25,7 +25,7 @@ def test_plan_for_programs(tmp_path, capsys):
     assert main(["--preset", "demo", "--json", "--num_seeds", "1", "--results_dir", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["asked"], plan["runs"], plan["merged"]) == (12, 12, 0)
-    assert {job["state"] for job in plan["jobs"]} == {"new"}
+    assert {job["state"] for job in plan["jobs"]} == {"not run"}
     assert plan["jobs"][0]["command"][0] == "utils/main.py"
 
 

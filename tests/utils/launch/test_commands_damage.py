@@ -137,7 +137,7 @@ def test_records_of_another_version_fail_alone_and_are_left_as_they_are(plan, tm
     before = {path: path.read_bytes() for record in old for path in record.folder.iterdir()}
     assert main([*words, "-y"]) == 1
     shown = capsys.readouterr().out
-    assert "6 runs: 5 other version, 1 new\n" in shown
+    assert "6 runs: 5 other version, 1 not run\n" in shown
     assert shown.count(f"{old[0].config_path} has schema 99, this version reads 1; choose another --results_dir") == 2
     assert "1 of 6 runs complete" in shown
     assert new.complete

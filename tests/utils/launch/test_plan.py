@@ -8,7 +8,8 @@ from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import COMPLETE, DAMAGED, NEW, OTHER_VERSION, STARTED, Where, make_plan, state_of
+from utils.launch.plan import Where, make_plan, state_of
+from utils.records.state import RunState
 
 
 @pytest.fixture
@@ -160,15 +161,15 @@ def test_plugins_are_known_to_the_plan(plan, tmp_path):
 
 def test_state_of_a_job_is_what_the_disk_says(plan):
     job = plan("demo").jobs[0]
-    assert job.state() == NEW
+    assert job.state() == RunState.NOT_RUN
     job.record.open()
     job.record.checkpoint_path.touch()
-    assert job.state() == STARTED
+    assert job.state() == RunState.STARTED
     job.record.write_config(CONFIG)
     job.record.write_result(RESULT)
-    assert job.state() == COMPLETE
+    assert job.state() == RunState.COMPLETE
     job.record.result_path.write_text("{", encoding="utf-8")
-    assert job.state() == DAMAGED
+    assert job.state() == RunState.DAMAGED
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,11 @@ def test_records_of_another_schema_are_told_from_damaged_ones(plan):
     for each, text in ((job, "{"), (other, '{"schema": 99}')):
         each.record.folder.mkdir(parents=True)
         each.record.config_path.write_text(text)
-    assert [each.state() for each in plan("demo").jobs[:3]] == [NEW, OTHER_VERSION, NEW]
+    assert [each.state() for each in plan("demo").jobs[:3]] == [
+        RunState.NOT_RUN,
+        RunState.OTHER_VERSION,
+        RunState.NOT_RUN,
+    ]
     assert "has schema 99, this version reads 1; choose another --results_dir" in state_of(other.record)[1]
 
 

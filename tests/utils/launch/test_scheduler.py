@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.utils.launch.rig import SilentBooks, job, num_starts, scheduler
-from utils.launch.scheduler import Outcome
+from utils.records.state import RunState
 
 
 def outcomes(progress):
@@ -16,7 +16,7 @@ def outcomes(progress):
 def test_every_job_runs_once_and_never_more_at_a_time_than_there_are_places(tmp_path):
     jobs = [job(tmp_path, f"job{number}", seconds=0.1) for number in range(7)]
     run, devices, _ = scheduler(tmp_path, jobs, number=2)
-    assert set(outcomes(run.run()).values()) == {Outcome.COMPLETE}
+    assert set(outcomes(run.run()).values()) == {RunState.COMPLETE}
     assert [num_starts(each) for each in jobs] == [1] * 7
     assert (devices.most_taken, devices.free) == (2, 2)
 
@@ -32,21 +32,21 @@ def test_complete_ones_are_not_started(tmp_path):
     jobs = [job(tmp_path, "one"), job(tmp_path, "two")]
     scheduler(tmp_path, jobs)[0].run()
     progress = scheduler(tmp_path, jobs)[0].run()
-    assert set(outcomes(progress).values()) == {Outcome.COMPLETE}
+    assert set(outcomes(progress).values()) == {RunState.COMPLETE}
     assert [num_starts(each) for each in jobs] == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("codes", "outcome", "starts"),
     [
-        ("7,0", Outcome.COMPLETE, 2),
-        ("7", Outcome.FAILED, 3),
-        ("2", Outcome.FAILED, 1),
-        ("3", Outcome.DIVERGED, 1),
-        ("4,4,0", Outcome.COMPLETE, 3),
-        ("4", Outcome.FAILED, 4),
-        ("5", Outcome.FAILED, 1),
-        ("6,6,0", Outcome.COMPLETE, 3),
+        ("7,0", RunState.COMPLETE, 2),
+        ("7", RunState.FAILED, 3),
+        ("2", RunState.FAILED, 1),
+        ("3", RunState.DIVERGED, 1),
+        ("4,4,0", RunState.COMPLETE, 3),
+        ("4", RunState.FAILED, 4),
+        ("5", RunState.FAILED, 1),
+        ("6,6,0", RunState.COMPLETE, 3),
     ],
 )
 def test_exit_codes_are_read(tmp_path, codes, outcome, starts):
@@ -61,15 +61,15 @@ def test_exit_codes_are_read(tmp_path, codes, outcome, starts):
 def test_a_failing_run_does_not_stop_the_others_and_shows_its_last_line(tmp_path):
     jobs = [job(tmp_path, "bad", codes=2, message="give --lr"), job(tmp_path, "good")]
     run, _, view = scheduler(tmp_path, jobs)
-    assert outcomes(run.run()) == {"bad": Outcome.FAILED, "good": Outcome.COMPLETE}
-    assert ("bad", Outcome.FAILED, "give --lr") in view.ends
+    assert outcomes(run.run()) == {"bad": RunState.FAILED, "good": RunState.COMPLETE}
+    assert ("bad", RunState.FAILED, "give --lr") in view.ends
 
 
 def test_a_run_that_claims_to_be_complete_without_a_result_has_crashed(tmp_path, monkeypatch):
     each = job(tmp_path, "job")
     run, _, _ = scheduler(tmp_path, [each])
     monkeypatch.setattr(type(each.record), "complete", property(lambda self: False))
-    assert outcomes(run.run()) == {"job": Outcome.FAILED}
+    assert outcomes(run.run()) == {"job": RunState.FAILED}
 
 
 def test_stops_early_when_the_first_runs_all_fail_the_same_way(tmp_path):
@@ -94,7 +94,7 @@ def test_crashes_stop_a_grid_early_too_whatever_was_complete_before(tmp_path, do
 def test_diverged_runs_never_stop_the_grid(tmp_path):
     jobs = [job(tmp_path, f"job{number}", codes=3) for number in range(6)]
     progress = scheduler(tmp_path, jobs)[0].run()
-    assert progress.count(Outcome.DIVERGED) == 6
+    assert progress.count(RunState.DIVERGED) == 6
 
 
 def test_hanging_run_is_ended_after_the_timeout(tmp_path):
@@ -102,7 +102,7 @@ def test_hanging_run_is_ended_after_the_timeout(tmp_path):
     started = time.monotonic()
     progress = scheduler(tmp_path, jobs, timeout=2.0, crashes=1)[0].run()
     assert time.monotonic() - started < 30
-    assert outcomes(progress) == {"hangs": Outcome.FAILED, "good": Outcome.COMPLETE}
+    assert outcomes(progress) == {"hangs": RunState.FAILED, "good": RunState.COMPLETE}
     assert "--timeout" in progress.outcomes["hangs"][1]
 
 
@@ -113,9 +113,9 @@ def test_plan_what_follows_and_every_end_are_written_down(tmp_path):
     scheduler(tmp_path, jobs, number=1, books=books, follow=lambda each: following.get(each.name, ()))[0].run()
     assert (books.planned, books.added) == (["good", "bad"], ["more"])
     assert books.notes == [
-        ("good", Outcome.COMPLETE, ""),
-        ("bad", Outcome.FAILED, "give --lr"),
-        ("more", Outcome.COMPLETE, ""),
+        ("good", RunState.COMPLETE, ""),
+        ("bad", RunState.FAILED, "give --lr"),
+        ("more", RunState.COMPLETE, ""),
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_signal_stops_the_children_and_starts_nothing_more(tmp_path):
     progress = run.run()
     assert time.monotonic() - started < 15
     assert run.stopped_by == signal.SIGTERM
-    assert progress.count(Outcome.STOPPED) == 2
+    assert progress.count(RunState.STOPPED) == 2
     assert progress.num_waiting == 2
     assert devices.free == 2
 

@@ -9,9 +9,8 @@ import time
 import pytest
 
 from tests.utils.launch.rig import FakeJob, job, num_starts, scheduler
-from utils.launch.plan import DAMAGED
-from utils.launch.scheduler import Outcome
 from utils.records.record import Record
+from utils.records.state import RunState
 
 
 def outcomes(progress):
@@ -21,7 +20,7 @@ def outcomes(progress):
 def test_a_full_disk_of_one_run_is_not_tried_again_and_the_others_go_on(tmp_path):
     jobs = [job(tmp_path, "first"), job(tmp_path, "full", codes=5, message="No space left"), job(tmp_path, "last")]
     progress = scheduler(tmp_path, jobs, number=1)[0].run()
-    assert outcomes(progress) == {"first": Outcome.COMPLETE, "full": Outcome.FAILED, "last": Outcome.COMPLETE}
+    assert outcomes(progress) == {"first": RunState.COMPLETE, "full": RunState.FAILED, "last": RunState.COMPLETE}
     assert progress.outcomes["full"][1] == "No space left"
     assert num_starts(jobs[1]) == 1
 
@@ -31,11 +30,11 @@ def test_logs_that_cannot_be_written_any_more_stop_no_run(tmp_path, capsys):
     run, _, _ = scheduler(tmp_path, jobs, number=1)
     (tmp_path / "logs").rmdir()
     (tmp_path / "logs").write_text("a file")
-    assert set(outcomes(run.run()).values()) == {Outcome.COMPLETE}
+    assert set(outcomes(run.run()).values()) == {RunState.COMPLETE}
     assert capsys.readouterr().out.count("cannot write") == 1
 
 
-@pytest.mark.parametrize(("num_failures", "outcome"), [(2, Outcome.COMPLETE), (3, Outcome.FAILED)])
+@pytest.mark.parametrize(("num_failures", "outcome"), [(2, RunState.COMPLETE), (3, RunState.FAILED)])
 def test_a_start_that_fails_is_tried_again_a_few_times(tmp_path, num_failures, outcome):
     run, devices, view = scheduler(tmp_path, [job(tmp_path, "job")])
     start, failures = run._engine.start, []
@@ -57,7 +56,7 @@ def test_an_interpreter_that_went_away_stops_the_launcher_early(tmp_path):
     run, _, view = scheduler(tmp_path, jobs, crashes=1)
     run._engine._interpreter = "/nowhere/python"
     progress = run.run()
-    assert progress.count(Outcome.FAILED) == 3
+    assert progress.count(RunState.FAILED) == 3
     assert any("failed in the same way" in line and "/nowhere/python" in line for line in view.lines)
 
 
@@ -68,7 +67,7 @@ def test_a_folder_that_another_process_writes_is_left_alone_until_it_is_free(tmp
     run, devices, _ = scheduler(tmp_path, [held, free])
     seen = []
     threading.Timer(1.5, lambda: (seen.append((num_starts(held), free.record.complete)), holder.close())).start()
-    assert outcomes(run.run()) == {"held": Outcome.COMPLETE, "free": Outcome.COMPLETE}
+    assert outcomes(run.run()) == {"held": RunState.COMPLETE, "free": RunState.COMPLETE}
     assert seen == [(0, True)]
     assert num_starts(held) == 1
     assert devices.free == 2
@@ -79,7 +78,7 @@ def test_a_run_that_another_process_completes_is_not_started(tmp_path):
     holder = Record(held.record.folder).open()
     run, _, _ = scheduler(tmp_path, [held])
     threading.Timer(0.5, lambda: (holder.write_result({}), holder.close())).start()
-    assert outcomes(run.run()) == {"held": Outcome.COMPLETE}
+    assert outcomes(run.run()) == {"held": RunState.COMPLETE}
     assert num_starts(held) == 0
 
 
@@ -89,7 +88,7 @@ def test_a_run_that_hears_no_sigterm_is_ended_after_the_grace(tmp_path):
     started = time.monotonic()
     progress = run.run()
     assert time.monotonic() - started < 20
-    assert progress.outcomes == {"deaf": (Outcome.STOPPED, "it was ended at once")}
+    assert progress.outcomes == {"deaf": (RunState.STOPPED, "it was ended at once")}
     assert devices.free == 2
 
 
@@ -98,7 +97,7 @@ def test_a_second_signal_does_not_wait_for_the_grace(tmp_path):
     for seconds in (1.5, 2.0):
         threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
-    assert run.run().count(Outcome.STOPPED) == 1
+    assert run.run().count(RunState.STOPPED) == 1
     assert time.monotonic() - started < 20
     assert run.stopped_by == signal.SIGINT
 
@@ -117,7 +116,7 @@ def test_a_run_that_is_slow_saves_its_state_and_is_not_tried_again(tmp_path):
     started = time.monotonic()
     (outcome, reason) = run.run().outcomes["slow"]
     assert time.monotonic() - started < 30
-    assert outcome is Outcome.FAILED
+    assert outcome is RunState.FAILED
     assert reason == "it took longer than --timeout 1.5 s; the same command goes on from its saved state"
     assert (num_starts(slow), devices.free) == (1, 2)
 
@@ -125,7 +124,7 @@ def test_a_run_that_is_slow_saves_its_state_and_is_not_tried_again(tmp_path):
 def test_a_stop_that_comes_while_a_slow_run_saves_its_state_is_a_stop(tmp_path):
     run, _, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=1.5)
     threading.Timer(1.8, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    assert run.run().outcomes == {"deaf": (Outcome.STOPPED, "it was ended at once")}
+    assert run.run().outcomes == {"deaf": (RunState.STOPPED, "it was ended at once")}
 
 
 def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path):
@@ -135,7 +134,7 @@ def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path)
     run, devices, view = scheduler(tmp_path, [job(tmp_path, "job")])
     run._engine._interpreter = str(program)
     outcome, reason = run.run().outcomes["job"]
-    assert outcome is Outcome.FAILED
+    assert outcome is RunState.FAILED
     assert reason.startswith("cannot be started: ")
     assert view.lines == [f"job cannot be started ([Errno 8] Exec format error: {str(program)!r}): tried again"]
     assert devices.free == 2
@@ -147,16 +146,16 @@ def test_a_stopped_run_says_that_its_state_is_saved_only_if_there_is_one(tmp_pat
     run, _, _ = scheduler(tmp_path, [stopped])
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     reason = "its state is saved" if saves else "it was stopped before there was a state to save"
-    assert run.run().outcomes == {"stopped": (Outcome.STOPPED, reason)}
+    assert run.run().outcomes == {"stopped": (RunState.STOPPED, reason)}
 
 
 @pytest.mark.parametrize(
     ("codes", "outcome", "starts", "lowered"),
     [
-        ("-9,0", Outcome.COMPLETE, 2, 1),
-        ("-9,4,7,0", Outcome.COMPLETE, 4, 2),
-        ("-9", Outcome.FAILED, 4, 3),
-        ("-15", Outcome.FAILED, 3, 0),
+        ("-9,0", RunState.COMPLETE, 2, 1),
+        ("-9,4,7,0", RunState.COMPLETE, 4, 2),
+        ("-9", RunState.FAILED, 4, 3),
+        ("-15", RunState.FAILED, 3, 0),
     ],
 )
 def test_a_run_that_the_system_has_ended_is_taken_for_one_out_of_memory(tmp_path, codes, outcome, starts, lowered):
@@ -178,7 +177,7 @@ def test_a_run_that_the_launcher_has_ended_is_not_taken_for_one_out_of_memory(tm
     run, devices, _ = scheduler(
         tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=0.5, crashes=1
     )
-    assert outcomes(run.run()) == {"deaf": Outcome.FAILED}
+    assert outcomes(run.run()) == {"deaf": RunState.FAILED}
     assert devices.lowered == 0
 
 
@@ -187,7 +186,7 @@ class DamagedJob(FakeJob):
 
     def state(self):
         is_damaged = self.record.complete and "metrics" not in self.record.read_result()
-        return DAMAGED if is_damaged else super().state()
+        return RunState.DAMAGED if is_damaged else super().state()
 
 
 def test_a_damaged_record_that_a_process_holds_is_left_alone(tmp_path):
@@ -197,6 +196,6 @@ def test_a_damaged_record_that_a_process_holds_is_left_alone(tmp_path):
     run, _, _ = scheduler(tmp_path, [each])
     seen = []
     threading.Timer(1.0, lambda: (seen.append(num_starts(each)), holder.close())).start()
-    assert outcomes(run.run()) == {"job": Outcome.COMPLETE}
+    assert outcomes(run.run()) == {"job": RunState.COMPLETE}
     assert seen == [0]
     assert sorted(path.name for path in each.record.folder.parent.iterdir()) == ["job", "job.damaged-1"]

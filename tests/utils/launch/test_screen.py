@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from utils.launch.scheduler import Outcome, Progress
+from utils.launch.scheduler import Progress
 from utils.launch.screen import clock, draw, shorten_name
+from utils.records.state import RunState
 
 LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 
@@ -23,7 +24,7 @@ def picture(progress, width=100, height=30, told="task 12, step 3400, loss 1.234
 
 
 def under_way(num_running, num_places=2, **outcomes):
-    over = {f"{name}{number}": (Outcome[name.upper()], "why") for name, n in outcomes.items() for number in range(n)}
+    over = {f"{name}{number}": (RunState[name.upper()], "why") for name, n in outcomes.items() for number in range(n)}
     running = {LONG.format(seed): child(LONG.format(seed), f"GPU {seed % num_places}") for seed in range(num_running)}
     return Progress(200, running, over)
 
@@ -96,7 +97,7 @@ def test_the_last_failures_say_why():
 
 
 def test_hostile_text_is_shown_as_it_is():
-    progress = Progress(2, {"[red]x": child("[red]x", "[bold]")}, {"[/]": (Outcome.FAILED, "[link=a]b")})
+    progress = Progress(2, {"[red]x": child("[red]x", "[bold]")}, {"[/]": (RunState.FAILED, "[link=a]b")})
     lines = picture(progress, told="[blink]")
     assert "[red]x" in lines[3]
     assert "[blink]" in lines[3]

@@ -17,10 +17,11 @@ from utils.launch.data import Data
 from utils.launch.engine import Child
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
-from utils.launch.scheduler import Limits, Outcome, Scheduler
+from utils.launch.scheduler import Limits, Scheduler
 from utils.launch.search import Following, decided
 from utils.records.collect import collect
 from utils.records.selection import select
+from utils.records.state import RunState
 
 ON_TEST = {0.1: 90, 0.4: 60, 1.0: 50}
 HELD_OUT = {0.1: 30, 0.4: 80, 1.0: 70}
@@ -114,7 +115,7 @@ def no_data(monkeypatch):
 def test_every_run_is_made_once_and_the_best_setting_stands_in_the_table(tmp_path, typed, num_starts, setting, seeds):
     study = Study(tmp_path, **typed)
     progress = study.launch()
-    assert progress.count(Outcome.COMPLETE) == progress.num_jobs == num_starts
+    assert progress.count(RunState.COMPLETE) == progress.num_jobs == num_starts
     assert len(study.starts) == len(set(study.starts)) == num_starts
     cell = study.cell()
     assert (cell.setting, cell.num_settings, cell.reason) == ({"kappa": setting}, 3, "")
@@ -141,7 +142,7 @@ def test_a_second_launcher_on_a_finished_plan_starts_nothing(tmp_path):
     starts = list(study.starts)
     progress = study.launch()
     assert study.starts == starts
-    assert progress.count(Outcome.COMPLETE) == len(starts)
+    assert progress.count(RunState.COMPLETE) == len(starts)
 
 
 def test_runs_of_an_oracle_serve_a_search_by_validation(tmp_path):
@@ -210,7 +211,7 @@ def test_what_is_decided_is_told_from_the_disk(tmp_path):
     plan = study.plan()
     ((search, index),) = decided(plan.searches).items()
     assert search.settings[index] == "kappa 0.4"
-    assert [job.state() for job in search.finals(index)] == ["new", "new"]
+    assert [job.state() for job in search.finals(index)] == ["not run", "not run"]
 
 
 def test_a_result_of_the_search_that_cannot_be_read_is_waited_for(tmp_path):

@@ -2,8 +2,9 @@ import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
 from utils.launch.cli import main
-from utils.records.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.records.ledger import Ledger, Planned
 from utils.records.record import Record
+from utils.records.state import RunState
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def ledger(tmp_path):
     runs = {name: Planned({}, ()) for name in ("complete", "failed", "stopped", "later", "again")}
     ledger = Ledger(tmp_path / "group")
     ledger.plan(runs)
-    ledger.note("failed", FAILED, "give --lr")
-    ledger.note("stopped", STOPPED, "its state is saved")
-    ledger.note("again", FAILED, "boom")
+    ledger.note("failed", RunState.FAILED, "give --lr")
+    ledger.note("stopped", RunState.STOPPED, "its state is saved")
+    ledger.note("again", RunState.FAILED, "boom")
     for name in ("complete", "stopped", "again"):
         record = Record(tmp_path / "group" / name).open()
         record.write_config(CONFIG)

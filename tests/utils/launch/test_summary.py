@@ -72,7 +72,7 @@ def test_epochs_and_buffer_sizes_are_axes_too(summarise):
 
 
 def test_one_run_is_no_runs(summarise):
-    assert summarise(methods=("BN",), seeds=(0,)).lines()[0] == "1 run: 1 new"
+    assert summarise(methods=("BN",), seeds=(0,)).lines()[0] == "1 run: 1 not run"
 
 
 def test_a_plan_is_over_when_the_runs_that_follow_are(summarise, monkeypatch):
@@ -106,10 +106,10 @@ def test_what_is_known_of_the_best_is_listed_exactly(summarise, monkeypatch):
         (0.4, 0.0, 1),
     ]
     finish(summary.following[0])
-    assert line(summary, "then:") == "then: 2 runs of the best settings, 2 of them known: 1 complete, 1 new"
+    assert line(summary, "then:") == "then: 2 runs of the best settings, 2 of them known: 1 complete, 1 not run"
     assert line(summary, "seq-digits-er-200-AdaB2N-1ep:").endswith("kappa 0.4")
     commands = summary.commands()[-2:]
-    for command, state, job in zip(commands, ("complete", "new"), summary.following, strict=True):
+    for command, state, job in zip(commands, ("complete", "not run"), summary.following, strict=True):
         assert command.startswith(f"{state:9} python utils/main.py {' '.join(job.words)} --group group ")
     told = summary.for_programs()
     assert (told["runs"], told["following"], len(told["following_jobs"])) == (5, 2, 2)

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, collect
-from utils.records.ledger import FAILED, Ledger, Planned
+from utils.records.collect import collect
+from utils.records.ledger import Ledger, Planned
+from utils.records.state import RunState
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
 COUNTS = {"class_il": [[5, None], [2, 4]], "task_il": [[5, None], [5, 6]], "total": [[10, None], [10, 10]]}
@@ -29,14 +30,14 @@ def write(tmp_path):
 
 def test_metrics_are_computed_from_the_counts(write):
     run = write(config=CONFIG, result={**RESULT, "metrics": {"class_il": {"A_f": 99.0}}})
-    assert run.status == COMPLETE
+    assert run.state == RunState.COMPLETE
     assert run.metrics["class_il"]["A_f"] == pytest.approx(30.0)
     assert run.metrics["task_il"]["A_f"] == pytest.approx(55.0)
 
 
 def test_started_and_diverged_runs_are_told_apart(write):
-    assert write(config=CONFIG).status == INCOMPLETE
-    assert write(config=CONFIG, failure={"schema": 1, "kind": "diverged"}).status == DIVERGED
+    assert write(config=CONFIG).state == RunState.STARTED
+    assert write(config=CONFIG, failure={"schema": 1, "kind": "diverged"}).state == RunState.DIVERGED
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_started_and_diverged_runs_are_told_apart(write):
 )
 def test_damage_is_a_status_and_never_an_exception(write, damage):
     run = write(**{"config": CONFIG, "result": RESULT, **damage})
-    assert run.status == DAMAGED
+    assert run.state == RunState.DAMAGED
     assert "run" in run.reason
 
 
@@ -97,22 +98,22 @@ PLANNED = Planned({"nl": "TBBN", "seed": 1, "dataset": "d"}, ("python", "utils/m
 def test_a_planned_run_without_a_record_says_what_became_of_it(tmp_path):
     ledger = Ledger(tmp_path / "group")
     ledger.plan({"a": PLANNED, "b": PLANNED})
-    ledger.note("b", FAILED, "give --lr")
+    ledger.note("b", RunState.FAILED, "give --lr")
     first, second = collect(tmp_path, "group")
-    assert (first.status, first.reason, second.reason) == (NOT_RUN, "not run", "failed: give --lr")
+    assert (first.state, first.reason, second.reason) == (RunState.NOT_RUN, "not run", "failed: give --lr")
     assert (first.values, first.command) == (PLANNED.values, PLANNED.command)
 
 
 def test_a_record_tells_more_than_the_plan(tmp_path, write):
     ledger = Ledger(tmp_path / "group")
     ledger.plan({"run": PLANNED})
-    ledger.note("run", FAILED, "it took too long")
+    ledger.note("run", RunState.FAILED, "it took too long")
     assert write(config=CONFIG).reason == "failed: it took too long"
     assert write(config=CONFIG).values == CONFIG["values"]
     run = write(config=CONFIG, result=RESULT)
-    assert (run.status, run.reason) == (COMPLETE, "")
+    assert (run.state, run.reason) == (RunState.COMPLETE, "")
     run = write(config="{")
-    assert (run.status, run.values) == (DAMAGED, PLANNED.values)
+    assert (run.state, run.values) == (RunState.DAMAGED, PLANNED.values)
 
 
 @pytest.mark.parametrize("values", [{"nl": "BN"}, {"nl": 5, "seed": 0}, {"nl": "BN", "seed": 0, "lr": [[1]]}])
@@ -121,7 +122,7 @@ def test_a_damaged_plan_is_told_and_hides_no_record(tmp_path, values):
     (tmp_path / "group" / "run" / "config.json").write_text(json.dumps(CONFIG))
     Ledger(tmp_path / "group").plan({"other": Planned(values, ())})
     run, plan = collect(tmp_path, "group")
-    assert (run.status, plan.status, plan.values) == (INCOMPLETE, DAMAGED, {})
+    assert (run.state, plan.state, plan.values) == (RunState.STARTED, RunState.DAMAGED, {})
     assert "plan.json is damaged" in plan.reason
 
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from utils.errors import DiskError
-from utils.records.ledger import FAILED, STOPPED, Ledger, Planned
+from utils.records.ledger import Ledger, Planned
 from utils.records.record import DamagedRecord
+from utils.records.state import RunState
 
 BN = Planned({"nl": "BN", "seed": 0, "lr": 0.1}, ("python", "utils/main.py", "--nl", "BN"))
 LN = Planned({"nl": "LN", "seed": 0, "lr": 0.1, "milestones": [1, 2]}, ("python", "utils/main.py", "--nl", "LN"))
@@ -33,20 +34,20 @@ def test_what_all_runs_share_is_written_once(ledger):
 
 def test_the_latest_outcome_counts(ledger):
     ledger.plan({"one": BN, "two": LN})
-    ledger.note("one", STOPPED, "its state is saved")
-    ledger.note("one", FAILED, "no such file: ä\n")
-    ledger.note("unknown", FAILED, "x")
-    assert (ledger.read()["one"].outcome, ledger.read()["one"].reason) == (FAILED, "no such file: ä\n")
+    ledger.note("one", RunState.STOPPED, "its state is saved")
+    ledger.note("one", RunState.FAILED, "no such file: ä\n")
+    ledger.note("unknown", RunState.FAILED, "x")
+    assert (ledger.read()["one"].outcome, ledger.read()["one"].reason) == (RunState.FAILED, "no such file: ä\n")
     assert ledger.read()["two"] == LN
 
 
 def test_a_new_plan_takes_the_place_of_the_former_one_but_for_runs_that_have_begun(ledger):
     ledger.plan({"failed": BN, "mistyped": BN, "never begun": BN})
-    ledger.note("failed", FAILED, "boom")
-    ledger.note("mistyped", FAILED, "give --lr")
+    ledger.note("failed", RunState.FAILED, "boom")
+    ledger.note("mistyped", RunState.FAILED, "give --lr")
     (ledger.plan_path.parent / "failed").mkdir()
     ledger.plan({"new": LN})
-    assert {name: run.outcome for name, run in ledger.read().items()} == {"failed": FAILED, "new": ""}
+    assert {name: run.outcome for name, run in ledger.read().items()} == {"failed": RunState.FAILED, "new": None}
 
 
 def test_a_plan_beside_another_one_takes_nothing_away(ledger):
@@ -95,10 +96,10 @@ def test_a_damaged_plan_is_told_and_written_anew(ledger, damage):
 @pytest.mark.parametrize("line", ['{"run": "one", "outc', "5", "[]", "\x00\x00", '{"run": "one"}', "[" * 10_000])
 def test_a_note_that_a_crash_has_cut_hides_no_other(ledger, line):
     ledger.plan({"one": BN, "two": BN})
-    ledger.note("one", FAILED, "boom")
+    ledger.note("one", RunState.FAILED, "boom")
     with ledger.outcomes_path.open("a") as file:
         file.write(f"\n{line}")
-    ledger.note("two", FAILED, "bang")
+    ledger.note("two", RunState.FAILED, "bang")
     assert [run.reason for run in ledger.read().values()] == ["boom", "bang"]
 
 

@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from utils.records.collect import COMPLETE, DAMAGED, DIVERGED, INCOMPLETE, NOT_RUN, Run
+from utils.records.collect import Run
 from utils.records.selection import COLUMN as COLUMN_NAMES
 from utils.records.selection import best_setting, select
+from utils.records.state import RunState
 
 COLUMN = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "validation": 0.0}
 
 
-def run(norm, seed, final=None, status=COMPLETE, **values):
+def run(norm, seed, final=None, state=RunState.COMPLETE, **values):
     metrics = {"class_il": {"A_f": final}, "task_il": {"A_f": final}} if final is not None else None
-    reason = "" if status == COMPLETE else status
-    return Run(Path("x"), {**COLUMN, "nl": norm, "seed": seed, **values}, status, reason, metrics)
+    reason = "" if state is RunState.COMPLETE else str(state)
+    return Run(Path("x"), {**COLUMN, "nl": norm, "seed": seed, **values}, state, reason, metrics)
 
 
 def only(cells, norm):
@@ -23,7 +24,11 @@ def only(cells, norm):
 
 def test_best_mean_over_seeds_wins_and_all_settings_are_counted():
     runs = [run("A", 0, 90.0, kappa=0.1), run("A", 1, 10.0, kappa=0.1)]
-    runs += [run("A", 0, 60.0, kappa=0.4), run("A", 1, 62.0, kappa=0.4), run("A", 0, status=DIVERGED, kappa=0.7)]
+    runs += [
+        run("A", 0, 60.0, kappa=0.4),
+        run("A", 1, 62.0, kappa=0.4),
+        run("A", 0, state=RunState.DIVERGED, kappa=0.7),
+    ]
     cell = only(select(runs), "A")
     assert cell.setting == {"kappa": 0.4}
     assert cell.num_settings == 3
@@ -37,21 +42,21 @@ def test_where_it_ran_is_no_setting():
 
 
 def test_missing_seeds_are_told():
-    cell = only(select([run("A", 0, 50.0), run("A", 1, status=INCOMPLETE)]), "A")
-    assert cell.reason == "1 of 2 seeds complete: seed 1 incomplete"
-    assert only(select([run("A", 0, status=DIVERGED)]), "A").reason == "seed 0 diverged"
+    cell = only(select([run("A", 0, 50.0), run("A", 1, state=RunState.STARTED)]), "A")
+    assert cell.reason == "1 of 2 seeds complete: seed 1 started"
+    assert only(select([run("A", 0, state=RunState.DIVERGED)]), "A").reason == "seed 0 diverged"
 
 
 def test_seeds_that_are_missing_for_one_reason_are_told_together():
-    runs = [run("A", seed, status=INCOMPLETE) for seed in (2, 0, 1)]
-    assert only(select(runs), "A").reason == "seeds 0, 1, 2 incomplete"
-    runs += [run("A", 3, status=DIVERGED), run("A", 4, 50.0)]
-    reason = "1 of 5 seeds complete: seeds 0, 1, 2 incomplete; seed 3 diverged"
+    runs = [run("A", seed, state=RunState.STARTED) for seed in (2, 0, 1)]
+    assert only(select(runs), "A").reason == "seeds 0, 1, 2 started"
+    runs += [run("A", 3, state=RunState.DIVERGED), run("A", 4, 50.0)]
+    reason = "1 of 5 seeds complete: seeds 0, 1, 2 started; seed 3 diverged"
     assert only(select(runs), "A").reason == reason
 
 
 def test_a_search_on_test_data_that_is_not_over_is_told():
-    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, status=INCOMPLETE, kappa=0.4)]
+    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, state=RunState.STARTED, kappa=0.4)]
     cell = only(select(runs), "A")
     assert (cell.setting, cell.num_settings) == ({"kappa": 0.1}, 2)
     assert cell.reason == "search: 1 of 2 runs complete"
@@ -79,9 +84,9 @@ def test_one_setting_is_no_selection():
 
 def best(**settings):
     """The best of settings given as lists of final accuracies by seed; `None` is a diverged run, `...` an open one."""
-    kinds = {None: (None, DIVERGED), ...: (None, INCOMPLETE)}
+    kinds = {None: (None, RunState.DIVERGED), ...: (None, RunState.STARTED)}
     made = {
-        name: [run("A", seed, *kinds.get(final, (final, COMPLETE))) for seed, final in enumerate(finals)]
+        name: [run("A", seed, *kinds.get(final, (final, RunState.COMPLETE))) for seed, final in enumerate(finals)]
         for name, finals in settings.items()
     }
     return best_setting(made)
@@ -109,8 +114,8 @@ def test_rule_of_the_choice(settings, expected):
 # -- A search on held-out data ----------------------------------------------------------------------------------------
 
 
-def held_out(seed, final=None, status=COMPLETE, **values):
-    return run("A", seed, final, status, validation=0.1, **values)
+def held_out(seed, final=None, state=RunState.COMPLETE, **values):
+    return run("A", seed, final, state, validation=0.1, **values)
 
 
 def searched(*runs):
@@ -139,13 +144,13 @@ def test_what_is_better_on_the_test_data_does_not_matter_once_there_is_a_search(
 
 
 def test_diverged_settings_of_a_search_count_as_tried():
-    runs = [*SEARCH, held_out(0, status=DIVERGED, kappa=0.7), run("A", 0, 60.0, kappa=0.4)]
+    runs = [*SEARCH, held_out(0, state=RunState.DIVERGED, kappa=0.7), run("A", 0, 60.0, kappa=0.4)]
     cell = searched(*runs)
     assert (cell.num_settings, cell.reason) == (3, "")
 
 
 def test_no_figure_while_the_search_is_under_way():
-    cell = searched(*SEARCH[:3], held_out(1, status=INCOMPLETE, kappa=0.4))
+    cell = searched(*SEARCH[:3], held_out(1, state=RunState.STARTED, kappa=0.4))
     assert (cell.runs, cell.setting, cell.selection) == ({}, {}, "validation")
     assert cell.reason == "search: 3 of 4 runs complete"
 
@@ -156,11 +161,11 @@ def test_runs_that_were_not_begun_count_where_others_of_the_seed_were():
 
 def test_figures_of_an_earlier_oracle_are_no_figures_of_a_search_under_way():
     oracle = (run("A", 0, 70.0, kappa=0.1), run("A", 0, 60.0, kappa=0.4))
-    assert searched(*oracle, *SEARCH[:3], held_out(1, status=INCOMPLETE, kappa=0.4)).runs == {}
+    assert searched(*oracle, *SEARCH[:3], held_out(1, state=RunState.STARTED, kappa=0.4)).runs == {}
 
 
 def test_a_run_of_the_search_that_failed_for_good_does_not_hide_the_chosen_one():
-    cell = searched(*SEARCH, held_out(0, status=INCOMPLETE, kappa=0.7), run("A", 0, 60.0, kappa=0.4))
+    cell = searched(*SEARCH, held_out(0, state=RunState.STARTED, kappa=0.7), run("A", 0, 60.0, kappa=0.4))
     assert cell.values("class_il", "A_f") == {0: 60.0}
     assert cell.reason == "search: 4 of 6 runs complete"
 
@@ -169,12 +174,12 @@ def test_a_search_that_is_over_names_what_was_not_run_on_all_data_yet():
     cell = searched(*SEARCH)
     assert cell.runs == {}
     assert cell.reason == "search: 4 of 4 runs complete, the best so far (kappa 0.4) not yet run on all data"
-    cell = searched(*SEARCH, run("A", 0, 60.0, kappa=0.4), run("A", 1, status=INCOMPLETE, kappa=0.4))
-    assert cell.reason == "1 of 2 seeds complete: seed 1 incomplete"
+    cell = searched(*SEARCH, run("A", 0, 60.0, kappa=0.4), run("A", 1, state=RunState.STARTED, kappa=0.4))
+    assert cell.reason == "1 of 2 seeds complete: seed 1 started"
 
 
 def test_a_search_without_a_complete_run_says_so():
-    runs = [held_out(0, status=DIVERGED, kappa=0.1), held_out(0, status=DAMAGED, kappa=0.4)]
+    runs = [held_out(0, state=RunState.DIVERGED, kappa=0.1), held_out(0, state=RunState.DAMAGED, kappa=0.4)]
     assert searched(*runs).reason == "search: 0 of 2 runs complete, 1 diverged, 1 damaged"
 
 
@@ -237,6 +242,6 @@ def test_a_run_of_the_search_alone_is_not_in_the_mean():
 
 
 def test_a_setting_that_no_run_has_begun_with_is_not_tried():
-    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, status=NOT_RUN, kappa=0.4)]
+    runs = [run("A", 0, 50.0, kappa=0.1), run("A", 0, state=RunState.NOT_RUN, kappa=0.4)]
     cell = only(select(runs), "A")
     assert (cell.num_settings, cell.selection, cell.reason) == (1, "", "search: 1 of 2 runs complete")

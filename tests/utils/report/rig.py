@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from utils.records.collect import COMPLETE, Run
+from utils.records.collect import Run
+from utils.records.state import RunState
 
 OFFLINE = {
     "protocol": "offline",
@@ -29,11 +30,11 @@ ONLINE = {
 }
 
 
-def run(norm, seed, class_il, task_il=None, status=COMPLETE, reason="", command=(), folder=None, **values):
+def run(norm, seed, class_il, task_il=None, state="complete", reason="", command=(), folder=None, **values):
     """A run in memory with the given metrics; `values` change those of ONLINE."""
     metrics = None if class_il is None else {"class_il": class_il, "task_il": task_il or class_il}
     named = {**ONLINE, "nl": norm, "seed": seed, **values}
-    return Run(Path(folder or f"{norm}-{seed}"), named, status, reason, metrics, tuple(command))
+    return Run(Path(folder or f"{norm}-{seed}"), named, RunState(state), reason, metrics, tuple(command))
 
 
 def counts(finals, total=100, learned=90):

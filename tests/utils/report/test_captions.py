@@ -73,7 +73,7 @@ def test_reasons_of_missing_cells():
     runs = [
         *finals("BN", 1.0),
         *finals("BN", 1.0, model="der"),
-        run("GN", 0, None, status="diverged", reason="diverged"),
+        run("GN", 0, None, state="diverged", reason="diverged"),
     ]
     table = build_table(cells_of(*runs), unreadable=["damaged record x"])
     assert sorted(gaps(table).values()) == ["not run", "seed 0 diverged"]

@@ -151,7 +151,7 @@ def test_what_exists_in_one_only_is_listed():
 
 
 def test_incomplete_cells_are_explained():
-    diverged = [run("GN", 0, None, status="diverged", reason="diverged")]
+    diverged = [run("GN", 0, None, state="diverged", reason="diverged")]
     first, other = group("a", runs_of(FIRST), diverged), group("b", runs_of(OTHER), runs_of(OTHER, "GN"))
     text = to_markdown([first, other], "A_f")
     assert lines_of(text, "| GN | Class-IL") == ["| GN | Class-IL | – | 55.17 ± 4.54 (3) | – | – |"]

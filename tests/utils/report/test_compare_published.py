@@ -109,7 +109,7 @@ def test_typed_options_are_named_but_not_the_axes(tmp_path):
     origins = {"lr": "typed", "epochs": "typed", "seed": "typed", "notes": "typed", "batch_size": "protocol online"}
     (tmp_path / "config.json").write_text(json.dumps({"schema": 1, "origins": origins}), encoding="utf-8")
     (found,) = offline("LN", [30.0], lr=0.03)
-    found = type(found)(tmp_path, found.values, found.status, "", found.metrics)
+    found = type(found)(tmp_path, found.values, found.state, "", found.metrics)
     text = text_of([found], offline("BN", [30.0]))
     assert section(text, "Options typed in place of the suite's own values") == [
         "- lr: 0.03 (seq-cifar100 ft 2000: LN)"
@@ -117,6 +117,6 @@ def test_typed_options_are_named_but_not_the_axes(tmp_path):
 
 
 def test_missing_cells_are_explained_and_left_out():
-    text = text_of(offline("BN", [35.0]), [run("GN", 0, None, status="diverged", reason="diverged", **OFFLINE)])
+    text = text_of(offline("BN", [35.0]), [run("GN", 0, None, state="diverged", reason="diverged", **OFFLINE)])
     assert section(text, "Missing") == ["- seq-cifar100 ft 2000, GN: seed 0 diverged"]
     assert not lines_of(text, "| seq-cifar100 ft 2000 | GN")

@@ -44,7 +44,7 @@ def test_csv_holds_every_table():
 
 
 def test_names_stay_inside_their_cell_in_markdown():
-    text = to_markdown(table_of(run(HOSTILE, 0, {"A_f": 1.0}), run("BN", 1, None, status="incomplete", reason=HOSTILE)))
+    text = to_markdown(table_of(run(HOSTILE, 0, {"A_f": 1.0}), run("BN", 1, None, state="started", reason=HOSTILE)))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     unescaped = [row.replace("\\|", "").count("|") for row in rows]

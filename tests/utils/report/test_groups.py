@@ -19,7 +19,7 @@ def results(tmp_path):
     ("names", "message"),
     [
         (["frst"], r"unknown group 'frst' .*Did you mean 'first'\? Known: first, first/debug, open\."),
-        (["first", "open"], "'open' has no complete run to compare .1 diverged, 1 incomplete."),
+        (["first", "open"], "'open' has no complete run to compare .1 diverged, 1 started."),
         (["empty"], "'empty' has no complete run to compare .no record."),
         (["first", "first/"], "'first' is named twice"),
     ],

@@ -49,7 +49,7 @@ def page_of(*runs, group="study", plots=None):
 def test_hostile_names_stay_text():
     values = dict.fromkeys(("dataset", "model", "notes", "backbone", "kappa"), HOSTILE)
     runs = [run(HOSTILE, seed, {"A_f": 50.0}, folder=HOSTILE, command=[HOSTILE], **values) for seed in (0, 1)]
-    runs += [run("BN", 0, None, status="damaged", reason=HOSTILE, **{**values, "kappa": "other"})]
+    runs += [run("BN", 0, None, state="damaged", reason=HOSTILE, **{**values, "kappa": "other"})]
     elements = Elements(page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": b"png"}))
     assert elements.found <= set(ALLOWED)
     assert not [name for name, _ in elements.attributes if name.startswith("on")]
@@ -82,8 +82,8 @@ def test_published_figure_stands_under_ours():
 
 
 def test_missing_cells_have_footnotes_and_lost_records_are_listed():
-    runs = [run("BN", 0, {"A_f": 50.0}), run("GN", 0, None, status="diverged", reason="diverged")]
-    lost = run("X", 0, None, status="damaged", reason="damaged record lost")
+    runs = [run("BN", 0, {"A_f": 50.0}), run("GN", 0, None, state="diverged", reason="diverged")]
+    lost = run("X", 0, None, state="damaged", reason="damaged record lost")
     lost.values.clear()
     cells = select(runs)
     page = to_html("g", [*runs, lost], cells, [build_table(cells, unreadable=[lost.reason])], {})

@@ -91,7 +91,7 @@ def test_every_figure_is_in_one_of_several_tabulars():
 def test_hostile_names_stay_text():
     names = dict.fromkeys(("dataset", "model", "buffer_mode"), HOSTILE)
     runs = [run(norm, 0, {"A_f": 1.0}, **names) for norm in (HOSTILE, "BN")]
-    text = latex_of(*runs, run("GN", 0, None, status="incomplete", reason=HOSTILE), group=HOSTILE, unreadable=[HOSTILE])
+    text = latex_of(*runs, run("GN", 0, None, state="started", reason=HOSTILE), group=HOSTILE, unreadable=[HOSTILE])
     check(text)
     assert body_of(text).count(r"\end{tabular}") == 1
     assert len(re.findall(r"\\label\{tab:[A-Za-z0-9._/-]+\}", text)) == 1

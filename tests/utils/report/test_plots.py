@@ -60,7 +60,7 @@ def test_a_layer_keeps_its_colour_whatever_stands_beside_it():
 
 def test_nothing_is_drawn_of_what_was_not_measured():
     assert make_plots({}) == {}
-    assert make_plots(select([run("BN", 0, None, status="diverged", reason="diverged")])) == {}
+    assert make_plots(select([run("BN", 0, None, state="diverged", reason="diverged")])) == {}
     joint = {"A": [None, 70.0], "A_f": 70.0, "forgetting": None}
     assert list(make_plots(select([run("BN", 0, joint)]))) == ["seq-digits er 200 accuracy"]
 

@@ -51,7 +51,7 @@ def test_star_needs_the_adjusted_p():
 
 
 def test_a_cell_without_a_figure_is_a_dash():
-    table = table_of([run("BN", 0, *final(50.0)), run("GN", 0, None, status="diverged", reason="diverged")])
+    table = table_of([run("BN", 0, *final(50.0)), run("GN", 0, None, state="diverged", reason="diverged")])
     assert class_il(table, "GN").text(PLAIN, 1) == "none"
     assert class_il(table, "GN").published_text(PLAIN) == ""
 

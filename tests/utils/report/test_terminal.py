@@ -105,7 +105,7 @@ def test_the_best_alone_is_bold():
 
 def test_missing_reasons_and_notes_are_wrapped_under_their_dash():
     reason = "the disk was full " * 8
-    runs = [*wide(1), run("LN", 0, None, status="incomplete", reason=reason.strip(), dataset="seq-cifar10", model="er")]
+    runs = [*wide(1), run("LN", 0, None, state="started", reason=reason.strip(), dataset="seq-cifar10", model="er")]
     report = InMemory(*runs)
     shown = draw(report, 60)
     below = shown[shown.index("Missing:") :]

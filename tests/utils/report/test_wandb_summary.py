@@ -61,7 +61,7 @@ def test_columns_are_in_the_projects_of_their_runs():
 
 
 def test_projects_without_a_complete_run_are_left_out():
-    cells = select([run("BN", 0, None, status="diverged", reason="diverged")])
+    cells = select([run("BN", 0, None, state="diverged", reason="diverged")])
     assert by_project(cells, None) == by_project(cells, "mine") == {}
 
 
