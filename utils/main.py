@@ -15,7 +15,7 @@ if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.config.configuration import Configuration, configure, data_root, readable_name
+from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name
 from utils.errors import (
     COMPLETE,
     OUT_OF_MEMORY,
@@ -110,8 +110,9 @@ def train(
         config.wandb_mode,
         entity=config.wandb_entity,
         project=config.wandb_project or config.dataset,
-        name=config.wandb_name or readable_name(config),
-        group=readable_name(config).removesuffix(f"-s{config.seed}"),  # a cell of a table
+        name=config.wandb_name or f"{cell_name(config)} s{config.seed}",
+        group=cell_name(config),
+        notes=config.notes or None,
         tags=[config.group],
         run_id=facts["identity"][:16],
         config=config.values,

@@ -29,12 +29,23 @@ def settings_of(small_root, tmp_path, monkeypatch):
 
 def test_runs_of_a_cell_are_a_group_in_the_project_of_their_dataset(settings_of):
     first, other, another = settings_of({"seed": 0, "nl": "BN"}, {"seed": 11, "nl": "BN"}, {"seed": 0, "nl": "LN"})
-    assert first["group"] == other["group"] == "seq-arrays-er-20-BN-1ep"
-    assert another["group"] == "seq-arrays-er-20-LN-1ep"
+    typed = "debug_mode=1 lr=0.05 n_tasks=2 nf=4"
+    assert first["group"] == other["group"] == f"seq-arrays-er-20-BN-1ep {typed}"
+    assert another["group"] == f"seq-arrays-er-20-LN-1ep {typed}"
     assert first["id"] != other["id"]
     assert (first["project"], first["job_type"], first["tags"]) == ("seq-arrays", "run", ["a study"])
-    assert first["name"] == "seq-arrays-er-20-BN-1ep-s0"
+    assert first["name"] == f"seq-arrays-er-20-BN-1ep {typed} s0"
     assert first["config"]["group"] == "a study"
+
+
+def test_settings_are_told_apart_and_notes_are_notes(settings_of):
+    layer = {"nl": "AdaB2N", "notes": "why this run"}
+    low, high = settings_of({"kappa": 0.4, **layer}, {"kappa": 1.0, **layer})
+    assert "kappa=0.4" in low["group"]
+    assert "kappa=1.0" in high["group"]
+    assert low["group"] != high["group"]
+    assert low["name"] != high["name"]
+    assert low["notes"] == "why this run"
 
 
 def test_typed_names_win(settings_of):

@@ -376,8 +376,24 @@ def data_root(typed: str | None) -> Path:
     return Path(typed or os.environ.get("CL_DATA_ROOT", "data"))
 
 
+_NAMED = ("dataset", "model", "buffer_size", "nl", "epochs", "seed")  # by a run's readable name
+
+
 def readable_name(config: Configuration) -> str:
     """Dataset, method, buffer, norm layer, epochs and seed."""
+    return f"{_name_without_seed(config)}-s{config.seed}"
+
+
+def _name_without_seed(config: Configuration) -> str:
     memory = [str(config.buffer_size)] if config.parts.method.uses_memory else []
-    parts = [config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep", f"s{config.seed}"]
-    return "-".join(parts)
+    return "-".join([config.dataset, config.model, *memory, config.nl, f"{config.epochs}ep"])
+
+
+def cell_name(config: Configuration) -> str:
+    """What all seeds of a run share, with the typed options that no readable name tells, such as `… kappa=0.4`."""
+    roles = {name: config.options[name].role for name, origin in config.origins.items() if origin == "typed"}
+    telling = {name for name, role in roles.items() if role in ("part", "result")} - set(_NAMED)
+    values = {name: value for name, value in config.used().items() if name in telling}
+    words = (",".join(map(str, value)) if isinstance(value, tuple) else value for value in values.values())
+    typed = sorted(f"{name}={word}" for name, word in zip(values, words, strict=True))
+    return " ".join([_name_without_seed(config), *typed])

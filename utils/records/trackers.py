@@ -12,6 +12,7 @@ import json
 import netrc
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -148,6 +149,8 @@ class WandbTracker:
     """
 
     def __init__(self, settings: dict[str, Any], say: Callable[[str], None]) -> None:
+        self._say = say
+        self._settings = settings
         self._messenger = _Messenger(say)
         self._messenger.put("start", settings)
 
@@ -162,10 +165,19 @@ class WandbTracker:
         """
         self._messenger.put("result", result)
         self._messenger.end(0, CLOSE_SECONDS, may_go_on=True)
+        self._say_where()
 
     def close(self, exit_code: int) -> None:
         """End without a result; waits CLOSE_SECONDS at most."""
         self._messenger.end(exit_code, CLOSE_SECONDS)
+
+    def _say_where(self) -> None:
+        """Of an offline run, where it lies and how it is uploaded."""
+        if self._settings["mode"] != "offline":
+            return
+        found = sorted(Path(self._settings["dir"]).glob(f"wandb/offline-run-*-{self._settings['id']}"))
+        for path in found[-1:]:
+            self._say(f"Weights & Biases: kept offline; to upload it: wandb sync {shlex.quote(str(path))}")
 
 
 @dataclass(frozen=True)

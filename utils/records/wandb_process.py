@@ -25,12 +25,16 @@ BEGUN, RECEIVED = "begun", "received"  # what goes out when a run has begun ther
 def chart_values(line: Mapping[str, Any]) -> dict[str, float]:
     """A line of `metrics.jsonl` as numbers under the names of their charts.
 
+    Tasks and epochs count from 1.
+
     Losses are `train/loss` and so on. Accuracies are `class_il/mean`, `class_il/task_1`, …, the same for `task_il`;
     those measured inside a task are `anytime_class_il/…`.
     """
     kind = line["kind"]
     if kind == "train":
-        return {f"train/{name}": value for name, value in line.items() if name not in ("kind", "step", "stage")}
+        counted = {name: line[name] + 1 for name in ("task", "epoch") if name in line}
+        values = {name: value for name, value in line.items() if name not in ("kind", "step", "stage")} | counted
+        return {f"train/{name}": value for name, value in values.items()}
     prefix = "" if kind == "evaluation" else f"{kind}_"
     values = {f"{prefix}tasks_seen": line["task"] + 1}
     for name, accuracies in line.items():
@@ -41,16 +45,15 @@ def chart_values(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summary_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Final metrics as `final/class_il/A_f` and so on, the number of steps and the timings."""
+    """Final metrics as `final/class_il/A_f` and so on, the number of steps, the timings and the peak of memory."""
     values = {
         f"final/{scenario}/{name}": value
         for scenario, metrics in result["metrics"].items()
         for name, value in metrics.items()
         if isinstance(value, int | float)
     }
-    return (
-        values | {"final/steps": result["steps"]} | {f"final/{key}": value for key, value in result["timings"].items()}
-    )
+    taken = result["timings"] | {f"peak_memory_{name}": value for name, value in result.get("peak_memory", {}).items()}
+    return values | {"final/steps": result["steps"]} | {f"final/{name}": value for name, value in taken.items()}
 
 
 def accuracy_table(counts: Mapping[str, Any], scenario: str) -> tuple[list[str], list[list[float | None]]]:

@@ -70,6 +70,7 @@ def test_losses_are_in_the_history_at_their_steps(tracked):
     assert sorted(rows) == [50, 100, 150, 200, 250, 300]
     for row in rows.values():
         assert {name: row[f"train/{name}"] for name in LOSSES} == LOSSES
+        assert (row["train/task"], row["train/epoch"]) == (1, 1)
 
 
 def test_accuracies_of_every_task_are_in_the_history(tracked):
@@ -93,7 +94,7 @@ def test_matrices_are_tables(tracked, scenario, matrix):
 
 def test_final_metrics_are_in_the_summary(tracked):
     expected = {"final/class_il/A_f": 35.0, "final/task_il/A_f": 85.0, "final/class_il/forgetting": 25.0}
-    expected |= {"final/steps": 300, "final/training_seconds": 12.5}
+    expected |= {"final/steps": 300, "final/training_seconds": 12.5, "final/peak_memory_host_bytes": 1000}
     assert {name: tracked.summary.get(name) for name in expected} == expected
     assert not any(name.endswith(("/FWT", "/A")) for name in tracked.summary)
 
@@ -102,7 +103,9 @@ def test_run_is_left_as_it_was_and_is_not_held_up(scene):
     before, after = scene["states"]
     assert before == after
     assert scene["passing"] < 0.5
-    assert scene["said"] == []
+    (line,) = scene["said"]
+    (path,) = scene["folder"].glob("wandb/offline-run-*-fedcba98")
+    assert line.endswith(f"to upload it: wandb sync {path}")
     assert list(scene["elsewhere"].iterdir()) == []
     assert [path for path in scene["home"].rglob("*") if path.is_file() and ".config" not in path.parts] == []
     assert [path.name for path in scene["folder"].iterdir()] == ["wandb"]

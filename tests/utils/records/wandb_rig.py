@@ -28,6 +28,7 @@ RESULT = {
     "counts": {"class_il": [[5, None], [1, 9]], "task_il": [[8, None], [3, 19]], "total": [[10, None], [4, 20]]},
     "steps": 300,
     "timings": {"training_seconds": 12.5},
+    "peak_memory": {"host_bytes": 1000},
 }
 
 
