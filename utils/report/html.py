@@ -1,9 +1,10 @@
-"""`report.html`: the tables and what is behind them, in one file without scripts; what users named is escaped."""
+"""What `report.html` shows, as plain data: the page itself is `report.html.j2`, in which every text is escaped."""
 
 import base64
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
 
 from utils.config.options import PLACE_OPTIONS
@@ -20,7 +21,6 @@ from utils.report.tables import (
     SCENARIOS,
     Cells,
     Entry,
-    Head,
     Style,
     Table,
     column_title,
@@ -29,10 +29,8 @@ from utils.report.tables import (
     shared_heads,
     tested_on,
 )
-from utils.report.theme import STYLE
 
-_FIGURE = Style(bold="<b>{}</b>", plus_minus="±", star="<sup>*</sup>", minus="−", dash="–")
-_NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FIGURE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _NOT_SHOWN = {option.name for option in PLACE_OPTIONS} | {"seed", "plugin"}
 
 
@@ -48,100 +46,71 @@ def to_html(
         tables: the main table, then further ones.
         plots: PNG files by name, or one line that says why there are none.
     """
-    title = f"{escape(group)}: normalization layers in class-incremental learning"
-    sections = [
-        _head(title, runs),
-        _main(tables[0]),
-        _further(tables),
-        _settings(tables[0]),
-        _retuning(cells),
-        _plots(plots),
-        _commands(runs, cells),
-        _options(runs),
-        _user_notes(runs),
-    ]
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NO_SCRIPTS}">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n"
-        "</body>\n</html>\n"
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def _head(title: str, runs: Sequence[Run]) -> str:
+    main, *further = tables
     states = [run.state for run in runs]
-    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
-    return f"<h1>{title}</h1>\n<p class=quiet>{len(runs)} runs{': ' if counts else ''}{', '.join(counts)}</p>"
-
-
-def _main(table: Table) -> str:
-    lists = {"Notes": notes(table), "Damaged records": lost(table)}
-    parts = [f"<h2>{_metric_title(table)}</h2>", _table(table, _numbers(table)), _caption(caption(table))]
-    parts += [_reasons(table)]
-    parts += [f"<h3>{title}</h3>\n{_list(items)}" for title, items in lists.items() if items]
-    return "<section>\n" + "\n".join(filter(None, parts)) + "\n</section>"
-
-
-def _further(tables: Sequence[Table]) -> str:
-    """Tables of the same cells, which share the main table's footnotes and need not repeat its notes."""
-    numbers, known, parts = _numbers(tables[0]), set(notes(tables[0])), []
-    for table in tables[1:]:
-        parts += [f"<h3>{_metric_title(table)}</h3>", _table(table, numbers), _caption(short_caption(table))]
-        remarks = [note for note in notes(table) if note not in known]
-        parts += [_list(remarks)] if remarks else []
-    return "<section>\n<h2>Further metrics</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
-
-
-def _metric_title(table: Table) -> str:
-    return escape(METRICS.get(table.metric, table.metric))
-
-
-def _caption(text: str) -> str:
-    return f"<p class=caption>{escape(text.replace('`', ''))}</p>"
-
-
-def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-
-
-def _table(table: Table, numbers: Mapping[str, int]) -> str:
-    body = "\n".join(_row(table, row, numbers) for row in table.rows)
-    return (
-        f"<div class=scroll><table>\n<thead>\n{_table_head(table)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    footnotes = {reason: number for number, reason in enumerate(dict.fromkeys(gaps(main).values()), start=1)}
+    return environment.get_template("report.html.j2").render(
+        group=group,
+        num_runs=len(runs),
+        counts=[f"{states.count(state)} {state}" for state in sorted(set(states))],
+        main=_table(main, footnotes, caption(main), known_notes=()),
+        # Of the same cells: they share the main table's footnotes and need not repeat its notes.
+        further=[_table(table, footnotes, short_caption(table), notes(main)) for table in further],
+        damaged=lost(main),
+        settings=list(_settings(main)),
+        retuning_title=TITLE,
+        retuning=build_retuning(cells),
+        plots=[] if isinstance(plots, str) else [_plot(name, png) for name, png in plots.items()],
+        plots_missing=plots if isinstance(plots, str) else "",
+        commands=_commands(runs, cells),
+        options=_shared_options(runs),
+        user_notes=sorted({str(run.values["notes"]) for run in runs if run.values.get("notes")}),
     )
 
 
-def _table_head(table: Table) -> str:
-    """A row per line of the heads; neighbours that agree in it and in all above share a cell."""
-    rows = list(shared_heads(head_lines(table))) or [[]]
-    names = "".join(f'<th scope="col" rowspan="{len(rows)}">{name}</th>' for name in ("norm layer", "settings"))
-    lines = ["".join(map(_group_head, heads)) for heads in rows[:-1]]
-    lines.append("".join(f'<th scope="col">{escape(head.text)}</th>' for head in rows[-1]))
-    return "\n".join(f"<tr>{names if not number else ''}{line}</tr>" for number, line in enumerate(lines))
+def _table(table: Table, footnotes: Mapping[str, int], text: str, known_notes: Iterable[str]) -> dict[str, Any]:
+    """A table of figures.
+
+    Args:
+        table: the figures.
+        footnotes: the number of each reason why a figure is missing.
+        text: its caption.
+        known_notes: those that need no repeating.
+    """
+    reasons, known = gaps(table), set(known_notes)
+    return {
+        "title": METRICS.get(table.metric, table.metric),
+        # Neighbours that agree in a line and in all above share a head.
+        "heads": list(shared_heads(head_lines(table))) or [[]],
+        "rows": [
+            {
+                "title": row,
+                "num_settings": table.tried(row),
+                "cells": [
+                    _cell(table, table.entries[row, column], reasons.get((row, column[0]), ""), footnotes)
+                    for column in table.columns
+                ],
+            }
+            for row in table.rows
+        ],
+        "caption": text.replace("`", ""),
+        "reasons": list(footnotes),
+        "notes": [note for note in notes(table) if note not in known],
+    }
 
 
-def _group_head(head: Head) -> str:
-    return f'<th scope="colgroup" colspan="{head.num_columns}">{escape(head.text)}</th>'
-
-
-def _row(table: Table, row: str, numbers: Mapping[str, int]) -> str:
-    reasons = gaps(table)
-    cells = []
-    for column in table.columns:
-        entry = table.entries[row, column]
-        reason = reasons.get((row, column[0]), "")
-        mark = f"<sup>{numbers[reason]}</sup>" if reason else ""
-        text = entry.text(_FIGURE, table.num_seeds)
-        published = entry.published_text(_FIGURE)
-        below = f"<small>published {published}</small>" if published else ""
-        tooltip = escape(_tooltip(entry, reason))
-        cells.append(f'<td title="{tooltip}"{" class=best" if entry.is_best else ""}>{text}{mark}{below}</td>')
-    return f'<tr><th scope="row">{escape(row)}</th><td>{table.tried(row)}</td>{"".join(cells)}</tr>'
-
-
-def _tooltip(entry: Entry, reason: str) -> str:
-    """What is behind a figure, a line each."""
+def _cell(table: Table, entry: Entry, reason: str, footnotes: Mapping[str, int]) -> dict[str, Any]:
+    """A figure, and in its tooltip what is behind it, a line each."""
     lines = [f"n = {entry.num_seeds}"]
     if entry.cell and entry.cell.setting:
         lines.append(f"{setting_text(entry)}, best of {entry.cell.num_settings} ({entry.cell.selection})")
@@ -151,123 +120,69 @@ def _tooltip(entry: Entry, reason: str) -> str:
         lines.append(f"against BN: p = {entry.p:.3g}, after Holm {entry.p_holm:.3g}")
     if entry.published is not None:
         lines.append(f"published: {entry.published.source}")
-    return "\n".join([*lines, *([reason] if reason else [])])
+    return {
+        "text": entry.text(_FIGURE, table.num_seeds),
+        "is_best": entry.is_best,
+        "published": entry.published_text(_FIGURE),
+        "footnote": footnotes.get(reason, ""),
+        "tooltip": "\n".join([*lines, *([reason] if reason else [])]),
+    }
 
 
-def _numbers(table: Table) -> dict[str, int]:
-    """Equal reasons share a footnote."""
-    return {reason: number for number, reason in enumerate(dict.fromkeys(gaps(table).values()), start=1)}
-
-
-def _reasons(table: Table) -> str:
-    lines = "".join(f"<li>{escape(reason)}</li>" for reason in _numbers(table))
-    return f"<h3>Missing</h3>\n<ol class=reasons>{lines}</ol>" if lines else ""
-
-
-def _settings(table: Table) -> str:
+def _settings(table: Table) -> Iterable[tuple]:
     """Which setting of a searched layer stands for it, and how it was chosen."""
     any_scenario = next(iter(SCENARIOS))
-    columns = [column for column in table.columns if column[1] == any_scenario]
-    rows = [
-        (
-            table.title(column),
-            row,
-            cell.num_settings,
-            setting_text(table.entries[row, column]) or "–",
-            cell.selection,
-        )
-        for column in columns
-        for row in table.rows
-        if (cell := table.entries[row, column].cell) and cell.num_settings > 1
-    ]
-    if not rows:
-        return ""
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
-    titles = ("column", "norm layer", "tried", "chosen", "chosen by")
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    return (
-        "<section>\n<h2>Hyperparameters</h2>\n<div class=scroll><table class=plain>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n</section>"
-    )
+    for column in (column for column in table.columns if column[1] == any_scenario):
+        for row in table.rows:
+            entry = table.entries[row, column]
+            if entry.cell and entry.cell.num_settings > 1:
+                chosen = setting_text(entry) or "–"
+                yield table.title(column), row, entry.cell.num_settings, chosen, entry.cell.selection
 
 
-def _retuning(cells: Cells) -> str:
-    """How re-tuning the norm layers changed the accuracy, where runs were asked to."""
-    found = build_retuning(cells)
-    if found is None:
-        return ""
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in found.titles)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in found.rows)
-    return (
-        f"<section>\n<h2>{escape(TITLE)}</h2>\n<div class=scroll><table class=plain>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n{_caption(found.caption)}\n"
-        "</section>"
-    )
+def _plot(name: str, png: bytes) -> dict[str, str]:
+    title, _, kind = name.rpartition(" ")
+    return {"name": name, "caption": f"{title}. {PLOTS[kind]}", "png": base64.b64encode(png).decode("ascii")}
 
 
-def _plots(plots: Mapping[str, bytes] | str) -> str:
-    if isinstance(plots, str):
-        return f"<section>\n<h2>Plots</h2>\n<p>{escape(plots)}</p>\n</section>"
-    parts = []
-    for name, png in plots.items():
-        text = f"{escape(name.rpartition(' ')[0])}. {escape(PLOTS[name.rpartition(' ')[2]])}"
-        data = base64.b64encode(png).decode("ascii")
-        image = f'<img alt="{escape(name)}" src="data:image/png;base64,{data}">'
-        parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
-    return "<section>\n<h2>Plots</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
-
-
-def _commands(runs: Sequence[Run], cells: Cells) -> str:
+def _commands(runs: Sequence[Run], cells: Cells) -> list[dict[str, Any]]:
     """The command line of every record, by row; those that a figure of the table rests on come first."""
     used = {
         run.folder: column for column, norms in cells.items() for cell in norms.values() for run in cell.runs.values()
     }
-    by_norm: dict[str, list[Run]] = {}
+    by_row: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_norm.setdefault(row_of(run.values) if run.values else "in no cell", []).append(run)
+        by_row[row_of(run.values) if run.values else "in no cell"].append(run)
     known = in_order({norm for norms in cells.values() for norm in norms})
-    rows = [*known, *sorted(by_norm.keys() - set(known))]
-    parts = [_command_list(row, by_norm.get(row, []), used, cells) for row in rows]
-    return "<section>\n<h2>Command lines</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
+    found = []
+    for row in [*known, *sorted(by_row.keys() - set(known))]:
+        behind = [(column_title(used[run.folder], cells), run) for run in by_row[row] if run.folder in used]
+        others = [(run.reason or _why_unused(run), run) for run in by_row[row] if run.folder not in used]
+        told = [{"about": _about(text, run), "line": _line(run)} for text, run in [*behind, *others]]
+        found.append({"title": row, "num_used": len(behind), "runs": told})
+    return found
 
 
-def _command_list(row: str, runs: Sequence[Run], used: Mapping[Any, tuple], cells: Cells) -> str:
-    behind = [(column_title(used[run.folder], cells), run) for run in runs if run.folder in used]
-    others = [(run.reason or _unused(run), run) for run in runs if run.folder not in used]
-    items = [_command(text, run) for text, run in [*behind, *others]]
-    summary = f"{escape(row)} <span class=quiet>runs in the table: {len(behind)}, others: {len(others)}</span>"
-    return f"<details><summary>{summary}</summary>\n<ol>{''.join(items)}</ol>\n</details>"
-
-
-def _unused(run: Run) -> str:
+def _why_unused(run: Run) -> str:
     return "search on a held-out part" if run.values.get("validation") else "setting not chosen"
 
 
-def _command(text: str, run: Run) -> str:
-    line = shlex.join(run.command) or "no command line in the record"
-    about = " · ".join([text, run.folder.name, *_final(run)])
-    return f"<li><span class=quiet>{escape(about)}</span><code>{escape(line)}</code></li>"
-
-
-def _final(run: Run) -> list[str]:
-    """The final Class-IL accuracy, and on which data: that of a search is no result."""
+def _about(text: str, run: Run) -> str:
+    """What a run is, with its final Class-IL accuracy and on which data: that of a search is no result."""
     final = run.metrics["class_il"].get(MAIN_METRIC) if run.metrics else None
-    return [] if final is None else [f"final Class-IL {final:.2f} % on {tested_on(run.values.get('validation'))}"]
+    tested = tested_on(run.values.get("validation"))
+    return " · ".join(
+        [text, run.folder.name, *([] if final is None else [f"final Class-IL {final:.2f} % on {tested}"])]
+    )
 
 
-def _options(runs: Sequence[Run]) -> str:
+def _line(run: Run) -> str:
+    return shlex.join(run.command) or "no command line in the record"
+
+
+def _shared_options(runs: Sequence[Run]) -> dict[str, Any]:
     """Options that all complete runs share; those that differ are in the tables and the command lines."""
     complete = [run.values for run in runs if run.state is RunState.COMPLETE]
     names = sorted({name for values in complete for name in values} - _NOT_SHOWN)
     shared = [name for name in names if len({str(values.get(name)) for values in complete}) == 1]
-    shared = [name for name in shared if complete[0].get(name) not in (None, "", [])]
-    if not shared:
-        return ""
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(complete[0][name]))}</dd>" for name in shared)
-    summary = "<summary>Options that all complete runs share</summary>"
-    return f"<section>\n<details>{summary}\n<dl>{items}</dl>\n</details>\n</section>"
-
-
-def _user_notes(runs: Sequence[Run]) -> str:
-    texts = sorted({str(run.values["notes"]) for run in runs if run.values.get("notes")})
-    return f"<section>\n<h2>Notes</h2>\n{_list(texts)}\n</section>" if texts else ""
+    return {name: complete[0][name] for name in shared if complete[0].get(name) not in (None, "", [])}
