@@ -16,6 +16,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name
+from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
     OUT_OF_MEMORY,
@@ -263,6 +264,7 @@ def make_exemplars(config: Configuration, stream, augmentation, device):
     )
 
 
+@as_user_errors()
 def make_network(config: Configuration, stream, image_size: int):
     """Backbone and classifier, their weights drawn on the CPU from their own generators, whatever the norm layer is."""
     import torch

@@ -1,11 +1,25 @@
-"""Normalization layers by name, for the suite's backbones and for anybody's own network."""
+"""Normalization layers by name, for the suite's backbones and for anybody's own network.
 
-from backbone.norm._convert import convert_norms
-from backbone.norm._factory import NormFactory, build_norm, norm_factory
-from backbone.norm.context import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
+Nothing here needs the rest of the suite, and nothing is imported before it is asked for, so that the layers' names and
+options are known without PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._convert import convert_norms
+    from ._factory import NormFactory, build_norm, norm_factory
+    from .base import Norm
+    from .context import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
+    from .errors import NormError
+    from .registry import NORMS
 
 __all__ = [
+    "NORMS",
     "BatchContext",
+    "Norm",
+    "NormError",
     "NormFactory",
     "batch_context",
     "begin_task",
@@ -15,3 +29,28 @@ __all__ = [
     "norm_loss",
     "undecayed_parameters",
 ]
+
+_MODULES = {
+    "NORMS": "registry",
+    "BatchContext": "context",
+    "Norm": "base",
+    "NormError": "errors",
+    "NormFactory": "_factory",
+    "batch_context": "context",
+    "begin_task": "context",
+    "build_norm": "_factory",
+    "convert_norms": "_convert",
+    "norm_factory": "_factory",
+    "norm_loss": "context",
+    "undecayed_parameters": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.norm._factory import NormFactory, norm_factory
-from utils.errors import UserError
+from ._factory import NormFactory, norm_factory
+from .errors import NormError
 
 
 def convert_norms(
@@ -29,20 +29,20 @@ def convert_norms(
         The network itself.
 
     Raises:
-        UserError: the network has no BatchNorm2d, or one that cannot be replaced; it is left as it was.
+        NormError: the network has no BatchNorm2d, or one that cannot be replaced; it is left as it was.
     """
     factory = norm_factory(name, **options)
     places = _places(network)
     if not places:
-        raise UserError(f"{factory.layer.name} reached no layer: {type(network).__name__} has no BatchNorm2d inside")
+        raise NormError(f"{factory.layer.name} reached no layer: {type(network).__name__} has no BatchNorm2d inside")
     if factory.layer.name == "BN" and not factory.options:
         return network
     if factory.layer.needs_spatial_size and input_size is None:
-        raise UserError(f"{factory.layer.name} has parameters for every position: give input_size")
+        raise NormError(f"{factory.layer.name} has parameters for every position: give input_size")
     olds = {id(old): old for _, _, old in places}  # a layer may be used in several places
     sides = {} if input_size is None else _sides_of_maps(network, olds, input_size)
     if factory.layer.needs_spatial_size and len(sides) < len(olds):
-        raise UserError(f"{factory.layer.name} needs square maps of one size, which not every BatchNorm2d has here")
+        raise NormError(f"{factory.layer.name} needs square maps of one size, which not every BatchNorm2d has here")
     replacements = {key: _replace(old, factory, sides.get(key)) for key, old in olds.items()}
     for parent, child, old in places:
         parent.add_module(child, replacements[id(old)])
@@ -66,7 +66,7 @@ def _replace(old: nn.BatchNorm2d, factory: NormFactory, side: int | None) -> nn.
         return new
     if isinstance(getattr(old, "drop", None), nn.Module) and isinstance(getattr(old, "act", None), nn.Module):
         return nn.Sequential(new, old.drop, old.act)  # timm's BatchNormAct2d
-    raise UserError(f"{type(old).__name__} does more than BatchNorm2d, and would lose it: build the network with that")
+    raise NormError(f"{type(old).__name__} does more than BatchNorm2d, and would lose it: build the network with that")
 
 
 def _sides_of_maps(

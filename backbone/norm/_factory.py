@@ -1,12 +1,11 @@
 """From the name of a normalization layer to the layer."""
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-from backbone.norm.base import Norm
-from utils.config.registry import NORMS
-from utils.errors import UserError
+from .base import Norm
+from .errors import NormError
+from .registry import NORMS, constructor_arguments
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class NormFactory:
         """A layer for C channels of maps of this side.
 
         Raises:
-            UserError: a layer with these options cannot be made.
+            NormError: a layer with these options cannot be made.
         """
         return self.layer(num_features, spatial_size=spatial_size, **self.options)
 
@@ -39,13 +38,13 @@ def norm_factory(name: str, *, num_tasks: int | None = None, **options: Any) -> 
         options: of the layer; `affine=None` leaves it to the layer.
 
     Raises:
-        UserError: the layer or an option is unknown.
+        NormError: the layer or an option is unknown.
     """
     layer = NORMS.get(name)
-    accepted = [name for name in inspect.signature(layer).parameters if name not in ("num_features", "spatial_size")]
+    accepted = [name for name in constructor_arguments(layer) if name not in ("num_features", "spatial_size")]
     for option in options:
         if option not in accepted:
-            raise UserError(f"{layer.name} has no option {option!r}; it has {', '.join(accepted)}")
+            raise NormError(f"{layer.name} has no option {option!r}; it has {', '.join(accepted)}")
     if options.get("affine", True) is None:
         del options["affine"]
     if "num_tasks" in accepted:
@@ -63,6 +62,6 @@ def build_norm(name: str, num_features: int, *, spatial_size: int | None = None,
         options: as for `norm_factory`.
 
     Raises:
-        UserError: the layer or an option is unknown, or they do not fit the channels.
+        NormError: the layer or an option is unknown, or they do not fit the channels.
     """
     return norm_factory(name, **options)(num_features, spatial_size)

@@ -3,7 +3,8 @@
 import warnings
 
 from utils.config.options import Option, flag, ranged
-from utils.errors import UserError
+
+from .errors import NormError
 
 _NUM_GROUPS = 32  # if nobody says otherwise, as Wu & He (ECCV 2018) and Pham et al. (ICLR 2022)
 
@@ -31,12 +32,12 @@ def choose_num_groups(
         adjust_groups: where C cannot be divided so, take the largest divisor of C that is not above.
 
     Raises:
-        UserError: both are given, one is below 1, or C cannot be divided so.
+        NormError: both are given, one is below 1, or C cannot be divided so.
     """
     if num_groups is not None and channels_per_group is not None:
-        raise UserError(f"{layer}: num_groups and channels_per_group exclude each other; give one of them")
+        raise NormError(f"{layer}: num_groups and channels_per_group exclude each other; give one of them")
     if min(num_groups or 1, channels_per_group or 1) < 1 or 0 in (num_groups, channels_per_group):
-        raise UserError(f"{layer}: num_groups and channels_per_group must be at least 1")
+        raise NormError(f"{layer}: num_groups and channels_per_group must be at least 1")
     asked = f"{num_groups or _NUM_GROUPS} groups"
     target = num_groups or _NUM_GROUPS
     exact = num_features % target == 0
@@ -47,9 +48,9 @@ def choose_num_groups(
     if exact:
         return target
     if not adjust_groups:
-        raise UserError(
+        raise NormError(
             f"{layer}: {num_features} channels cannot be divided into {asked}; "
-            "change --num_groups or --channels_per_group, or give --adjust_groups"
+            "change num_groups or channels_per_group, or give adjust_groups"
         )
     adjusted = max(divisor for divisor in range(1, target + 1) if num_features % divisor == 0)
     warnings.warn(f"{layer}: {num_features} channels are in {adjusted} groups instead of {asked}", stacklevel=3)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from backbone.norm.base import at_least_single
+from .base import at_least_single
 
 
 def row_moments(x: Tensor) -> tuple[Tensor, Tensor]:

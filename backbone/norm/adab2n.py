@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.norm._rows import row_affine, row_moments
-from backbone.norm.base import track
-from backbone.norm.context import BatchContext, ContextNorm
 from utils.config.options import Option, flag, ranged
-from utils.config.registry import NORMS
-from utils.errors import UserError
+
+from ._rows import row_affine, row_moments
+from .base import track
+from .context import BatchContext, ContextNorm
+from .errors import NormError
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -38,7 +39,7 @@ class AdaB2N(ContextNorm):
         momentum: of the step size.
 
     Raises:
-        UserError: `num_tasks` or `kappa` is missing or out of range.
+        NormError: `num_tasks` or `kappa` is missing or out of range.
     """
 
     options = (
@@ -68,9 +69,9 @@ class AdaB2N(ContextNorm):
     ) -> None:
         super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps)
         if num_tasks is None or num_tasks < 1:
-            raise UserError("AdaB2N has a weight for every task: give num_tasks, at least 1")
+            raise NormError("AdaB2N has a weight for every task: give num_tasks, at least 1")
         if not 0 <= kappa <= 1:
-            raise UserError(f"AdaB2N: kappa must be between 0 and 1, not {kappa}")
+            raise NormError(f"AdaB2N: kappa must be between 0 and 1, not {kappa}")
         self.num_tasks = num_tasks
         self.kappa = kappa
         self.renormalize_absent = renormalize_absent

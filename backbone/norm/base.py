@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.config.options import Option
-from utils.errors import UserError
+
+from .errors import NormError
 
 
 class Norm(nn.Module):
@@ -42,9 +43,9 @@ class Norm(nn.Module):
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()
         if num_features < 1:
-            raise UserError(f"{self.name}: num_features must be at least 1, not {num_features}")
+            raise NormError(f"{self.name}: num_features must be at least 1, not {num_features}")
         if spatial_size is None and self.needs_spatial_size:
-            raise UserError(f"{self.name} has parameters for every position: give spatial_size, the side of the maps")
+            raise NormError(f"{self.name} has parameters for every position: give spatial_size, the side of the maps")
         self.num_features = num_features
         self.spatial_size = spatial_size
 
@@ -53,7 +54,7 @@ class Norm(nn.Module):
 
         Raises:
             ValueError: the input has another number of axes or channels.
-            UserError: too few values for the layer's statistics.
+            NormError: too few values for the layer's statistics.
         """
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(
@@ -80,9 +81,9 @@ class Norm(nn.Module):
         return values if self.bias is None else values + self.bias
 
     def check_map_size(self, x: Tensor) -> None:
-        """Raises UserError for maps of a single pixel, which have no spread of their own."""
+        """Raises NormError for maps of a single pixel, which have no spread of their own."""
         if x.shape[2] * x.shape[3] < 2:
-            raise UserError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
+            raise NormError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
 
     def extra_repr(self) -> str:
         shown = (f"{name}={getattr(self, name)}" for name in self._shown)
@@ -121,7 +122,7 @@ class RunningNorm(Norm):
         if not self.training:
             return self.normalize_running(x)
         if x.numel() // self.num_features < self.min_values:
-            raise UserError(
+            raise NormError(
                 f"{self.name} has 1 value per channel in training, which has no variance: "
                 "use a larger batch or larger images"
             )

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.norm.base import RunningNorm
-from utils.config.registry import NORMS
+from .base import RunningNorm
+from .registry import NORMS
 
 
 @NORMS.register()

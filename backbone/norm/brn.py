@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from backbone.norm._rows import row_affine, row_moments
-from backbone.norm.base import RunningNorm, track
-from utils.config.registry import NORMS
+from ._rows import row_affine, row_moments
+from .base import RunningNorm, track
+from .registry import NORMS
 
 
 @NORMS.register()

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
-from backbone.norm.base import at_least_single
-from backbone.norm.bn import BN
-from utils.config.registry import NORMS
+from ._groups import GROUP_OPTIONS, choose_num_groups
+from .base import at_least_single
+from .bn import BN
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -29,7 +29,7 @@ class CN(BN):
         momentum: weight of the batch in the running statistics.
 
     Raises:
-        UserError: the groups do not divide the channels.
+        NormError: the groups do not divide the channels.
     """
 
     options = GROUP_OPTIONS

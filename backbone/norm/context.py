@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.norm.base import Norm, RunningNorm
+from .base import Norm, RunningNorm
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backbone.norm._groups import GROUP_OPTIONS, choose_num_groups
-from backbone.norm.base import Norm, at_least_single
-from utils.config.registry import NORMS
+from ._groups import GROUP_OPTIONS, choose_num_groups
+from .base import Norm, at_least_single
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -27,7 +27,7 @@ class GN(Norm):
         eps: added to the variance.
 
     Raises:
-        UserError: the groups do not divide the channels.
+        NormError: the groups do not divide the channels.
     """
 
     options = GROUP_OPTIONS

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backbone.norm.base import Norm, at_least_single
-from utils.config.registry import NORMS
+from .base import Norm, at_least_single
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -22,7 +22,7 @@ class IN(Norm):
         eps: added to the variance.
 
     Raises:
-        UserError: an input has maps of a single pixel.
+        NormError: an input has maps of a single pixel.
     """
 
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.norm.base import Norm, at_least_single
-from utils.config.registry import NORMS
-from utils.errors import UserError
+from .base import Norm, at_least_single
+from .errors import NormError
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -21,7 +21,7 @@ class LN(Norm):
         eps: added to the variance.
 
     Raises:
-        UserError: the side of the maps is not given, or an input has another.
+        NormError: the side of the maps is not given, or an input has another.
     """
 
     needs_spatial_size = True
@@ -36,7 +36,7 @@ class LN(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         if (height, width) != (self.spatial_size, self.spatial_size):
-            raise UserError(
+            raise NormError(
                 f"LN was built for maps of {self.spatial_size}x{self.spatial_size}, but got {height}x{width}: "
                 "build the network for images of this size"
             )

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from backbone.norm._rows import row_affine, row_moments
-from backbone.norm.base import Norm, track
-from utils.config.registry import NORMS
+from ._rows import row_affine, row_moments
+from .base import Norm, track
+from .registry import NORMS
 
 
 @NORMS.register()
@@ -23,7 +23,7 @@ class SN(Norm):
         decay: weight of the old value in the running statistics.
 
     Raises:
-        UserError: an input has maps of a single pixel.
+        NormError: an input has maps of a single pixel.
     """
 
     _shown = ("eps", "decay")

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.norm._rows import row_affine, row_moments
-from backbone.norm.base import track
-from backbone.norm.context import ContextNorm
-from utils.config.registry import NORMS
+from ._rows import row_affine, row_moments
+from .base import track
+from .context import ContextNorm
+from .registry import NORMS
 
 
 @NORMS.register()

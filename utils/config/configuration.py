@@ -16,7 +16,7 @@ from utils.config.command_line import SELECTORS, make_parser, parse, part_parser
 from utils.config.options import RUN_OPTIONS, SHARED_OPTIONS, Option
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, load_plugin
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, as_user_errors, load_plugin
 from utils.errors import UserError
 
 RESULTS_VERSION = 1  # raised when a change of the code changes numbers
@@ -105,6 +105,7 @@ class Configuration:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+@as_user_errors()
 def configure(arguments: Sequence[str]) -> Configuration:
     """Read a command line.
 
@@ -362,6 +363,7 @@ def _check_schedule(configuration: Configuration) -> None:
         raise UserError(f"--lr_decay is used at milestones, and none lies within --epochs {epochs}: give --milestones")
 
 
+@as_user_errors()
 def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
     """Every spelling of an option that a run of these parts takes, and the option's own name."""
     method, its_dataset = METHODS.get(model), DATASETS.get(dataset)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.config.registry import as_user_errors
 from utils.data.batch import Batch
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
@@ -123,6 +124,7 @@ class Training:
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
+    @as_user_errors()
     def run(self) -> Measurements:
         """Train and evaluate every task, from where the run stands.
 

@@ -4,10 +4,9 @@ import weakref
 import pytest
 import torch
 
-from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss
+from backbone.norm import BatchContext, NormError, batch_context, begin_task, build_norm, norm_loss
 from backbone.norm.adab2n import step_size
 from tests.backbone.norm.rig import context, make, maps, state_of, train_step
-from utils.errors import UserError
 
 MOMENTUM = 0.1
 
@@ -260,11 +259,11 @@ def test_one_channel():
 
 
 def test_settings_out_of_range():
-    with pytest.raises(UserError, match="num_tasks"):
+    with pytest.raises(NormError, match="num_tasks"):
         build_norm("AdaB2N", 8)
-    with pytest.raises(UserError, match="num_tasks"):
+    with pytest.raises(NormError, match="num_tasks"):
         build_norm("AdaB2N", 8, num_tasks=0)
-    with pytest.raises(UserError, match=r"kappa must be between 0 and 1, not 1\.5"):
+    with pytest.raises(NormError, match=r"kappa must be between 0 and 1, not 1\.5"):
         build_norm("AdaB2N", 8, num_tasks=2, kappa=1.5)
 
 

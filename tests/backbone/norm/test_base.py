@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbone.norm import batch_context, begin_task, build_norm
+from backbone.norm import NormError, batch_context, begin_task, build_norm
 from tests.backbone.norm.rig import NAMES, context, make, maps, same_state, state_of, train_step
 from utils.config.options import Option
-from utils.errors import UserError
 
 everywhere = pytest.mark.parametrize("name", NAMES)
 
@@ -305,7 +304,7 @@ def test_rejects_other_shapes(name):
 @pytest.mark.parametrize("name", ["BN", "TBBN", "CN"])
 def test_single_value_per_channel_is_an_error_in_training(name):
     layer = make(name, side=1)
-    with pytest.raises(UserError, match=f"{name} has 1 value per channel"):
+    with pytest.raises(NormError, match=f"{name} has 1 value per channel"):
         layer(maps(1, side=1))
     assert layer.eval()(maps(1, side=1)).shape == (1, 8, 1, 1)
 
@@ -324,7 +323,7 @@ def test_single_value_per_channel_gives_the_bias(name):
 @pytest.mark.parametrize("training", [True, False])
 def test_single_pixel_is_an_error(name, training):
     layer = make(name, side=1).train(training)
-    with pytest.raises(UserError, match=f"{name} needs maps of at least 2 pixels"):
+    with pytest.raises(NormError, match=f"{name} needs maps of at least 2 pixels"):
         layer(maps(side=1))
 
 
@@ -348,7 +347,7 @@ def test_layers_of_batches_depend_on_the_composition(name):
 
 @everywhere
 def test_number_of_features_must_be_positive(name):
-    with pytest.raises(UserError, match=f"{name}: num_features"):
+    with pytest.raises(NormError, match=f"{name}: num_features"):
         make(name, channels=0)
 
 

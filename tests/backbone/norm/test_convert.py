@@ -5,10 +5,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from backbone.norm import BatchContext, batch_context, begin_task, convert_norms, norm_loss
+from backbone.norm import BatchContext, NormError, batch_context, begin_task, convert_norms, norm_loss
 from tests.backbone.norm.rig import NAMES
 from utils.config.registry import NORMS
-from utils.errors import UserError
 
 OTHERS = [name for name in NAMES if name != "BN"]
 
@@ -64,9 +63,9 @@ def test_conversion_to_bn_keeps_the_layers():
 
 
 def test_no_batch_norm_is_an_error():
-    with pytest.raises(UserError, match="TBBN reached no layer: Sequential has no BatchNorm2d"):
+    with pytest.raises(NormError, match="TBBN reached no layer: Sequential has no BatchNorm2d"):
         convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3)), "TBBN")
-    with pytest.raises(UserError, match="BN reached no layer"):
+    with pytest.raises(NormError, match="BN reached no layer"):
         convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3)), "BN")
 
 
@@ -88,9 +87,9 @@ def test_sizes_are_found_without_a_trace():
 
 
 def test_ln_needs_the_size_and_square_maps():
-    with pytest.raises(UserError, match=r"LN .* give input_size"):
+    with pytest.raises(NormError, match=r"LN .* give input_size"):
         convert_norms(small(), "LN")
-    with pytest.raises(UserError, match="LN needs square maps"):
+    with pytest.raises(NormError, match="LN needs square maps"):
         convert_norms(small(), "LN", input_size=(3, 8, 6))
     convert_norms(small(), "GN", input_size=(3, 8, 6), num_groups=4)
 
@@ -104,7 +103,7 @@ def test_size_of_maps_in_a_network_without_parameters(track):
 def test_failed_conversion_changes_nothing():
     network = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(6))
     layers = list(network)
-    with pytest.raises(UserError, match="6 channels"):
+    with pytest.raises(NormError, match="6 channels"):
         convert_norms(network, "GN", num_groups=4)
     assert list(network) == layers
 
@@ -152,5 +151,5 @@ def test_activation_inside_a_subclass_is_kept():
 
 
 def test_unknown_subclass_is_an_error():
-    with pytest.raises(UserError, match="Doubling does more than BatchNorm2d"):
+    with pytest.raises(NormError, match="Doubling does more than BatchNorm2d"):
         convert_norms(nn.Sequential(Doubling(8)), "TBBN")

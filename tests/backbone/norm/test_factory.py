@@ -2,10 +2,9 @@ import pickle
 
 import pytest
 
-from backbone.norm import build_norm, norm_factory
+from backbone.norm import NormError, build_norm, norm_factory
 from tests.backbone.norm.rig import GROUPED, NAMES
 from utils.config.registry import NORMS
-from utils.errors import UserError
 
 
 def test_the_nine_layers_are_registered():
@@ -33,13 +32,13 @@ def test_spellings_of_one_name(spelling):
 
 
 def test_unknown_layer():
-    with pytest.raises(UserError, match="Did you mean 'TBBN'"):
+    with pytest.raises(NormError, match="Did you mean 'TBBN'"):
         norm_factory("TBN")
 
 
 @pytest.mark.parametrize(("name", "option"), [("BN", "kappa"), ("TBBN", "num_groups"), ("LN", "momentum")])
 def test_unknown_option_is_an_error_at_once(name, option):
-    with pytest.raises(UserError, match=f"{name} has no option '{option}'"):
+    with pytest.raises(NormError, match=f"{name} has no option '{option}'"):
         norm_factory(name, **{option: 1})
 
 

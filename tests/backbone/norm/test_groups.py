@@ -3,9 +3,8 @@ import warnings
 import pytest
 import torch
 
-from backbone.norm import build_norm
+from backbone.norm import NormError, build_norm
 from tests.backbone.norm.rig import make, maps
-from utils.errors import UserError
 
 grouped = pytest.mark.parametrize("name", ["GN", "CN"])
 
@@ -37,7 +36,7 @@ def test_number_of_groups(name, options, num_groups):
     ],
 )
 def test_groups_that_do_not_divide_the_channels(name, channels, options, num_groups):
-    with pytest.raises(UserError, match=f"^{name}: {channels} channels cannot be divided into .*--adjust_groups"):
+    with pytest.raises(NormError, match=f"^{name}: {channels} channels cannot be divided into .*adjust_groups"):
         build_norm(name, channels, **options)
     with pytest.warns(UserWarning, match=f"{name}: {channels} channels are in {num_groups} groups instead"):
         layer = build_norm(name, channels, **options, adjust_groups=True)
@@ -49,13 +48,13 @@ def test_groups_that_do_not_divide_the_channels(name, channels, options, num_gro
 @grouped
 @pytest.mark.parametrize("options", [{"num_groups": 0}, {"channels_per_group": 0}, {"num_groups": -2}])
 def test_sizes_below_one(name, options):
-    with pytest.raises(UserError, match=f"{name}: .* at least 1"):
+    with pytest.raises(NormError, match=f"{name}: .* at least 1"):
         build_norm(name, 32, **options)
 
 
 @grouped
 def test_the_two_ways_to_choose_exclude_each_other(name):
-    with pytest.raises(UserError, match=f"{name}: num_groups and channels_per_group exclude each other"):
+    with pytest.raises(NormError, match=f"{name}: num_groups and channels_per_group exclude each other"):
         build_norm(name, 32, num_groups=4, channels_per_group=8)
 
 

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from backbone.norm import build_norm
+from backbone.norm import NormError, build_norm
 from tests.backbone.norm.rig import make, maps
-from utils.errors import UserError
 
 
 def test_parameters_for_every_position():
@@ -20,10 +19,10 @@ def test_sample_is_normalised_as_a_whole():
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 4), (1, 9)])
 def test_other_resolutions_are_an_error(size):
-    with pytest.raises(UserError, match=f"LN was built for maps of 3x3, but got {size[0]}x{size[1]}"):
+    with pytest.raises(NormError, match=f"LN was built for maps of 3x3, but got {size[0]}x{size[1]}"):
         make("LN", side=3)(torch.zeros(2, 8, *size))
 
 
 def test_size_must_be_known():
-    with pytest.raises(UserError, match=r"LN .* give spatial_size"):
+    with pytest.raises(NormError, match=r"LN .* give spatial_size"):
         build_norm("LN", 8)

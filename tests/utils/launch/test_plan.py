@@ -147,8 +147,8 @@ def test_plugins_are_known_to_the_plan(plan, tmp_path):
     files = [tmp_path / name for name in ("first_planned.py", "second_planned.py")]
     for file in files:
         source = "from backbone.norm.bn import BN\nfrom utils.config.registry import NORMS\n\n\n"
-        file.write_text(f"{source}@NORMS.register()\nclass Layer(BN):\n    pass\n")
-    norms = tuple(file.stem.upper() for file in files)
+        file.write_text(f"{source}@NORMS.register({file.stem!r})\nclass Layer(BN):\n    pass\n")
+    norms = tuple(file.stem for file in files)
     try:
         extras = " ".join(f"--plugin {file}" for file in files)
         jobs = plan("demo", extras, methods=norms, models=("er",), seeds=(0,)).jobs

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import pytest
+
+from backbone.norm import NORMS, Norm, NormError, build_norm
+from backbone.norm.base import RunningNorm
+from backbone.norm.registry import Registry, constructor_arguments
+from utils.config.registry import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "plain_name.py").write_text("@THINGS.register()\nclass DyT:\n    pass\n")
+    (tmp_path / "named.py").write_text('@THINGS.register("My-Thing")\n@other\nclass Named:\n    pass\n')
+    (tmp_path / "two.py").write_text("@THINGS.register('A')\nclass X: ...\n\n\n@THINGS.register('B')\ndef y(): ...\n")
+    (tmp_path / "helper.py").write_text("class NoPart:\n    pass\n")
+    return tmp_path
+
+
+@pytest.fixture
+def added():
+    """Names that a test registers, forgotten afterwards."""
+    before = set(NORMS._parts)
+    yield
+    for name in set(NORMS._parts) - before:
+        del NORMS._parts[name]
+
+
+def test_names_are_as_written_where_a_part_is_registered(folder):
+    by_class = Registry("thing", "things", folder, lambda file, part: part)
+    assert by_class.names() == ["My-Thing", "DyT", "A", "B"]
+    by_file = Registry("thing", "things", folder, lambda file, part: file)
+    assert by_file.names() == ["My-Thing", "plain_name", "A", "B"]
+    assert by_file.canonical("PLAIN-NAME") == "plain_name"
+
+
+def test_registering_a_taken_name_is_refused_whatever_its_case(folder):
+    registry = Registry("thing", "things", folder, lambda file, part: part)
+    registry.register("one")(type("One", (), {}))
+    for name in ("one", "ONE", "dyt"):
+        with pytest.raises(ValueError, match="taken"):
+            registry.register(name)(type("Other", (), {}))
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, "DyT"), ("dyT-2", "dyT-2")])
+def test_a_layer_of_ones_own_is_shown_as_written(added, name, shown):
+    @NORMS.register(name)
+    class DyT(Norm):
+        def __init__(self, num_features, *, alpha=0.5, affine=True, **settings):
+            super().__init__(num_features, **settings)
+            self.alpha = alpha
+            self.make_affine(affine, (num_features,))
+
+    assert shown in NORMS.names()
+    assert NORMS.get(shown.upper()) is DyT
+    assert DyT.name == shown
+    assert build_norm(shown, 4, alpha=2.0, spatial_size=3).alpha == 2.0
+    with pytest.raises(NormError, match=rf"{shown} has no option 'beta'; it has alpha, affine"):
+        build_norm(shown, 4, beta=1)
+
+
+def test_arguments_that_a_layer_hands_on_are_its_own():
+    class Layer(RunningNorm):
+        def __init__(self, num_features, *, gain=1.0, **settings):
+            super().__init__(num_features, **settings)
+
+    assert constructor_arguments(Layer) == ["num_features", "gain", "spatial_size", "affine", "eps"]
+
+
+def test_a_layer_without_affine_is_refused_when_it_is_registered(added):
+    class Fixed(Norm):
+        def __init__(self, num_features, *, spatial_size=None):
+            super().__init__(num_features, spatial_size=spatial_size)
+
+    with pytest.raises(NormError, match=r"Fixed: its constructor takes no 'affine'; .*affine=True"):
+        NORMS.register()(Fixed)
+
+
+def test_what_is_no_layer_is_refused_when_it_is_registered(added):
+    with pytest.raises(NormError, match=r"Other: a norm layer is a class derived from backbone\.norm\.base\.Norm"):
+        NORMS.register()(type("Other", (), {}))
+
+
+def test_names_of_the_layers_are_known_without_torch():
+    script = "import sys; from backbone.norm import NORMS; NORMS.names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
