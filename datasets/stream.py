@@ -109,6 +109,7 @@ class Stream:
         num_tasks, num_classes: T and K.
         image_shape: (C, H, W).
         task_of_class: task of each label, [K] int64, on the host.
+        label_of_class: as given.
 
     Raises:
         UserError: the classes do not split evenly, a class has too few images for a held-out share, or training
@@ -128,6 +129,7 @@ class Stream:
     ) -> None:
         self.num_tasks = num_tasks
         self.num_classes = arrays.num_classes
+        self.label_of_class = label_of_class
         check_tasks(self.num_classes, num_tasks)
         self.image_shape = (arrays.train_x.shape[3], *arrays.train_x.shape[1:3])
         self.task_of_class = torch.arange(self.num_classes) // (self.num_classes // num_tasks)

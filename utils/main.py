@@ -8,14 +8,17 @@ import contextlib
 import sys
 import time
 import warnings
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name
+from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
 from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
@@ -99,6 +102,7 @@ def train(
     set_arithmetic(device, config.precision, config.fast, threads)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
+    transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     arrays.release()
     check_retuning(config, stream)
     method = make_method(config, stream, augmentation, device)
@@ -137,6 +141,8 @@ def train(
     except (RunError, Stopped) as error:
         tracker.close(error.exit_code)
         raise
+    if config.keep_model:
+        keep_model(record, stream, method.network, transform)
     record.write_result(result)
     tracker.finish(result)
     if not config.keep_checkpoint:
@@ -184,8 +190,6 @@ def make_stream(config: Configuration, dataset, arrays, device):
 def make_augmentation(config: Configuration, dataset, arrays, device):
     """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
     memory's."""
-    from functools import partial
-
     from utils.data.augment import augment, normalise
     from utils.run.training import Augmentation
     from utils.seeds import generator
@@ -285,6 +289,69 @@ def make_network(config: Configuration, stream, image_size: int):
     if not any(isinstance(module, parts.norm) for module in backbone.modules()):
         raise UserError(f"--nl {config.nl} reached no layer of --backbone {config.backbone}")
     return Network(backbone, head, half=config.precision == "bf16")
+
+
+def keep_model(record: Record, stream, network, transform) -> None:
+    """Write `model.pt`: the weights, and what their network cannot be put together and fed without."""
+    import torch
+
+    from utils.data.augment import normalise
+    from utils.run.checkpoint import save_model
+
+    sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8)
+    save_model(
+        record.model_path,
+        {
+            "network": network.state_dict(),
+            "label_of_class": [int(label) for label in stream.label_of_class],
+            "task_sizes": [len(stream.classes_of_task(task)) for task in range(stream.num_tasks)],
+            "image_size": normalise(sample, transform).shape[-1],
+            "transform": asdict(transform),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a complete run has learnt.
+
+    Attributes:
+        network: normalised images [N, C, H, W] -> scores [N, K]; on the CPU, in evaluation mode.
+        prepare: raw images, [N, C, H, W] uint8 -> normalised ones.
+        config: its configuration.
+        class_order: the classes in the order in which they were learnt, by their numbers in the data: the network's
+            output k is of class `class_order[k]`.
+    """
+
+    network: Any
+    prepare: Any
+    config: Configuration
+    class_order: tuple[int, ...]
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """The trained network of a record's folder, with its configuration and class order.
+
+    Raises:
+        UserError: the folder holds no `model.pt`, or one of another version of the suite; a part is not there any more.
+    """
+    from utils.data.augment import Transform, normalise
+    from utils.run.checkpoint import load_model, taking_up
+
+    record = Record(Path(folder))
+    content, saved = load_model(record.model_path), record.read_config()
+    config = restore(saved["values"], saved["origins"])
+    sizes, labels = content["task_sizes"], content["label_of_class"]
+    stream = SimpleNamespace(num_tasks=len(sizes), num_classes=len(labels))
+    network = make_network(config, stream, content["image_size"])
+    if config.parts.head != "linear":
+        for size in sizes:
+            network.head.grow(size)
+    with taking_up(record.model_path):
+        network.load_state_dict(content["network"])
+    prepare = partial(normalise, transform=Transform(**content["transform"]))
+    order = tuple(sorted(range(len(labels)), key=labels.__getitem__))
+    return TrainedRun(network.eval(), prepare, config, order)
 
 
 def make_result(config: Configuration, measured, training, identity: str, device) -> dict[str, Any]:

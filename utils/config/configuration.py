@@ -126,6 +126,22 @@ def configure(arguments: Sequence[str]) -> Configuration:
     return _resolve(typed, selected, options, parts)
 
 
+def restore(values: dict[str, Any], origins: dict[str, str]) -> Configuration:
+    """The configuration of a record, from what its `config.json` holds.
+
+    Raises:
+        UserError: a part or a plug-in file is not there any more.
+    """
+    for path in values.get("plugin") or ():
+        load_plugin(path)
+    method, dataset = METHODS.get(values["model"]), DATASETS.get(values["dataset"])
+    _, head = _protocol_and_head(values, method)
+    parts = Parts(method, dataset, NORMS.get(values["nl"]), BACKBONES.get(values["backbone"]), head)
+    options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Configuration(plain, origins, options, parts)
+
+
 def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...], bool]:
     """The names of the parts, before their options can be known."""
     chosen = vars(part_parser().parse_known_args(list(arguments))[0])

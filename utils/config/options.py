@@ -141,6 +141,7 @@ PLACE_OPTIONS = tuple(
         ("threads", ranged(int, 1), None, "threads of the CPU (all cores)", {}),
         ("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step", {}),
         ("keep_checkpoint", boolean, False, "keep the checkpoint of a complete run", {"flag": True}),
+        ("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", {"flag": True}),
         ("log_every", ranged(int, 1), 50, "steps between logged losses", {}),
         ("non_verbose", boolean, False, "print the results only", {"flag": True}),
         ("notes", str, "", "free text kept with the record (none)", {}),

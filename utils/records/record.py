@@ -96,6 +96,7 @@ class Record:
         self.config_path = folder / "config.json"
         self.metrics_path = folder / "metrics.jsonl"
         self.checkpoint_path = folder / "checkpoint.pt"
+        self.model_path = folder / "model.pt"
         self.result_path = folder / "result.json"
         self.failure_path = folder / "failure.json"
         self.memory_path = folder / "memory.json"

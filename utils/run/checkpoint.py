@@ -23,10 +23,40 @@ def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
     Raises:
         DiskError: the disk is full or cannot be written; an earlier checkpoint stays as it was.
     """
+    _write(path, {"identity": identity, "state": state})
+
+
+def save_model(path: Path, content: dict[str, Any]) -> None:
+    """Write trained weights and what is needed to use them: tensors and plain values, which `load_model` reads.
+
+    Raises:
+        DiskError: the disk is full or cannot be written.
+    """
+    _write(path, content)
+
+
+def load_model(path: Path) -> dict[str, Any]:
+    """What `save_model` wrote, on the CPU. Nothing in the file can execute code.
+
+    Raises:
+        UserError: the file is not there, or damaged.
+    """
+    if not path.exists():
+        raise UserError(f"there is no {path}: only a complete run has one, unless it was told --keep_model 0")
+    content = _read(path)
+    if (
+        not isinstance(content, dict)
+        or not {"network", "label_of_class", "task_sizes", "image_size", "transform"} <= content.keys()
+    ):
+        raise UserError(f"{path} is damaged; --rerun trains the run anew")
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     # In memory first: torch's archive writer turns a full disk into an error of its own.
-    content = io.BytesIO()
-    torch.save({"identity": identity, "state": state}, content)
-    write_atomically(path, lambda file: file.write(content.getbuffer()))
+    encoded = io.BytesIO()
+    torch.save(content, encoded)
+    write_atomically(path, lambda file: file.write(encoded.getbuffer()))
 
 
 def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:

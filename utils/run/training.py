@@ -141,6 +141,8 @@ class Training:
                 self._evaluate_task()
                 self._diagnose_norms()
                 self.position = Position(task=self.position.task + 1, step=self.position.step)
+            if self.config.keep_checkpoint:
+                self._save()
         finally:
             self.outlets.screen.end()
         return self.measured
