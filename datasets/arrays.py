@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +170,13 @@ def _size(images: np.ndarray) -> str:
 
 
 class Layout:
-    """One way in which a dataset may be stored. `dataset` tells `folder`, `image_size`, `num_classes`, `num_images`."""
+    """One way in which a dataset may be stored. `dataset` tells `folder`, `image_size`, `num_classes`, `num_images`.
+
+    Attributes:
+        has_source: whether the files can be fetched from where they are published.
+    """
+
+    has_source: ClassVar[bool] = False
 
     def find(self, data_root: Path, dataset: "Dataset") -> Path | None:
         """Where the dataset is stored in this way, whole or in part; None if it is not."""
@@ -187,9 +194,9 @@ class Layout:
         """Everything. Raises UserError if it cannot be read."""
         raise NotImplementedError
 
-    def download(self, data_root: Path, dataset: "Dataset") -> bool:
-        """Fetch the official files; False where there are none to fetch."""
-        return False
+    def download(self, data_root: Path, dataset: "Dataset") -> None:
+        """Fetch what is not there yet of the official files. Raises UserError if they cannot be had."""
+        raise NotImplementedError
 
 
 class Dataset:
@@ -238,24 +245,42 @@ class Dataset:
         """Options that change nothing beside the others and with these transforms, by name, and why."""
         return {}
 
-    def load(self, data_root: Path, download: bool = False) -> Arrays:
+    @classmethod
+    def has_source(cls) -> bool:
+        """Whether it can be fetched from where it is published."""
+        return any(layout.has_source for layout in cls.layouts)
+
+    def load(self, data_root: Path) -> Arrays:
         """Read the images.
 
         Args:
             data_root: the folder that holds the datasets' folders.
-            download: fetch the official files if nothing is there and there is something to fetch.
 
         Raises:
             UserError: nothing is there, or what is there is damaged, of another shape or may not be read.
         """
         with naming_forbidden(data_root):
             found = self._find(data_root)
-            if found is None and download and any(layout.download(data_root, self) for layout in self.layouts):
-                found = self._find(data_root)
             if found is None:
                 raise UserError(self._missing(data_root))
             layout, place = found
             return self.assemble(layout.read(place, self))
+
+    def download(self, data_root: Path) -> None:
+        """Fetch the official files as far as they are not there; nothing if the data are stored in another way.
+
+        Raises:
+            UserError: there is no official source, or it cannot be reached.
+        """
+        if not self.layouts:
+            return  # it comes with the code
+        if not self.has_source():
+            raise UserError(f"{self.name} has no official source to fetch it from. Put there {self._wanted(data_root)}")
+        with naming_forbidden(data_root):
+            found = self._find(data_root)
+            layout = found[0] if found else next(layout for layout in self.layouts if layout.has_source)
+            if layout.has_source:
+                layout.download(data_root, self)
 
     def describe(self, data_root: Path) -> str:
         """One line: what was found, what is wrong with it, or what to put where."""
@@ -300,8 +325,15 @@ class Dataset:
         return None
 
     def _missing(self, data_root: Path) -> str:
-        wanted = "; or ".join(layout.wanted(data_root, self) for layout in self.layouts)
-        return f"{self.name}: no data found. Give --data_root (now {data_root}), or put there {wanted}"
+        place = "" if data_root == Path("data") else f" --data_root {shlex.quote(str(data_root))}"
+        fetch = f"fetch it with python run.py data --download {self.folder}{place}, " if self.has_source() else ""
+        return (
+            f"{self.name}: no data found. Give --data_root (now {data_root}), {fetch}or put there "
+            f"{self._wanted(data_root)}"
+        )
+
+    def _wanted(self, data_root: Path) -> str:
+        return "; or ".join(layout.wanted(data_root, self) for layout in self.layouts)
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ class SeqDigits(Dataset):
     # This suite's choice: enough for every method to learn them.
     protocol_values: ClassVar = {"offline": {"epochs": 10, "milestones": (5, 8), "lr_decay": 0.1}}
 
-    def load(self, data_root: Path, download: bool = False) -> Arrays:
-        """The digits, which need no data root and no download."""
+    def load(self, data_root: Path) -> Arrays:
+        """The digits, which need no data root."""
         with np.load(_FILE, allow_pickle=False) as file:
             images, labels = _enlarge(file["images"]), file["labels"].astype(np.int64)
         is_test = _rank_in_class(labels) % 5 == 4

@@ -60,11 +60,11 @@ class SeqImagenet100(Dataset):
         super().__init__(**options)
         self.class_names = tuple(_CLASS_LIST.read_text(encoding="ascii").split())
 
-    def load(self, data_root: Path, download: bool = False) -> Arrays:
+    def load(self, data_root: Path) -> Arrays:
         """The arrays, decoded from image files if they are not there yet."""
         with naming_forbidden(data_root):
             move_up(data_root / self.folder)  # a decoding that was killed in its last instant
-            arrays = super().load(data_root, download)
+            arrays = super().load(data_root)
             return self._with_native_test(arrays, data_root) if self.settings["test_crop"] == "native" else arrays
 
     def _with_native_test(self, arrays: Arrays, data_root: Path) -> Arrays:

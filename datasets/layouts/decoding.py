@@ -45,7 +45,7 @@ def decode(files: Files, side: int, place: Path, title: str, cut: Cut | None = N
     Raises:
         UserError: images cannot be read, or the place cannot be written; the first of them are named.
     """
-    with _locked(place):
+    with locked(place, _ASIDE):
         move_up(place)
         if all((place / f"{split}_y.npy").exists() for split in files):
             return
@@ -111,12 +111,13 @@ def _start(length: int, inner: int) -> int:
 
 
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def locked(place: Path, purpose: str) -> Iterator[None]:
+    """Wait until no other process writes to a folder for the same purpose. Raises UserError if it is not writable."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        lock = (place / f".{_ASIDE}.lock").open("w")
+        lock = (place / f".{purpose}.lock").open("w")
     except OSError as error:
-        raise UserError(f"the arrays cannot be written to {place} ({error.strerror}); make it writable") from error
+        raise UserError(f"{place} cannot be written to ({error.strerror}); make it writable") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

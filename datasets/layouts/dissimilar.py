@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.arrays import Content, Dataset, Layout
+from datasets.layouts.fetching import fetch, published_by
 from utils.errors import UserError
 from utils.machine import available_cores
 
@@ -24,7 +25,7 @@ class Source:
     """One of the five data sets.
 
     Attributes:
-        reader: torchvision's class, which also fetches the files.
+        reader: torchvision's class, which also knows where the files are published.
         folder: where else in the data root its own folder may be.
         files: what must be there, below the root that torchvision is given; those of MNIST also as `.gz`.
         read: root and split -> images [N, S, S] or [N, S, S, 3] uint8, labels [N] from 0 to 9.
@@ -47,15 +48,14 @@ class DissimilarFiles(Layout):
     images; grey ones get three equal channels. Labels follow the order of the five.
     """
 
+    has_source = True
+
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
         return data_root if any(_root_of(source, data_root, dataset) for source in SOURCES) else None
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
         root, names = data_root / dataset.folder, ", ".join(source.reader for source in SOURCES)
-        return (
-            f"the official files of {names} in {root} (torchvision.datasets fetches them by the classes of these "
-            f"names with '{root}', download=True; SVHN also with split='test')"
-        )
+        return f"the official files of {names} in {root}"
 
     def inspect(self, place: Path, dataset: Dataset) -> str:
         roots = self._roots(place, dataset)
@@ -73,12 +73,13 @@ class DissimilarFiles(Layout):
             arrays += [np.concatenate(images), np.concatenate(labels)]
         return Content(*arrays, dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place)))
 
-    def download(self, data_root: Path, dataset: Dataset) -> bool:
-        root = data_root / dataset.folder
+    def download(self, data_root: Path, dataset: Dataset) -> None:
+        import torchvision.datasets
+
         for source in SOURCES:
             if _root_of(source, data_root, dataset) is None:
-                _download(source.reader, root)
-        return True
+                reader = getattr(torchvision.datasets, source.reader)
+                fetch(published_by(reader, source.files), data_root / dataset.folder)
 
     def _roots(self, data_root: Path, dataset: Dataset) -> list[Path]:
         roots = [_root_of(source, data_root, dataset) for source in SOURCES]
@@ -105,26 +106,14 @@ def _read(source: Source, root: Path, split: str) -> tuple[np.ndarray, np.ndarra
         raise
     except Exception as error:  # damaged bytes can fail in any way
         raise UserError(
-            f"the {source.reader} files in {root} are not the official ones or are damaged; put those there"
+            f"the {source.reader} files in {root} are not the official ones or are damaged; remove them and "
+            "fetch those with run.py data --download"
         ) from error
     if len(images) != len(labels):
         raise UserError(
             f"{source.reader} in {root} has {len(images)} images but {len(labels)} labels; put the official files there"
         )
     return images, labels
-
-
-def _download(reader: str, root: Path) -> None:
-    import torchvision.datasets
-
-    kind = getattr(torchvision.datasets, reader)
-    splits = _SPLITS if reader == "SVHN" else ("train",)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for split in splits:
-            kind(root, **({"split": split} if reader in ("SVHN", "STL10") else {}), download=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"the download of {reader} to {root} failed: {error}") from error
 
 
 def _read_cifar10(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.arrays import Content, Dataset, Layout
+from datasets.layouts.fetching import fetch, published_by
 from utils.errors import UserError
 
 
@@ -20,6 +21,8 @@ class OfficialCifar(Layout):
             which name the files with their MD5 checksums.
     """
 
+    has_source = True
+
     def __init__(self, base_folder: str, files: tuple[str, ...], reader: str | type) -> None:
         self.base_folder = base_folder
         self.files = files
@@ -30,12 +33,7 @@ class OfficialCifar(Layout):
         return next((place for place in places if place.is_dir()), None)
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
-        root = data_root / dataset.folder
-        name = self.reader if isinstance(self.reader, str) else self.reader.__name__
-        return (
-            f'the official files in {root / self.base_folder} (python -c "from torchvision.datasets import {name}; '
-            f"{name}('{root}', download=True)\" fetches them)"
-        )
+        return f"the official files in {data_root / dataset.folder / self.base_folder}"
 
     def inspect(self, place: Path, dataset: Dataset) -> str:
         self._check_presence(place)
@@ -50,13 +48,10 @@ class OfficialCifar(Layout):
         origin = dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place))
         return Content(train.data, next(labels), test.data, next(labels), origin)
 
-    def download(self, data_root: Path, dataset: Dataset) -> bool:
-        place = data_root / dataset.folder
-        try:
-            self._reader_class()(place, download=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"the download to {place} failed: {error}") from error
-        return True
+    def download(self, data_root: Path, dataset: Dataset) -> None:
+        place = self.find(data_root, dataset) or data_root / dataset.folder / self.base_folder
+        files = published_by(self._reader_class(), [f"{self.base_folder}/{name}" for name in self.files])
+        fetch(files, place.parent)
 
     def _reader_class(self) -> type:
         if not isinstance(self.reader, str):
@@ -68,7 +63,10 @@ class OfficialCifar(Layout):
     def _check_presence(self, place: Path) -> None:
         missing = [name for name in self.files if not (place / name).is_file()]
         if missing:
-            raise UserError(f"{place} lacks {', '.join(missing)}; unpack the whole official archive there")
+            raise UserError(
+                f"{place} lacks {', '.join(missing)}; unpack the whole official archive there, or fetch it with run.py "
+                "data --download"
+            )
 
 
 def _check_sums(place: Path, reader: type) -> None:
@@ -79,5 +77,5 @@ def _check_sums(place: Path, reader: type) -> None:
         if not check_integrity(str(place / name), md5):
             raise UserError(
                 f"{place / name} is not the official file: its checksum is wrong, so it was not opened; "
-                f"unpack the official archive again"
+                f"fetch it with run.py data --download, or unpack the official archive again"
             )

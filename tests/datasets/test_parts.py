@@ -74,7 +74,7 @@ def test_missing_data_says_what_to_put_where(name, tmp_path):
     assert "\n" not in message
     assert f"{tmp_path / dataset.folder}/{{train,test}}_{{x,y}}.npy" in message
     assert "--data_root" in message
-    assert ("download=True" in message) == ("cifar" in name or "dissimilar" in name)
+    assert (f"data --download {dataset.folder} --data_root" in message) == ("cifar" in name or "dissimilar" in name)
 
 
 @pytest.mark.parametrize("name", [name for name in STORED if name != "seq-arrays"])
@@ -196,3 +196,14 @@ def test_layouts_of_the_same_images_have_one_fingerprint(tmp_path):
     write_image_folder(tmp_path / "c" / "small", content)
     digests = {small_dataset(official).load(tmp_path / root).fingerprint() for root in "abc"}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if not DATASETS.get(name).has_source()])
+def test_what_has_no_official_source_says_what_to_put_where(name, tmp_path):
+    with pytest.raises(UserError, match=f"^{name} has no official source to fetch it from. Put there "):
+        DATASETS.get(name)().download(tmp_path)
+
+
+def test_data_that_are_there_in_another_way_are_not_fetched(tmp_path):
+    written("seq-cifar10", tmp_path).download(tmp_path)
+    assert not (tmp_path / "cifar10" / "cifar-10-batches-py").exists()

@@ -56,13 +56,24 @@ def compare(words: Sequence[str]) -> int:
 
 
 def data(words: Sequence[str]) -> int:
-    """What was found of each dataset, and where to put what."""
+    """What was found of each dataset, and where to put what; fetches those that are named."""
     from utils.config.registry import DATASETS
 
-    description = "What was found of each dataset, and where to put what."
+    description = "What was found of each dataset, and where to put what; or fetch datasets from their official source."
     parser = Parser(prog="python run.py data", description=description, allow_abbrev=False)
     parser.add_argument("--data_root", help="where the data lies [$CL_DATA_ROOT, else data]")
-    root = data_root(parser.parse_args(words).data_root)
-    for name in DATASETS.names():
-        print(DATASETS.get(name)().describe(root))
+    parser.add_argument("--download", nargs="+", metavar="NAME", default=(), help="fetch these, such as cifar10 [none]")
+    options = parser.parse_args(words)
+    root = data_root(options.data_root)
+    known = {name: DATASETS.get(name) for name in DATASETS.names()}
+    folders = {dataset.folder: name for name, dataset in known.items() if dataset.folder}
+    chosen = dict.fromkeys(folders.get(name) or DATASETS.canonical(name) for name in options.download)
+    for name in chosen:
+        dataset = known[name]()
+        dataset.download(root)
+        print(dataset.describe(root), flush=True)
+    if not chosen:
+        print(*(dataset().describe(root) for dataset in known.values()), sep="\n")
+        sources = [dataset.folder for dataset in known.values() if dataset.has_source()]
+        print(f"with an official source (--download): {' '.join(sources)}")
     return COMPLETE

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import Resize
 
 from datasets.layouts.dissimilar import SOURCES, read_idx
+from tests.datasets.loopback import serving
 from tests.datasets.small import write_ten_format
 from utils.config.registry import DATASETS
 from utils.errors import UserError
@@ -195,18 +196,14 @@ def test_files_known_here_are_those_that_torchvision_reads():
 
 
 def test_only_what_is_missing_is_fetched(parts, root, tmp_path, monkeypatch):
-    expected, real, calls = load(tmp_path).fingerprint(), official.SVHN, []
-    for file in list(root.glob("*.mat")):
-        file.rename(tmp_path / f"elsewhere-{file.name}")
-
-    class Fetch:
-        def __init__(self, place, split, download):
-            calls.append((place, split, download))
-            (tmp_path / f"elsewhere-{split}_32x32.mat").rename(place / f"{split}_32x32.mat")
-
-    dataset = DATASETS.get("seq-dissimilar")()
-    monkeypatch.setattr(official, "SVHN", Fetch)
-    assert dataset.layouts[1].download(tmp_path, dataset)
-    assert calls == [(root, "train", True), (root, "test", True)]
-    monkeypatch.setattr(official, "SVHN", real)
+    expected = load(tmp_path).fingerprint()
+    with serving() as served:
+        listed = {}
+        for split, (_, name, md5) in official.SVHN.split_list.items():
+            served.files[f"/{name}"] = (root / name).read_bytes()
+            (root / name).unlink()
+            listed[split] = [f"{served.url}/{name}", name, md5]
+        monkeypatch.setattr(official.SVHN, "split_list", listed)
+        DATASETS.get("seq-dissimilar")().download(tmp_path)
+        assert [path for path, _ in served.asked] == ["/train_32x32.mat", "/test_32x32.mat"]
     assert load(tmp_path).fingerprint() == expected

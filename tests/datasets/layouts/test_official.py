@@ -107,37 +107,6 @@ def test_the_suites_own_datasets_refuse_other_files(tmp_path):
         DATASETS.get("seq-cifar10")().load(tmp_path)
 
 
-def test_download_fills_the_folder_and_only_when_asked(tmp_path):
-    calls = []
-
-    class Downloader:
-        def __init__(self, root, download):
-            calls.append((root, download))
-            self.reader = write_ten_format(root / "cifar-10-batches-py", small_content())
-            layout.reader = self.reader
-
-    layout = OfficialCifar("cifar-10-batches-py", TEN_FILES, Downloader)
-    dataset = small_dataset(layout)
-    with pytest.raises(UserError, match="no data found"):
-        dataset.load(tmp_path)
-    assert calls == []
-    arrays = dataset.load(tmp_path, download=True)
-    assert calls == [(tmp_path / "small", True)]
-    np.testing.assert_array_equal(arrays.test_x, small_content()["test_x"])
-    dataset.load(tmp_path, download=True)
-    assert len(calls) == 1
-
-
-def test_failed_download_is_one_line(tmp_path):
-    class Offline:
-        def __init__(self, root, download):
-            raise OSError("no route to host")
-
-    dataset = small_dataset(OfficialCifar("cifar-10-batches-py", TEN_FILES, Offline))
-    with pytest.raises(UserError, match=r"download .* failed: no route to host"):
-        dataset.load(tmp_path, download=True)
-
-
 def test_readers_import_no_torch_before_official_files_are_read(tmp_path):
     program = (
         "import sys; from pathlib import Path; from utils.config.registry import DATASETS\n"
