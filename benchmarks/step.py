@@ -31,7 +31,8 @@ from backbone.norm import BatchContext, batch_context
 from models.base import Stage
 from utils.config.configuration import configure
 from utils.config.registry import METHODS
-from utils.data.plan import Loaders, Pairs, Plain, part_sizes
+from utils.data.loaders import Loaders
+from utils.data.plan import Pairs, Plain, part_sizes
 from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
 from utils.records.record import Record
@@ -99,12 +100,12 @@ def make_training(model: str, root: Path, options: argparse.Namespace) -> Traini
 
 def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:
     """Every stage of the measured task, when it has begun, and what takes steps in it; a few are taken before."""
-    method, num_tasks = training.method, training.stream.num_tasks
-    last = next(task for task in range(MEASURED_TASK, num_tasks) if method.stages(task))
+    method, num_tasks, facts = training.method, training.stream.num_tasks, (training.config, training.sizes)
+    last = next(task for task in range(MEASURED_TASK, num_tasks) if method.stages(*facts, task))
     for task in range(last + 1):
         training.position = Position(task=task)
         method.begin_task(task)
-        for number, stage in enumerate(method.stages(task)):
+        for number, stage in enumerate(method.stages(*facts, task)):
             method.begin_stage(stage)
             method.begin_epoch(stage, 0)
             steps = suite_steps(training, stage, number)

@@ -17,6 +17,7 @@ from models.podnet import PROXY_OPTIONS, PodNet
 from utils.config.options import Option, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
+from utils.data.plan import StreamSizes
 
 
 @METHODS.register()
@@ -43,8 +44,9 @@ class Afc(PodNet):
         self.sums: list[Tensor] | None = None  # of the importance that is being measured
         self.replayed: dict[str, Any] | None = None  # the exemplars of the main stage, during the second one
 
-    def stages(self, task: int) -> list[Stage]:
-        stages = super().stages(task)
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+        stages = super().stages(config, sizes, task)
         return [*stages, replace(stages[0], name="importance", epochs=1, lr=0.0, keep="last", trains=False)]
 
     def begin_stage(self, stage: Stage) -> None:

@@ -4,6 +4,7 @@ The loop knows a method by `begin_task`, `stages`, `observe`, `end_task` and `sc
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, un
 from models.settings import Setting, find_setting
 from utils.config.options import Option, ranged
 from utils.data.batch import Batch
-from utils.data.plan import Pairs, Plain, Rows, Sizes, TaskStream, check_filled
+from utils.data.plan import DataPlan, Plain, Rows, StreamSizes, TaskStream
 from utils.errors import UserError
 from utils.seeds import derive_seed
 
@@ -47,9 +48,10 @@ class Stage:
         name: for a method with several stages to know them by.
         schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
         trains: False for passes that move no parameter, whose batches are no training steps.
+        chooses_exemplars: whether the exemplars of the task's own classes are chosen before the stage, to be in it.
     """
 
-    data: TaskStream | Plain | Pairs
+    data: DataPlan
     epochs: int
     lr: float
     milestones: tuple[int, ...] = ()
@@ -59,6 +61,7 @@ class Stage:
     name: str = "main"
     schedule: str = "steps"
     trains: bool = True
+    chooses_exemplars: bool = False
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -67,8 +70,22 @@ class Stage:
         return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
 
 
-class Method:
-    """Base of all methods.
+def head_grows(config: Any) -> bool:
+    """Whether every task adds its outputs to the classifier."""
+    return config.parts.head != "linear"
+
+
+class Method(ABC):
+    """Base of all methods. A method implements `observe`, and what else of this it does differently.
+
+    Class methods are pure. They are asked before there is a network or an image, by the launcher too, and see options
+    and numbers alone: `published_setting`, `settled`, `check`, `unused`, `canonical`, `remarks`, `measures_every_task`,
+    and what is trained on what: `stages`, with `stage` and `stage_on` to make them, and `num_exemplars`.
+
+    The other methods are called by the training loop, in this order: for each task `begin_task`; for each of its
+    stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `observe`; then
+    `end_task`. Evaluation calls `scores`, the choice of the best epoch `logits`. `state_dict` may be asked for between
+    any two batches, and `load_state_dict` of a new object takes the place of all calls before it.
 
     Args:
         network: images [N, C, H, W] -> scores [N, K].
@@ -103,7 +120,7 @@ class Method:
         self.prepare = prepare
         self.task = 0
         self.stage_name = "main"
-        self.growing = config.parts.head != "linear"
+        self.growing = head_grows(config)
         self.optimizer: torch.optim.Optimizer | None = None
 
     @classmethod
@@ -144,25 +161,32 @@ class Method:
         """Whether the network is trained in every task, so that there is something to measure after each."""
         return True
 
-    def check_batches(self) -> None:
-        """Raise UserError if some stage of some task will not fill a batch."""
-        tasks = range(self.stream.num_tasks)
-        try:
-            stages = [(task, *each) for task in tasks for each in enumerate(self.stages(task))]
-        except Exception:  # a plug-in's stages may need a task that has begun: its loaders check when they are made
-            return
-        if all(isinstance(stage.data, TaskStream) for _, _, stage in stages):
-            return
-        class_sizes = self.stream.pool(tasks).labels.bincount(minlength=self.stream.num_classes)
-        classes = [self.stream.classes_of_task(task) for task in tasks]
-        images = [int(class_sizes[each.start : each.stop].sum()) for each in classes]
-        for task, number, stage in stages:
-            sizes = Sizes(images, self.count_exemplars(task, class_sizes))
-            place = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
-            check_filled(stage.data, sizes, self.config.batch_size, place)
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+        """What is trained during a task; one stage on its own data unless a method has another plan.
 
-    def count_exemplars(self, task: int, class_sizes: Tensor) -> int:
-        """Exemplars that there will be when a task begins, from the classes' numbers of training images [K]."""
+        Args:
+            config: the options in force, as attributes.
+            sizes: of the stream.
+            task: counted from 0.
+        """
+        return [cls.stage(config, (task,))]
+
+    @classmethod
+    def stage(cls, config: Any, tasks: tuple[int, ...]) -> Stage:
+        """A stage on the data of these tasks, with the run's epochs, learning rate and choice of the epoch."""
+        data = Plain(Rows(tasks)) if head_grows(config) else TaskStream(tasks)
+        return cls.stage_on(config, data, held_out=tasks)
+
+    @classmethod
+    def stage_on(cls, config: Any, data: DataPlan, held_out: tuple[int, ...]) -> Stage:
+        """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
+        schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
+        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=cls.schedule)
+
+    @classmethod
+    def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:
+        """Images in a memory that is filled after each task, once `num_seen` classes have been seen."""
         return 0
 
     def begin_task(self, task: int) -> None:
@@ -183,21 +207,6 @@ class Method:
         """Add the outputs of task after task until there are so many."""
         while self.growing and self.network.head.num_classes < num_classes:
             self.grow(int(self.stream.task_of_class[self.network.head.num_classes]))
-
-    def stages(self, task: int) -> list[Stage]:
-        """What is trained during a task; one stage on its own data unless a method has another plan."""
-        return [self.stage((task,))]
-
-    def stage(self, tasks: tuple[int, ...]) -> Stage:
-        """A stage on the data of these tasks, with the run's epochs, learning rate and choice of the epoch."""
-        data = Plain(Rows(tasks)) if self.growing else TaskStream(tasks)
-        return self.stage_on(data, held_out=tasks)
-
-    def stage_on(self, data: TaskStream | Plain | Pairs, held_out: tuple[int, ...]) -> Stage:
-        """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
-        config = self.config
-        schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
-        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=self.schedule)
 
     def trained(self, stage: Stage) -> Iterable[nn.Parameter]:
         """The parameters that a stage trains; all of them unless a method freezes some."""
@@ -234,9 +243,9 @@ class Method:
         for group in self.optimizer.param_groups:
             group["lr"] = stage.lr_at(epoch)
 
+    @abstractmethod
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         """One step on a batch of the stream; the loss terms, detached, stay on the device."""
-        raise NotImplementedError
 
     def end_task(self, task: int) -> None:
         """After the last step of a task, before it is evaluated."""

@@ -11,7 +11,7 @@ from models.exemplar import ExemplarMethod, frozen_copy
 from utils.config.options import Option, boolean, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
-from utils.data.plan import Plain, Rows
+from utils.data.plan import Plain, Rows, StreamSizes
 
 TEMPERATURE = 2.0
 
@@ -69,15 +69,15 @@ class Eeil(ExemplarMethod):
             return []
         return [f"current and memory rows of the balanced second stage are one to {norm.name}, which balances nothing"]
 
-    def stages(self, task: int) -> list[Stage]:
-        main = self.main_stage(task)
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+        main = cls.main_stage(config, task)
         if task == 0:
             return [main]
-        if self.config.eeil_second_stage == "released":
-            data = self.pairs(Rows((task,), exemplars=2))
+        if config.eeil_second_stage == "released":
+            data = cls.pairs(config, Rows((task,), exemplars=2))
         else:
             data = Plain(Rows((task,), exemplars=1, balanced=True))
-        config = self.config
         schedule = {"epochs": config.second_epochs, "lr": 0.01 * config.lr, "keep": config.best_epoch}
         return [main, Stage(data, **schedule, held_out=(task,), name="balance")]
 

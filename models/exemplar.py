@@ -3,17 +3,18 @@
 import copy
 import math
 import operator
+from abc import abstractmethod
 from functools import partial, reduce
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.base import MemoryMethod, Stage
+from models.base import MemoryMethod, Stage, head_grows
 from utils.config.options import Option, ranged
 from utils.data.batch import Batch
-from utils.data.exemplars import EXEMPLAR_OPTIONS
-from utils.data.plan import Pairs, Plain, Rows, check_ratio
+from utils.data.exemplars import EXEMPLAR_OPTIONS, exemplars_per_class
+from utils.data.plan import Pairs, Plain, Rows, StreamSizes, check_ratio
 from utils.errors import UserError
 from utils.inference import evaluating
 
@@ -123,9 +124,12 @@ class ExemplarMethod(MemoryMethod):
             kept["current_pool"] = cls.default_pool  # as in records from when it was allowed
         return super().canonical(values) | kept
 
-    def count_exemplars(self, task: int, class_sizes: Tensor) -> int:
-        first = self.stream.classes_of_task(task).start
-        return int(class_sizes[:first].clamp(max=self.memory.num_per_class(first)).sum()) if task else 0
+    @classmethod
+    def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:
+        if not num_seen:
+            return 0
+        quota = exemplars_per_class(config.buffer_size, config.quota, num_seen, sizes.num_classes)
+        return sum(min(size, quota) for size in sizes.class_sizes[:num_seen])
 
     @property
     def num_old(self) -> int:
@@ -142,31 +146,39 @@ class ExemplarMethod(MemoryMethod):
         classes = self.stream.classes_of_task(task)
         return slice(classes.start, classes.stop)
 
-    def stages(self, task: int) -> list[Stage]:
-        return [self.main_stage(task)]
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+        return [cls.main_stage(config, task)]
 
-    def main_stage(self, task: int) -> Stage:
+    @classmethod
+    def main_stage(cls, config: Any, task: int) -> Stage:
         """The first task alone; a later one with the exemplars beside it, or among its own images."""
         if task == 0:
-            return self.stage((0,))
-        if self.config.batching == "union":
-            return self.stage_on(Plain(Rows((task,), exemplars=1), drop_last=self.growing), held_out=(task,))
-        current = Rows((task,), exemplars=int(self.config.current_pool == "union"))
-        return self.stage_on(self.pairs(current), held_out=(task,))
+            return cls.stage(config, (0,))
+        if config.batching == "union":
+            data = Plain(Rows((task,), exemplars=1), drop_last=head_grows(config))
+        else:
+            data = cls.pairs(config, Rows((task,), exemplars=int(config.current_pool == "union")))
+        return cls.stage_on(config, data, held_out=(task,))
 
-    def pairs(self, current: Rows) -> Pairs:
+    @classmethod
+    def pairs(cls, config: Any, current: Rows) -> Pairs:
         """Batches of these current rows beside the exemplars."""
-        config = self.config
-        return Pairs(current, Rows(exemplars=1), config.batch_ratio, config.ratio_cycle, self.drops_last)
+        return Pairs(current, Rows(exemplars=1), config.batch_ratio, config.ratio_cycle, cls.drops_last)
+
+    def begin_stage(self, stage: Stage) -> None:
+        if stage.chooses_exemplars and not self.memory.holds(self.num_seen - 1):
+            self.choose_exemplars()
+        super().begin_stage(stage)
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         terms = self.losses(batch)
         losses = self.update(reduce(operator.add, terms.values()))
         return {name: term.detach() for name, term in terms.items()} | losses
 
+    @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss by name, which are summed."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch) -> Any:
         """Scores, features and any maps of a batch; the norm layers are told which rows come from memory."""

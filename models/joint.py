@@ -1,11 +1,14 @@
 """Joint: training on the union of all tasks that have arrived; the upper bound."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.base import Method, Stage
+from models.base import Method, Stage, head_grows
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
+from utils.data.plan import StreamSizes
 
 
 @METHODS.register()
@@ -22,9 +25,10 @@ class Joint(Method):
     def measures_every_task(cls, head: str) -> bool:
         return head != "linear"
 
-    def stages(self, task: int) -> list[Stage]:
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
         arrived = tuple(range(task + 1))
-        return [self.stage(arrived)] if self.growing or len(arrived) == self.stream.num_tasks else []
+        return [cls.stage(config, arrived)] if head_grows(config) or len(arrived) == sizes.num_tasks else []
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         return self.update(cross_entropy(self.network(batch.images), batch.labels))

@@ -17,7 +17,7 @@ from models.lucir import cosine_distance
 from utils.config.options import Option, boolean, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
-from utils.data.plan import Plain, Rows
+from utils.data.plan import Plain, Rows, StreamSizes
 from utils.inference import evaluating
 from utils.seeds import generator
 
@@ -88,19 +88,14 @@ class PodNet(ExemplarMethod):
         if task > 0:
             self.imprint()
 
-    def stages(self, task: int) -> list[Stage]:
-        main = self.main_stage(task)
+    @classmethod
+    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+        main = cls.main_stage(config, task)
         if task == 0:
             return [main]
-        config = self.config
+        data = Plain(Rows(exemplars=1), drop_last=False)
         schedule = {"epochs": config.second_epochs, "lr": config.second_lr, "keep": config.best_epoch}
-        return [main, Stage(Plain(Rows(exemplars=1), drop_last=False), **schedule, held_out=(task,), name="balance")]
-
-    def begin_stage(self, stage: Stage) -> None:
-        """Choose exemplars of the new classes before the second stage."""
-        if stage.name == "balance" and not self.memory.holds(self.num_seen - 1):
-            self.choose_exemplars()
-        super().begin_stage(stage)
+        return [main, Stage(data, **schedule, held_out=(task,), name="balance", chooses_exemplars=True)]
 
     def trained(self, stage: Stage) -> list[nn.Parameter]:
         head = self.network.head

@@ -91,7 +91,8 @@ def train(
     config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest, started: float
 ) -> dict[str, Any]:
     """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
-    from utils.data.plan import Loaders
+    from utils.data.loaders import Loaders
+    from utils.data.plan import StreamSizes, count_stages
     from utils.records.trackers import make_tracker
     from utils.run.environment import available_cores, choose_device, describe, set_arithmetic
     from utils.run.training import Outlets, Training
@@ -104,7 +105,9 @@ def train(
     stream = make_stream(config, dataset, arrays, device)
     transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     arrays.release()
-    check_retuning(config, stream)
+    sizes = StreamSizes.of(stream)
+    count_stages(config, sizes)  # raises where a batch cannot be filled
+    check_retuning(config, sizes)
     method = make_method(config, stream, augmentation, device)
     record.write_config(
         facts
@@ -216,27 +219,24 @@ def make_method(config: Configuration, stream, augmentation, device):
         memory = make_memory(config, stream, augmentation, device)
     sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
     network = make_network(config, stream, image_size=augmentation.prepare(sample).shape[-1]).to(device)
-    made = method(network, config, stream, memory, augmentation.prepare)
-    made.check_batches()
-    return made
+    return method(network, config, stream, memory, augmentation.prepare)
 
 
-def check_retuning(config: Configuration, stream) -> None:
+def check_retuning(config: Configuration, sizes) -> None:
     """Raise UserError if `--retune_norms` could not measure what it is for."""
     from models.base import Method
+    from utils.data.plan import all_until, count_batches
 
     if not config.retune_norms:
         return
     method = config.parts.method
     if method.scores is not Method.scores:
         raise UserError(f"--retune_norms measures the network's own outputs, and --model {config.model} has other ones")
-    first = 0 if method.measures_every_task(config.parts.head) else stream.num_tasks - 1
-    num_images = len(stream.pool(range(first + 1)))
-    if num_images < config.batch_size:
-        raise UserError(
-            f"--retune_norms trains on full batches, and there are {num_images} images at first: give a smaller "
-            "--batch_size"
-        )
+    data = all_until(0 if method.measures_every_task(config.parts.head) else sizes.num_tasks - 1)
+    try:
+        count_batches(data, [sizes.images_of(data.rows.tasks)], config.batch_size)
+    except UserError as error:
+        raise UserError(f"--retune_norms trains on full batches: {error}") from None
 
 
 def make_replay(config: Configuration, stream, augmentation, device):

@@ -72,6 +72,11 @@ def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher
     return method
 
 
+def stages_of(method: Any, task: int) -> list[Any]:
+    """What a method trains during a task; its stream is one of numbers alone."""
+    return method.stages(method.config, method.stream, task)
+
+
 def observe(method: Any, labels: np.ndarray, num_current: int | None = None) -> dict[str, Tensor]:
     """The losses of one step; their gradients are then in the leaves."""
     batch = rows(torch.zeros(len(labels), 1), labels, task=method.task)
@@ -101,7 +106,7 @@ def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **o
     config = SimpleNamespace(**values, best_epoch="last", parts=SimpleNamespace(norm=NORMS.get("BN"), head="linear"))
     stream = SimpleNamespace(num_tasks=5, num_classes=num_classes)
     method = METHODS.get(name)(PassThrough(), config, stream, ScriptedMemory(draws or []))
-    method.begin_stage(method.stages(4)[0])
+    method.begin_stage(stages_of(method, 4)[0])
     return method
 
 

@@ -9,7 +9,7 @@ from backbone.norm import build_norm
 from models.afc import discrepancy
 from models.heads import Network, ProxyHead
 from tests.golden import cases
-from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, make_offline, rows
+from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, make_offline, rows, stages_of
 from tests.models.test_podnet import Memory, maps_of, recorded_network, step
 from utils.config.configuration import configure
 from utils.data.plan import Pairs, Plain, Rows
@@ -178,8 +178,8 @@ def test_no_regularizer_is_left_for_the_next_task():
 
 def test_importance_is_measured_on_the_batches_of_the_main_stage():
     method = measuring(OneStage(), torch.eye(8, 5).double(), 4, lr=0.1)
-    assert [stage.name for stage in method.stages(0)] == ["main", "importance"]
-    main, second, importance = method.stages(1)
+    assert [stage.name for stage in stages_of(method, 0)] == ["main", "importance"]
+    main, second, importance = stages_of(method, 1)
     assert second.data == Plain(Rows(exemplars=1), drop_last=False)
     assert main.data == importance.data == Pairs(Rows((1,)), Rows(exemplars=1), 3, "replay")
     assert (importance.epochs, importance.lr, importance.keep) == (1, 0.0, "last")
@@ -197,7 +197,7 @@ class SavedMemory(Memory):
 def test_importance_is_measured_beside_the_exemplars_of_the_main_stage():
     method = measuring(OneStage(), torch.eye(8, 5).double(), 4, task=1)
     method.memory, method.stream.pool = SavedMemory(4), lambda tasks: None
-    main, second, importance = method.stages(1)
+    main, second, importance = stages_of(method, 1)
     method.begin_stage(main)
     for _ in range(2):  # it begins again when a run goes on
         method.begin_stage(second)

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -37,7 +35,7 @@ def observed(method_name, forward, norm, **options):
     method = make(method_name, draws(2), forward=forward, alpha=0.5, beta=0.5, lambd=0.1, ada_t0=0)
     method.network = Normed(norm, **options)
     method.regularized = bool(NORMS.get(norm).regularizer_options)
-    method.begin_stage(method.stage((1,)))
+    method.begin_stage(method.stage(method.config, (1,)))
     method.begin_task(1)
     losses = method.observe(rows(leaf(ZEROS), torch.full((6,), 2).numpy(), task=1))
     return method, losses
@@ -74,7 +72,7 @@ def test_regularizer_enters_the_loss_with_its_weight():
 def test_regularizer_waits_for_its_first_task():
     method = make("er", draws(1), forward="joint", lambd=0.1, ada_t0=2)
     method.network, method.regularized = Normed("AdaB2N", num_tasks=5), True
-    method.begin_stage(method.stage((1,)))
+    method.begin_stage(method.stage(method.config, (1,)))
     method.begin_task(1)
     assert "norm_loss" not in method.observe(rows(leaf(ZEROS), task=1))
 
@@ -82,7 +80,7 @@ def test_regularizer_waits_for_its_first_task():
 def test_batch_without_memory_rows_is_not_described():
     method = make("er", [], forward="joint", lambd=0.1, ada_t0=0)
     method.network, method.regularized = Normed("AdaB2N", num_tasks=5), True
-    method.begin_stage(method.stage((0,)))
+    method.begin_stage(method.stage(method.config, (0,)))
     method.begin_task(3)
     losses = method.observe(rows(leaf(ZEROS), task=3))
     assert "norm_loss" not in losses
@@ -101,7 +99,7 @@ def test_task_weights_are_never_decayed():
     method.network = Normed("AdaB2N", num_tasks=5)
     with torch.no_grad():
         method.network.norm.task_weight.fill_(1.0)
-    method.begin_stage(method.stage((0,)))
+    method.begin_stage(method.stage(method.config, (0,)))
     for parameter in method.network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     method.optimizer.step()
@@ -116,7 +114,7 @@ def test_learning_rate_falls_at_the_milestones():
 
 def test_learning_rate_of_an_epoch_reaches_every_group():
     method = make("sgd", lr=1.0, milestones=(1,), lr_decay=0.5)
-    stage = method.stage((0,))
+    stage = method.stage(method.config, (0,))
     method.begin_epoch(stage, 1)
     assert {group["lr"] for group in method.optimizer.param_groups} == {0.5}
 
@@ -127,12 +125,3 @@ def test_every_current_row_is_offered_to_memory_after_the_step(method):
     (inserted,) = trained.memory.inserted
     assert len(inserted["raw"]) == 6
     assert inserted["tasks"].tolist() == [1] * 6
-
-
-def test_stages_that_cannot_be_told_before_a_task_are_left_to_their_loaders():
-    class Waiting(METHODS.get("sgd")):
-        def stages(self, task):
-            return [self.stage((self.begun_task,))]
-
-    config = SimpleNamespace(parts=SimpleNamespace(head="linear"))
-    Waiting(torch.nn.Linear(1, 1), config, SimpleNamespace(num_tasks=2)).check_batches()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.golden import cases
-from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe, stages_of
 from utils.data.plan import Pairs, Plain, Rows
 
 CASES = cases("losses/eeil.npz", "facil_")
@@ -52,7 +52,7 @@ def test_divergence_leaves_out_the_newest_old_task_on_request():
 def begun(network, distill, stage=1):
     """A method of which a stage has begun, in the second task."""
     method = make_offline("eeil", 1, 3, network, FixedNetwork(torch.zeros(1, 3)), lr=0.1, eeil_distill=distill)
-    method.begin_stage(method.stages(1)[stage])
+    method.begin_stage(stages_of(method, 1)[stage])
     return method
 
 
@@ -61,7 +61,7 @@ def test_copy_is_made_when_the_second_stage_begins_and_only_once():
     method = begun(network, "kl")
     with torch.no_grad():
         network.unused += 1
-    method.begin_stage(method.stages(1)[1])
+    method.begin_stage(stages_of(method, 1)[1])
     assert method.unbalanced.unused == 0
     assert not method.unbalanced.training
     assert not any(parameter.requires_grad for parameter in method.unbalanced.parameters())
@@ -80,7 +80,7 @@ def test_next_task_has_a_copy_of_its_own():
 
 
 def stages(task, **options):
-    return make_offline("eeil", task, 3, FixedNetwork(torch.zeros(1, 3)), None, lr=0.1, **options).stages(task)
+    return stages_of(make_offline("eeil", task, 3, FixedNetwork(torch.zeros(1, 3)), None, lr=0.1, **options), task)
 
 
 def test_first_task_has_one_stage():

@@ -137,7 +137,7 @@ def test_old_class_weights_get_no_gradient():
     method.config.lucir_lambda = 0.0
     method.network.double()
     method.network.fixed = Outputs(None, features.double(), [])
-    method.begin_stage(method.stage((1,)))
+    method.begin_stage(method.stage(method.config, (1,)))
     cross_entropy(method.network.outputs(None).scores, torch.tensor([0, 1, 3, 4])).backward()
     old, new = (part.weight.grad for part in method.network.head.parts)
     assert old is None

@@ -7,7 +7,7 @@ from models.heads import Outputs, ProxyHead
 from models.lucir import cosine_distance
 from models.podnet import nca, pod
 from tests.golden import cases
-from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe, stages_of
 from utils.config.configuration import configure
 from utils.data.plan import Pairs, Plain, Rows
 from utils.data.pools import TensorPool
@@ -156,19 +156,19 @@ def small(task, **options):
 
 
 def test_learning_rate_follows_a_cosine_an_epoch_late():
-    (main,) = small(0).stages(0)
+    (main,) = stages_of(small(0), 0)
     assert [main.lr_at(epoch) for epoch in range(4)] == pytest.approx([0.1, 0.1, 0.0853553391, 0.05])
 
 
 def test_second_stage_is_on_exemplars_alone_at_its_own_learning_rate():
-    main, second = small(1).stages(1)
+    main, second = stages_of(small(1), 1)
     assert main.data == Pairs(Rows((1,)), Rows(exemplars=1), 3, "replay")
     assert second.data == Plain(Rows(exemplars=1), drop_last=False)
     assert (second.epochs, [second.lr_at(epoch) for epoch in (0, 19)]) == (20, [0.05, 0.05])
 
 
 def test_batches_of_the_original_program_are_shuffled_unions():
-    assert small(1, batching="union").stages(1)[0].data == Plain(Rows((1,), exemplars=1))
+    assert stages_of(small(1, batching="union"), 1)[0].data == Plain(Rows((1,), exemplars=1))
 
 
 class Memory:
@@ -197,7 +197,7 @@ def test_each_stage_trains_its_own_part():
     method.stream.pool = lambda tasks: None
     backbone = {"backbone.weight", "backbone.bias"}
     expected = [backbone | {"head.eta", "head.parts.1.weight"}, {"head.parts.0.weight", "head.parts.1.weight"}]
-    for stage, names in zip(method.stages(1), expected, strict=True):
+    for stage, names in zip(stages_of(method, 1), expected, strict=True):
         method.begin_stage(stage)
         assert names_of(method, method.optimizer.param_groups[0]["params"]) == names
         learning = (each for each in method.network.parameters() if each.requires_grad)
@@ -209,7 +209,7 @@ def test_each_stage_trains_its_own_part():
 def test_the_teacher_is_asked_only_where_the_backbone_learns(stage, num_asked, monkeypatch):
     method = small(1)
     method.memory = Memory(4)
-    method.begin_stage(method.stages(1)[stage])
+    method.begin_stage(stages_of(method, 1)[stage])
     asked = []
     outputs = SimpleNamespace(scores=torch.zeros(2, 4, dtype=torch.float64), features=None, maps=None)
     monkeypatch.setattr(method, "forward", lambda batch: outputs)
@@ -223,7 +223,7 @@ def test_second_stage_waits_for_exemplars_of_the_new_classes_and_chooses_them_on
     method = small(1)
     method.memory = Memory(2)
     method.stream.pool = lambda tasks: tasks
-    main, second = method.stages(1)
+    main, second = stages_of(method, 1)
     method.begin_stage(main)
     assert method.memory.num_updates == 0
     for _ in range(2):  # it begins again when a run goes on
@@ -234,7 +234,7 @@ def test_second_stage_waits_for_exemplars_of_the_new_classes_and_chooses_them_on
 
 def test_every_gradient_entry_is_limited():
     method = small(0)
-    method.begin_stage(method.stages(0)[0])
+    method.begin_stage(stages_of(method, 0)[0])
     weight = method.network.backbone.weight
     weight.grad = torch.full_like(weight, -70.0)
     method.network.head.eta.grad = torch.tensor([4.0], dtype=torch.float64)

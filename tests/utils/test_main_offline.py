@@ -84,7 +84,7 @@ def test_a_later_task_of_too_few_images_is_told_before_training(tmp_path, capsys
     words = f"--dataset seq-arrays --n_tasks 2 --data_root {tmp_path / 'data'} --class_order identity --batch_size 16"
     line = ["--model", "sgd", "--protocol", "offline", "--val_fraction", "0", "--best_epoch", "last", *words.split()]
     assert main([*line, "--nowand", "--device", "cpu", "--results_dir", str(tmp_path / "results")]) == 2
-    assert "task 2 has 4 images for the 16 rows of a batch" in capsys.readouterr().err
+    assert "task 2: there are 4 images for the 16 rows of a batch" in capsys.readouterr().err
 
 
 def test_online_the_short_batches_of_unions_are_trained_on(tmp_path):

@@ -89,4 +89,4 @@ def test_remarks_are_told(shown, line, remark):
 def test_a_balanced_stage_that_cannot_fill_a_batch_is_told_before_training(shown):
     code, printed = shown("--model eeil --eeil_second_stage balanced --epochs 1 --buffer_size 6 --batch_size 20")
     assert code == 2
-    assert "stage 2 of task 2 has 12 images for the 20 rows" in printed.err
+    assert "stage 2 of task 2: there are 12 images for the 20 rows" in printed.err

@@ -90,13 +90,7 @@ class ExemplarMemory:
         Raises:
             UserError: that would be less than one.
         """
-        num_sharing = self._num_classes if self._quota == "fixed" else num_seen
-        if self.capacity < num_sharing:
-            raise UserError(
-                f"--buffer_size {self.capacity} leaves less than one image to each of {num_sharing} classes: give at "
-                f"least {num_sharing}"
-            )
-        return -(-self.capacity // num_sharing) if self._quota == "ceil" else self.capacity // num_sharing
+        return exemplars_per_class(self.capacity, self._quota, num_seen, self._num_classes)
 
     def holds(self, label: int) -> bool:
         """Whether there are exemplars of a class."""
@@ -182,6 +176,21 @@ class ExemplarMemory:
             raise Diverged(f"the network's features of class {label} are not finite; a lower --lr may help")
         herd = herd_greedily if self._selection == "herding" else herd_as_icarl
         return herd(found, quota).cpu()
+
+
+def exemplars_per_class(capacity: int, quota: str, num_seen: int, num_classes: int) -> int:
+    """Images kept of each class, of `num_classes` in all, when `num_seen` of them have been seen; see `ExemplarMemory`.
+
+    Raises:
+        UserError: that would be less than one.
+    """
+    num_sharing = num_classes if quota == "fixed" else num_seen
+    if capacity < num_sharing:
+        raise UserError(
+            f"--buffer_size {capacity} leaves less than one image to each of {num_sharing} classes: give at least "
+            f"{num_sharing}"
+        )
+    return -(-capacity // num_sharing) if quota == "ceil" else capacity // num_sharing
 
 
 def _images_of(pool: Pool, rows: Tensor) -> Tensor:

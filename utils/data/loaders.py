@@ -1,16 +1,21 @@
 """Batches of one epoch, from one pool or from two side by side, as a pure function of seed, purpose, epoch and index.
 
+`Loaders` makes the loader of what a stage trains on (`plan.py`), when the stage begins.
+
 The order of a pass over a pool is drawn from one generator, the augmentation of each batch from its own. So nothing
 has to be kept to go on in the middle of an epoch, and a batch that comes again is augmented as it was.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from utils.data.batch import Batch
-from utils.data.pools import Pool
+from utils.data.plan import DataPlan, Plain, Rows, TaskStream, count_batches, count_plain, pair_up, part_sizes
+from utils.data.pools import Pool, SubsetPool, UnionPool
 from utils.errors import UserError
 from utils.seeds import generator
 
@@ -33,20 +38,13 @@ class Shuffled:
 
     Attributes:
         num_batches: of an epoch.
-
-    Raises:
-        UserError: there is not one batch.
     """
 
     def __init__(
         self, pool: Pool, batch_size: int, augment: Augment, *, seed: int, purpose: Purpose, drop_last: bool
     ) -> None:
         self._rows = _Shuffler(pool, batch_size, augment, seed, purpose)
-        self.num_batches = self._rows.num_full if drop_last else self._rows.num_batches
-        if not len(pool):
-            raise UserError("there are no images to train on: give a --dataset that has some")
-        if not self.num_batches:
-            raise UserError(f"--batch_size {batch_size} needs at least as many images, and there are {len(pool)}")
+        self.num_batches = count_plain(len(pool), batch_size, drop_last)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, counted from 0, from batch `start` on; all of their rows are current."""
@@ -57,8 +55,7 @@ class Shuffled:
 class Paired:
     """A fixed number of current rows, then of memory rows, in every batch (Cha et al., CVPR 2023).
 
-    Two shuffled passes run side by side for as many steps as the longer one has batches; the shorter one begins again
-    whenever it is at its end. A pair of which one part is not full is passed over.
+    Two shuffled passes run side by side (`plan.pair_up`). A pair of which one part is not full is passed over.
 
     Args:
         current, memory: the two pools.
@@ -74,7 +71,7 @@ class Paired:
         num_batches: of an epoch, those that are passed over not counted.
 
     Raises:
-        UserError: there is not one full pair, or the cycle is unknown.
+        UserError: the cycle is unknown.
     """
 
     def __init__(
@@ -92,10 +89,10 @@ class Paired:
     ) -> None:
         if cycle not in CYCLES:
             raise UserError(f"unknown --ratio_cycle {cycle!r}. Known: {', '.join(CYCLES)}.")
-        _check_pair(len(current), len(memory), num_current, num_memory)
         self._current = _Shuffler(current, num_current, augment, seed, purpose)
         self._memory = _Shuffler(memory, num_memory, augment, seed, purpose)
-        self._plan = _pairs(self._current, self._memory, replays=cycle == "replay", drop_last=drop_last)
+        num_rows, sizes = (len(current), len(memory)), (num_current, num_memory)
+        self._plan = pair_up(num_rows, sizes, replays=cycle == "replay", drop_last=drop_last)
         self.num_batches = len(self._plan)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -112,12 +109,10 @@ class _Shuffler:
 
     Attributes:
         batch_size: rows of a full batch.
-        num_batches, num_full: batches of a pass, and those of them that are full.
     """
 
     def __init__(self, pool: Pool, batch_size: int, augment: Augment, seed: int, purpose: Purpose) -> None:
         self.batch_size = batch_size
-        self.num_batches, self.num_full = -(-len(pool) // batch_size), len(pool) // batch_size
         self._pool = pool
         self._augment = augment
         self._seed = seed
@@ -144,28 +139,84 @@ class _Shuffler:
         return self._order
 
 
-def _pairs(
-    current: _Shuffler, memory: _Shuffler, *, replays: bool, drop_last: bool
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pass and index of both parts of every full pair; a part that replays stays in its first pass."""
-    lengths = [part.num_full if drop_last else part.num_batches for part in (current, memory)]
-    places = [[divmod(step, length) for length in lengths] for step in range(max(lengths))]
-    full = [(ours, theirs) for ours, theirs in places if ours[1] < current.num_full and theirs[1] < memory.num_full]
-    return [((0, ours[1]), (0, theirs[1])) for ours, theirs in full] if replays else full
+class Loader(Protocol):
+    """Gives the batches of an epoch, from any of them on."""
+
+    num_batches: int
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
-def _check_pair(current: int, memory: int, num_current: int, num_memory: int) -> None:
-    if num_current < 1 or num_memory < 1:
-        raise UserError(
-            f"pairs of {num_current} current and {num_memory} memory images cannot be formed: give a larger "
-            "--batch_size"
-        )
-    if current < num_current:
-        raise UserError(
-            f"a batch takes {num_current} current images, and there are {current}: give a smaller --batch_size"
-        )
-    if memory < num_memory:
-        raise UserError(
-            f"a batch takes {num_memory} memory images, and there are {memory}: give a larger --buffer_size or a "
-            "smaller --batch_size"
-        )
+@dataclass(frozen=True)
+class Loaders:
+    """Makes the loader of a stage.
+
+    Attributes:
+        stream: gives tasks (`datasets/stream.py`).
+        memory: gives exemplars, None for a method without memory.
+        augmentation: of the images (`utils/run/training.py`).
+        batch_size: rows of a batch.
+        seed: of the run.
+    """
+
+    stream: Any
+    memory: Any
+    augmentation: Any
+    batch_size: int
+    seed: int
+
+    def of(self, data: DataPlan, purpose: tuple[int, ...]) -> Loader:
+        """The loader of a stage.
+
+        Args:
+            data: what it trains on.
+            purpose: task and stage, so that each has draws of its own.
+
+        Raises:
+            UserError: no full batch can be formed.
+        """
+        pools = [self._pool(rows, purpose) for rows in data.parts]
+        num_batches = count_batches(data, [len(pool) for pool in pools], self.batch_size)
+        if isinstance(data, TaskStream):
+            return _StreamLoader(self.stream, self.augmentation.of_stream, data.tasks, self.batch_size, num_batches)
+        augment, draws = self.augmentation.transform, {"seed": self.seed, "purpose": purpose}
+        if isinstance(data, Plain):
+            return Shuffled(*pools, self.batch_size, augment, drop_last=data.drop_last, **draws)
+        sizes = part_sizes(self.batch_size, data.ratio)
+        return Paired(*pools, *sizes, augment, cycle=data.cycle, drop_last=data.drop_last, **draws)
+
+    def _pool(self, rows: Rows, purpose: tuple[int, ...]) -> Pool:
+        pools = [self.stream.pool(rows.tasks)] if rows.tasks else []
+        if rows.exemplars:
+            exemplars = self.memory.pool()
+            if rows.balanced:
+                pools = [self._sample(pools[0], len(exemplars), purpose)]
+            pools += [exemplars] * rows.exemplars
+        return pools[0] if len(pools) == 1 else UnionPool(pools)
+
+    def _sample(self, pool: Pool, number: int, purpose: tuple[int, ...]) -> Pool:
+        """At most so many rows of a pool, drawn at random once per stage."""
+        draws = generator(self.seed, "sample", *purpose)
+        return SubsetPool(pool, torch.randperm(len(pool), generator=draws)[:number])
+
+
+class _StreamLoader:
+    """Batches in the stream's own order, augmented from the run's running generator."""
+
+    def __init__(
+        self,
+        stream: Any,
+        augment: Callable[[Tensor], Tensor],
+        tasks: tuple[int, ...],
+        batch_size: int,
+        num_batches: int,
+    ) -> None:
+        self._stream = stream
+        self._augment = augment
+        self._tasks = tasks
+        self._batch_size = batch_size
+        self.num_batches = num_batches
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for raw, labels, tasks in self._stream.batches(self._tasks, epoch, self._batch_size, start=start):
+            yield Batch(self._augment(raw), labels, raw, tasks)

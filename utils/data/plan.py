@@ -1,28 +1,54 @@
-"""What a stage trains on, described as data; `Loaders` turns a description into batches when the stage begins."""
+"""What a stage trains on, described as data, and how many batches that gives.
 
-from collections.abc import Callable, Iterator, Sequence
+Nothing here reads an image: what is trained on what follows from the configuration and the sizes of the stream alone.
+The check before training, the launcher's count of steps and the loaders (`loaders.py`) all count here.
+"""
+
+import inspect
+import traceback
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from utils.data.batch import Batch
-from utils.data.loaders import Paired, Shuffled
-from utils.data.pools import Pool, SubsetPool, UnionPool
 from utils.errors import UserError
-from utils.seeds import generator
 
 
 @dataclass(frozen=True)
-class TaskStream:
-    """The training images of some tasks, shuffled, a short last batch included: what online methods learn from.
+class StreamSizes:
+    """How many training images a stream has, and which classes each of its tasks brings.
 
     Attributes:
-        tasks: their indices.
+        class_sizes: training images of each class, by label.
+        task_classes: the labels of each task; those of a task follow those of the task before.
     """
 
-    tasks: tuple[int, ...]
+    class_sizes: tuple[int, ...]
+    task_classes: tuple[range, ...]
+
+    @classmethod
+    def of(cls, stream: Any) -> "StreamSizes":
+        """Those of a stream (`datasets/stream.py`), of what it holds out nothing."""
+        tasks = range(stream.num_tasks)
+        counts = stream.pool(tasks).labels.bincount(minlength=stream.num_classes)
+        return cls(tuple(counts.tolist()), tuple(stream.classes_of_task(task) for task in tasks))
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return len(self.task_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_sizes)
+
+    def classes_of_task(self, task: int) -> range:
+        """The labels of a task, counted from 0."""
+        return self.task_classes[task]
+
+    def images_of(self, tasks: Iterable[int]) -> int:
+        """Training images of these tasks together."""
+        return sum(self.class_sizes[label] for task in tasks for label in self.task_classes[task])
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,27 @@ class Rows:
     exemplars: int = 0
     balanced: bool = False
 
+    def count(self, num_images: int, num_exemplars: int) -> int:
+        """How many these are, where so many images are of the tasks, and so many in memory."""
+        current = min(num_images, num_exemplars) if self.balanced else num_images
+        return current + self.exemplars * num_exemplars
+
+
+@dataclass(frozen=True)
+class TaskStream:
+    """The training images of some tasks, shuffled, a short last batch included: what online methods learn from.
+
+    Attributes:
+        tasks: their indices.
+    """
+
+    tasks: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[Rows, ...]:
+        """The rows that are shuffled together."""
+        return (Rows(self.tasks),)
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -50,6 +97,11 @@ class Plain:
 
     rows: Rows
     drop_last: bool = True
+
+    @property
+    def parts(self) -> tuple[Rows, ...]:
+        """The rows that are shuffled together."""
+        return (self.rows,)
 
 
 @dataclass(frozen=True)
@@ -70,13 +122,23 @@ class Pairs:
     cycle: str = "replay"
     drop_last: bool = False
 
+    @property
+    def parts(self) -> tuple[Rows, ...]:
+        """The rows that are shuffled together, each part by itself."""
+        return self.current, self.memory
 
-class Loader(Protocol):
-    """Gives the batches of an epoch, from any of them on."""
 
-    num_batches: int
+DataPlan = TaskStream | Plain | Pairs
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+def mixes_memory(data: DataPlan) -> bool:
+    """Whether images of tasks and exemplars are trained on together."""
+    return any(rows.tasks for rows in data.parts) and any(rows.exemplars for rows in data.parts)
+
+
+def all_until(task: int) -> Plain:
+    """All training images of the tasks up to this one, in full batches: what norm layers are re-tuned on."""
+    return Plain(Rows(tuple(range(task + 1))))
 
 
 def part_sizes(batch_size: int, ratio: int) -> tuple[int, int]:
@@ -100,124 +162,142 @@ def check_ratio(batch_size: int, ratio: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How many images there are for a stage.
+def count_plain(num_rows: int, batch_size: int, drop_last: bool) -> int:
+    """Batches of a pass over so many rows, a last one that is not full included unless it is dropped."""
+    return num_rows // batch_size if drop_last else -(-num_rows // batch_size)
 
-    Attributes:
-        tasks: training images of each task.
-        exemplars: images in memory.
+
+Turn = tuple[int, int]  # pass over a part, and batch in it
+
+
+def pair_up(num_rows: Sequence[int], sizes: Sequence[int], *, replays: bool, drop_last: bool) -> list[tuple[Turn, ...]]:
+    """What every full pair of an epoch is made of.
+
+    Two shuffled passes run side by side for as many steps as the longer one has batches; the shorter one begins again
+    whenever it is at its end.
+
+    Args:
+        num_rows: of the current and of the memory part.
+        sizes: rows of each in a batch.
+        replays: a part that begins again stays in its first pass.
+        drop_last: a part begins again before its last batch if that is not full.
     """
-
-    tasks: Sequence[int]
-    exemplars: int
-
-    def of(self, rows: Rows) -> int:
-        """The number of these rows."""
-        current = sum(self.tasks[task] for task in rows.tasks)
-        return (min(current, self.exemplars) if rows.balanced else current) + rows.exemplars * self.exemplars
+    lengths = [count_plain(number, size, drop_last) for number, size in zip(num_rows, sizes, strict=True)]
+    num_full = [number // size for number, size in zip(num_rows, sizes, strict=True)]
+    turns = [tuple(divmod(step, length) for length in lengths) for step in range(max(lengths) if all(lengths) else 0)]
+    full = [pair for pair in turns if all(index < limit for (_, index), limit in zip(pair, num_full, strict=True))]
+    return [tuple((0, index) for _, index in pair) for pair in full] if replays else full
 
 
-def check_filled(data: TaskStream | Plain | Pairs, sizes: Sizes, batch_size: int, place: str) -> None:
-    """Raise UserError, beginning with `place`, if not one full batch can be formed where only such are trained on."""
-    if isinstance(data, TaskStream) or (isinstance(data, Plain) and not data.drop_last):
-        return
-    pairs = isinstance(data, Pairs)
-    num_current, num_memory = part_sizes(batch_size, data.ratio) if pairs else (batch_size, 0)
-    rows = data.current if pairs else data.rows
-    if sizes.of(rows) < num_current:
-        change = "a larger --buffer_size or a smaller --batch_size" if rows.exemplars else "a smaller --batch_size"
-        raise UserError(f"{place} has {sizes.of(rows)} images for the {num_current} rows of a batch: give {change}")
-    if pairs and sizes.of(data.memory) < num_memory:
-        raise UserError(
-            f"{place} has {sizes.of(data.memory)} exemplars for the {num_memory} memory rows of a batch: give a larger "
-            "--buffer_size or a smaller --batch_size"
-        )
+def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> int:
+    """Batches of an epoch, those that are passed over not counted.
 
-
-@dataclass(frozen=True)
-class Loaders:
-    """Makes the loader of a stage.
-
-    Attributes:
-        stream: gives tasks (`datasets/stream.py`).
-        memory: gives exemplars, None for a method without memory.
-        augmentation: of the images (`utils/run/training.py`).
+    Args:
+        data: what is trained on.
+        num_rows: of each of its parts.
         batch_size: rows of a batch.
-        seed: of the run.
+
+    Raises:
+        UserError: there is not one.
+    """
+    if isinstance(data, Pairs):
+        sizes = part_sizes(batch_size, data.ratio)
+        _check_filled(num_rows[0], sizes[0], f"{sizes[0]} rows", data.current)
+        _check_filled(num_rows[1], sizes[1], f"{sizes[1]} memory rows", data.memory)
+        return len(pair_up(num_rows, sizes, replays=data.cycle == "replay", drop_last=data.drop_last))
+    if not num_rows[0]:
+        raise UserError("there are no images to train on: give a --dataset that has some")
+    drop_last = isinstance(data, Plain) and data.drop_last
+    if drop_last:
+        _check_filled(num_rows[0], batch_size, f"{batch_size} rows", data.rows)
+    return count_plain(num_rows[0], batch_size, drop_last)
+
+
+def _check_filled(num_rows: int, size: int, part: str, rows: Rows) -> None:
+    if num_rows >= size:
+        return
+    what = "images" if rows.tasks else "exemplars"
+    change = "a larger --buffer_size or a smaller --batch_size" if rows.exemplars else "a smaller --batch_size"
+    raise UserError(f"there are {num_rows} {what} for the {part} of a batch: give {change}")
+
+
+@dataclass(frozen=True)
+class CountedStage:
+    """A stage of a run, before it runs.
+
+    Attributes:
+        stage: of the method (`models/base.py`).
+        task: during which it is trained, from 0.
+        place: which stage of which task it is, in words.
+        num_batches: of an epoch.
+        batch_size: rows of every batch but the last.
+        last_batch: rows of the last one.
     """
 
-    stream: Any
-    memory: Any
-    augmentation: Any
+    stage: Any
+    task: int
+    place: str
+    num_batches: int
     batch_size: int
-    seed: int
+    last_batch: int
 
-    def of(self, data: TaskStream | Plain | Pairs, purpose: tuple[int, ...]) -> Loader:
-        """The loader of a stage.
-
-        Args:
-            data: what it trains on.
-            purpose: task and stage, so that each has draws of its own.
-
-        Raises:
-            UserError: no full batch can be formed.
-        """
-        makers: dict[type, Callable[..., Loader]] = {TaskStream: self._stream, Plain: self._plain, Pairs: self._pairs}
-        return makers[type(data)](data, purpose)
-
-    def _stream(self, data: TaskStream, purpose: tuple[int, ...]) -> Loader:
-        return _StreamLoader(self.stream, self.augmentation.of_stream, data.tasks, self.batch_size)
-
-    def _plain(self, data: Plain, purpose: tuple[int, ...]) -> Loader:
-        return Shuffled(
-            self._pool(data.rows, purpose),
-            self.batch_size,
-            self.augmentation.transform,
-            seed=self.seed,
-            purpose=purpose,
-            drop_last=data.drop_last,
-        )
-
-    def _pairs(self, data: Pairs, purpose: tuple[int, ...]) -> Loader:
-        return Paired(
-            self._pool(data.current, purpose),
-            self._pool(data.memory, purpose),
-            *part_sizes(self.batch_size, data.ratio),
-            self.augmentation.transform,
-            seed=self.seed,
-            purpose=purpose,
-            cycle=data.cycle,
-            drop_last=data.drop_last,
-        )
-
-    def _pool(self, rows: Rows, purpose: tuple[int, ...]) -> Pool:
-        pools = [self.stream.pool(rows.tasks)] if rows.tasks else []
-        if rows.exemplars:
-            exemplars = self.memory.pool()
-            if rows.balanced:
-                pools = [self._sample(pools[0], len(exemplars), purpose)]
-            pools += [exemplars] * rows.exemplars
-        return pools[0] if len(pools) == 1 else UnionPool(pools)
-
-    def _sample(self, pool: Pool, number: int, purpose: tuple[int, ...]) -> Pool:
-        """At most so many rows of a pool, drawn at random once per stage."""
-        draws = generator(self.seed, "sample", *purpose)
-        return SubsetPool(pool, torch.randperm(len(pool), generator=draws)[:number])
+    @property
+    def num_steps(self) -> int:
+        """Training steps, 0 for a stage that trains nothing."""
+        return self.stage.epochs * self.num_batches if self.stage.trains else 0
 
 
-class _StreamLoader:
-    """Batches in the stream's own order, augmented from the run's running generator."""
+def count_stages(config: Any, sizes: StreamSizes) -> tuple[tuple[CountedStage, ...], ...]:
+    """Every stage of every task of a run.
 
-    def __init__(
-        self, stream: Any, augment: Callable[[Tensor], Tensor], tasks: tuple[int, ...], batch_size: int
-    ) -> None:
-        self._stream = stream
-        self._augment = augment
-        self._tasks = tasks
-        self._batch_size = batch_size
-        self.num_batches = stream.num_batches(tasks, batch_size)
+    Args:
+        config: of the run.
+        sizes: of its stream.
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for raw, labels, tasks in self._stream.batches(self._tasks, epoch, self._batch_size, start=start):
-            yield Batch(self._augment(raw), labels, raw, tasks)
+    Raises:
+        UserError: a stage cannot fill a batch, or the method's `stages` fails.
+    """
+    tasks = range(sizes.num_tasks)
+    planned = [_stages_of(config, sizes, task) for task in tasks]
+    return tuple(tuple(_count_stage(config, sizes, task, *each) for each in enumerate(planned[task])) for task in tasks)
+
+
+def _stages_of(config: Any, sizes: StreamSizes, task: int) -> list[Any]:
+    """The stages of a task. Raises UserError for a method of a plug-in that is not whole, or fails."""
+    method = config.parts.method
+    missing = sorted(getattr(method, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"--model {method.name} lacks the method `{missing[0]}`: define it in class {method.__name__}")
+    if not inspect.ismethod(method.stages):
+        raise UserError(f"--model {method.name}: make it `@classmethod def stages(cls, config, sizes, task)`")
+    try:
+        stages = list(method.stages(config, sizes, task))
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind: it is the plug-in's
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"--model {method.name}: its `stages` fails for task {task + 1} with {type(error).__name__}: {error} "
+            f"({frame.filename}, line {frame.lineno})"
+        ) from error
+    for stage in stages:
+        if not isinstance(getattr(stage, "data", None), DataPlan):
+            raise UserError(f"--model {method.name}: its `stages` gives {stage!r}; give a list of models.base.Stage")
+    return stages
+
+
+def _count_stage(config: Any, sizes: StreamSizes, task: int, number: int, stage: Any) -> CountedStage:
+    place = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
+    classes, data, batch_size = sizes.classes_of_task(task), stage.data, config.batch_size
+    num_seen = classes.stop if stage.chooses_exemplars else classes.start
+    num_exemplars = config.parts.method.num_exemplars(config, sizes, num_seen)
+    num_rows = [rows.count(sizes.images_of(rows.tasks), num_exemplars) for rows in data.parts]
+    try:
+        num_batches = count_batches(data, num_rows, batch_size)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    if isinstance(data, Pairs):
+        batch_size = sum(part_sizes(batch_size, data.ratio))
+    is_full = isinstance(data, Pairs) or (isinstance(data, Plain) and data.drop_last)
+    last_batch = batch_size if is_full else (num_rows[0] - 1) % batch_size + 1
+    return CountedStage(stage, task, place, num_batches, batch_size, last_batch)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from utils.data.batch import Batch
-from utils.data.plan import Plain, Rows
+from utils.data.plan import all_until
 from utils.inference import evaluating, inference_batch_size
 from utils.run.evaluate import Counts
 
@@ -80,7 +80,7 @@ class NormDiagnosis:
         Raises:
             UserError: there are fewer images than one batch.
         """
-        return self.loaders.of(Plain(Rows(tuple(range(task + 1)))), ("retune", task))
+        return self.loaders.of(all_until(task), ("retune", task))
 
     def retune(self, network: nn.Module, task: int) -> None:
         """Train the norm layers of a network alone, for so many epochs on all tasks seen.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils.config.registry import as_user_errors
 from utils.data.batch import Batch
+from utils.data.plan import StreamSizes
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
 from utils.records.record import Record
@@ -111,6 +112,7 @@ class Training:
     ) -> None:
         self.method = method
         self.stream = stream
+        self.sizes = StreamSizes.of(stream)
         self.loaders = loaders
         self.augmentation = augmentation
         self.config = config
@@ -194,7 +196,7 @@ class Training:
         if not position.begun:
             method.begin_task(position.task)
             position.begun = True
-        stages = method.stages(position.task)
+        stages = method.stages(self.config, self.sizes, position.task)
         while position.stage < len(stages):
             self._train_stage(stages[position.stage], len(stages))
             position.stage, position.epoch = position.stage + 1, 0

@@ -1,12 +1,14 @@
 """Every epoch has the published pairs, each row as often as the plan says, and goes on anywhere bit for bit."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.golden import cases
-from utils.data.loaders import CYCLES, Paired, Shuffled
+from utils.data.loaders import CYCLES, Loaders, Paired, Shuffled
+from utils.data.plan import Pairs, Plain, Rows, TaskStream
 from utils.data.pools import TensorPool, UnionPool
 from utils.errors import UserError
 
@@ -143,15 +145,6 @@ def test_all_rows_of_one_pool_are_current():
     assert all(batch.num_current is None for batch in shuffled().batches(0))
 
 
-def test_one_pool_without_a_batch_is_refused():
-    assert shuffled(4).num_batches == 1
-    with pytest.raises(UserError, match=r"--batch_size 5 .* there are 4"):
-        shuffled(4, drop_last=True)
-    for drop_last in (False, True):
-        with pytest.raises(UserError, match="no images"):
-            shuffled(0, drop_last=drop_last)
-
-
 # -- two pools ---------------------------------------------------------------------------------------------------------
 
 
@@ -263,22 +256,99 @@ def test_only_full_pairs_come(cycle):
             assert all(len(set(batch.labels.tolist())) == len(batch) == 8 for batch in epoch)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "parts", "message"),
-    [
-        ((40, 9), (64, 0), "64 current and 0 memory .*--batch_size"),
-        ((40, 9), (0, 1), "0 current and 1 memory .*--batch_size"),
-        ((5, 9), (6, 2), "6 current images, and there are 5: .*--batch_size"),
-        ((40, 1), (6, 2), "2 memory images, and there are 1: .*--buffer_size"),
-        ((40, 0), (6, 2), "2 memory images, and there are 0: .*--buffer_size"),
-    ],
-)
-@pytest.mark.parametrize("cycle", CYCLES)
-def test_pairs_that_cannot_be_formed_are_refused(sizes, parts, message, cycle):
-    with pytest.raises(UserError, match=message):
-        paired(*sizes, parts, cycle=cycle)
-
-
 def test_an_unknown_cycle_is_refused():
     with pytest.raises(UserError, match="--ratio_cycle 'again'"):
         paired(cycle="again")
+
+
+# -- loaders of stages -------------------------------------------------------------------------------------------------
+
+SIZE = 20  # images of a task
+
+
+def numbered(start, number, task):
+    raw = torch.arange(start, start + number, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    return TensorPool(raw, torch.full((number,), task), torch.full((number,), task))
+
+
+def union(pools):
+    return pools[0] if len(pools) == 1 else UnionPool(pools)
+
+
+class Stream:
+    def pool(self, tasks, split="train"):
+        return union([numbered(SIZE * task, SIZE, task) for task in tasks])
+
+    def batches(self, tasks, epoch, batch_size, start=0):
+        for first in range(start * batch_size, SIZE * len(tasks), batch_size):
+            yield self.pool(tasks).take(torch.arange(first, min(first + batch_size, SIZE * len(tasks))))
+
+
+def loaders(batch_size=8, num_exemplars=6):
+    augmentation = SimpleNamespace(of_stream=lambda raw: raw.float(), transform=lambda raw, random: raw.float())
+    memory = SimpleNamespace(pool=lambda: numbered(200, num_exemplars, 0))
+    return Loaders(Stream(), memory, augmentation, batch_size, seed=3)
+
+
+def images_of(loader, epoch=0):
+    return [batch.raw[:, 0, 0, 0].tolist() for batch in loader.batches(epoch)]
+
+
+def flattened(batches):
+    return [row for rows in batches for row in rows]
+
+
+def test_the_stream_keeps_its_short_last_batch():
+    loader = loaders().of(TaskStream((1,)), (1, 0))
+    assert [len(rows) for rows in images_of(loader)] == [8, 8, 4]
+    assert loader.num_batches == 3
+
+
+def test_plain_batches_are_full_and_take_each_row_at_most_once():
+    loader = loaders().of(Plain(Rows((1,), exemplars=1)), (1, 0))
+    rows = images_of(loader)
+    assert [len(each) for each in rows] == [8, 8, 8]
+    found = flattened(rows)
+    assert len(set(found)) == len(found)
+    assert set(found) <= {*range(20, 40), *range(200, 206)}
+    assert all(batch.num_current is None for batch in loader.batches(0))
+
+
+def test_pairs_hold_current_rows_first():
+    loader = loaders().of(Pairs(Rows((1,)), Rows(exemplars=1), ratio=3), (1, 0))
+    for batch in loader.batches(0):
+        rows = batch.raw[:, 0, 0, 0].tolist()
+        assert batch.num_current == 6
+        assert all(20 <= row < 40 for row in rows[:6])
+        assert all(row >= 200 for row in rows[6:])
+
+
+def test_exemplars_may_come_twice():
+    loader = loaders(batch_size=4).of(Plain(Rows((1,), exemplars=2)), (1, 0))
+    found = flattened(images_of(loader))
+    assert len(found) == 32
+    assert all(found.count(row) == 2 for row in range(200, 206))
+
+
+def test_balanced_takes_as_many_of_the_task_as_there_are_exemplars():
+    loader = loaders(batch_size=4).of(Plain(Rows((1,), exemplars=1, balanced=True)), (1, 1))
+    epochs = [flattened(images_of(loader, epoch)) for epoch in range(2)]
+    assert [sum(row < 200 for row in rows) for rows in epochs] == [6, 6]
+    assert set(epochs[0]) == set(epochs[1])
+
+
+def test_stages_and_epochs_have_orders_of_their_own():
+    data = Plain(Rows((1,)))
+    orders = [images_of(loaders().of(data, purpose), epoch) for purpose in ((1, 0), (1, 1)) for epoch in (0, 1)]
+    assert len({str(order) for order in orders}) == 4
+    assert images_of(loaders().of(data, (1, 0)), 0) == orders[0]
+
+
+def test_too_little_memory_for_a_pair_names_the_options():
+    with pytest.raises(UserError, match="--buffer_size"):
+        loaders(num_exemplars=1).of(Pairs(Rows((1,)), Rows(exemplars=1), ratio=3), (1, 0))
+
+
+def test_without_memory_only_the_tasks_are_used():
+    alone = Loaders(Stream(), None, loaders().augmentation, 8, seed=3)
+    assert alone.of(Plain(Rows((0, 1))), (1, 0)).num_batches == 5

@@ -1,48 +1,25 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from utils.data.plan import Loaders, Pairs, Plain, Rows, Sizes, TaskStream, check_filled, check_ratio, part_sizes
-from utils.data.pools import TensorPool, UnionPool
+from tests.utils.data.test_loaders import SIZE, loaders
+from utils.config.configuration import configure
+from utils.config.registry import METHODS
+from utils.data.plan import (
+    Pairs,
+    Plain,
+    Rows,
+    StreamSizes,
+    TaskStream,
+    check_ratio,
+    count_batches,
+    count_stages,
+    mixes_memory,
+    part_sizes,
+)
 from utils.errors import UserError
 
-SIZE = 20  # images of a task
-
-
-def pool(start, number, task):
-    raw = torch.arange(start, start + number, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return TensorPool(raw, torch.full((number,), task), torch.full((number,), task))
-
-
-def union(pools):
-    return pools[0] if len(pools) == 1 else UnionPool(pools)
-
-
-class Stream:
-    def pool(self, tasks, split="train"):
-        return union([pool(SIZE * task, SIZE, task) for task in tasks])
-
-    def num_batches(self, tasks, batch_size):
-        return -(-SIZE * len(tasks) // batch_size)
-
-    def batches(self, tasks, epoch, batch_size, start=0):
-        for first in range(start * batch_size, SIZE * len(tasks), batch_size):
-            yield self.pool(tasks).take(torch.arange(first, min(first + batch_size, SIZE * len(tasks))))
-
-
-def loaders(batch_size=8, num_exemplars=6):
-    augmentation = SimpleNamespace(of_stream=lambda raw: raw.float(), transform=lambda raw, random: raw.float())
-    memory = SimpleNamespace(pool=lambda: pool(200, num_exemplars, 0))
-    return Loaders(Stream(), memory, augmentation, batch_size, seed=3)
-
-
-def images_of(loader, epoch=0):
-    return [batch.raw[:, 0, 0, 0].tolist() for batch in loader.batches(epoch)]
-
-
-def flat(batches):
-    return [row for rows in batches for row in rows]
+UNEQUAL = StreamSizes((30, 25, 31, 30, 28), (range(2), range(2, 3), range(3, 5)))
 
 
 @pytest.mark.parametrize(
@@ -50,62 +27,6 @@ def flat(batches):
 )
 def test_part_sizes(batch_size, ratio, sizes):
     assert part_sizes(batch_size, ratio) == sizes
-
-
-def test_the_stream_keeps_its_short_last_batch():
-    loader = loaders().of(TaskStream((1,)), (1, 0))
-    assert [len(rows) for rows in images_of(loader)] == [8, 8, 4]
-    assert loader.num_batches == 3
-
-
-def test_plain_batches_are_full_and_take_each_row_at_most_once():
-    loader = loaders().of(Plain(Rows((1,), exemplars=1)), (1, 0))
-    rows = images_of(loader)
-    assert [len(each) for each in rows] == [8, 8, 8]
-    found = flat(rows)
-    assert len(set(found)) == len(found)
-    assert set(found) <= {*range(20, 40), *range(200, 206)}
-    assert all(batch.num_current is None for batch in loader.batches(0))
-
-
-def test_pairs_hold_current_rows_first():
-    loader = loaders().of(Pairs(Rows((1,)), Rows(exemplars=1), ratio=3), (1, 0))
-    for batch in loader.batches(0):
-        rows = batch.raw[:, 0, 0, 0].tolist()
-        assert batch.num_current == 6
-        assert all(20 <= row < 40 for row in rows[:6])
-        assert all(row >= 200 for row in rows[6:])
-
-
-def test_exemplars_may_come_twice():
-    loader = loaders(batch_size=4).of(Plain(Rows((1,), exemplars=2)), (1, 0))
-    found = flat(images_of(loader))
-    assert len(found) == 32
-    assert all(found.count(row) == 2 for row in range(200, 206))
-
-
-def test_balanced_takes_as_many_of_the_task_as_there_are_exemplars():
-    loader = loaders(batch_size=4).of(Plain(Rows((1,), exemplars=1, balanced=True)), (1, 1))
-    epochs = [flat(images_of(loader, epoch)) for epoch in range(2)]
-    assert [sum(row < 200 for row in rows) for rows in epochs] == [6, 6]
-    assert set(epochs[0]) == set(epochs[1])
-
-
-def test_stages_and_epochs_have_orders_of_their_own():
-    data = Plain(Rows((1,)))
-    orders = [images_of(loaders().of(data, purpose), epoch) for purpose in ((1, 0), (1, 1)) for epoch in (0, 1)]
-    assert len({str(order) for order in orders}) == 4
-    assert images_of(loaders().of(data, (1, 0)), 0) == orders[0]
-
-
-def test_too_little_memory_for_a_pair_names_the_options():
-    with pytest.raises(UserError, match="--buffer_size"):
-        loaders(num_exemplars=1).of(Pairs(Rows((1,)), Rows(exemplars=1), ratio=3), (1, 0))
-
-
-def test_without_memory_only_the_tasks_are_used():
-    alone = Loaders(Stream(), None, loaders().augmentation, 8, seed=3)
-    assert alone.of(Plain(Rows((0, 1))), (1, 0)).num_batches == 5
 
 
 PLANS = [
@@ -116,36 +37,129 @@ PLANS = [
     Plain(Rows(exemplars=1), drop_last=False),
     Pairs(Rows((1,)), Rows(exemplars=1), 3),
     Pairs(Rows((1,), exemplars=2), Rows(exemplars=1), 1),
+    Pairs(Rows((1,)), Rows(exemplars=1), 3, cycle="reshuffle", drop_last=True),
     TaskStream((1,)),
+    TaskStream((0, 2)),
 ]
 
 
 @pytest.mark.parametrize("data", PLANS)
 @pytest.mark.parametrize("num_exemplars", [1, 3, 6, 30])
 @pytest.mark.parametrize("batch_size", [4, 8, 20, 24, 28, 48, 64, 84])
-def test_what_cannot_be_formed_is_told_from_the_sizes_as_from_the_images(data, num_exemplars, batch_size):
-    is_told = refuses(check_filled, data, Sizes([SIZE] * 3, num_exemplars), batch_size, "task 2")
-    assert is_told == refuses(loaders(batch_size, num_exemplars).of, data, (1, 0))
-
-
-def refuses(call, *parts):
+def test_batches_are_counted_as_they_come(data, num_exemplars, batch_size):
+    num_rows = [rows.count(SIZE * len(rows.tasks), num_exemplars) for rows in data.parts]
     try:
-        call(*parts)
-    except UserError:
-        return True
-    return False
+        counted = count_batches(data, num_rows, batch_size)
+    except UserError as error:
+        with pytest.raises(UserError, match=str(error)):
+            loaders(batch_size, num_exemplars).of(data, (1, 0))
+        return
+    loader = loaders(batch_size, num_exemplars).of(data, (1, 0))
+    assert counted == loader.num_batches == len(list(loader.batches(0)))
 
 
 def test_what_is_missing_and_what_to_change_are_told():
-    pairs, sizes = Pairs(Rows((1,)), Rows(exemplars=1), 3), Sizes([SIZE] * 3, 2)
-    with pytest.raises(UserError, match=r"^task 2 has 20 images for the 24 rows of a batch: give a smaller"):
-        check_filled(pairs, sizes, 32, "task 2")
-    with pytest.raises(UserError, match=r"^task 2 has 2 exemplars for the 4 memory rows .* a larger --buffer_size"):
-        check_filled(pairs, sizes, 16, "task 2")
+    pairs, union = Pairs(Rows((1,)), Rows(exemplars=1), 3), Plain(Rows((1,), exemplars=1))
+    for data, num_rows, batch_size, message in (
+        (pairs, (20, 2), 32, "there are 20 images for the 24 rows of a batch: give a smaller --batch_size"),
+        (pairs, (20, 2), 16, "there are 2 exemplars for the 4 memory rows of a batch: give a larger --buffer_size"),
+        (union, (20,), 32, "there are 20 images for the 32 rows of a batch: give a larger --buffer_size or"),
+        (Plain(Rows((1,))), (4,), 5, "there are 4 images for the 5 rows of a batch: give a smaller --batch_size"),
+        (TaskStream((1,)), (0,), 5, "there are no images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            count_batches(data, num_rows, batch_size)
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3, 7])
 def test_parts_that_are_accepted_are_the_whole_batch(ratio):
     for batch_size in range(1, 40):
         is_whole = batch_size > ratio and sum(part_sizes(batch_size, ratio)) == batch_size
-        assert refuses(check_ratio, batch_size, ratio) != is_whole
+        try:
+            check_ratio(batch_size, ratio)
+        except UserError:
+            assert not is_whole
+        else:
+            assert is_whole
+
+
+def test_images_and_exemplars_together():
+    assert mixes_memory(Pairs(Rows((1,)), Rows(exemplars=1), 3))
+    assert mixes_memory(Plain(Rows((1,), exemplars=1)))
+    assert not any(map(mixes_memory, (TaskStream((1,)), Plain(Rows((1,))), Plain(Rows(exemplars=1)))))
+
+
+def test_tasks_may_be_of_unequal_size():
+    assert (UNEQUAL.num_tasks, UNEQUAL.num_classes, UNEQUAL.images_of((0, 2))) == (3, 5, 113)
+    config = configured("ft", "--batch_size 8 --buffer_size 20 --best_epoch last --val_fraction 0")
+    counted = count_stages(config, UNEQUAL)
+    assert [[stage.num_batches for stage in stages] for stages in counted] == [[6], [9], [9]]
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def configured(model, more=""):
+    words = f"--model {model} --dataset seq-digits --lr 0.1 --epochs 3 {more}"
+    return configure(words.split())
+
+
+class Plugin(METHODS.get("sgd")):
+    """As a plug-in would be."""
+
+    name = "mine"
+
+
+def with_method(method):
+    config = configured("sgd", "--batch_size 8")
+    return SimpleNamespace(**config.values, parts=SimpleNamespace(method=method, head="linear"))
+
+
+def test_a_method_with_a_state_of_its_own_is_counted():
+    class Begun(Plugin):
+        def __init__(self, *parts):
+            raise AssertionError("not made for counting")
+
+    counted = count_stages(with_method(Begun), UNEQUAL)
+    assert [(stage.num_batches, stage.last_batch, stage.num_steps) for (stage,) in counted] == [
+        (7, 7, 21),
+        (4, 7, 12),
+        (8, 2, 24),
+    ]
+
+
+def test_stages_that_fail_are_told_in_one_line():
+    class Failing(Plugin):
+        @classmethod
+        def stages(cls, config, sizes, task):
+            return [cls.stage(config, (task,))] if task == 0 else config.nothing_such
+
+    with pytest.raises(UserError, match=r"^--model mine: its `stages` fails for task 2 with AttributeError: .*line"):
+        count_stages(with_method(Failing), UNEQUAL)
+
+
+def test_stages_of_an_object_are_refused():
+    class Old(Plugin):
+        def stages(self, task):
+            return []
+
+    with pytest.raises(UserError, match=r"--model mine: make it `@classmethod def stages\(cls, config, sizes, task\)`"):
+        count_stages(with_method(Old), UNEQUAL)
+
+
+def test_what_is_no_stage_is_refused():
+    class Odd(Plugin):
+        @classmethod
+        def stages(cls, config, sizes, task):
+            return [TaskStream((task,))]
+
+    with pytest.raises(UserError, match=r"--model mine: its `stages` gives TaskStream"):
+        count_stages(with_method(Odd), UNEQUAL)
+
+
+def test_a_method_without_a_step_is_refused():
+    class Idle(METHODS.get("sgd").__base__):
+        name = "mine"
+
+    with pytest.raises(UserError, match="--model mine lacks the method `observe`: define it in class Idle"):
+        count_stages(with_method(Idle), UNEQUAL)

@@ -5,6 +5,7 @@ import pytest
 
 from utils.config.configuration import configure
 from utils.config.registry import METHODS, NORMS
+from utils.errors import UserError
 from utils.launch.data import Data, DataFacts
 from utils.launch.steps import Steps, count_steps
 from utils.main import main
@@ -28,7 +29,8 @@ def configuration(model, more="", buffer_size=24):
 
 
 def job(config, sizes=SIZES, fingerprint="data"):
-    return SimpleNamespace(config=config, data=Data(fingerprint, tuple(sizes)), identity=config.identity(fingerprint))
+    data, identity = Data(fingerprint, tuple(sizes)), config.identity(fingerprint)
+    return SimpleNamespace(config=config, data=data, identity=identity, name="the run")
 
 
 @pytest.mark.parametrize(
@@ -91,18 +93,19 @@ def test_runs_that_differ_by_norm_layer_and_seed_are_counted_once(monkeypatch):
     assert len(counts) == 3
 
 
-def test_a_run_that_cannot_fill_a_batch_is_not_counted():
-    assert Steps().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) is not None
-    assert Steps().of(job(configuration("ft", "--batch_size 64"), [3] * 10)) is None
+def test_a_run_that_cannot_fill_a_batch_is_named():
+    assert Steps().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) > 0
+    with pytest.raises(UserError, match=r"^the run: task 1: there are 4 images for the 64 rows of a batch"):
+        Steps().of(job(configuration("ft", "--batch_size 64"), [3] * 10))
 
 
-@pytest.mark.parametrize("error", [AttributeError, TypeError, RuntimeError])
-def test_stages_that_cannot_be_told_before_a_run_are_not_counted(monkeypatch, error):
-    def stages(method, task):
-        raise error("no network")
+def test_stages_that_fail_are_told_with_the_run(monkeypatch):
+    def stages(cls, config, sizes, task):
+        raise RuntimeError("no network")
 
-    monkeypatch.setattr(METHODS.get("er"), "stages", stages)
-    assert Steps().of(job(configuration("er"))) is None
+    monkeypatch.setattr(METHODS.get("er"), "stages", classmethod(stages))
+    with pytest.raises(UserError, match=r"^the run: --model er: its `stages` fails for task 1 with RuntimeError: no"):
+        Steps().of(job(configuration("er")))
 
 
 def test_counts_are_exact_where_the_order_of_classes_changes_nothing():

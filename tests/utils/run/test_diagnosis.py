@@ -14,7 +14,7 @@ from torch import nn
 
 from backbone.norm import build_norm
 from utils.config.registry import NORMS
-from utils.data.plan import Loaders
+from utils.data.loaders import Loaders
 from utils.data.pools import TensorPool
 from utils.errors import UserError
 from utils.inference import evaluating
@@ -237,7 +237,7 @@ def test_too_large_a_batch_is_named():
     diagnosis = diagnosis_of("BN")
     diagnosis.stream.images = diagnosis.stream.images[:5]
     diagnosis.stream.labels = diagnosis.stream.labels[:5]
-    with pytest.raises(UserError, match="--batch_size 8"):
+    with pytest.raises(UserError, match="5 images for the 8 rows of a batch: give a smaller --batch_size"):
         diagnosis.loader(0)
 
 
@@ -327,7 +327,10 @@ def test_stopped_while_it_is_measured_it_ends_as_if_it_had_not_been(start, tmp_p
     ("options", "message"),
     [
         ({"model": "icarl"}, "--model icarl"),
-        ({"model": "er", "batch_size": 64, "protocol": "online"}, "40 images at first: give a smaller --batch_size"),
+        (
+            {"model": "er", "batch_size": 64, "protocol": "online"},
+            "on full batches: there are 40 images for the 64",
+        ),
         ({"retune_norms": -1}, "--retune_norms"),
     ],
 )
