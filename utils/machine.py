@@ -1,8 +1,10 @@
-"""What kind of machine this is, as far as it can be told without torch."""
+"""What kind of machine and of terminal this is, as far as it can be told without torch."""
 
 import functools
+import io
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -19,3 +21,9 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def print_any_text() -> None:
+    """From now on, print `?` for what the encoding of the standard output lacks, such as ± in ASCII."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

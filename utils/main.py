@@ -31,12 +31,14 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
+from utils.machine import print_any_text
 from utils.records.record import DamagedRecord, Record
 from utils.run.stopping import StopRequest
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one configuration; the exit code tells how it ended (`utils/errors.py`)."""
+    print_any_text()
     with StopRequest() as stop:
         try:
             return run(sys.argv[1:] if arguments is None else arguments, stop)

@@ -19,6 +19,7 @@ from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.launch.output import discard_output, show
 from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
+from utils.machine import print_any_text
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
 
@@ -26,6 +27,7 @@ from utils.records.state import RunState
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, or one of the other commands; the exit code is 0 only if everything asked for is complete."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    print_any_text()
     commands = {"status": status, "table": table, "compare": compare, "data": data, "cancel": cancel}
     try:
         is_command = bool(words) and not words[0].startswith("-")
@@ -213,8 +215,10 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
     finally:
         view.close()
     show(view.closing_lines(progress, scheduler.stopped_by is not None))
-    report = write_table(where)
+    report, failure = write_table(where)
     if scheduler.stopped_by:
         return 128 + scheduler.stopped_by
     track_summary(report, plan.jobs[0].config)
+    if failure:
+        raise failure
     return COMPLETE if progress.count(RunState.COMPLETE) == progress.num_jobs else 1

@@ -1,27 +1,50 @@
 """The commands of `run.py` on records and data: `table`, `compare`, `data`. None imports torch."""
 
+import errno
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.config.configuration import data_root
-from utils.errors import COMPLETE
+from utils.errors import COMPLETE, DiskError
 from utils.launch.arguments import Parser, group_parser, places_of
 from utils.launch.plan import Where
 
 
-def write_table(where: Where) -> Any:
-    """Show the table of a group from its records, write its report, and give that for what else is made of it.
+def write_table(where: Where) -> tuple[Any, DiskError | None]:
+    """Write the report of a group from its records, and show its table, whether or not all could be written.
 
-    The table is shown before anything is written or drawn: a full disk does not hide it.
+    Returns:
+        The report, for what else is made of it; why some of it is not on the disk, None if all of it is.
     """
     from utils.report import Report, show, write_report
 
     report = Report(where.results_dir, where.group)
+    written, failure = [], None
+    try:
+        written += write_report(report)
+    except DiskError as error:
+        failure = error
     show(report)
-    for path in write_report(report):
-        print(path, flush=True)
-    return report
+    names = [path for path in written if path.parent == report.folder]
+    plots = [path for path in written if path.parent != report.folder]
+    print(*names, *([f"{plots[0].parent} ({len(plots)} files)"] if plots else []), sep="\n", flush=True)
+    return report, failure
+
+
+def tell_unwritten(failure: DiskError | None) -> int:
+    """The exit code of a command that has shown what it may have failed to write.
+
+    Where nothing may be written, which is meant, a line says so; a full or broken disk is an error.
+    """
+    if failure is None:
+        return COMPLETE
+    cause = failure.__cause__
+    if not (isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
+        raise failure
+    print(f"note: {failure}", file=sys.stderr)
+    return COMPLETE
 
 
 def track_summary(report: Any, tracking: Any) -> None:
@@ -34,8 +57,8 @@ def track_summary(report: Any, tracking: Any) -> None:
 def table(words: Sequence[str]) -> int:
     """Write the table again from the records."""
     options = group_parser("table", "Write the table again from the records, complete or not.").parse_args(words)
-    write_table(places_of(options))
-    return COMPLETE
+    _, failure = write_table(places_of(options))
+    return tell_unwritten(failure)
 
 
 def compare(words: Sequence[str]) -> int:
@@ -50,9 +73,13 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records are [results]")
     options = parser.parse_args(words)
     text, path = make_comparison(options.results_dir, options.groups, options.metric)
-    print(text, flush=True)
-    print(write_text(path, text))
-    return COMPLETE
+    failure = None
+    try:
+        write_text(path, text)
+    except DiskError as error:
+        failure = error
+    print(text, *([] if failure else [path]), sep="\n", flush=True)
+    return tell_unwritten(failure)
 
 
 def data(words: Sequence[str]) -> int:

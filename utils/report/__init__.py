@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.report.files import write_text
+from utils.report.files import file_stem, write_bytes, write_text
 from utils.report.formats import to_csv
 from utils.report.latex import to_latex
 from utils.report.report import Report
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_report(report: Report) -> Iterator[Path]:
-    """Write `table.md`, `table.tex`, `table.csv` and `report.html` into the group's folder, from any records there are.
+    """Write `table.md`, `table.tex`, `table.csv`, `report.html` and `plots/` into the group's folder.
 
     Yields:
         Each path when its file is written: the tables need no plots, and need not wait for them.
@@ -28,6 +28,10 @@ def write_report(report: Report) -> Iterator[Path]:
     yield write_text(report.folder / "table.tex", to_latex(report.table, report.group))
     yield write_text(report.folder / "table.csv", to_csv([report.table, *report.further_tables]))
     yield write_text(report.folder / "report.html", _page(report))
+    for name, plot in report.plots.items() if not isinstance(report.plots, str) else ():
+        path = report.folder / "plots" / file_stem(name)
+        yield write_bytes(path.with_name(f"{path.name}.pdf"), plot.pdf)
+        yield write_bytes(path.with_name(f"{path.name}.svg"), plot.svg)
 
 
 def _page(report: Report) -> str:

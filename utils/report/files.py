@@ -1,7 +1,10 @@
-"""Text files of a report."""
+"""Files of a report."""
 
+import hashlib
+import re
 from pathlib import Path
 
+from utils.errors import DiskError
 from utils.records.record import write_atomically
 
 
@@ -16,5 +19,22 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         DiskError: the folder cannot be written.
     """
-    write_atomically(path, lambda file: file.write(printable(text).encode("utf-8")))
+    return write_bytes(path, printable(text).encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """The same of bytes, in a folder that is made if need be."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot make {path.parent}: {error.strerror}") from error
+    write_atomically(path, lambda file: file.write(content))
     return path
+
+
+def file_stem(title: str) -> str:
+    """A title as the name of a file: no two share one, as what a name cannot hold is told apart by a digest."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+    if plain == title.replace(" ", "-") and len(plain) <= 100:
+        return plain
+    return f"{plain[:100]}~{hashlib.sha256(title.encode(errors='backslashreplace')).hexdigest()[:8]}"

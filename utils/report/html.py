@@ -14,7 +14,7 @@ from utils.records.state import RunState
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.formats import setting_text
 from utils.report.norms import TITLE, build_retuning
-from utils.report.plots import PLOTS
+from utils.report.plots import PLOTS, Plot
 from utils.report.tables import (
     MAIN_METRIC,
     METRICS,
@@ -35,7 +35,7 @@ _NOT_SHOWN = {option.name for option in PLACE_OPTIONS} | {"seed", "plugin"}
 
 
 def to_html(
-    group: str, runs: Sequence[Run], cells: Cells, tables: Sequence[Table], plots: Mapping[str, bytes] | str
+    group: str, runs: Sequence[Run], cells: Cells, tables: Sequence[Table], plots: Mapping[str, Plot] | str
 ) -> str:
     """The page.
 
@@ -44,7 +44,7 @@ def to_html(
         runs: every record of the group.
         cells: what was selected from them.
         tables: the main table, then further ones.
-        plots: PNG files by name, or one line that says why there are none.
+        plots: by name, or one line that says why there are none.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -70,7 +70,7 @@ def to_html(
         settings=list(_settings(main)),
         retuning_title=TITLE,
         retuning=build_retuning(cells),
-        plots=[] if isinstance(plots, str) else [_plot(name, png) for name, png in plots.items()],
+        plots=[] if isinstance(plots, str) else [_plot(name, plot) for name, plot in plots.items()],
         plots_missing=plots if isinstance(plots, str) else "",
         commands=_commands(runs, cells),
         options=_shared_options(runs),
@@ -140,9 +140,11 @@ def _settings(table: Table) -> Iterable[tuple]:
                 yield table.title(column), row, entry.cell.num_settings, chosen, entry.cell.selection
 
 
-def _plot(name: str, png: bytes) -> dict[str, str]:
+def _plot(name: str, plot: Plot) -> dict[str, str]:
     title, _, kind = name.rpartition(" ")
-    return {"name": name, "caption": f"{title}. {PLOTS[kind]}", "png": base64.b64encode(png).decode("ascii")}
+    images = {"png": plot.png, "narrow": plot.narrow or b""}
+    encoded = {size: base64.b64encode(image).decode("ascii") for size, image in images.items()}
+    return {"name": name, "caption": f"{title}. {PLOTS[kind]}", **encoded}
 
 
 def _commands(runs: Sequence[Run], cells: Cells) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""Plots of a report as PNG files in memory; matplotlib is imported where it draws, its global state untouched."""
+"""Plots of a report as files in memory; matplotlib is imported where it draws."""
 
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,20 +67,41 @@ _STATISTICS = {"mean": "of means", "std": "of standard deviations"}
 _DECADES = 3  # of the colour scale, at most
 
 
-def make_plots(cells: Cells) -> dict[str, bytes]:
-    """A PNG per column and kind of plot, by `<column's title> <kind>`, kinds as in `PLOTS`; none without figures."""
+@dataclass(frozen=True)
+class Plot:
+    """A plot as the bytes of its files: the same figures give the same bytes.
+
+    Attributes:
+        png: as wide as a page on a screen.
+        narrow: the same for a narrow one; None where it cannot be drawn narrower.
+        pdf, svg: to publish.
+    """
+
+    png: bytes
+    narrow: bytes | None
+    pdf: bytes
+    svg: bytes
+
+
+def make_plots(cells: Cells) -> dict[str, Plot]:
+    """A plot per column and kind, by `<column's title> <kind>`, kinds as in `PLOTS`; none without figures."""
     styles = _styles({norm for norms in cells.values() for norm in norms})
     found = {}
     for column in sorted(cells, key=column_order):
         norms = {norm: cells[column][norm] for norm in styles if norm in cells[column] and cells[column][norm].runs}
-        title = column_title(column, cells)
-        figures = {
-            "accuracy": _draw_accuracy(norms, styles),
-            "forgetting": _draw_forgetting(norms, styles),
-            "matrix": draw_matrices(norms),
-            "distances": draw_distances(norms),
+        drawings = {
+            "accuracy": partial(_draw_accuracy, norms, styles),
+            "forgetting": partial(_draw_forgetting, norms, styles),
+            "matrix": partial(draw_matrices, norms),
         }
-        found |= {f"{title} {kind}": _png(figure, title) for kind, figure in figures.items() if figure is not None}
+        title = column_title(column, cells)
+        for kind, draw in drawings.items():
+            figure = draw()
+            if figure is not None:
+                found[f"{title} {kind}"] = _save(figure, title, narrow=draw(is_narrow=True))
+        figure = draw_distances(norms)
+        if figure is not None:
+            found[f"{title} distances"] = _save(figure, title)
     return found
 
 
@@ -90,24 +113,48 @@ def _styles(norms: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {name: _STYLES.get(name) or further[name] for name in ordered}
 
 
-def _new_pair(norms: Iterable[str]) -> tuple:
-    """A figure with a panel per scenario and room for the names of the layers on the right."""
-    longest = max(len(shown_name(norm)) for norm in norms)
-    figure, panels = new_panels(7.8 + 0.07 * longest, 3.5, right=0.6 + 0.07 * longest)
-    figure.subplots_adjust(wspace=0.25)
+def _new_pair(norms: Iterable[str], is_narrow: bool) -> tuple["Figure", dict[str, "Axes"]]:
+    """A figure with a panel per scenario and room for the names of the layers: on the right, or below if narrow."""
+    names = [shown_name(norm) for norm in norms]
+    longest = max(map(len, names))
+    if is_narrow:
+        legend = 0.35 + 0.19 * math.ceil(len(names) / _names_beside(names))
+        figure, panels = new_panels(4.2, 6.0 + legend, right=0.15, num_rows=2, num_columns=1, below=legend)
+        figure.subplots_adjust(hspace=0.4)
+    else:
+        figure, panels = new_panels(7.8 + 0.07 * longest, 3.5, right=0.6 + 0.07 * longest)
+        figure.subplots_adjust(wspace=0.25)
     return figure, dict(zip(SCENARIOS, panels, strict=True))
 
 
-def _png(figure: "Figure", title: str) -> bytes:
-    # Names from users are text here: a dollar sign is no formula.
-    figure.suptitle(shown_name(title, 120), fontsize=10, parse_math=False)
-    out = io.BytesIO()
-    # Without matplotlib's version in it, the same figures give the same bytes.
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+def _names_beside(names: Iterable[str]) -> int:
+    """Names of layers that stand beside each other below a narrow figure."""
+    return max(1, 44 // (6 + max(map(len, names))))
 
 
-def _draw_accuracy(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, str]]) -> "Figure | None":
+def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
+    from matplotlib import rc_context
+
+    def save(which: "Figure", form: str, longest: int, **metadata: None) -> bytes:
+        # Names from users are text here: a dollar sign is no formula.
+        which.suptitle(shown_name(title, longest), fontsize=10, parse_math=False)
+        out = io.BytesIO()
+        which.savefig(out, format=form, metadata=metadata)
+        return out.getvalue()
+
+    # Without versions, dates and random names in them, the same figures give the same bytes.
+    with rc_context({"svg.hashsalt": "plots"}):
+        return Plot(
+            png=save(figure, "png", 120, Software=None),
+            narrow=None if narrow is None else save(narrow, "png", 48, Software=None),
+            pdf=save(figure, "pdf", 120, CreationDate=None, Creator=None, Producer=None),
+            svg=save(figure, "svg", 120, Date=None, Creator=None),
+        )
+
+
+def _draw_accuracy(
+    norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, str]], is_narrow: bool = False
+) -> "Figure | None":
     curves = {
         (scenario, norm): curve
         for scenario in SCENARIOS
@@ -116,7 +163,7 @@ def _draw_accuracy(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, st
     }
     if not curves:
         return None
-    figure, panels = _new_pair(norms)
+    figure, panels = _new_pair(norms, is_narrow)
     for (scenario, norm), (mean, std) in curves.items():
         colour, marker = styles[norm]
         tasks = np.arange(1, len(mean) + 1)
@@ -128,7 +175,7 @@ def _draw_accuracy(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, st
         _label(axes, SCENARIOS[scenario], "tasks seen", "average accuracy (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
-    _legend(figure, panels.values())
+    _legend(figure, panels.values(), is_narrow)
     return figure
 
 
@@ -142,7 +189,9 @@ def _curve(cell: Cell, scenario: str) -> tuple[np.ndarray, np.ndarray] | None:
     return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
 
 
-def _draw_forgetting(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, str]]) -> "Figure | None":
+def _draw_forgetting(
+    norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, str]], is_narrow: bool = False
+) -> "Figure | None":
     leading = PROTOCOLS[protocol_of(norms)].leading_metrics
     metric = next((name for name in leading if name in LOWER_IS_BETTER), "forgetting")
     points = {
@@ -153,7 +202,7 @@ def _draw_forgetting(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, 
     }
     if not points:
         return None
-    figure, panels = _new_pair(norms)
+    figure, panels = _new_pair(norms, is_narrow)
     for (scenario, norm), (across, up) in points.items():
         colour, marker = styles[norm]
         panels[scenario].errorbar(across[0], up[0], xerr=across[1], yerr=up[1], fmt="none", ecolor=colour, elinewidth=1)
@@ -161,7 +210,7 @@ def _draw_forgetting(norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, 
     for scenario, axes in panels.items():
         _label(axes, SCENARIOS[scenario], f"final average accuracy {MAIN_METRIC} (%)", f"{metric} (percentage points)")
         axes.margins(0.15)
-    _legend(figure, panels.values())
+    _legend(figure, panels.values(), is_narrow)
     return figure
 
 
@@ -180,13 +229,14 @@ def _label(axes: "Axes", title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: "Figure", panels: Iterable["Axes"]) -> None:
-    """One legend for all panels, on the right."""
+def _legend(figure: "Figure", panels: Iterable["Axes"], is_narrow: bool) -> None:
+    """One legend for all panels, on the right, or below if narrow."""
     entries: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries = {**dict(zip(labels, handles, strict=True)), **entries}
-    legend = figure.legend(entries.values(), entries.keys(), loc="center right", fontsize=8, frameon=False)
+    place = {"loc": "lower center", "ncols": _names_beside(entries)} if is_narrow else {"loc": "center right"}
+    legend = figure.legend(entries.values(), entries.keys(), fontsize=8, frameon=False, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -194,14 +244,18 @@ def _legend(figure: "Figure", panels: Iterable["Axes"]) -> None:
 # -- Accuracy on each task after each task -----------------------------------------------------------------------------
 
 
-def draw_matrices(norms: Mapping[str, Cell]) -> "Figure | None":
+def draw_matrices(norms: Mapping[str, Cell], is_narrow: bool = False) -> "Figure | None":
     """A heat map per scenario and norm layer, the scenarios below each other; None if nothing was measured."""
     matrices = {norm: _mean_matrices(cell) for norm, cell in norms.items()}
     by_scenario = {
         scenario: {norm: found[scenario] for norm, found in matrices.items() if scenario in found}
         for scenario in SCENARIOS
     }
-    rows = [row for scenario, found in by_scenario.items() for row in _matrix_rows(scenario, found)]
+    rows = [
+        row
+        for scenario, found in by_scenario.items()
+        for row in _matrix_rows(scenario, found, 2 if is_narrow else _MOST_BESIDE)
+    ]
     if not rows:
         return None
     num_columns = max(len(row) for _, row in rows)
@@ -217,10 +271,12 @@ def draw_matrices(norms: Mapping[str, Cell]) -> "Figure | None":
     return figure
 
 
-def _matrix_rows(scenario: str, matrices: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _matrix_rows(
+    scenario: str, matrices: Mapping[str, np.ndarray], most_beside: int
+) -> list[tuple[str, dict[str, np.ndarray]]]:
     """As many heat maps in each row as fit beside each other."""
     found = list(matrices.items())
-    return [(scenario, dict(found[first : first + _MOST_BESIDE])) for first in range(0, len(found), _MOST_BESIDE)]
+    return [(scenario, dict(found[first : first + most_beside])) for first in range(0, len(found), most_beside)]
 
 
 def _draw_matrix_row(title: str, matrices: Mapping[str, np.ndarray], panels: Sequence["Axes"]) -> Any:
@@ -340,14 +396,18 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
     return figure
 
 
-def new_panels(width: float, height: float, right: float, num_rows: int = 1, num_columns: int = 2) -> tuple:
-    """A figure of that size in inches, and its panels; `right` is the margin for what stands beside them.
+def new_panels(
+    width: float, height: float, right: float, num_rows: int = 1, num_columns: int = 2, below: float = 0.0
+) -> tuple:
+    """A figure of that size in inches, and its panels; `right` and `below` are room for what stands beside them.
 
     The margins are fixed, since having them fitted takes several times as long as drawing.
     """
     figure = new_figure(width, height, layout=None)
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.65 / width, right=1 - right / width, bottom=0.55 / height, top=1 - 0.6 / height)
+    figure.subplots_adjust(
+        left=0.65 / width, right=1 - right / width, bottom=(0.55 + below) / height, top=1 - 0.6 / height
+    )
     return figure, panels
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.records.collect import Run, collect
 from utils.records.selection import select
@@ -10,6 +11,9 @@ from utils.report.files import printable
 from utils.report.formats import to_markdown
 from utils.report.norms import Retuning, build_retuning, retuning_to_markdown
 from utils.report.tables import Cells, Table, build_further_tables, build_table
+
+if TYPE_CHECKING:
+    from utils.report.plots import Plot
 
 
 class Report:
@@ -58,8 +62,8 @@ class Report:
         return printable(to_markdown(self.table) + retuning_to_markdown(self.cells))
 
     @cached_property
-    def plots(self) -> Mapping[str, bytes] | str:
-        """PNG files by name, or one line that says why there are none."""
+    def plots(self) -> Mapping[str, "Plot"] | str:
+        """The plots by name, or one line that says why there are none."""
         from utils.report.plots import make_plots
 
         try:

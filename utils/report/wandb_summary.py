@@ -128,4 +128,4 @@ def _plots(report: Report, cells: Cells) -> dict[str, bytes]:
     if isinstance(report.plots, str):
         return {}
     titles = {column_title(column, report.cells) for column in cells}
-    return {name: image for name, image in report.plots.items() if name.rpartition(" ")[0] in titles}
+    return {name: plot.png for name, plot in report.plots.items() if name.rpartition(" ")[0] in titles}

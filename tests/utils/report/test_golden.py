@@ -37,7 +37,7 @@ def test_tables_are_the_stored_ones(results, group, ending):
 
 def test_writing_again_changes_nothing(results):
     first = {path.name: path.read_bytes() for path in write_report(Report(results, "study"))}
-    assert list(first) == ["table.md", "table.tex", "table.csv", "report.html"]
+    assert list(first)[:5] == [*("table.md", "table.tex", "table.csv", "report.html"), "seq-digits-er-200-accuracy.pdf"]
     assert {path.name: path.read_bytes() for path in write_report(Report(results, "study"))} == first
 
 

@@ -8,13 +8,14 @@ from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from utils.records.selection import select
 from utils.report import Report, write_report
 from utils.report.html import to_html
+from utils.report.plots import Plot
 from utils.report.tables import build_further_tables, build_table
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
 ALLOWED = re.findall(
     r"\w+",
     "html head meta title style body main section h1 h2 h3 p div table thead tbody tr th td small sup b ul ol li "
-    "details summary span code figure img figcaption dl dt dd",
+    "details summary span code figure picture source img figcaption dl dt dd",
 )
 
 
@@ -30,7 +31,7 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.found.add(tag)
         self.attributes += attributes
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -50,15 +51,15 @@ def test_hostile_names_stay_text():
     values = dict.fromkeys(("dataset", "model", "notes", "backbone", "kappa"), HOSTILE)
     runs = [run(HOSTILE, seed, {"A_f": 50.0}, folder=HOSTILE, command=[HOSTILE], **values) for seed in (0, 1)]
     runs += [run("BN", 0, None, state="damaged", reason=HOSTILE, **{**values, "kappa": "other"})]
-    elements = Elements(page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": b"png"}))
+    elements = Elements(page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": Plot(b"png", b"png", b"", b"")}))
     assert elements.found <= set(ALLOWED)
     assert not [name for name, _ in elements.attributes if name.startswith("on")]
-    assert {value for name, value in elements.attributes if name == "src"} == {"data:image/png;base64,cG5n"}
+    assert {value for name, value in elements.attributes if name in ("src", "srcset")} == {"data:image/png;base64,cG5n"}
     assert elements.text.count(HOSTILE) > 5
 
 
 def test_page_is_self_contained():
-    page = page_of(run("BN", 0, {"A_f": 50.0}), plots={"x accuracy": b"1"})
+    page = page_of(run("BN", 0, {"A_f": 50.0}), plots={"x accuracy": Plot(b"1", None, b"", b"")})
     assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
     assert "default-src 'none'" in page
 
@@ -143,5 +144,5 @@ def test_page_without_plots(plots):
 def test_report_without_matplotlib_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
-    *_, page = write_report(Report(tmp_path, "group"))
+    page = list(write_report(Report(tmp_path, "group")))[-1]
     assert "There are no plots" in page.read_text(encoding="utf-8")

@@ -113,7 +113,7 @@ def test_being_measured_is_no_setting_that_was_tried(tmp_path):
 
 def test_report_has_the_table_and_the_plot(tmp_path):
     write_measured(tmp_path, "BN", [40, 50], [52, 58])
-    texts = {path.name: path.read_text() for path in write_report(Report(tmp_path, "group"))}
+    texts = {path.name: path.read_bytes().decode(errors="replace") for path in write_report(Report(tmp_path, "group"))}
     for name in ("table.md", "report.html"):
         assert TITLE in texts[name]
         assert "45.00 → 55.00 (+10.00)" in texts[name]
@@ -130,7 +130,7 @@ def test_16_groups_are_a_row_of_their_own(tmp_path):
         "CN*": 1,
         "TBBN": 1,
     }
-    texts = {path.name: path.read_text() for path in write_report(Report(tmp_path, "group"))}
+    texts = {path.name: path.read_bytes().decode(errors="replace") for path in write_report(Report(tmp_path, "group"))}
     rows = [line.split("|")[1].strip() for line in texts["table.md"].splitlines() if line.startswith("|")]
     assert [row for row in rows if "published" not in row] == ["norm", "---", "CN", r"CN\*", "TBBN"]
     assert r"CN\* is CN --num_groups 16" in texts["table.md"]

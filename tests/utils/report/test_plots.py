@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -36,15 +37,21 @@ def cells(tmp_path):
 def test_every_kind_of_plot_of_every_column(cells):
     plots = make_plots(cells)
     assert sorted(plots) == [f"seq-digits er 200 {kind}" for kind in ("accuracy", "forgetting", "matrix")]
-    for png in plots.values():
-        image = Image.open(io.BytesIO(png))
+    for plot in plots.values():
+        image = Image.open(io.BytesIO(plot.png))
         assert image.format == "PNG"
         assert image.width > 200
-        assert len(png) < 100_000
+        assert Image.open(io.BytesIO(plot.narrow)).width < 600
+        assert len(plot.png) < 100_000
+        assert plot.pdf.startswith(b"%PDF")
+        assert b"<svg" in plot.svg
 
 
 def test_same_records_give_the_same_bytes(cells):
-    assert make_plots(cells) == make_plots(cells)
+    first, second = make_plots(cells), make_plots(cells)
+    assert first == second
+    for plot in first.values():
+        assert not re.search(rb"20\d\d-\d\d|D:20\d\d|[Mm]atplotlib v", plot.pdf + plot.svg)
 
 
 def test_a_layer_keeps_its_colour_whatever_stands_beside_it():
@@ -52,10 +59,10 @@ def test_a_layer_keeps_its_colour_whatever_stands_beside_it():
     for others in ([], ["BN"], ["BN", "GN", "zzz"]):
         runs = [run(norm, 0, metrics(50.0, 60.0)) for norm in others]
         plots = make_plots(select([*runs, run("TBBN", 0, metrics(80.0, 90.0))]))
-        assert has_colour(plots["seq-digits er 200 accuracy"], blue)
-        assert has_colour(plots["seq-digits er 200 forgetting"], blue)
+        assert has_colour(plots["seq-digits er 200 accuracy"].png, blue)
+        assert has_colour(plots["seq-digits er 200 forgetting"].png, blue)
     without = make_plots(select([run("BN", 0, metrics(50.0, 60.0))]))
-    assert not has_colour(without["seq-digits er 200 accuracy"], blue)
+    assert not has_colour(without["seq-digits er 200 accuracy"].png, blue)
 
 
 def test_nothing_is_drawn_of_what_was_not_measured():
@@ -79,7 +86,7 @@ def test_records_damaged_after_they_were_collected_are_left_out(cells):
 def test_names_from_users_are_text_of_bounded_length(name):
     plots = make_plots(select([run(name, 0, metrics(50.0, 60.0), dataset=name)]))
     assert len(plots) == 2
-    assert all(Image.open(io.BytesIO(png)).width < 2000 for png in plots.values())
+    assert all(Image.open(io.BytesIO(plot.png)).width < 2000 for plot in plots.values())
 
 
 def test_more_tasks_and_layers_than_fit_a_row(tmp_path):
@@ -98,7 +105,7 @@ def test_matrices_of_both_scenarios_are_shown_where_both_were_measured(tmp_path)
         for scenario in {"class_il", "task_il"} - set(measured):
             result["counts"][scenario] = [[None, None], [None, None]]
         path.write_text(json.dumps(result))
-        image = Image.open(io.BytesIO(make_plots(cells)["seq-digits er 200 matrix"]))
+        image = Image.open(io.BytesIO(make_plots(cells)["seq-digits er 200 matrix"].png))
         sizes[measured] = image.height
     assert sizes["class_il", "task_il"] - sizes[("class_il",)] == pytest.approx(1.75 * 110, abs=2)
 
@@ -106,7 +113,7 @@ def test_matrices_of_both_scenarios_are_shown_where_both_were_measured(tmp_path)
 def test_matrices_of_a_wide_study_stay_small(tmp_path):
     for norm in ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"):
         write_record(tmp_path / "group" / norm, {**ONLINE, "nl": norm, "seed": 0}, [50] * 20)
-    png = make_plots(select(collect(tmp_path, "group")))["seq-digits er 200 matrix"]
+    png = make_plots(select(collect(tmp_path, "group")))["seq-digits er 200 matrix"].png
     assert Image.open(io.BytesIO(png)).size == (pytest.approx(1144, abs=5), pytest.approx(886, abs=5))
     assert len(png) < 100_000
 

@@ -1,5 +1,7 @@
-"""One report for the screen, the files and the tracker: everything is made once, and shown before it is written."""
+"""One report for the screen, the files and the tracker: everything is made once, and written before it is shown."""
 
+import errno
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -37,7 +39,8 @@ def count(monkeypatch, module, name):
 def test_files_screen_and_tracker_share_one_reading_and_one_drawing(results, tmp_path, monkeypatch, capsys):
     folder = install_fake(tmp_path / "packages", monkeypatch)
     read, drawn = count(monkeypatch, report, "collect"), count(monkeypatch, plots, "make_plots")
-    found = write_table(Where(results, "group", "data"))
+    found, failure = write_table(Where(results, "group", "data"))
+    assert failure is None
     tracking = SimpleNamespace(wandb_mode="offline", wandb_entity=None, wandb_project=None)
     track_summary(found, tracking)
     assert (folder / "started").exists()
@@ -52,6 +55,44 @@ def test_tables_do_not_wait_for_plots(results, monkeypatch):
     assert drawn == []
     assert next(paths).name == "report.html"
     assert len(drawn) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 0), (errno.EACCES, 0), (errno.ENOSPC, 5), (errno.EIO, 5)])
+@pytest.mark.parametrize("command", ["table --group group", "compare group"])
+def test_what_was_not_written_is_said_below_what_is_shown(results, monkeypatch, capsys, command, number, code):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    assert main([*command.split(), "--results_dir", str(results)]) == code
+    shown = capsys.readouterr()
+    assert "60.00" in shown.out
+    assert shown.err.startswith("error: cannot write " if code else "note: cannot write ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("command", ["table --group group", "compare group"])
+def test_a_terminal_that_lacks_a_character_gets_another_one(results, encoding, command):
+    write_record(results / "group" / "more", {**ONLINE, "nl": "AdaB²N→", "seed": 0}, [50, 50])
+    write_record(results / "group" / "second", {**ONLINE, "nl": "BN", "seed": 1}, [51, 52])
+    words = [sys.executable, "run.py", *command.split(), "--results_dir", str(results)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert ("± 1.06" if encoding == "latin-1" else "? 1.06") in done.stdout.decode(encoding)
+    written = next(results.glob("group/table.md" if command.startswith("table") else "group/compare-*.md"))
+    assert "± 1.06" in written.read_text(encoding="utf-8")
+
+
+def test_files_are_written_before_the_table_is_shown(results, monkeypatch):
+    def leave(report):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("utils.report.show", leave)
+    main(["table", "--group", "group", "--results_dir", str(results)])
+    assert (results / "group" / "table.tex").exists()
+    assert (results / "group" / "plots" / "seq-digits-er-200-accuracy.svg").exists()
 
 
 def test_a_table_is_shown_where_nothing_can_be_written(results, capsys):
