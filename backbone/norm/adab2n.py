@@ -84,6 +84,14 @@ class AdaB2N(ContextNorm):
             raise ValueError(f"AdaB2N was built for {self.num_tasks} tasks: task {task} is beyond them")
         super().begin_task(task)
 
+    @torch.no_grad()
+    def take_statistics(self, old: nn.BatchNorm2d) -> bool:
+        """The step size begins at momentum^kappa, as published; only the plain average (kappa 0) goes on counting."""
+        super().take_statistics(old)
+        if self.kappa > 0:
+            self.num_batches_tracked.zero_()
+        return True
+
     def normalize_batch(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         means, variances = row_moments(x)

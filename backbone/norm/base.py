@@ -28,6 +28,7 @@ class Norm(nn.Module):
         needs_joint: the layer needs current and memory samples in one forward.
         needs_spatial_size: the layer cannot be made without the side of its maps.
         undecayed: names of parameters that weight decay must leave alone.
+        shared_arguments: constructor arguments that mean here what they mean in `nn.BatchNorm2d`.
     """
 
     name: ClassVar[str]
@@ -38,6 +39,7 @@ class Norm(nn.Module):
     needs_joint: ClassVar[bool] = False
     needs_spatial_size: ClassVar[bool] = False
     undecayed: ClassVar[tuple[str, ...]] = ()
+    shared_arguments: ClassVar[tuple[str, ...]] = ("affine", "eps", "momentum")
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
@@ -85,6 +87,14 @@ class Norm(nn.Module):
         if x.shape[2] * x.shape[3] < 2:
             raise NormError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
 
+    def take_statistics(self, old: nn.BatchNorm2d) -> bool:
+        """Go on from the running statistics of a layer of batch normalization, as far as they have a meaning here.
+
+        Returns:
+            Whether evaluation stays what it was.
+        """
+        return False
+
     def extra_repr(self) -> str:
         shown = (f"{name}={getattr(self, name)}" for name in self._shown)
         return ", ".join([str(self.num_features), *shown, f"affine={self.weight is not None}"])
@@ -117,6 +127,14 @@ class RunningNorm(Norm):
         self.register_buffer("running_mean", torch.zeros(self.num_features))
         self.register_buffer("running_var", torch.ones(self.num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    @torch.no_grad()
+    def take_statistics(self, old: nn.BatchNorm2d) -> bool:
+        self.running_mean.copy_(old.running_mean)
+        self.running_var.copy_(old.running_var)
+        if old.num_batches_tracked is not None:
+            self.num_batches_tracked.copy_(old.num_batches_tracked)
+        return True
 
     def normalize(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -1,7 +1,7 @@
 """Batch renormalization."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._rows import row_affine, row_moments
 from .base import RunningNorm, track
@@ -25,6 +25,7 @@ class BRN(RunningNorm):
     """
 
     min_values = 1
+    shared_arguments = ("affine", "momentum")  # eps is added to the standard deviation here
     _shown = ("eps", "momentum")
 
     def __init__(
@@ -43,6 +44,13 @@ class BRN(RunningNorm):
         self.register_buffer("running_mean", torch.zeros(self.num_features))
         self.register_buffer("running_std", torch.ones(self.num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    @torch.no_grad()
+    def take_statistics(self, old: nn.BatchNorm2d) -> bool:
+        """The counter stays at 0: training goes on as batch normalization, and the correction grows from there."""
+        self.running_mean.copy_(old.running_mean)
+        self.running_std.copy_((old.running_var + old.eps).sqrt())
+        return True
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         x = x.contiguous()

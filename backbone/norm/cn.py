@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._groups import GROUP_OPTIONS, choose_num_groups
 from .base import at_least_single
@@ -53,6 +53,9 @@ class CN(BN):
     ) -> None:
         super().__init__(num_features, spatial_size=spatial_size, affine=affine, eps=eps, momentum=momentum)
         self.num_groups = choose_num_groups(self.name, num_features, num_groups, channels_per_group, adjust_groups)
+
+    def take_statistics(self, old: nn.BatchNorm2d) -> bool:
+        return False  # they are of the maps before the group step
 
     def normalize(self, x: Tensor) -> Tensor:
         grouped = torch.group_norm(at_least_single(x), self.num_groups, None, None, self.eps)

@@ -94,6 +94,7 @@ def test_ln_needs_the_size_and_square_maps():
     convert_norms(small(), "GN", input_size=(3, 8, 6), num_groups=4)
 
 
+@pytest.mark.filterwarnings("ignore:LN does not take over")
 @pytest.mark.parametrize("track", [True, False])
 def test_size_of_maps_in_a_network_without_parameters(track):
     network = nn.Sequential(nn.BatchNorm2d(3, affine=False, track_running_stats=track))
@@ -115,7 +116,8 @@ def test_new_layers_have_type_and_mode_of_the_old():
     assert layer.weight.dtype == layer.running_mean.dtype == torch.float64
     assert not layer.training
     plain = nn.Sequential(nn.BatchNorm2d(4, affine=False, track_running_stats=False))
-    assert isinstance(convert_norms(plain, "TBBN")[0], NORMS.get("TBBN"))
+    with pytest.warns(match="track_running_stats"):
+        assert isinstance(convert_norms(plain, "TBBN")[0], NORMS.get("TBBN"))
 
 
 def test_shared_layer_stays_shared():
@@ -124,6 +126,138 @@ def test_shared_layer_stays_shared():
     convert_norms(network, "BRN")
     assert network[0] is network[2] is network[3][0]
     assert isinstance(network[0], NORMS.get("BRN"))
+
+
+def trained(**options):
+    """Conv, BN with statistics and parameters that are not at their start, ReLU."""
+    torch.manual_seed(0)
+    network = small(nn.ReLU())
+    network[1] = layer = nn.BatchNorm2d(8, **options)
+    for _ in range(3):
+        network(2 * torch.randn(16, 3, 6, 6) + 1)
+    if layer.affine:
+        nn.init.uniform_(layer.weight, 0.5, 2)
+        nn.init.normal_(layer.bias)
+    return network.eval()
+
+
+KEEPING = {"BN": {"momentum": 0.3}, "TBBN": {}, "AdaB2N": {"num_tasks": 3}, "BRN": {}}
+IMAGES = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("name", KEEPING)
+def test_trained_network_evaluates_as_before(name, affine):
+    network = trained(eps=1e-2, affine=affine)
+    expected = network(IMAGES)
+    layer = convert_norms(network, name, **KEEPING[name])[1]
+    torch.testing.assert_close(network(IMAGES), expected)
+    assert (layer.weight is not None) == affine
+    assert layer.eps == (1e-3 if name == "BRN" else 1e-2)
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N", "BRN"])
+def test_trained_network_trains_on_as_before(name):
+    """Without a context, and BRN in its first steps, these layers are batch normalization."""
+    network = trained().train()
+    expected = copy.deepcopy(network)(IMAGES)
+    torch.testing.assert_close(convert_norms(network, name, num_tasks=3)(IMAGES), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_arguments_are_taken_over_unless_given():
+    layer = convert_norms(trained(eps=1e-2, momentum=0.3), "TBBN", eps=1e-4)[1]
+    assert (layer.eps, layer.momentum, int(layer.num_batches_tracked)) == (1e-4, 0.3, 3)
+
+
+@pytest.mark.parametrize(("kappa", "count"), [(0.0, 3), (0.4, 0)])
+def test_step_size_begins_anew_but_the_plain_average_goes_on(kappa, count):
+    layer = convert_norms(trained(), "AdaB2N", num_tasks=3, kappa=kappa)[1]
+    assert int(layer.num_batches_tracked) == count
+
+
+def test_parameters_stay_the_same_objects():
+    network = trained()
+    weight, bias = network[1].weight, network[1].bias.requires_grad_(False)
+    layer = convert_norms(network, "TBBN")[1]
+    assert layer.weight is weight
+    assert layer.bias is bias
+    assert not layer.bias.requires_grad
+
+
+def test_layer_norm_has_the_scale_of_a_channel_at_every_position():
+    network = trained()
+    weight = network[1].weight.detach()
+    with pytest.warns(match="LN does not take over"):
+        layer = convert_norms(network, "LN", input_size=6)[1]
+    assert torch.equal(layer.weight.detach(), weight.view(8, 1, 1).expand(8, 6, 6))
+
+
+@pytest.mark.parametrize("name", ["IN", "GN", "CN", "SN", "LN"])
+def test_zero_gammas_stay_zero(name):
+    network = small()
+    nn.init.zeros_(network[1].weight)
+    options = {"num_groups": 4} if name in ("GN", "CN") else {}
+    assert not convert_norms(network, name, input_size=6, **options)[1].weight.any()
+
+
+@pytest.mark.parametrize("name", ["LN", "IN", "GN", "SN", "CN"])
+def test_what_is_lost_is_said_once(name):
+    network = nn.Sequential(trained(), *[trained()[1:] for _ in range(2)])
+    with pytest.warns() as warned:
+        convert_norms(network, name, input_size=6, **({"num_groups": 4} if name in ("GN", "CN") else {}))
+    assert [str(each.message) for each in warned] == [
+        f"{name} does not take over evaluation by the running statistics (0.1, 1.1, …)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted", "message"),
+    [
+        ({"momentum": None}, {}, r"the cumulative average \(momentum=None\) \(1\)"),
+        ({"track_running_stats": False}, {}, r"evaluation by the batch itself \(track_running_stats=False\) \(1\)"),
+        ({}, {"affine": False}, r"the scale \(1\), the shift \(1\)"),
+    ],
+)
+def test_what_has_no_place_in_the_layer_is_said(options, wanted, message):
+    with pytest.warns(match=f"TBBN does not take over {message}$"):
+        convert_norms(trained(**options), "TBBN", **wanted)
+
+
+def test_lost_hooks_are_said():
+    network = small()
+    network[1].register_forward_hook(lambda *_: None)
+    with pytest.warns(match=r"TBBN does not take over the hooks \(1\)"):
+        convert_norms(network, "TBBN")
+
+
+@pytest.mark.filterwarnings("error")
+def test_fresh_layers_are_those_of_the_factory():
+    layer = convert_norms(trained(eps=1e-2), "IN", fresh=True)[1]
+    assert (layer.weight, layer.eps) == (None, 1e-5)
+    layer = convert_norms(trained(momentum=None), "TBBN", fresh=True)[1]
+    assert layer.weight.eq(1).all()
+    assert not layer.running_mean.any()
+
+
+def test_state_of_the_old_network_fits_afterwards():
+    network = trained()
+    state, expected = network.state_dict(), network(IMAGES)
+    other = convert_norms(small(nn.ReLU()), "AdaB2N", num_tasks=2).eval()
+    missing, unexpected = other.load_state_dict(state, strict=False)
+    assert (set(missing), unexpected) == ({"1.cur_tasks", "1.task_weight"}, [])
+    torch.testing.assert_close(other(IMAGES), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(nn.SyncBatchNorm(8), "1 is a SyncBatchNorm"), (nn.LazyBatchNorm2d(), "1 does not know its channels yet")],
+)
+def test_layers_that_cannot_be_replaced_are_refused(layer, message):
+    network = nn.Sequential(nn.BatchNorm2d(8), layer)
+    with pytest.raises(NormError, match=message):
+        convert_norms(network, "TBBN")
+    assert type(network[0]) is nn.BatchNorm2d
 
 
 class WithActivation(nn.BatchNorm2d):
