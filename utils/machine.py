@@ -7,6 +7,8 @@ import platform
 import sys
 from pathlib import Path
 
+from utils.errors import UserError
+
 
 def available_cores() -> int:
     """Cores that this process may use."""
@@ -27,3 +29,17 @@ def print_any_text() -> None:
     """From now on, print `?` for what the encoding of the standard output lacks, such as ± in ASCII."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def default_threads() -> int:
+    """Threads of a run that is told no number: $OMP_NUM_THREADS, as other programs on the machine heed it, else one.
+
+    More threads add numbers in another order, so that results differ; and on a shared machine they wait for each other.
+
+    Raises:
+        UserError: the variable holds no number.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip() or "1"  # a list is by level of nesting
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"$OMP_NUM_THREADS is {text!r}, which is no number of threads: change it or give --threads")
+    return int(text)

@@ -31,7 +31,7 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
-from utils.machine import print_any_text
+from utils.machine import default_threads, print_any_text
 from utils.records.record import DamagedRecord, Record
 from utils.run.stopping import StopRequest
 
@@ -96,12 +96,12 @@ def train(
     from utils.data.loaders import Loaders
     from utils.data.plan import StreamSizes, count_stages
     from utils.records.trackers import make_tracker
-    from utils.run.environment import available_cores, choose_device, describe, set_arithmetic
+    from utils.run.environment import choose_device, describe, set_arithmetic
     from utils.run.training import Outlets, Training
 
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
-    threads = threads_begun_with(config, record, screen) or config.threads or available_cores()
+    threads = threads_begun_with(config, record, screen) or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
@@ -111,6 +111,8 @@ def train(
     count_stages(config, sizes)  # raises where a batch cannot be filled
     check_retuning(config, sizes)
     method = make_method(config, stream, augmentation, device)
+    if config.threads is None:  # what the environment says now, it may not say where the command is repeated
+        facts["command"] += ["--threads", str(threads)]
     record.write_config(
         facts
         | {"values": config.values, "origins": config.origins, "plugins": config.parts.plugins}

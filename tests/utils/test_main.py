@@ -90,6 +90,19 @@ def test_replay_and_joint_training_beat_fine_tuning_by_far(start, tmp_path):
     assert final["sgd"] + 20 < min(final["er"], final["joint"])
 
 
+def test_a_run_takes_one_thread_and_its_command_says_so(start, tmp_path, monkeypatch):
+    found = {}
+    for name, variable in (("none", None), ("two", "2")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if variable:
+            monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        words = "--model sgd --dataset seq-digits --nf 4 --lr 0.05 --debug_mode 1 --device cpu --nowand 1"
+        assert main([*words.split(), "--results_dir", str(tmp_path / name)]) == 0
+        config = json.loads((only_folder(tmp_path / name) / "config.json").read_text())
+        found[name] = (config["environment"]["threads"], config["command"][-2:])
+    assert found == {"none": (1, ["--threads", "1"]), "two": (2, ["--threads", "2"])}
+
+
 def test_forward_transfer_and_anytime_accuracy_on_request(start, tmp_path):
     assert start(ignore_other_metrics=0, eval_every=2) == 0
     result = result_of(tmp_path / "results")

@@ -138,7 +138,7 @@ PLACE_OPTIONS = tuple(
         ("results_dir", str, "results", "where the records go", {}),
         ("group", str, "default", "folder of the record inside --results_dir", {}),
         ("device", str, "auto", "auto, cpu, cuda or cuda:N", {}),
-        ("threads", ranged(int, 1), None, "threads of the CPU (all cores)", {}),
+        ("threads", ranged(int, 1), None, "threads of the CPU ($OMP_NUM_THREADS, else 1)", {}),
         ("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step", {}),
         ("keep_checkpoint", boolean, False, "keep the checkpoint of a complete run", {"flag": True}),
         ("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", {"flag": True}),
