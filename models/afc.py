@@ -14,7 +14,7 @@ from models.base import Stage
 from models.exemplar import ExemplarMethod
 from models.heads import Outputs
 from models.podnet import PROXY_OPTIONS, PodNet
-from utils.config.options import Option, ranged
+from utils.config.options import published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.data.plan import StreamSizes
@@ -33,9 +33,8 @@ class Afc(PodNet):
     options = (
         *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        Option("afc_lambda", ranged(float, 0), None, "weight of the distillation of maps (as published)"),
+        published("afc_lambda", ranged(float, 0), "weight of the distillation of maps"),
     )
-    required: ClassVar[tuple[str, ...]] = ("second_epochs", "second_lr", "afc_lambda")
     tasks_needed: ClassVar[dict[str, int]] = {**PodNet.tasks_needed, "afc_lambda": 2}
 
     def __init__(self, *parts: Any, **named: Any) -> None:

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
 from models.settings import Setting, find_setting
-from utils.config.options import Option, ranged
+from utils.config.options import Option, grouped, ranged
 from utils.data.batch import Batch
 from utils.data.plan import DataPlan, Plain, Rows, StreamSizes, TaskStream
 from utils.errors import UserError
 from utils.seeds import derive_seed
 
-REPLAY_OPTIONS = (
-    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together (to be given)"),
-    Option("minibatch_size", ranged(int, 1), None, "images of memory per draw (as --batch_size)"),
+REPLAY_OPTIONS = grouped(
+    "memory",
+    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together", required=True),
+    Option("minibatch_size", ranged(int, 1), None, "images of memory per draw", source="as --batch_size"),
     Option("buffer_mode", str, "reservoir", "how memory is filled", choices=("reservoir", "ring")),
     Option(
         "forward",
@@ -97,7 +98,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = ()  # options without a default, which a published setting may supply
     uses_memory: ClassVar[bool] = False
     keeps_exemplars: ClassVar[bool] = False  # its memory is filled after each task, not row by row
     transforms: ClassVar[str | None] = None  # of a dataset, where the method has its own; else the protocol's

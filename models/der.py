@@ -4,11 +4,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import REPLAY_OPTIONS, ReplayMethod
-from utils.config.options import Option, ranged
+from utils.config.options import published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 
-ALPHA = Option("alpha", ranged(float, 0), None, "weight of the distance to the stored logits (as published)")
+ALPHA = published("alpha", ranged(float, 0), "weight of the distance to the stored logits")
 
 
 @METHODS.register()
@@ -20,7 +20,6 @@ class Der(ReplayMethod):
     """
 
     options = (*REPLAY_OPTIONS, ALPHA)
-    required = ("alpha",)
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(1)

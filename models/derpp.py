@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import REPLAY_OPTIONS, ReplayMethod
 from models.der import ALPHA
-from utils.config.options import Option, ranged
+from utils.config.options import published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 
@@ -17,9 +17,8 @@ class Derpp(ReplayMethod):
     options = (
         *REPLAY_OPTIONS,
         ALPHA,
-        Option("beta", ranged(float, 0), None, "weight of the second draw's labels (as published)"),
+        published("beta", ranged(float, 0), "weight of the second draw's labels"),
     )
-    required = ("alpha", "beta")
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(2)

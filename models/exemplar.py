@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MemoryMethod, Stage, head_grows
-from utils.config.options import Option, ranged
+from utils.config.options import Option, grouped, ranged
 from utils.data.batch import Batch
 from utils.data.exemplars import EXEMPLAR_OPTIONS, exemplars_per_class
 from utils.data.plan import Pairs, Plain, Rows, StreamSizes, check_ratio
 from utils.errors import UserError
 from utils.inference import evaluating
 
-PAIR_OPTIONS = (
+PAIR_OPTIONS = grouped(
+    "memory",
     Option("forward", str, "auto", "current and memory rows in one forward", choices=("auto", "joint")),
     Option("batch_ratio", ranged(int, 1), 3, "current rows to one memory row in a batch, from the second task on"),
     Option(
         "batching",
         str,
         "auto",
-        "parts of a fixed ratio, or shuffled unions of current and memory rows (by the method)",
+        "parts of a fixed ratio, or shuffled unions of current and memory rows; auto: by the method",
         choices=("auto", "ratio", "union"),
     ),
     Option(
@@ -39,7 +40,7 @@ PAIR_OPTIONS = (
         "current_pool",
         str,
         "auto",
-        "current rows come from the task, or from its union with the exemplars (by the method)",
+        "current rows come from the task, or from its union with the exemplars; auto: by the method",
         choices=("auto", "task", "union"),
     ),
 )

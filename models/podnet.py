@@ -14,7 +14,7 @@ from models.exemplar import ExemplarMethod
 from models.heads import Outputs
 from models.kmeans import cluster_centres
 from models.lucir import cosine_distance
-from utils.config.options import Option, boolean, ranged
+from utils.config.options import Option, boolean, published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.data.plan import Plain, Rows, StreamSizes
@@ -32,8 +32,8 @@ PROXY_OPTIONS = (
         "form of the classification loss; softmax is the plain cross-entropy",
         choices=("published", "softmax"),
     ),
-    Option("second_epochs", ranged(int, 1), None, "epochs of the second stage (as published)"),
-    Option("second_lr", ranged(float, 0), None, "learning rate of the second stage (as published)"),
+    published("second_epochs", ranged(int, 1), "epochs of the second stage"),
+    published("second_lr", ranged(float, 0), "learning rate of the second stage"),
 )
 
 
@@ -50,8 +50,8 @@ class PodNet(ExemplarMethod):
     options = (
         *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        Option("podnet_lambda_f", ranged(float, 0), None, "weight of the distillation of features (as published)"),
-        Option("podnet_lambda_c", ranged(float, 0), None, "weight of the distillation of maps (as published)"),
+        published("podnet_lambda_f", ranged(float, 0), "weight of the distillation of features"),
+        published("podnet_lambda_c", ranged(float, 0), "weight of the distillation of maps"),
         Option(
             "podnet_pooling",
             str,
@@ -62,7 +62,6 @@ class PodNet(ExemplarMethod):
         Option("podnet_normalize", boolean, True, "compare directions of pooled maps, 0: pooled maps as they are"),
         Option("podnet_rows", str, "all", "rows whose maps are distilled, or old classes only", choices=("all", "old")),
     )
-    required: ClassVar[tuple[str, ...]] = ("second_epochs", "second_lr", "podnet_lambda_f", "podnet_lambda_c")
     heads = ("proxy",)
     transforms = "podnet"
     schedule = "cosine"

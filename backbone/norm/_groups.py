@@ -10,10 +10,20 @@ _NUM_GROUPS = 32  # if nobody says otherwise, as Wu & He (ECCV 2018) and Pham et
 
 GROUP_OPTIONS = (
     Option(
-        "num_groups", ranged(int, 1), None, "groups of channels (by the protocol)", excludes=("channels_per_group",)
+        "num_groups",
+        ranged(int, 1),
+        None,
+        "groups of channels",
+        source="by the protocol",
+        excludes=("channels_per_group",),
     ),
     Option(
-        "channels_per_group", ranged(int, 1), None, "channels in a group (by the protocol)", excludes=("num_groups",)
+        "channels_per_group",
+        ranged(int, 1),
+        None,
+        "channels in a group",
+        source="by the protocol",
+        excludes=("num_groups",),
     ),
     flag("adjust_groups", "where the groups do not divide the channels, take the largest number below that does"),
 )

@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,60 +11,83 @@ from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.errors import UserError
 
 SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
+PROGRAM = {
+    "prog": "python utils/main.py",
+    "usage": "python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
+    "description": "One run of class-incremental learning, end to end.",
+}
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
+    def __init__(self, **program: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **program)
+
     def error(self, message: str) -> None:
         raise UserError(message)
 
 
-def make_parser(options: Iterable[Option]) -> Parser:
-    """A parser that keeps only what was typed."""
-    parser = Parser(
-        prog="python utils/main.py",
-        usage="python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
-        description="One run of class-incremental learning, end to end.",
-        epilog="\n".join(
-            [
-                "With --model, --dataset, --nl and --backbone, --help shows the options of these parts too.",
-                *(f"--{name}: {', '.join(registry.names())}" for name, registry in SELECTORS.items()),
-            ]
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
+def make_parser(
+    options: Iterable[Option],
+    *,
+    only_typed: bool = False,
+    defaults: Mapping[str, str] | None = None,
+    **program: Any,
+) -> Parser:
+    """The parser of a program or a command, its options under the headings of their groups.
+
+    Args:
+        options: what it takes.
+        only_typed: leave out what was not typed; otherwise it has its default.
+        defaults: what is shown as the default of some options, by name; of the others, their own.
+        program: name, usage, description and the like, as `argparse` takes them.
+    """
+    parser = Parser(**program)
+    groups: dict[str, Any] = {}
     for option in options:
-        spellings = [f"--{name}" for name in (option.name, *option.aliases)]
-        more: dict[str, Any] = {"action": "append"} if option.name == "plugin" else {}
-        if option.flag is not None:
-            more |= {"nargs": "?", "const": option.flag}
-        parser.add_argument(
-            *spellings,
-            dest=option.name,
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        shown = _default_text(option) if defaults is None else defaults.get(option.name, _default_text(option))
+        names = [option.name] if option.positional else [_dashed(spelling) for spelling in option.spellings]
+        groups[option.group].add_argument(
+            *names,
+            **({} if option.positional else {"dest": option.name}),
+            default=argparse.SUPPRESS if only_typed else option.default,
             type=_converter(option),
-            help=_help(option).replace("%", "%%"),
+            help=f"{option.help} {shown}".rstrip().replace("%", "%%"),
             metavar=_metavar(option),
-            **more,
+            **_number_of_words(option),
         )
     return parser
 
 
-def _help(option: Option) -> str:
-    """What an option is, and its default; where there is none, the text says what decides."""
+def _dashed(spelling: str) -> str:
+    return f"-{spelling}" if len(spelling) == 1 else f"--{spelling}"
+
+
+def _number_of_words(option: Option) -> dict[str, Any]:
+    if option.many:
+        return {"nargs": "+"} | ({} if option.positional else {"action": "extend"})
+    return {} if option.flag is None else {"nargs": "?", "const": option.flag}
+
+
+def _default_text(option: Option) -> str:
+    """The default in brackets; in parentheses where something else decides, or where there must be a value."""
     if option.default is None or option.default == "":
-        return option.help
+        words = [option.source, "required" if option.required else ""]
+        return f"({', else '.join(filter(None, words))})" if any(words) else ""
     default = int(option.default) if option.type is boolean else option.default
-    return f"{option.help} [{default}]"
+    return f"[{option.source}, else {default}]" if option.source else f"[{default}]"
 
 
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    return "0|1" if option.type is boolean else {"int": "N", "float": "X"}.get(option.type.__name__, "VALUE")
+    if option.type is boolean:
+        return "0|1"
+    word = {"int": "N", "float": "X"}.get(getattr(option.type, "__name__", ""), "VALUE")
+    return option.name.rstrip("s").upper() if option.positional else word
 
 
 def _converter(option: Option):
@@ -87,13 +110,13 @@ def _converter(option: Option):
 @cache
 def _parser_of(options: tuple[Option, ...]) -> Parser:
     """Made once for each set of options: a large plan reads a thousand command lines."""
-    return make_parser(options)
+    return make_parser(options, only_typed=True, add_help=False, **PROGRAM)
 
 
 @cache
 def part_parser() -> Parser:
     """Knows the names of the parts alone, and whether help is wanted."""
-    parser = make_parser(PART_OPTIONS)
+    parser = make_parser(PART_OPTIONS, only_typed=True, add_help=False)
     parser.add_argument("-h", "--help", action="store_true", dest="help")
     return parser
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from utils.config.command_line import SELECTORS, make_parser, parse, part_parser
-from utils.config.options import RUN_OPTIONS, SHARED_OPTIONS, Option
+from utils.config.command_line import PROGRAM, SELECTORS, make_parser, parse, part_parser
+from utils.config.options import SHARED_OPTIONS, Option
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, as_user_errors, load_plugin
@@ -115,12 +115,12 @@ def configure(arguments: Sequence[str]) -> Configuration:
     """
     selected, plugins, wants_help = _select(arguments)
     if wants_help and not selected.get("model"):
-        make_parser(SHARED_OPTIONS).print_help()
+        make_parser(SHARED_OPTIONS, **PROGRAM).print_help()
         raise SystemExit(0)
     parts = _find_parts(selected, plugins)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
     if wants_help:
-        make_parser(options.values()).print_help()
+        make_parser(options.values(), **PROGRAM).print_help()
         raise SystemExit(0)
     typed = parse(arguments, options, parts)
     return _resolve(typed, selected, options, parts)
@@ -300,11 +300,7 @@ def _check(configuration: Configuration) -> None:
     values, method = configuration.values, configuration.parts.method
     if method.uses_memory and not values["buffer_size"]:
         raise UserError(f"--model {values['model']} replays from memory: give --buffer_size, at least 1")
-    missing = [
-        option.name
-        for option in (*RUN_OPTIONS, *configuration.parts.options())
-        if option.name in values and values[option.name] is None and option.name in ("lr", *method.required)
-    ]
+    missing = [name for name, option in configuration.options.items() if option.required and values.get(name) is None]
     if missing:
         raise UserError(
             f"there is no published value of {' and '.join(missing)} for {values['model']} on {values['dataset']}"

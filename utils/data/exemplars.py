@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from utils.config.options import Option, boolean, ranged
+from utils.config.options import Option, boolean, grouped, ranged
 from utils.data.pools import Pool, TensorPool
 from utils.errors import Diverged, UserError
 from utils.seeds import generator
@@ -14,8 +14,16 @@ from utils.seeds import generator
 SELECTIONS = ("herding", "icarl", "random")
 QUOTAS = ("ceil", "floor", "fixed")
 
-EXEMPLAR_OPTIONS = (
-    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all classes (by the protocol)"),
+EXEMPLAR_OPTIONS = grouped(
+    "memory",
+    Option(
+        "buffer_size",
+        ranged(int, 0, 2**31 - 1),
+        None,
+        "images in memory, of all classes",
+        source="by the protocol",
+        required=True,
+    ),
     Option(
         "exemplar_selection", str, "herding", "how exemplars are chosen; icarl: in its first form", choices=SELECTIONS
     ),

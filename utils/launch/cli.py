@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from utils.config.command_line import Parser, make_parser
+from utils.config.options import Option, flag, grouped, ranged
 from utils.errors import COMPLETE, DISK, MISTAKE, RunError, UserError, is_disk_error
-from utils.launch.arguments import Parser, add_places, number, option_names, places_of
+from utils.launch.arguments import PLACES, PRESET, places_of
 from utils.launch.cancel import cancel
 from utils.launch.cells import known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
-from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
+from utils.launch.grid import Grid, change, find_grid
 from utils.launch.output import discard_output, show
 from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
@@ -59,79 +61,98 @@ def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], in
     raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
 
 
+_SEARCHED = "searched for AdaB2N"
+_BY_PRESET = "by the preset"
+
+WHAT = grouped(
+    "what to run",
+    PRESET,
+    Option("num_seeds", ranged(int, 1), None, "seeds 0 to N - 1", source=_BY_PRESET),
+    Option("seeds", ranged(int, 0), None, "these seeds", source=_BY_PRESET, many=True),
+    Option("datasets", str, None, "such as seq-cifar10 seq-digits", source=_BY_PRESET, many=True),
+    Option("models", str, None, "methods, such as derpp er_ace", source=_BY_PRESET, many=True),
+    Option("methods", str, None, "norm layers, such as BN AdaB2N", source=_BY_PRESET, many=True),
+    Option(
+        "buffer_sizes",
+        ranged(int, 1),
+        None,
+        "images in memory, on every dataset",
+        source="by the preset and dataset",
+        many=True,
+    ),
+    Option(
+        "epochs",
+        ranged(int, 1),
+        None,
+        "epochs per task",
+        source="by the preset; without one, 1 for online methods, by protocol and dataset for others",
+        aliases=("n_epochs",),
+        many=True,
+    ),
+    Option("kappa", ranged(float, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
+    Option("lambd", ranged(float, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
+    Option("ada_t0", ranged(int, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
+    Option(
+        "selection",
+        str,
+        None,
+        f"settings are judged on the test data, or on {SEARCH_SHARE:.0%} of the training data, the best being run on "
+        "all data afterwards",
+        source=_BY_PRESET,
+        choices=(ORACLE, VALIDATION),
+    ),
+    Option(
+        "search_seeds",
+        ranged(int, 0),
+        None,
+        "seeds on which all settings are run, whether or not they are among the others, which are left to the best "
+        "setting",
+        source="all seeds",
+        many=True,
+    ),
+)
+
+HOW = grouped(
+    "how",
+    flag("yes", "start without asking", aliases=("y",)),
+    flag("dry_run", "print the plan and stop"),
+    flag("json", "print the plan for programs and stop"),
+    Option("jobs", ranged(int, 1), None, "runs at a time without a GPU", source="the cores"),
+    Option("threads", ranged(int, 1), 1, "threads of each run"),
+    Option("runs_per_gpu", str, "auto", "runs that share a GPU: auto, or their number"),
+    Option(
+        "usage_threshold",
+        ranged(float, 0),
+        0.3,
+        "a GPU is idle while others use less than this share of its memory and of its time",
+    ),
+    Option("coldsecs", ranged(float, 0), 0.0, "pause after a start, in seconds"),
+    Option("waitsecs", ranged(float, 0.1), 5.0, "time between looks at the devices, in seconds"),
+    Option("timeout", ranged(float, 1), None, "time limit of one start of a run, in seconds", source="none"),
+    Option("interpreter", str, sys.executable, "Python of the runs"),
+    Option("logdir", Path, None, "where the runs' output goes", source="logs, beside the records"),
+)
+LAUNCH_OPTIONS = (*WHAT, *PLACES, *HOW)
+
+
 def _launch_parser() -> Parser:
-    parser = Parser(
+    return make_parser(
+        LAUNCH_OPTIONS,
         prog="python run.py",
         usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
         epilog="Every option of utils/main.py may be given too; each run takes those that its parts use.\n"
         + "\n".join(f"{axis}: {', '.join(names)}" for axis, names in known_parts().items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
-    _add_axes(parser.add_argument_group("what to run"))
-    add_places(parser.add_argument_group("where"))
-    _add_scheduling(parser.add_argument_group("how"))
-    return parser
-
-
-def _add_axes(group: Any) -> None:
-    group.add_argument("--preset", choices=tuple(GRIDS), default=DEFAULT_GRID, help=f"named grid [{DEFAULT_GRID}]")
-    group.add_argument("--num_seeds", type=number(int, 1), metavar="N", help="seeds 0 to N - 1 [by the preset]")
-    group.add_argument("--seeds", type=number(int, 0), nargs="*", metavar="SEED", help="these seeds [by the preset]")
-    group.add_argument("--datasets", nargs="*", metavar="NAME", help="such as seq-cifar10 seq-digits [by the preset]")
-    group.add_argument("--models", nargs="*", metavar="NAME", help="methods, such as derpp er_ace [by the preset]")
-    group.add_argument("--methods", nargs="*", metavar="NORM", help="norm layers, such as BN AdaB2N [by the preset]")
-    sizes = "images in memory, on every dataset [by the preset and dataset]"
-    group.add_argument("--buffer_sizes", type=number(int, 1), nargs="*", metavar="N", help=sizes)
-    epochs = "epochs per task [by the preset; without one, 1 for online methods, by protocol and dataset for others]"
-    group.add_argument("--epochs", "--n_epochs", type=number(int, 1), nargs="*", metavar="N", help=epochs)
-    for name, kind, metavar in (("kappa", float, "X"), ("lambd", float, "X"), ("ada_t0", int, "T")):
-        text = "searched for AdaB2N [by the preset]"
-        group.add_argument(f"--{name}", type=number(kind, 0), nargs="*", metavar=metavar, help=text)
-    group.add_argument(
-        "--selection",
-        choices=(ORACLE, VALIDATION),
-        help=f"settings are judged on the test data, or on {SEARCH_SHARE:.0%} of the training data, the best being run "
-        "on all data afterwards [by the preset]".replace("%", "%%"),
-    )
-    group.add_argument(
-        "--search_seeds",
-        type=number(int, 0),
-        nargs="*",
-        metavar="SEED",
-        help="seeds on which all settings are run, whether or not they are among the others, which are left to the "
-        "best setting [all seeds]",
-    )
-
-
-def _add_scheduling(group: Any) -> None:
-    group.add_argument("-y", "--yes", action="store_true", default=False, help="start without asking [off]")
-    group.add_argument("--dry_run", action="store_true", default=False, help="print the plan and stop [off]")
-    group.add_argument("--json", action="store_true", default=False, help="print the plan for programs and stop [off]")
-    group.add_argument("--jobs", type=number(int, 1), metavar="N", help="runs at a time without a GPU [the cores]")
-    group.add_argument("--threads", type=number(int, 1), default=1, metavar="N", help="threads of each run [1]")
-    group.add_argument("--runs_per_gpu", default="auto", metavar="auto|N", help="runs that share a GPU [auto]")
-    idle = "a GPU is idle while others use less than this share of its memory and of its time [0.3]"
-    group.add_argument("--usage_threshold", type=number(float, 0), default=0.3, metavar="SHARE", help=idle)
-    group.add_argument("--coldsecs", type=number(float, 0), default=0.0, metavar="S", help="pause after a start [0]")
-    group.add_argument("--waitsecs", type=number(float, 0.1), default=5.0, metavar="S", help="between looks [5]")
-    group.add_argument(
-        "--timeout", type=number(float, 1), default=None, metavar="S", help="longest time of one start [any]"
-    )
-    group.add_argument("--interpreter", default=sys.executable, metavar="PYTHON", help="Python of the runs [this one]")
-    output = "where the runs' output goes [logs, beside the records]"
-    group.add_argument("--logdir", type=Path, default=None, metavar="DIR", help=output)
 
 
 def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
     typed = {name: tuple(value) for name, value in vars(options).items() if isinstance(value, list)}
-    if hasattr(options, "num_seeds"):
+    if options.num_seeds is not None:
         if "seeds" in typed:
             raise UserError("--num_seeds and --seeds cannot be given together")
         typed["seeds"] = tuple(range(options.num_seeds))
-    if hasattr(options, "selection"):
+    if options.selection is not None:
         typed["selection"] = options.selection
     is_preset_typed = any(word.partition("=")[0] == "--preset" for word in words)
     grid = change(find_grid(options.preset), typed)
@@ -140,10 +161,10 @@ def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
 
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
-    parser = _launch_parser()
-    options, unknown = parser.parse_known_args(words)
+    options, unknown = _launch_parser().parse_known_args(words)
     where = places_of(options)
-    plan = make_plan(_read_grid(options, words), read_extras(unknown), where, option_names(parser))
+    launcher_options = [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings]
+    plan = make_plan(_read_grid(options, words), read_extras(unknown), where, launcher_options)
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
 
@@ -177,7 +198,7 @@ def _devices(options: argparse.Namespace) -> Any:
     return Devices(
         usage_threshold=options.usage_threshold,
         runs_per_gpu=options.runs_per_gpu,
-        jobs=getattr(options, "jobs", None),
+        jobs=options.jobs,
         threads=options.threads,
         waitsecs=options.waitsecs,
         say=lambda text: print(text, file=sys.stderr, flush=True),  # the plan for programs is on the other one

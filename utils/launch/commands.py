@@ -3,13 +3,24 @@
 import errno
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
+from utils.config.options import Option
 from utils.errors import COMPLETE, DiskError
-from utils.launch.arguments import Parser, group_parser, places_of
+from utils.launch.arguments import DATA_ROOT, RESULTS_DIR, group_parser, places_of
 from utils.launch.plan import Where
+
+_COMPARED = (
+    Option("groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True),
+    Option("metric", str, "A_f", "its name in the records, such as A_a or forgetting", group="what"),
+    RESULTS_DIR,
+)
+_DATA = (
+    DATA_ROOT,
+    Option("download", str, None, "fetch these, such as cifar10", source="none", group="where", many=True),
+)
 
 
 def write_table(where: Where) -> tuple[Any, DiskError | None]:
@@ -67,11 +78,7 @@ def compare(words: Sequence[str]) -> int:
     from utils.report.files import write_text
 
     description = "Set groups side by side, or one group beside the published figures, and say what differs."
-    parser = Parser(prog="python run.py compare", description=description, allow_abbrev=False)
-    parser.add_argument("groups", nargs="+", metavar="GROUP", help="folders inside --results_dir")
-    parser.add_argument("--metric", default="A_f", help="its name in the records, such as A_a or forgetting [A_f]")
-    parser.add_argument("--results_dir", type=Path, default=Path("results"), help="where the records are [results]")
-    options = parser.parse_args(words)
+    options = make_parser(_COMPARED, prog="python run.py compare", description=description).parse_args(words)
     text, path = make_comparison(options.results_dir, options.groups, options.metric)
     failure = None
     try:
@@ -87,14 +94,11 @@ def data(words: Sequence[str]) -> int:
     from utils.config.registry import DATASETS
 
     description = "What was found of each dataset, and where to put what; or fetch datasets from their official source."
-    parser = Parser(prog="python run.py data", description=description, allow_abbrev=False)
-    parser.add_argument("--data_root", help="where the data lies [$CL_DATA_ROOT, else data]")
-    parser.add_argument("--download", nargs="+", metavar="NAME", default=(), help="fetch these, such as cifar10 [none]")
-    options = parser.parse_args(words)
+    options = make_parser(_DATA, prog="python run.py data", description=description).parse_args(words)
     root = data_root(options.data_root)
     known = {name: DATASETS.get(name) for name in DATASETS.names()}
     folders = {dataset.folder: name for name, dataset in known.items() if dataset.folder}
-    chosen = dict.fromkeys(folders.get(name) or DATASETS.canonical(name) for name in options.download)
+    chosen = dict.fromkeys(folders.get(name) or DATASETS.canonical(name) for name in options.download or ())
     for name in chosen:
         dataset = known[name]()
         dataset.download(root)
