@@ -1,7 +1,7 @@
 """What can end a run before its end, and the exit code that says so to the launcher.
 
-0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 6 another process is at it · 130 and 143
-stopped · anything else a crash.
+0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 6 another process is at it · 128 plus the
+number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash.
 """
 
 import errno
@@ -13,6 +13,9 @@ DIVERGED = 3
 OUT_OF_MEMORY = 4
 DISK = 5
 BUSY = 6
+# Ctrl-C; what `kill` and clusters send; a terminal that is gone; the warnings that clusters can be asked for.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOPPED = frozenset(128 + number for number in STOP_SIGNALS)
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM}
 
@@ -48,11 +51,23 @@ class Busy(RunError):
 
 
 class Stopped(BaseException):
-    """The run was asked to stop by a signal; no `except Exception` on the way may take it for something else."""
+    """The run was asked to stop by a signal; no `except Exception` on the way may take it for something else.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+    Args:
+        signal_number: which.
+        is_saved: whether the state was saved in answer to it.
+    """
+
+    def __init__(self, signal_number: int, *, is_saved: bool = False) -> None:
+        saved = "; its state is saved, and the same command goes on from there" if is_saved else ""
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{saved}")
         self.exit_code = 128 + signal_number
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process to stop; not SIGHUP where it is ignored, as nohup has it."""
+    is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if not (is_kept and number == signal.SIGHUP))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

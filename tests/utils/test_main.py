@@ -257,7 +257,7 @@ def test_killed_in_a_later_stage_it_ends_as_if_it_had_not_been(start, tmp_path, 
 
 
 @pytest.mark.parametrize("evaluation", [1, 4, 5])
-def test_stopped_in_an_evaluation_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, evaluation):
+def test_stopped_in_an_evaluation_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, capsys, evaluation):
     """Also in the one before training, while memory is still empty."""
     assert start(results=tmp_path / "whole", ignore_other_metrics=0) == 0
     calls, scores = iter(range(1, 1000)), Method.scores
@@ -270,6 +270,8 @@ def test_stopped_in_an_evaluation_it_ends_as_if_it_had_not_been(start, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Method, "scores", scores_and_signal)
         assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 143
+    words = "stopped by SIGTERM; its state is saved, and the same command goes on from there"
+    assert capsys.readouterr().err.splitlines()[-1] == words
     assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 0
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 

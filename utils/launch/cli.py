@@ -23,11 +23,10 @@ from utils.launch.plan import Plan, Where, make_plan
 from utils.launch.status import status
 from utils.machine import print_any_text
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
-from utils.records.state import RunState
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Launch, or one of the other commands; the exit code is 0 only if everything asked for is complete."""
+    """Launch, or one of the other commands; the exit code is 0 only if everything asked for has its answer."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
     commands = {"status": status, "table": table, "compare": compare, "data": data, "cancel": cancel}
@@ -237,9 +236,10 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
         view.close()
     show(view.closing_lines(progress, scheduler.stopped_by is not None))
     report, failure = write_table(where)
-    if scheduler.stopped_by:
+    has_answers = sum(outcome.is_answer for outcome, _ in progress.outcomes.values()) == progress.num_jobs
+    if scheduler.stopped_by and not has_answers:
         return 128 + scheduler.stopped_by
     track_summary(report, plan.jobs[0].config)
     if failure:
         raise failure
-    return COMPLETE if progress.count(RunState.COMPLETE) == progress.num_jobs else 1
+    return COMPLETE if has_answers else 1

@@ -121,10 +121,7 @@ class Scheduler:
 
     def run(self) -> Progress:
         """Start, wait and read until every job is over or the launcher is stopped."""
-        stops = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-            stops.append(signal.SIGHUP)
-        former = {number: signal.signal(number, self._note_signal) for number in stops}
+        former = {number: signal.signal(number, self._note_signal) for number in errors.stop_signals()}
         try:
             self._books.plan(self._waiting)
             self._start_what_fits()
@@ -286,7 +283,7 @@ class Scheduler:
         out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not child.killed)
         if too_long:
             last = self._explain_timeout(child)
-        if code == errors.COMPLETE and job.record.complete:
+        if job.record.complete and code != errors.BUSY:  # whatever it was asked or ended by after its result
             self.progress.finished.append((job, took))
             self._first_failures = []
             self._close(job, RunState.COMPLETE, "", child)
@@ -300,7 +297,7 @@ class Scheduler:
             self._view.say(f"{job.name} is started again later, beside fewer runs: {last}")
             self._devices.fewer_neighbours(child.place)
             self._waiting.append(job)
-        elif out_of_memory or code in (errors.MISTAKE, errors.DISK, 130, 143) or (too_long and not child.killed):
+        elif out_of_memory or code in {errors.MISTAKE, errors.DISK, *errors.STOPPED} or (too_long and not child.killed):
             self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} is started again: {last}")
@@ -348,6 +345,6 @@ def _explain_stop(child: Child, code: int, last: str) -> str:
     """What a run that was stopped has left."""
     if child.killed:
         return "it was ended at once"
-    if code not in (130, 143):
+    if code not in errors.STOPPED:
         return last
     return "its state is saved" if child.job.record.started else "it was stopped before there was a state to save"

@@ -1,11 +1,9 @@
-"""Ctrl-C and SIGTERM: once training runs, a stop waits for the end of the step, so that the state can be saved."""
+"""Signals that ask to stop: once training runs, they wait for the end of the step, so that the state can be saved."""
 
 import signal
 from types import FrameType
 
-from utils.errors import Stopped
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from utils.errors import Stopped, stop_signals
 
 
 class StopRequest:
@@ -21,7 +19,7 @@ class StopRequest:
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._former = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._former = {number: signal.signal(number, self._handle) for number in stop_signals()}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -387,7 +387,7 @@ class Training:
     def _stop_if_asked(self) -> None:
         if self.stop.signal_number is not None:
             self._save()
-            raise Stopped(self.stop.signal_number)
+            raise Stopped(self.stop.signal_number, is_saved=True)
 
     def _save(self) -> None:
         self._check_losses()

@@ -231,3 +231,18 @@ def test_a_reader_that_has_gone_stops_no_run(tmp_path):
     launcher.wait(timeout=120)
     assert errors == ""
     assert (tmp_path / "demo" / "table.md").exists()
+
+
+def test_a_plan_whose_every_run_has_its_answer_ends_with_0_diverged_ones_included(tmp_path, capsys):
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "TBBN", "--seeds", "0", "--nf", "4", "--nowandb"]
+    words += ["--results_dir", str(tmp_path), "--group", "group"]
+    assert main([*words, "--json"]) == 0
+    complete, diverged = [
+        Record(tmp_path / "group" / job["name"]) for job in json.loads(capsys.readouterr().out)["jobs"]
+    ]
+    for record in (complete, diverged):
+        record.open().write_config(CONFIG)
+        record.close()
+    complete.write_result(RESULT)
+    diverged.write_failure({"kind": "diverged", "message": "the loss is no longer finite", "step": 3})
+    assert main([*words, "-y"]) == 0

@@ -119,14 +119,15 @@ def test_plan_what_follows_and_every_end_are_written_down(tmp_path):
     ]
 
 
-def test_a_signal_stops_the_children_and_starts_nothing_more(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_children_and_starts_nothing_more(tmp_path, number):
     jobs = [job(tmp_path, f"job{number}", seconds=30) for number in range(4)]
     run, devices, _ = scheduler(tmp_path, jobs)
-    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), number)).start()
     started = time.monotonic()
     progress = run.run()
     assert time.monotonic() - started < 15
-    assert run.stopped_by == signal.SIGTERM
+    assert run.stopped_by == number
     assert progress.count(RunState.STOPPED) == 2
     assert progress.num_waiting == 2
     assert devices.free == 2
@@ -138,3 +139,11 @@ def test_program_that_cannot_be_started_is_named(tmp_path):
     progress = run.run()
     assert "cannot be started" in progress.outcomes["job"][1]
     assert devices.free == 2
+
+
+def test_a_run_that_was_complete_when_it_was_stopped_is_complete(tmp_path):
+    books = SilentBooks()
+    run = scheduler(tmp_path, [job(tmp_path, "job", seconds=30, finishes=1)], books=books)[0]
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    assert outcomes(run.run()) == {"job": RunState.COMPLETE}
+    assert books.notes == [("job", RunState.COMPLETE, "")]
