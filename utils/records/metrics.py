@@ -3,14 +3,17 @@
 R is [T, T] in percent: row i is taken after training task i (from 0), column j is the test set of task j, NaN is not
 measured. Tasks seen so far (j ≤ i) are measured after every task; R[i, i + 1], the next task just before it is trained,
 only where forward transfer is asked for. Everything else is ignored. Averages over tasks are unweighted. A metric that
-needs something that was not measured is NaN, and None in a summary.
+needs something that was not measured is NaN, and None in a summary. A metric is declared once, in `METRICS`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from utils.errors import UserError
 
 SCENARIOS = ("class_il", "task_il")  # task unknown (argmax over all classes) and task given
 
@@ -31,38 +34,78 @@ class Measured(Protocol):
     anytime: Sequence[float]
 
 
-def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | None] | None]]:
-    """Every metric of a run in percent, by scenario (`class_il`, `task_il`); None where it cannot be computed.
+@dataclass(frozen=True)
+class Accuracies:
+    """What a metric is a function of: one run in one scenario, in percent, NaN where not measured.
 
-    A is the list of average accuracies after each task, A_f the last of them (final accuracy), A_a their mean, A_l the
-    learning accuracy, F the forgetting of the offline studies (over T), F_excluding_last_task the same over T - 1, BWT
-    and FWT backward and forward transfer, `forgetting` that of the online studies, and AAA, in Class-IL only, the
-    average anytime accuracy.
+    Attributes:
+        matrix: R, [T, T].
+        untrained: the untrained network's accuracies, [T].
+        anytime: mean accuracy over the tasks seen at every evaluation point; empty where they do not cover the stream.
+    """
+
+    matrix: np.ndarray
+    untrained: np.ndarray
+    anytime: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that tells of a whole run, declared once for records, tables, comparisons and trackers.
+
+    Attributes:
+        name: in records, files and on the command line.
+        title: what a table of it is called.
+        function: gives percent or percentage points; NaN where what it needs was not measured.
+        lower_is_better: which also makes it a difference, in percentage points.
+        needs: the options of a run that measure what it needs; empty where every run does.
+        scenarios: in which it is taken.
+    """
+
+    name: str
+    title: str
+    function: Callable[[Accuracies], float]
+    lower_is_better: bool = False
+    needs: str = ""
+    scenarios: tuple[str, ...] = SCENARIOS
+
+    @property
+    def unit(self) -> str:
+        """In words, as a caption has it."""
+        return "percentage points, lower is better" if self.lower_is_better else "percent"
+
+
+class Metrics(dict[str, Metric]):
+    """The known metrics by name, in the order in which they are told."""
+
+    def register(self, metric: Metric) -> Metric:
+        """Add a metric, as a plug-in does. Raises UserError if its name is taken."""
+        if metric.name in self:
+            raise UserError(f"metric {metric.name!r} is there already; give the new one another name")
+        self[metric.name] = metric
+        return metric
+
+    def __missing__(self, name: str) -> Metric:
+        """What is known of a metric that only the plug-in that measured it declares: its name."""
+        return Metric(name, name, lambda accuracies: math.nan)
+
+
+def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | None] | None]]:
+    """Every metric of `METRICS` by scenario (`class_il`, `task_il`); None where it cannot be computed.
+
+    Beside them, A is the list of average accuracies after each task.
     """
     untrained, summary = measured.untrained, {}
     for scenario in SCENARIOS:
         matrix = accuracies(getattr(measured, scenario), measured.total)
-        baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else None
-        summary[scenario] = _summarise_matrix(matrix, baseline)
-    # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
-    points = measured.anytime if summary["class_il"]["A_a"] is not None else ()
-    summary["class_il"]["AAA"] = _plain(average_anytime_accuracy(points))
+        baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else np.full(len(matrix), np.nan)
+        means = average_accuracies(matrix)
+        # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
+        anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
+        found = Accuracies(matrix, baseline, anytime)
+        values = {each.name: _plain(each.function(found)) for each in METRICS.values() if scenario in each.scenarios}
+        summary[scenario] = {"A": [_plain(value) for value in means], **values}
     return summary
-
-
-def _summarise_matrix(matrix: np.ndarray, untrained: np.ndarray | None) -> dict:
-    values = {
-        "A_f": final_accuracy(matrix),
-        "A_a": average_incremental_accuracy(matrix),
-        "A_l": learning_accuracy(matrix),
-        "F": offline_forgetting(matrix),
-        "F_excluding_last_task": offline_forgetting(matrix, include_last_task=False),
-        "BWT": backward_transfer(matrix),
-        "FWT": math.nan if untrained is None else forward_transfer(matrix, untrained),
-        "forgetting": online_forgetting(matrix),
-    }
-    plain = {name: _plain(value) for name, value in values.items()}
-    return {"A": [_plain(value) for value in average_accuracies(matrix)], **plain}
 
 
 def _plain(value: float) -> float | None:
@@ -148,3 +191,45 @@ def average_anytime_accuracy(points: Sequence[float]) -> float:
     With one point per task, at its end, it is A_a.
     """
     return float(np.mean(points)) if len(points) else math.nan
+
+
+METRICS = Metrics()
+for _metric in (
+    Metric("A_f", "Final average accuracy A_f", lambda run: final_accuracy(run.matrix)),
+    Metric("A_a", "Average incremental accuracy A_a", lambda run: average_incremental_accuracy(run.matrix)),
+    Metric("A_l", "Learning accuracy A_l", lambda run: learning_accuracy(run.matrix)),
+    Metric(
+        "F",
+        "Forgetting F, mean over all tasks",
+        lambda run: offline_forgetting(run.matrix),
+        lower_is_better=True,
+    ),
+    Metric(
+        "F_excluding_last_task",
+        "Forgetting F, mean over all tasks but the last",
+        lambda run: offline_forgetting(run.matrix, include_last_task=False),
+        lower_is_better=True,
+    ),
+    Metric("BWT", "Backward transfer BWT", lambda run: backward_transfer(run.matrix)),
+    Metric(
+        "FWT",
+        "Forward transfer FWT",
+        lambda run: forward_transfer(run.matrix, run.untrained),
+        needs="--ignore_other_metrics 0",
+    ),
+    Metric(
+        "forgetting",
+        "Forgetting, mean over all tasks but the last",
+        lambda run: online_forgetting(run.matrix),
+        lower_is_better=True,
+    ),
+    Metric(
+        "AAA",
+        "Average anytime accuracy AAA",
+        lambda run: average_anytime_accuracy(run.anytime),
+        needs="--eval_every N",
+        scenarios=("class_il",),
+    ),
+):
+    METRICS.register(_metric)
+MAIN_METRIC = "A_f"

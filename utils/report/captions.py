@@ -4,12 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from utils.config.variants import VARIANTS
+from utils.records.metrics import METRICS
 from utils.records.selection import COLUMN, setting_in_words
 from utils.report.published import differences, gain, values_of
 from utils.report.tables import (
     BASELINE,
-    LOWER_IS_BETTER,
-    METRICS,
     SCENARIOS,
     SIGNIFICANT,
     Column,
@@ -35,14 +34,14 @@ def short_caption(table: Table) -> str:
 
 
 def _what(table: Table) -> str:
-    unit = "percentage points, lower is better" if table.metric in LOWER_IS_BETTER else "percent"
+    metric = METRICS[table.metric]
     most = table.num_seeds
     fewest = min((entry.num_seeds for entry in table.entries.values() if entry.num_seeds), default=most)
     if not most:
-        return f"{METRICS.get(table.metric, table.metric)}, in {unit}: no run is complete yet."
+        return f"{metric.title}, in {metric.unit}: no run is complete yet."
     spread = f"mean ± sample standard deviation over {most} seeds" if most > 1 else "one seed"
     fewer = " (n where fewer)" if fewest < most else ""
-    return f"{METRICS.get(table.metric, table.metric)}, in {unit}: {spread}{fewer}, best in bold."
+    return f"{metric.title}, in {metric.unit}: {spread}{fewer}, best in bold."
 
 
 def _selections(table: Table) -> list[str]:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.records.metrics import MAIN_METRIC
 from utils.report import compare_groups, compare_published
 from utils.report.files import printable
 from utils.report.groups import check_metric, read_groups
-from utils.report.tables import MAIN_METRIC
 
 _LITERATURE = "published"  # in the place of the other groups' names
 _LONGEST = 100  # characters of what is compared in a file's name

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.records.collect import Run
+from utils.records.metrics import MAIN_METRIC
 from utils.records.record import Record
 from utils.records.selection import COLUMN, Cell
 from utils.report import markdown
@@ -22,7 +23,7 @@ from utils.report.groups import (
 )
 from utils.report.published import Figure, differences, differences_from_gain, find, gain, values_of
 from utils.report.stats import mean_and_std
-from utils.report.tables import BASELINE, MAIN_METRIC, column_title, in_order, protocol_of
+from utils.report.tables import BASELINE, column_title, in_order, protocol_of
 
 SCENARIO = "class_il"  # what is published
 _TITLES = ("cell", "norm", "ours", "published", "deviation")

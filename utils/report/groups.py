@@ -10,16 +10,16 @@ from typing import Any
 from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
 from utils.records.collect import Run, collect
+from utils.records.metrics import METRICS
 from utils.records.selection import Cell, select
 from utils.records.state import RunState
 from utils.report.stats import mean_and_std
-from utils.report.tables import LOWER_IS_BETTER, METRICS, Cells, in_order
+from utils.report.tables import Cells, in_order
 
 # How and where a run was asked for and done, and what a cell is known by.
 NOT_COMPARED = frozenset(option.name for option in PLACE_OPTIONS) | {
     *("dataset", "model", "nl", "seed", "preset", "plugin", "load_best_args")
 }
-_MEASURED_BY = {"FWT": "--ignore_other_metrics 0", "AAA": "--eval_every N"}
 
 Place = tuple[str, str]  # a column's title, a norm layer
 
@@ -97,15 +97,14 @@ def check_metric(groups: Sequence[Group], metric: str) -> None:
         hint = f" Did you mean {by_key[close[0]]!r}?" if close else ""
         raise UserError(f"unknown --metric {metric!r}.{hint} Known: {', '.join(names)}.")
     if not any(name == metric and value is not None for name, value in found):
-        hint = f"; a run with {_MEASURED_BY[metric]} measures it" if metric in _MEASURED_BY else ""
+        hint = f"; a run with {METRICS[metric].needs} measures it" if METRICS[metric].needs else ""
         asked = " and ".join(group.name for group in groups)
         raise UserError(f"--metric {metric} was measured in no run of {asked}{hint}")
 
 
 def metric_sentence(metric: str) -> str:
     """What the figures are."""
-    unit = "percentage points, lower is better" if metric in LOWER_IS_BETTER else "percent"
-    return f"{METRICS.get(metric, metric)}, in {unit}: mean ± sample standard deviation over n seeds."
+    return f"{METRICS[metric].title}, in {METRICS[metric].unit}: mean ± sample standard deviation over n seeds."
 
 
 def figure(values: Mapping[int, float]) -> str:

@@ -10,14 +10,13 @@ from typing import Any
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
 from utils.records.collect import Run
+from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.state import RunState
 from utils.report.captions import caption, gaps, lost, notes, short_caption
 from utils.report.formats import setting_text
 from utils.report.norms import TITLE, build_retuning
 from utils.report.plots import PLOTS, Plot
 from utils.report.tables import (
-    MAIN_METRIC,
-    METRICS,
     SCENARIOS,
     Cells,
     Entry,
@@ -89,7 +88,7 @@ def _table(table: Table, footnotes: Mapping[str, int], text: str, known_notes: I
     """
     reasons, known = gaps(table), set(known_notes)
     return {
-        "title": METRICS.get(table.metric, table.metric),
+        "title": METRICS[table.metric].title,
         # Neighbours that agree in a line and in all above share a head.
         "heads": list(shared_heads(head_lines(table))) or [[]],
         "rows": [

@@ -9,12 +9,12 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.records.collect import Run
-from utils.records.metrics import accuracies, average_accuracies
+from utils.records.metrics import MAIN_METRIC, accuracies, average_accuracies
 from utils.records.record import Record
 from utils.records.selection import Cell
 from utils.report import markdown
 from utils.report.stats import mean_and_std
-from utils.report.tables import MAIN_METRIC, SCENARIOS, Cells, column_order, column_title, in_order
+from utils.report.tables import SCENARIOS, Cells, column_order, column_title, in_order
 
 TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (difference)"
 DISTANCES = ("mean", "std")

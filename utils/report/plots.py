@@ -13,14 +13,12 @@ import numpy as np
 from utils.config.protocols import PROTOCOLS
 from utils.errors import UserError
 from utils.records.collect import Run
-from utils.records.metrics import accuracies
+from utils.records.metrics import MAIN_METRIC, METRICS, accuracies
 from utils.records.record import Record
 from utils.records.selection import Cell
 from utils.report.norms import DISTANCES, mean_distances
 from utils.report.stats import mean_and_std
 from utils.report.tables import (
-    LOWER_IS_BETTER,
-    MAIN_METRIC,
     SCENARIOS,
     Cells,
     column_order,
@@ -193,7 +191,7 @@ def _draw_forgetting(
     norms: Mapping[str, Cell], styles: Mapping[str, tuple[str, str]], is_narrow: bool = False
 ) -> "Figure | None":
     leading = PROTOCOLS[protocol_of(norms)].leading_metrics
-    metric = next((name for name in leading if name in LOWER_IS_BETTER), "forgetting")
+    metric = next((name for name in leading if METRICS[name].lower_is_better), "forgetting")
     points = {
         (scenario, norm): point
         for scenario in SCENARIOS

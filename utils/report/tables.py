@@ -11,20 +11,12 @@ from typing import Any
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
+from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.selection import COLUMN, Cell
 from utils.report.published import Figure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
-METRICS = {
-    "A_f": "Final average accuracy A_f",
-    "A_a": "Average incremental accuracy A_a",
-    "A_l": "Learning accuracy A_l",
-    "F": "Forgetting F, mean over all tasks",
-    "forgetting": "Forgetting, mean over all tasks but the last",
-}
-LOWER_IS_BETTER = frozenset({"F", "F_excluding_last_task", "forgetting"})
-MAIN_METRIC = "A_f"
 BASELINE = "BN"
 SIGNIFICANT = 0.05
 DEFAULT_PROTOCOL = "online"
@@ -215,7 +207,7 @@ def _figure(cell: Cell | None, scenario: str, metric: str) -> tuple[float | None
 
 
 def _best(means: list[float], metric: str) -> float | None:
-    return (min if metric in LOWER_IS_BETTER else max)(means, default=None)
+    return (min if METRICS[metric].lower_is_better else max)(means, default=None)
 
 
 def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> Figure | None:

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from tests.golden import cases
+from utils.config.protocols import PROTOCOLS
+from utils.config.registry import ROOT
+from utils.errors import UserError
 from utils.records import metrics
+from utils.records.metrics import METRICS, Metric
 
 GOLDEN = cases("metrics.npz")
 MAMMOTH = [name for name in GOLDEN if name.startswith(("mammoth_class_il", "mammoth_task_il"))]
@@ -211,3 +215,22 @@ def test_one_point_per_task_gives_the_average_incremental_accuracy():
 
 def test_no_point_gives_no_number():
     assert np.isnan(metrics.average_anytime_accuracy([]))
+
+
+def test_a_metric_is_one_declaration_and_every_metric_is_named_in_the_readme():
+    lowest = Metric("lowest", "Lowest accuracy at the end", lambda run: run.matrix[-1].min(), scenarios=("task_il",))
+    METRICS.register(lowest)
+    try:
+        summary = metrics.summarise(measured([[7, None], [4, 6]], [[9, None], [8, 9]], [[10, None], [10, 10]]))
+        assert summary["task_il"]["lowest"] == exactly(80)
+        assert "lowest" not in summary["class_il"]
+        with pytest.raises(UserError, match="metric 'lowest' is there already"):
+            METRICS.register(lowest)
+    finally:
+        del METRICS["lowest"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [each.name for each in METRICS.values() if f"| `{each.name}` | {each.title}" not in readme] == []
+
+
+def test_the_metrics_that_lead_in_a_protocol_are_known():
+    assert {name for each in PROTOCOLS.values() for name in each.leading_metrics} <= METRICS.keys()
