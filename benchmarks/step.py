@@ -37,8 +37,9 @@ from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
+from utils.run.progress import ProgressReport, Screen
 from utils.run.stopping import StopRequest
-from utils.run.training import Outlets, Position, Training
+from utils.run.training import Position, Sinks, Training
 
 LIMIT = 1.10
 MEASURED_TASK = 2  # the first in which EEIL's main stage distills
@@ -48,16 +49,6 @@ NUM_EXEMPLARS = 1920  # all of the third task's are there, and fill batches of 6
 WARM_UP = 3
 
 Steps = Callable[[int], None]
-
-
-class Silence:
-    """A screen that shows nothing."""
-
-    def say(self, text, detail=False):
-        """Say nothing."""
-
-    def advance(self, done, loss):
-        """Show nothing."""
 
 
 # -- the suite ---------------------------------------------------------------------------------------------------------
@@ -93,9 +84,10 @@ def make_training(model: str, root: Path, options: argparse.Namespace) -> Traini
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     method = make_method(config, stream, augmentation, device)
-    outlets = Outlets(Record(root / model).open(), NullTracker(), Silence(), "benchmark")
+    record, screen = Record(root / model).open(), Screen(verbose=False)
+    sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    return Training(method, stream, loaders, augmentation, config, outlets, StopRequest())
+    return Training(method, stream, loaders, augmentation, config, sinks, StopRequest())
 
 
 def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:

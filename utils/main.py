@@ -80,6 +80,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
             raise UserError(f"its result is damaged; remove the folder {record.folder} to run it anew") from None
         return COMPLETE
     with contextlib.closing(record.open()):
+        record.remove_progress()
         failure = record.read_failure()
         if failure:
             raise Diverged(f"{failure['message']} (found before; remove {record.folder} to try again)")
@@ -96,8 +97,9 @@ def train(
     from utils.data.loaders import Loaders
     from utils.data.plan import StreamSizes, count_stages
     from utils.records.trackers import make_tracker
-    from utils.run.environment import choose_device, describe, set_arithmetic
-    from utils.run.training import Outlets, Training
+    from utils.run.environment import choose_device, describe, peak_memory, set_arithmetic
+    from utils.run.progress import ProgressReport
+    from utils.run.training import Sinks, Training
 
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
@@ -108,7 +110,7 @@ def train(
     transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     arrays.release()
     sizes = StreamSizes.of(stream)
-    count_stages(config, sizes)  # raises where a batch cannot be filled
+    counted = count_stages(config, sizes)  # raises where a batch cannot be filled
     check_retuning(config, sizes)
     method = make_method(config, stream, augmentation, device)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
@@ -132,8 +134,11 @@ def train(
         say=screen.say,
     )
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    outlets = Outlets(record, tracker, screen, facts["identity"])
-    training = Training(method, stream, loaders, augmentation, config, outlets, stop)
+    progress = ProgressReport(
+        record, screen, stream.num_tasks, count_total_steps(config, counted), lambda: peak_memory(device)
+    )
+    sinks = Sinks(record, tracker, screen, progress, facts["identity"])
+    training = Training(method, stream, loaders, augmentation, config, sinks, stop)
     try:
         training.restore()
         screen.log = record.append_log
@@ -173,6 +178,12 @@ def threads_begun_with(config: Configuration, record: Record, screen) -> int | N
     if begun_with is not None and config.threads not in (None, begun_with):
         screen.say(f"note: --threads {config.threads} is not used: the run goes on with {begun_with}, as it began")
     return begun_with
+
+
+def count_total_steps(config: Configuration, counted) -> int:
+    """Training steps of the whole run, from its counted stages (`utils/data/plan.py`) of every task."""
+    stages = [each for stages in counted for each in stages if each.stage.trains]
+    return sum(each.stage.epochs * min(each.num_batches, config.debug_mode or each.num_batches) for each in stages)
 
 
 def make_stream(config: Configuration, dataset, arrays, device):

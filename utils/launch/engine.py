@@ -71,11 +71,10 @@ class Child:
 
     def reported_peak(self) -> tuple[float, bool] | None:
         """The memory in MB that it has told it took on its GPU, and whether its first task may not be all; or None."""
-        report = self.job.record.read_memory()
-        task, num_bytes = report.get("task"), report.get("device_bytes")
-        if type(task) is not int or type(num_bytes) is not int or num_bytes < 0:
+        progress = self.job.record.read_progress()
+        if progress is None or progress.device_bytes is None:
             return None
-        return num_bytes / _MEGABYTE, task < _FIRST_WITH_MEMORY
+        return progress.device_bytes / _MEGABYTE, progress.task < _FIRST_WITH_MEMORY
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask it to save and stop, or with SIGKILL end it, together with what it has started."""

@@ -10,7 +10,6 @@ from utils.launch.engine import Child
 from utils.launch.estimates import Estimates
 from utils.launch.plan import Job
 from utils.launch.scheduler import Progress
-from utils.launch.told import read_told
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ def sources_of(estimates: Estimates) -> Sources:
     """What records and running children tell."""
 
     def steps_done(child: Child) -> int | None:
-        told = read_told(child.job.record)
-        return None if told is None else told.steps_done(estimates.steps.of_stages(child.job))
+        progress = child.job.record.read_progress()
+        return None if progress is None else progress.step
 
     return Sources(estimates.seconds, estimates.rough_seconds, estimates.steps.of, steps_done)
 

@@ -8,7 +8,6 @@ from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_parser, places_of
 from utils.launch.plan import state_of
 from utils.launch.presence import launchers_of
-from utils.launch.told import last_progress
 from utils.records.ledger import Ledger, Planned
 from utils.records.record import DamagedRecord, Record, record_folders
 from utils.records.state import RunState
@@ -67,7 +66,10 @@ def _tell(state: RunState, record: Record | None, entry: Planned | None) -> str:
         return entry.reason
     if record is None:
         return ""
-    return state_of(record)[1] if state is RunState.OTHER_VERSION else last_progress(record)
+    if state is RunState.OTHER_VERSION:
+        return state_of(record)[1]
+    progress = record.read_progress()
+    return progress.words if progress else ""
 
 
 def _counts(states: Sequence[RunState]) -> str:

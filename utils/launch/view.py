@@ -12,7 +12,6 @@ from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Progress
 from utils.launch.screen import clock, draw, setting_of
-from utils.launch.told import last_progress
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -130,7 +129,8 @@ def _title(job: Job) -> str:
 
 
 def _tell(child: Child) -> str:
-    return last_progress(child.job.record) or "starting"
+    progress = child.job.record.read_progress()
+    return progress.words if progress else "starting"
 
 
 def _final(record: Record) -> str:

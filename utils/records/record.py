@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import Busy, DiskError, RunError, UserError
+from utils.records.progress import Progress
 
 SCHEMA_VERSION = 1
 
@@ -99,7 +100,7 @@ class Record:
         self.model_path = folder / "model.pt"
         self.result_path = folder / "result.json"
         self.failure_path = folder / "failure.json"
-        self.memory_path = folder / "memory.json"
+        self.progress_path = folder / "progress.json"
         self.log_path = folder / "log.txt"
         self._lock: int | None = None
 
@@ -198,7 +199,6 @@ class Record:
         """Let go of the folder; one in which nothing was written is taken away."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                self.memory_path.unlink(missing_ok=True)
                 self.folder.rmdir()
             os.close(self._lock)
             self._lock = None
@@ -212,8 +212,9 @@ class Record:
         return self._read_json(self.config_path)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write `result.json`, which makes the run complete."""
+        """Write `result.json`, which makes the run complete: nothing is under way any more."""
         self._write_json(self.result_path, {"schema": SCHEMA_VERSION, **result})
+        self.remove_progress()
 
     def read_result(self) -> dict[str, Any]:
         """The result of a complete run."""
@@ -227,20 +228,24 @@ class Record:
         """The failure that was written down, empty if there is none."""
         return self._read_json(self.failure_path)
 
-    def write_memory(self, report: dict[str, Any]) -> None:
-        """Tell other processes what memory the run takes, until `close`; worth neither a failure nor a wait."""
-        partial = self.memory_path.with_name(f".{self.memory_path.name}.part")
+    def write_progress(self, progress: Progress) -> None:
+        """Tell other processes how far the run is; worth neither a failure nor a wait for the disk."""
+        partial = self.progress_path.with_name(f".{self.progress_path.name}.part")
         with contextlib.suppress(OSError):
-            partial.write_bytes(_json_bytes(report))
-            partial.replace(self.memory_path)
+            partial.write_bytes(progress.to_json())
+            partial.replace(self.progress_path)
 
-    def read_memory(self) -> dict[str, Any]:
-        """What the run in the folder has told of its memory, empty if that is nothing that can be read."""
+    def read_progress(self) -> Progress | None:
+        """How far the run in the folder is, or was when it ended without a result; None if that cannot be told."""
         try:
-            report = json.loads(self.memory_path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return report if isinstance(report, dict) else {}
+            return Progress.from_json(self.progress_path.read_bytes())
+        except OSError:
+            return None
+
+    def remove_progress(self) -> None:
+        """Take away what was told: by an earlier start, or of a run that is complete."""
+        with contextlib.suppress(OSError):
+            self.progress_path.unlink(missing_ok=True)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""

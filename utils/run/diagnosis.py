@@ -37,7 +37,7 @@ class NormDiagnosis:
         prepare: raw images -> normalised ones, as for evaluation.
         logits: (network, images [N, C, H, W]) -> [N, K], what the method takes a cross-entropy of.
         config: the options in force.
-        screen: shows how far it is.
+        sinks: show how far it is (`utils/run/training.py`).
         check: called before every batch; may raise to stop.
     """
 
@@ -46,7 +46,7 @@ class NormDiagnosis:
     prepare: Callable[[Tensor], Tensor]
     logits: Callable[[nn.Module, Tensor], Tensor]
     config: Any
-    screen: Any
+    sinks: Any
     check: Callable[[], None]
 
     def measure(self, network: nn.Module, task: int) -> tuple[dict[str, list[float | None]], nn.Module | None]:
@@ -64,7 +64,8 @@ class NormDiagnosis:
         distances = self.distances(copied, task)
         layers = self.layers(copied).values()
         if not distances and all(next(layer.parameters(), None) is None for layer in layers):
-            self.screen.say(f"  {self.config.nl} has nothing to re-tune: no parameters, and no running statistics")
+            nothing = "has nothing to re-tune: no parameters, and no running statistics"
+            self.sinks.screen.say(f"  {self.config.nl} {nothing}")
             return distances, None
         self.retune(copied, task)
         return distances, copied
@@ -100,11 +101,10 @@ class NormDiagnosis:
         settings |= {"weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
         layers = self.layers(network).values()
         steps = train_alone(network, layers, batches, settings, partial(self.logits, network))
-        self.screen.begin(f"task {task + 1}, norm layers", 0, config.retune_norms * num_batches)
+        self.sinks.progress.update(stage_step=0, stage_total=config.retune_norms * num_batches)
         for done, _ in enumerate(steps, start=1):
             self.check()
-            self.screen.advance(done, None)
-        self.screen.end()
+            self.sinks.progress.update(stage_step=done)
 
     def distances(self, network: nn.Module, task: int) -> dict[str, list[float | None]]:
         """Distances of the running statistics from those of the training images of all tasks seen.

@@ -12,7 +12,6 @@ import torch
 from utils.config.registry import ROOT
 from utils.errors import UserError
 from utils.machine import available_cores, cpu_name
-from utils.records.record import Record
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,21 +65,15 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Largest memory of this process so far, in bytes: on the host, and on the device if it is a GPU."""
+    """Largest memory of this process so far, in bytes: on the host, and on the device if it is a GPU.
+
+    The latter is the allocator's own count: nothing waits for the device.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device.type == "cuda":
         peak["device_bytes"] = torch.cuda.max_memory_reserved(device)
     return peak
-
-
-def report_memory(record: Record, device: torch.device, task: int) -> None:
-    """Tell the launcher what the run has taken on its GPU so far, in the task of that index; nothing on the CPU.
-
-    The allocator's own count: nothing waits for the device.
-    """
-    if device.type == "cuda":
-        record.write_memory({"task": task, "device_bytes": torch.cuda.max_memory_reserved(device)})
 
 
 def _git_state() -> str | None:

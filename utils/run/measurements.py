@@ -1,7 +1,10 @@
 """What a run has measured so far: counts, anytime accuracies, losses since the last line, and the weights' digest."""
 
+import contextlib
 import hashlib
 import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +23,12 @@ class Measurements:
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
         norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
-        seconds: time spent in training, in evaluation, in getting started (`start`), in stages that train nothing
-            (`measuring`), and with the norm layers (`norms`).
+        seconds: where the time went, by kind; together they are the time of the run.
+
+            `start`: from the start of the process to its first step, once per start. `data`: fetching and augmenting
+            the batches of the stream and of exemplars. `training`: steps, with what they draw from memory and write.
+            `measuring`: passes that train nothing. `evaluation`: on test and held-out images. `exemplars`: choosing
+            them. `norms`: measuring the norm layers. `checkpoint`: saving the state.
     """
 
     class_il: list[list[int | None]]
@@ -40,6 +47,37 @@ class Measurements:
     def add_seconds(self, kind: str, seconds: float) -> None:
         """Add time that was spent."""
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+
+
+class Stopwatch:
+    """Splits the time among what is done: every moment counts for one kind, the innermost that goes on.
+
+    Args:
+        seconds: by kind, added to.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, seconds: dict[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._kind: str | None = None  # nothing counts before the first kind
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def during(self, kind: str) -> Iterator[None]:
+        """Count for a kind what goes on inside, then again for the one before."""
+        former = self._switch(kind)
+        try:
+            yield
+        finally:
+            self._switch(former)
+
+    def _switch(self, kind: str | None) -> str | None:
+        now, former = self._clock(), self._kind
+        if former is not None:
+            self._seconds[former] = self._seconds.get(former, 0.0) + now - self._since
+        self._kind, self._since = kind, now
+        return former
 
 
 class LossMeter:

@@ -1,17 +1,32 @@
-"""What a run shows: one live bar per task on a terminal, plain lines a few a minute elsewhere."""
+"""What a run tells while it goes on: a live bar on a terminal, else plain lines a few a minute; `progress.json`."""
 
+import contextlib
+import dataclasses
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from utils.records.progress import Progress
+from utils.records.record import Record
 
 PLAIN_INTERVAL = 20.0  # seconds between plain lines
 LIVE_INTERVAL = 0.1  # seconds between updates of the live bar
+FILE_INTERVAL = 0.4  # seconds between two writings of `progress.json`
+PHASES = {
+    "evaluation": "evaluating",
+    "exemplars": "choosing exemplars",
+    "measuring": "measuring",
+    "norms": "measuring norm layers",
+}  # of the kinds of time (`utils/run/measurements.py`) that a reader may want to know of
 
 
 class Screen:
-    """Says lines, and shows how far a task is.
+    """Says lines, and shows how far a run is.
 
     Args:
         verbose: False leaves out everything that is said with `detail`, and the progress.
@@ -22,11 +37,7 @@ class Screen:
         self.log: Callable[[str], None] | None = None  # a second place for every said line
         self._verbose = verbose
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._title = ""
-        self._total = 0
-        self._first = (0, 0.0)  # step and time at the task's (or the resumed task's) start
-        self._shown = 0.0
+        self._bar: Bar | None = None
 
     def say(self, text: str, detail: bool = False) -> None:
         """Print a line, and log it."""
@@ -35,51 +46,126 @@ class Screen:
         if self.log is not None:
             self.log(text)
 
-    def begin(self, title: str, done: int, total: int) -> None:
-        """A task of `total` steps starts, or goes on after `done` of them."""
-        self._title, self._total = title, total
-        self._first, self._shown = (done, time.monotonic()), time.monotonic()
-        if self._verbose and self._console.is_terminal and total > done:
-            self._bar = Progress(
+    def begin(self) -> None:
+        """From now on it will be shown how far the run is."""
+        if self._verbose and self._console.is_terminal:
+            self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[speed]} steps/s  ETA"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[told]}"),
                 console=self._console,
                 expand=True,
+                transient=True,
             )
-            self._bar.add_task(title, total=total, completed=done, loss="–", speed="–")
+            self._bar.add_task("", total=None, told="")
             self._bar.start()
 
-    def rename(self, title: str) -> None:
-        """Call what is under way something else, such as by its epoch."""
-        self._title = title
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], description=title)
+    @property
+    def interval(self) -> float:
+        """Seconds after which it is worth showing more."""
+        return LIVE_INTERVAL if self._bar else PLAIN_INTERVAL
 
-    def advance(self, done: int, loss: float | None) -> None:
-        """Show how far the task is, if it is time to; `loss` is the last one read."""
-        now = time.monotonic()
-        interval = LIVE_INTERVAL if self._bar else PLAIN_INTERVAL
-        if now - self._shown < interval and not (self._bar and done == self._total):
-            return
-        self._shown = now
-        speed = (done - self._first[0]) / max(now - self._first[1], 1e-9)
-        shown_loss = "–" if loss is None else f"{loss:.4f}"
+    def show(self, progress: Progress) -> None:
+        """Show how far the run is."""
+        loss = "–" if progress.loss is None else f"{progress.loss:.4f}"
+        pace, left = progress.seconds_per_step, progress.seconds_left(progress.updated)
+        speed = "–" if not pace else f"{1 / pace:.1f}"
+        eta = "unknown" if left is None else clock(left)
+        told = f"{progress.steps}  loss {loss}  {speed} steps/s  ETA {eta}"
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, loss=shown_loss, speed=f"{speed:.1f}")
+            shown = {"description": progress.title, "total": progress.total_steps, "completed": progress.step}
+            self._bar.update(self._bar.task_ids[0], told=told, **shown)
         else:
-            eta = _minutes((self._total - done) / max(speed, 1e-9))
-            progress = f"step {done}/{self._total}  loss {shown_loss}  {speed:.1f} steps/s  ETA {eta}"
-            self.say(f"{self._title}  {progress}", detail=True)
+            self.say(f"{progress.title}  {told}", detail=True)
 
     def end(self) -> None:
-        """The task's last step is done, or the run stops in it."""
+        """The run is over, or stops."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
 
-def _minutes(seconds: float) -> str:
+class ProgressReport:
+    """Tells on the screen and in `progress.json` how far a run is, each as often as it is worth it.
+
+    A step costs a look at the clock; nothing waits for a device.
+
+    Args:
+        record, screen: where to tell it.
+        num_tasks: of the run.
+        total_steps: of the whole run, None if they cannot be known before.
+        memory: gives the largest memory so far, as `utils.run.environment.peak_memory` does.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        screen: Screen,
+        num_tasks: int,
+        total_steps: int | None,
+        memory: Callable[[], dict[str, int]] = dict,
+    ) -> None:
+        self._record = record
+        self._screen = screen
+        self._memory = memory
+        now = time.time()
+        self._told = Progress(os.getpid(), now, 0, now, num_tasks, total_steps, step=0)
+        self._latest: dict[str, Any] = {}  # what has changed since then
+        self._write_at = self._show_at = float("inf")  # nothing is told before the run begins
+
+    @contextlib.contextmanager
+    def during_run(self, step: int) -> Iterator[None]:
+        """Tell of the training that begins now, after a step."""
+        now = time.time()
+        self._told = dataclasses.replace(self._told, started=now, first_step=step, step=step)
+        self._screen.begin()
+        self._write_at, self._show_at = 0.0, time.monotonic() + self._screen.interval
+        try:
+            self.refresh()
+            yield
+        finally:
+            self._write_at = 0.0
+            self.refresh()
+            self._write_at = self._show_at = float("inf")
+            self._screen.end()
+
+    @contextlib.contextmanager
+    def during(self, kind: str) -> Iterator[None]:
+        """Tell that something else than training goes on."""
+        former = self._latest.get("phase", self._told.phase)
+        if kind == "exemplars":  # nothing is told again before they are chosen
+            self._write_at = min(self._write_at, time.monotonic())
+        self.update(phase=PHASES[kind])
+        try:
+            yield
+        finally:
+            self.update(phase=former)
+
+    def update(self, **changes: Any) -> None:
+        """Take note of a change of place, by the names of `Progress`."""
+        self._latest |= changes
+        self.refresh()
+
+    def advance(self, step: int, stage_step: int, loss: float | None) -> None:
+        """Take note of a step of the whole run and a batch of the stage; `loss` is the last one read."""
+        self._latest |= {"step": step, "stage_step": stage_step, "loss": loss}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Tell it where that is due."""
+        now = time.monotonic()
+        if now < self._write_at and now < self._show_at:
+            return
+        self._told = dataclasses.replace(self._told, **self._latest, **self._memory(), updated=time.time())
+        self._latest = {}
+        if now >= self._write_at:
+            self._record.write_progress(self._told)
+            self._write_at = now + FILE_INTERVAL
+        if now >= self._show_at:
+            self._screen.show(self._told)
+            self._show_at = now + self._screen.interval
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

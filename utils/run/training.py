@@ -6,7 +6,8 @@ measured so far. That is what a checkpoint holds, and why a run that was killed 
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,9 +24,9 @@ from utils.records.record import Record
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
 from utils.run.diagnosis import NormDiagnosis, note
-from utils.run.environment import report_memory
 from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
-from utils.run.measurements import LossMeter, Measurements
+from utils.run.measurements import LossMeter, Measurements, Stopwatch
+from utils.run.progress import ProgressReport
 from utils.run.stopping import StopRequest
 
 
@@ -52,12 +53,13 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Outlets:
+class Sinks:
     """Where a run writes and shows what happens."""
 
     record: Record
     tracker: Any
     screen: Any
+    progress: ProgressReport
     identity: str
 
     def write(self, line: dict[str, Any]) -> None:
@@ -96,7 +98,7 @@ class Training:
         loaders: give the batches of a stage (`utils/data/plan.py`).
         augmentation: of the images.
         config: the options in force.
-        outlets: where to write.
+        sinks: where to write.
         stop: whether to stop.
     """
 
@@ -107,7 +109,7 @@ class Training:
         loaders: Any,
         augmentation: Augmentation,
         config: Any,
-        outlets: Outlets,
+        sinks: Sinks,
         stop: StopRequest,
     ) -> None:
         self.method = method
@@ -116,10 +118,11 @@ class Training:
         self.loaders = loaders
         self.augmentation = augmentation
         self.config = config
-        self.outlets = outlets
+        self.sinks = sinks
         self.stop = stop
         self.position = Position()
         self.measured = Measurements.empty(stream.num_tasks)
+        self.watch = Stopwatch(self.measured.seconds)
         self.meter = LossMeter()
         self.best = BestEpoch()
         self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
@@ -135,7 +138,7 @@ class Training:
             Stopped: a signal asked for it; the state is saved.
         """
         self.stop.defer()
-        try:
+        with self.watch.during("training"), self.sinks.progress.during_run(self.position.step):
             if self._measures_transfer and not self.measured.untrained:
                 self._evaluate_untrained()
             while self.position.task < self.stream.num_tasks:
@@ -145,8 +148,6 @@ class Training:
                 self.position = Position(task=self.position.task + 1, step=self.position.step)
             if self.config.keep_checkpoint:
                 self._save()
-        finally:
-            self.outlets.screen.end()
         return self.measured
 
     def restore(self) -> None:
@@ -157,12 +158,12 @@ class Training:
         Raises:
             UserError: the checkpoint belongs to another configuration, device or version of the suite.
         """
-        record, device = self.outlets.record, next(self.method.network.parameters()).device
+        record, device = self.sinks.record, next(self.method.network.parameters()).device
         state = None
         try:
-            state = load_checkpoint(record.checkpoint_path, self.outlets.identity, device)
+            state = load_checkpoint(record.checkpoint_path, self.sinks.identity, device)
         except DamagedCheckpoint as error:
-            self.outlets.screen.say(f"note: {error}; set aside as {record.set_checkpoint_aside().name}")
+            self.sinks.screen.say(f"note: {error}; set aside as {record.set_checkpoint_aside().name}")
         if state is None:
             record.cut({})
             return
@@ -174,13 +175,14 @@ class Training:
                 )
             self._take_up(state)
             record.cut(state["lengths"])
-        self.outlets.screen.say(
+        self.sinks.screen.say(
             f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
         )
 
     def _take_up(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])
         self.measured = Measurements(**state["measured"])
+        self.watch = Stopwatch(self.measured.seconds)
         self.meter.load_state_dict(state["meter"])
         self.best.load_state_dict(state["best"])
         self.method.load_state_dict(state["method"])
@@ -189,10 +191,17 @@ class Training:
         for name, each in self.augmentation.generators.items():
             each.set_state(state["generators"][name].cpu())
 
+    @contextmanager
+    def _doing(self, kind: str) -> Iterator[None]:
+        """Count the time for a kind, and tell that this goes on."""
+        with self.watch.during(kind), self.sinks.progress.during(kind):
+            yield
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def _train_task(self) -> None:
         position, method = self.position, self.method
+        self.sinks.progress.update(task=position.task, stage=position.stage, epoch=position.epoch)
         if not position.begun:
             method.begin_task(position.task)
             position.begun = True
@@ -202,7 +211,8 @@ class Training:
             position.stage, position.epoch = position.stage + 1, 0
         if not position.ended:
             self._log_losses()
-            method.end_task(position.task)
+            with self._doing("exemplars") if method.keeps_exemplars else nullcontext():
+                method.end_task(position.task)
             position.ended = True
 
     def _train_stage(self, stage: Any, num_stages: int) -> None:
@@ -214,30 +224,26 @@ class Training:
             self._optimizer_state = None
         loader = self.loaders.of(stage.data, (position.task, position.stage))
         num_batches = min(loader.num_batches, self.config.debug_mode or loader.num_batches)
-        title, done = self._title(num_stages), position.epoch * num_batches + position.batch
-        self.outlets.screen.begin(title, done, stage.epochs * num_batches)
-        while position.epoch < stage.epochs:
-            self.method.begin_epoch(stage, position.epoch)
-            if stage.epochs > 1:
-                self.outlets.screen.rename(f"{title}, epoch {position.epoch + 1}/{stage.epochs}")
-            self._train_epoch(stage, loader, num_batches)
-            position.epoch, position.batch = position.epoch + 1, 0
+        progress = self.sinks.progress
+        progress.update(stage=position.stage, num_stages=num_stages, stage_step=0)
+        progress.update(num_epochs=stage.epochs, stage_total=stage.epochs * num_batches)
+        with nullcontext() if stage.trains else self._doing("measuring"):
+            while position.epoch < stage.epochs:
+                self.method.begin_epoch(stage, position.epoch)
+                progress.update(epoch=position.epoch)
+                self._train_epoch(stage, loader, num_batches)
+                position.epoch, position.batch = position.epoch + 1, 0
         self.best.restore(self.method.network)
-        self.outlets.screen.end()
 
     def _train_epoch(self, stage: Any, loader: Any, num_batches: int) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
             self._step(batch, stage.trains)
             done = self.position.epoch * num_batches + self.position.batch
-            self.outlets.screen.advance(done, self.meter.last)
+            self.sinks.progress.advance(self.position.step, done, self.meter.last)
         if self._stage and self.position.epoch + 1 == stage.epochs:
             self._log_losses()  # a line is of one stage: another one has other terms and another learning rate
         if stage.keep == "val_loss":
             self._validate(stage)
-
-    def _title(self, num_stages: int) -> str:
-        title = f"task {self.position.task + 1}/{self.stream.num_tasks}"
-        return title if num_stages == 1 else f"{title}, stage {self.position.stage + 1}/{num_stages}"
 
     def _batches(self, loader: Any, num_batches: int, trains: bool):
         """The rest of the present epoch; between steps that train, the network may be evaluated."""
@@ -245,12 +251,13 @@ class Training:
         for _ in range(self.position.batch, num_batches):
             if trains:
                 self._evaluate_if_due()
-            yield next(batches)
+            with self.watch.during("data"):
+                batch = next(batches)
+            yield batch
 
     def _validate(self, stage: Any) -> None:
         """Offer the network as it is after an epoch, with its loss on the held-out images."""
-        started, position = time.monotonic(), self.position
-        with evaluating(self.method.network):
+        with self._doing("evaluation"), evaluating(self.method.network):
             loss = mean_cross_entropy(
                 partial(self.method.logits, self.method.network),
                 self.stream.pool(stage.held_out, "validation"),
@@ -258,19 +265,16 @@ class Training:
                 batch_size=self.config.batch_size,
                 check=self._stop_if_asked,
             )
-        self.best.offer(loss, position.epoch, self.method.network)
-        self.outlets.write(self._line("validation") | {"loss": loss})
-        self.measured.add_seconds("evaluation", time.monotonic() - started)
+        self.best.offer(loss, self.position.epoch, self.method.network)
+        self.sinks.write(self._line("validation") | {"loss": loss})
 
     def _step(self, batch: Batch, trains: bool) -> None:
-        started, kind = time.monotonic(), "training" if trains else "measuring"
         self.meter.add(self.method.observe(batch))
         self.position.batch += 1
         if trains:
             self.position.step += 1
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
-        self.measured.add_seconds(kind, time.monotonic() - started)
         self._save_if_due()
 
     def _log_losses(self) -> None:
@@ -278,8 +282,7 @@ class Training:
             return
         self._check_losses()
         lr = self.method.optimizer.param_groups[0]["lr"]
-        self.outlets.write(self._line("train") | self.meter.read() | {"lr": lr})
-        report_memory(self.outlets.record, next(self.method.network.parameters()).device, self.position.task)
+        self.sinks.write(self._line("train") | self.meter.read() | {"lr": lr})
 
     def _line(self, kind: str) -> dict[str, Any]:
         """The beginning of a line of losses."""
@@ -318,7 +321,8 @@ class Training:
             measured.class_il[task][column] = counts.correct_class_il
             measured.task_il[task][column] = counts.correct_task_il
             measured.total[task][column] = counts.total
-        measured.anytime.append(self._report("evaluation", f"after {self._title(1)}", found[: task + 1]))
+        title = f"after task {task + 1}/{self.stream.num_tasks}"
+        measured.anytime.append(self._report("evaluation", title, found[: task + 1]))
         self.position.evaluated = True
 
     def _report(self, kind: str, title: str, counts: list[Counts]) -> float:
@@ -326,9 +330,9 @@ class Training:
         class_il = [100 * each.correct_class_il / each.total for each in counts]
         task_il = [100 * each.correct_task_il / each.total for each in counts]
         place = {"kind": kind, "step": self.position.step, "task": self.position.task}
-        self.outlets.write(place | {"class_il": class_il, "task_il": task_il})
+        self.sinks.write(place | {"class_il": class_il, "task_il": task_il})
         means = [sum(values) / len(values) for values in (class_il, task_il)]
-        self.outlets.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
+        self.sinks.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
         return means[0]
 
     def _evaluate_if_due(self) -> None:
@@ -342,15 +346,14 @@ class Training:
         self.measured.anytime.append(sum(class_il) / len(class_il))
         position.measured_step = position.step
         line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
-        self.outlets.write(line)
+        self.sinks.write(line)
 
     def _count(self, task: int, *, seen_task: int, network: Any = None) -> Counts:
         """Correct predictions on the test set of a task, by the method as it is or by another network."""
-        started = time.monotonic()
-        images, labels = self.stream.evaluation_set(task)
         seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
-        with evaluating(network or self.method.network):
-            counts = evaluate(
+        with self._doing("evaluation"), evaluating(network or self.method.network):
+            images, labels = self.stream.evaluation_set(task)
+            return evaluate(
                 network or self.method.scores,
                 images,
                 labels,
@@ -359,19 +362,17 @@ class Training:
                 num_seen=seen,
                 check=self._stop_if_asked,
             )
-        self.measured.add_seconds("evaluation", time.monotonic() - started)
-        return counts
 
     def _diagnose_norms(self) -> None:
         """Measure the norm layers after a task on a copy, so that the run goes on as it would without."""
         if not self.config.retune_norms or not self.position.step:
             return
         self._save_if_due()
-        started, task, counts = time.monotonic(), self.position.task, None
+        task, counts = self.position.task, None
         parts = (self.stream, self.loaders, self.augmentation.prepare, self.method.logits, self.config)
-        diagnosis = NormDiagnosis(*parts, self.outlets.screen, self._stop_if_asked)
-        distances, network = diagnosis.measure(self.method.network, task)
-        self.measured.add_seconds("norms", time.monotonic() - started)
+        diagnosis = NormDiagnosis(*parts, self.sinks, self._stop_if_asked)
+        with self._doing("norms"):
+            distances, network = diagnosis.measure(self.method.network, task)
         if network is not None:
             counts = [self._count(column, seen_task=task, network=network) for column in range(task + 1)]
             self._report("retuned", "  with its norm layers re-tuned", counts)
@@ -385,11 +386,17 @@ class Training:
             self._save()
 
     def _stop_if_asked(self) -> None:
+        self.sinks.progress.refresh()
         if self.stop.signal_number is not None:
             self._save()
             raise Stopped(self.stop.signal_number, is_saved=True)
 
     def _save(self) -> None:
+        with self.watch.during("checkpoint"):
+            self._write_checkpoint()
+        self._saved_at = time.monotonic()
+
+    def _write_checkpoint(self) -> None:
         self._check_losses()
         state = {
             "device": next(self.method.network.parameters()).device.type,
@@ -399,7 +406,6 @@ class Training:
             "measured": dataclasses.asdict(self.measured),
             "meter": self.meter.state_dict(),
             "best": self.best.state_dict(),
-            "lengths": self.outlets.record.lengths(),
+            "lengths": self.sinks.record.lengths(),
         }
-        save_checkpoint(self.outlets.record.checkpoint_path, self.outlets.identity, state)
-        self._saved_at = time.monotonic()
+        save_checkpoint(self.sinks.record.checkpoint_path, self.sinks.identity, state)

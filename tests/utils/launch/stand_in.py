@@ -36,7 +36,9 @@ def main():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(write_record(folder) or 128 + number))
     if word("memory"):
         task, megabytes = map(int, word("memory").split(","))
-        (folder / "memory.json").write_text(json.dumps({"task": task, "device_bytes": megabytes * 2**20}))
+        place = {"pid": os.getpid(), "num_tasks": 2, "task": task, "step": 1, "total_steps": None, "first_step": 0}
+        told = place | {"started": 0.0, "updated": 0.0, "device_bytes": megabytes * 2**20}
+        (folder / "progress.json").write_text(json.dumps({"schema": 1} | told))
     time.sleep(float(word("seconds", "0")))
     if code < 0:
         os.kill(os.getpid(), -code)

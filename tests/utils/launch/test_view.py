@@ -8,12 +8,11 @@ import pytest
 from rich.console import Console
 
 from tests.utils.launch.rig import FakePlace, job
+from tests.utils.records.rig import progress as told
 from utils.launch.engine import Child
 from utils.launch.remaining import Remaining, Sources
 from utils.launch.scheduler import Progress
-from utils.launch.told import last_progress
 from utils.launch.view import PLAIN_REFRESH, View
-from utils.records.record import Record
 from utils.records.state import RunState
 
 
@@ -161,47 +160,24 @@ def test_a_stop_before_anything_ran_promises_nothing(view):
 
 def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
     each = job(tmp_path, "run")
-    each.record.open().append_metrics({"kind": "train", "task": 1, "step": 150, "loss": 0.25})
+    each.record.open().write_progress(told())
     view = View("study", console=console(terminal=True))
     assert view.refresh is not None
     view.show(Progress(3, {"run": child_of(each)}))
     view.say("a line above")
     drawn = shown(view)
-    for text in ("study: 0 of 3 runs done", "ETA unknown", "1 running  2 waiting", "GPU 0", "step 150, loss 0.250"):
+    for text in (
+        "study: 0 of 3 runs done",
+        "ETA unknown",
+        "1 running  2 waiting",
+        "GPU 0",
+        "task 2/3, step 50/120, loss 0.25",
+    ):
         assert text in drawn
     assert "a line above" in drawn
     view.close()
     view.close()
     assert "\x1b[?25h" in shown(view)[len(drawn) :]  # the cursor is back
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\n",
-        b'{"task": 0, "st',
-        b"\x00" * 100,
-        b"\xff\xfe\x00",
-        b"[1]\n",
-        b"null\n",
-        b'{"task": "1", "step": 3}\n',
-        b'{"step": 3}\n',
-        b'{"task": 1, "step": 3, "loss": null}\n',
-        b'{"task": 1, "step": 3, "loss": "low"}\n',
-        b"[" * 100_000,
-    ],
-)
-def test_a_damaged_line_tells_nothing(tmp_path, content):
-    record = Record(tmp_path / "run").open()
-    record.metrics_path.write_bytes(content)
-    assert last_progress(record) == ""
-
-
-def test_a_folder_in_the_place_of_the_metrics_tells_nothing(tmp_path):
-    record = Record(tmp_path / "run").open()
-    record.metrics_path.mkdir()
-    assert last_progress(record) == ""
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"schema": 1}), json.dumps({"schema": 2}), "[" * 100_000])

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.utils.records.rig import progress
 from utils.errors import DiskError, UserError
 from utils.records.record import DamagedRecord, OtherVersion, Record
 
@@ -12,37 +13,24 @@ def record(tmp_path):
     return Record(tmp_path / "group" / "run")
 
 
-def test_memory_is_told_while_the_folder_is_held_and_no_longer(record):
-    assert record.read_memory() == {}
+def test_progress_stays_where_a_run_has_stopped_and_goes_when_it_is_complete(record):
+    assert record.read_progress() is None
     record.open()
-    record.write_memory({"task": 0, "device_bytes": 5})
-    record.write_memory({"task": 1, "device_bytes": 7})
-    assert Record(record.folder).read_memory() == {"task": 1, "device_bytes": 7}
-    assert [path.name for path in record.folder.iterdir()] == ["memory.json"]
+    record.write_progress(progress(step=50))
+    record.write_progress(progress(step=60))
     record.close()
-    assert not record.folder.exists()
+    assert Record(record.folder).read_progress() == progress(step=60)
+    assert [path.name for path in record.folder.iterdir()] == ["progress.json"]
+    record.open().write_result({})
+    assert record.read_progress() is None
 
 
-def test_what_a_killed_run_told_goes_with_the_next_one(record):
-    record.folder.mkdir(parents=True)
-    record.memory_path.write_text('{"task": 1, "device_bytes": 7}')
-    record.open().write_config({})
-    record.close()
-    assert [path.name for path in record.folder.iterdir()] == ["config.json"]
-
-
-def test_memory_that_cannot_be_told_fails_no_run(record):
+def test_progress_that_cannot_be_told_fails_no_run(record):
     record.open()
-    record.memory_path.mkdir()
-    record.write_memory({"task": 0})
-    assert record.read_memory() == {}
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", bytes(100), b"\xff\xfe", b"[" * 100_000])
-def test_memory_that_cannot_be_read_is_none(record, content):
-    record.open()
-    record.memory_path.write_bytes(content)
-    assert record.read_memory() == {}
+    record.progress_path.mkdir()
+    record.write_progress(progress())
+    record.remove_progress()
+    assert record.read_progress() is None
 
 
 @pytest.mark.parametrize("content", [None, bytes(500), b"\xff" * 9, b"[" * 100_000, b"null", b'{"schema": "1"}'])

@@ -39,21 +39,18 @@ class SmallStream:
         return TensorPool(self.images[rows], self.labels[rows], rows // 20)
 
 
-class SilentScreen:
+class SilentSinks:
+    """Keep what is said, and the last place that is told."""
+
     def __init__(self):
-        self.said = []
+        self.screen = self.progress = self
+        self.said, self.told = [], {}
 
     def say(self, text):
         self.said.append(text)
 
-    def begin(self, title, done, total):
-        self.steps = [done, total]
-
-    def advance(self, done, loss):
-        self.steps[0] = done
-
-    def end(self):
-        pass
+    def update(self, **changes):
+        self.told |= changes
 
 
 def prepare(raw):
@@ -74,7 +71,7 @@ def diagnosis_of(norm, check=lambda: None, logits=lambda network, images: networ
     augmentation = SimpleNamespace(transform=lambda raw, _: prepare(raw))
     stream = SmallStream()
     loaders = Loaders(stream, None, augmentation, 8, 0)
-    return NormDiagnosis(stream, loaders, prepare, logits, config, SilentScreen(), check)
+    return NormDiagnosis(stream, loaders, prepare, logits, config, SilentSinks(), check)
 
 
 def same_state(first, second):
@@ -201,7 +198,7 @@ def test_epochs_over_all_tasks_seen_are_shown_and_can_be_stopped():
     seen = []
     diagnosis = diagnosis_of("BN", check=lambda: seen.append(1))
     diagnosis.retune(small_network("BN"), 1)
-    assert diagnosis.screen.steps == [10, 10]  # 2 epochs of 40 images in batches of 8
+    assert diagnosis.sinks.told == {"stage_step": 10, "stage_total": 10}  # 2 epochs of 40 images in batches of 8
     assert len(seen) == 10
     labels = torch.cat([batch.labels for batch in diagnosis.loader(1).batches(0)])
     assert labels.bincount().tolist() == [10, 10, 10, 10]
@@ -230,7 +227,7 @@ def test_running_statistics_alone_can_be_retuned():
 def test_layers_without_parameters_and_statistics_have_nothing_to_retune(norm):
     diagnosis = diagnosis_of(norm)
     assert diagnosis.measure(small_network(norm, affine=False), 1) == ({}, None)
-    assert diagnosis.screen.said == [f"  {norm} has nothing to re-tune: no parameters, and no running statistics"]
+    assert diagnosis.sinks.said == [f"  {norm} has nothing to re-tune: no parameters, and no running statistics"]
 
 
 def test_too_large_a_batch_is_named():

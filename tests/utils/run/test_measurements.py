@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from utils.errors import Diverged
-from utils.run.measurements import LossMeter, weights_digest
+from utils.run.measurements import LossMeter, Stopwatch, weights_digest
 
 
 def test_each_term_is_averaged_over_the_steps_that_had_it():
@@ -32,3 +32,15 @@ def test_digest_is_of_every_bit_and_refuses_what_is_not_finite():
     network.running_mean[0] = float("nan")
     with pytest.raises(Diverged):
         weights_digest(network)
+
+
+def test_every_moment_counts_once_for_the_innermost_kind():
+    moments = iter([0.0, 1.0, 3.0, 7.0, 8.0, 9.0])
+    seconds = {"evaluation": 10.0}
+    watch = Stopwatch(seconds, lambda: next(moments))
+    with watch.during("training"):
+        with watch.during("evaluation"):
+            pass
+        with pytest.raises(Diverged), watch.during("checkpoint"):
+            raise Diverged("")
+    assert seconds == {"training": 1.0 + 4.0 + 1.0, "evaluation": 10.0 + 2.0, "checkpoint": 1.0}

@@ -1,12 +1,13 @@
 """What the loop counts and when it measures, in whole runs."""
 
 import json
+import time
 
 import pytest
 
 from utils.main import main
 
-SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --second_epochs 1 --batch_size 8"
+SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --batch_size 8"
 PLACE = ("kind", "step", "task", "epoch", "stage")
 MORE = "--buffer_size 12 --eval_every 3 --threads 1 --device cpu --nowand"
 
@@ -17,7 +18,8 @@ def run(small_root, tmp_path):
 
     def start(method, *words):
         folder = tmp_path / method
-        line = ["--model", method, *SETTING.split(), *MORE.split(), *words, "--data_root", str(small_root)]
+        second = ("--second_epochs", "1") if method in ("afc", "eeil", "podnet") else ()
+        line = ["--model", method, *SETTING.split(), *second, *MORE.split(), *words, "--data_root", str(small_root)]
         assert main([*line, "--results_dir", str(folder)]) == 0
         (path,) = folder.rglob("result.json")
         lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
@@ -58,3 +60,25 @@ def test_a_line_of_losses_is_of_one_stage_and_says_which(run, method, measured):
     for line in several:
         terms = [value for name, value in line.items() if name not in (*PLACE, "loss", "lr")]
         assert line.get("loss", sum(terms)) == pytest.approx(sum(terms), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ft", "er"])
+def test_timings_are_the_time_of_the_run(run, method):
+    words = ("--epochs", "6", "--eval_every", "0")
+    started = time.monotonic()
+    result, _ = run(method, *(words if method == "ft" else (*words, "--lr", "0.03")))
+    took = time.monotonic() - started
+    kinds = {"start", "data", "training", "evaluation"} | ({"exemplars"} if method == "ft" else set())
+    assert {name.removesuffix("_seconds") for name in result["timings"]} == kinds
+    assert 0.9 * took <= sum(result["timings"].values()) <= took
+
+
+def test_a_run_knows_its_steps_before_it_begins(run, monkeypatch):
+    told = []
+    monkeypatch.setattr("utils.records.record.Record.write_progress", lambda record, progress: told.append(progress))
+    for method, words in (("podnet", ()), ("ft", ("--debug_mode", "1"))):
+        told.clear()
+        result, _ = run(method, *words)
+        assert {each.total_steps for each in told} == {result["steps"]}
+        assert told[-1].step == result["steps"]
+        assert {each.num_tasks for each in told} == {3}

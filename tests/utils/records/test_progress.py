@@ -1,0 +1,55 @@
+import dataclasses
+import json
+
+import pytest
+
+from tests.utils.records.rig import progress
+from utils.records.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "task 2/3, step 50/120, loss 0.25"),
+        ({"num_stages": 2, "stage": 1}, "task 2/3, stage 2/2, step 50/120, loss 0.25"),
+        ({"num_epochs": 20, "epoch": 3}, "task 2/3, epoch 4/20, step 50/120, loss 0.25"),
+        ({"phase": "choosing exemplars"}, "task 2/3, choosing exemplars, step 50/120, loss 0.25"),
+        ({"total_steps": None, "loss": None}, "task 2/3, step 50"),
+        ({"loss": 1.23456e30}, "task 2/3, step 50/120, loss 1.235e+30"),
+    ],
+)
+def test_progress_in_words(changes, words):
+    assert progress(**changes).words == words
+
+
+def test_time_left_is_by_the_runs_own_speed():
+    assert progress().seconds_left(1005.0) == pytest.approx(7.0)
+    assert progress().seconds_left(1006.0) == pytest.approx(6.0)
+    assert progress().seconds_left(2000.0) == 0.0
+    assert progress(first_step=40).seconds_left(1005.0) == pytest.approx(35.0)
+
+
+@pytest.mark.parametrize("changes", [{"total_steps": None}, {"first_step": 50}, {"step": 0}])
+def test_time_left_is_unknown_where_nothing_tells_it(changes):
+    assert progress(**changes).seconds_left(1005.0) is None
+
+
+def test_a_file_gives_back_what_was_written():
+    told = progress(loss=None, device_bytes=7)
+    assert Progress.from_json(told.to_json()) == told
+
+
+def damaged(**changes):
+    return json.dumps({"schema": 1} | dataclasses.asdict(progress()) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *[b"", b"{", b"[1]", b"null", bytes(100), b"\xff\xfe", b"[" * 100_000, b"{}", b'{"schema": 1}'],
+        *[damaged(schema=2), damaged(step="5"), damaged(step=None), damaged(step=-1), damaged(step=True)],
+        *[damaged(loss="low"), damaged(loss=float("nan")), damaged(updated=[]), damaged(phase=3), damaged(more=1)],
+    ],
+)
+def test_what_cannot_be_read_tells_nothing(content):
+    assert Progress.from_json(content) is None
