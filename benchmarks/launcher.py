@@ -34,8 +34,9 @@ from utils.launch.estimates import Estimates
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Job, Plan, Where, make_plan
 from utils.launch.remaining import Remaining, sources_of
-from utils.launch.scheduler import Limits, Outcome, Progress, Scheduler
+from utils.launch.scheduler import Limits, Progress, Scheduler
 from utils.launch.view import View
+from utils.records.state import RunState
 from utils.report import Report, write_report
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -162,8 +163,8 @@ def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> Pr
         progress = scheduler.run()
     finally:
         view.close()
-    if scheduler.stopped_by is None and progress.count(Outcome.COMPLETE) != len(plan.jobs):
-        raise RuntimeError(f"{progress.count(Outcome.COMPLETE)} of {len(plan.jobs)} stand-ins are complete")
+    if scheduler.stopped_by is None and progress.count(RunState.COMPLETE) != len(plan.jobs):
+        raise RuntimeError(f"{progress.count(RunState.COMPLETE)} of {len(plan.jobs)} stand-ins are complete")
     return progress
 
 
