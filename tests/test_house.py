@@ -27,7 +27,7 @@ ROOMS = {
 NORM_FUNCTIONS = {"BatchContext", "batch_context", "begin_task", "norm_loss", "undecayed_parameters"}
 
 # The bottom of the order of imports; they import no torch.
-NORM_BASICS = {"backbone.norm.errors", "backbone.norm.registry"}
+NORM_BASICS = {"backbone.norm.errors", "backbone.norm.options", "backbone.norm.registry"}
 
 
 def imports(path):
@@ -63,6 +63,13 @@ def is_allowed(path, module, name):
 def test_imports_run_one_way(path):
     wrong = [f"{module}.{name}" for module, name in imports(path) if not is_allowed(path, module, name)]
     assert not wrong
+
+
+def test_the_norm_layers_stand_alone():
+    for path in (ROOT / "backbone/norm").glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert all(node.level < 2 for node in nodes if isinstance(node, ast.ImportFrom)), path
+        assert not list(imports(path)), path
 
 
 def test_no_file_is_named_like_a_standard_module():

@@ -2,9 +2,8 @@
 
 import warnings
 
-from utils.config.options import Option, flag, ranged
-
 from .errors import NormError
+from .options import Option, flag, ranged
 
 _NUM_GROUPS = 32  # if nobody says otherwise, as Wu & He (ECCV 2018) and Pham et al. (ICLR 2022)
 

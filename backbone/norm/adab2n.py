@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.config.options import Option, flag, ranged
-
 from ._rows import row_affine, row_moments
 from .base import track
 from .context import BatchContext, ContextNorm
 from .errors import NormError
+from .options import Option, flag, ranged
 from .registry import NORMS
 
 

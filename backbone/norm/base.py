@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.config.options import Option
-
 from .errors import NormError
+from .options import Option
 
 
 class Norm(nn.Module):
