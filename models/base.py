@@ -12,11 +12,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from backbone.norm import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
+from backbone.norm import (
+    BatchContext,
+    batch_context,
+    begin_task,
+    norm_loss,
+    num_described,
+    rows_needed,
+    undecayed_parameters,
+)
 from models.settings import Setting, find_setting
 from utils.config.options import Option, grouped, ranged
 from utils.data.batch import Batch
-from utils.data.plan import DataPlan, Plain, Rows, StreamSizes, TaskStream
+from utils.data.plan import CountedStage, DataPlan, Plain, Rows, StreamSizes, TaskStream
 from utils.errors import UserError
 from utils.seeds import derive_seed
 
@@ -81,7 +89,7 @@ class Method(ABC):
 
     Class methods are pure. They are asked before there is a network or an image, by the launcher too, and see options
     and numbers alone: `published_setting`, `settled`, `check`, `unused`, `canonical`, `remarks`, `measures_every_task`,
-    and what is trained on what: `stages`, with `stage` and `stage_on` to make them, and `num_exemplars`.
+    and what is trained on what: `stages`, with `stage` and `stage_on` to make them, `num_exemplars`, `forward_rows`.
 
     The other methods are called by the training loop, in this order: for each task `begin_task`; for each of its
     stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `observe`; then
@@ -188,6 +196,52 @@ class Method(ABC):
     def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:
         """Images in a memory that is filled after each task, once `num_seen` classes have been seen."""
         return 0
+
+    @classmethod
+    def forward_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int:
+        """Rows of the smallest training forward of a step; a norm layer may need more than one.
+
+        Args:
+            config: the options in force, as attributes.
+            task: counted from 0.
+            num_rows: of the batch of the stream.
+            num_remembered: images in a memory that is filled row by row.
+        """
+        return num_rows
+
+    def check_batches(self, counted: Sequence[Sequence[CountedStage]]) -> None:
+        """Raise UserError if a step of some stage has fewer rows than the norm layers need."""
+        needed, num_trained = rows_needed(self.network), 0
+        if needed == 1:
+            return
+        config, capacity = self.config, getattr(self.config, "buffer_size", None) or 0
+        for each in (stage for stages in counted for stage in stages):
+            num_batches = min(each.num_batches, config.debug_mode or each.num_batches)
+            num_before = each.batch_size * (num_batches - 1)
+            first = each.batch_size if each.num_batches > 1 else each.last_batch
+            last = each.last_batch if num_batches == each.num_batches else each.batch_size
+            for num_rows, num_seen in ((first, num_trained), (last, num_trained + num_before)):
+                rows = self.forward_rows(config, each.task, num_rows, min(capacity, num_seen))
+                if rows < needed:
+                    raise UserError(
+                        f"{each.place}: a batch of {num_rows} puts {rows} through the network at once, and "
+                        f"{config.nl} needs {needed}, as the last maps of --backbone {config.backbone} are so small: "
+                        f"give another {'--batch_size' if rows == num_rows else '--minibatch_size'}, or larger images"
+                    )
+            num_trained += each.stage.epochs * (num_before + last)
+
+    def check_described(self, mixed: bool) -> None:
+        """Raise UserError if rows of memory were trained on, and no layer that balances them knew of them.
+
+        Args:
+            mixed: whether there were batches of images and exemplars together.
+        """
+        drawn = mixed if self.keeps_exemplars else self.uses_memory and self.memory.num_draws > 0
+        if drawn and num_described(self.network) == 0:
+            raise UserError(
+                f"--model {self.name} takes rows of memory and never tells --nl {self.config.nl} which these are, so "
+                "that it is plain batch normalization: forward them by `self.forward` or `self.described`"
+            )
 
     def begin_task(self, task: int) -> None:
         """Give the network the outputs of the task that starts, counted from 0, and tell it."""
@@ -355,6 +409,13 @@ class ReplayMethod(MemoryMethod):
         if forward == "auto":
             forward = "joint" if norm.needs_joint else cls.auto_forward
         return {"forward": forward}
+
+    @classmethod
+    def forward_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int:
+        num_drawn = min(config.minibatch_size, num_remembered) if task > 0 or cls.replays_in_first_task else 0
+        if not num_drawn:
+            return num_rows
+        return num_rows + num_drawn if config.forward == "joint" else min(num_rows, num_drawn)
 
     def replay(self, num_draws: int) -> list[Batch]:
         """Independent draws from memory; none while it is empty."""

@@ -24,7 +24,15 @@ ROOMS = {
     "datasets": {"config", "data", *LEAVES},
     "models": {"config", "data", *LEAVES},
 }
-NORM_FUNCTIONS = {"BatchContext", "batch_context", "begin_task", "norm_loss", "undecayed_parameters"}
+NORM_FUNCTIONS = {
+    "BatchContext",
+    "batch_context",
+    "begin_task",
+    "norm_loss",
+    "num_described",
+    "rows_needed",
+    "undecayed_parameters",
+}
 
 # The bottom of the order of imports; they import no torch.
 NORM_BASICS = {"backbone.norm.errors", "backbone.norm.options", "backbone.norm.registry"}

@@ -110,9 +110,10 @@ def train(
     transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     arrays.release()
     sizes = StreamSizes.of(stream)
-    counted = count_stages(config, sizes)  # raises where a batch cannot be filled
+    counted = count_stages(config, sizes)
     check_retuning(config, sizes)
     method = make_method(config, stream, augmentation, device)
+    method.check_batches(counted)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
         facts["command"] += ["--threads", str(threads)]
     record.write_config(

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from ._convert import convert_norms
     from ._factory import NormFactory, build_norm, norm_factory
     from .base import Norm
-    from .context import BatchContext, batch_context, begin_task, norm_loss, undecayed_parameters
+    from .context import (
+        BatchContext,
+        batch_context,
+        begin_task,
+        norm_loss,
+        num_described,
+        rows_needed,
+        undecayed_parameters,
+    )
     from .errors import NormError
     from .registry import NORMS
 
@@ -27,6 +35,8 @@ __all__ = [
     "convert_norms",
     "norm_factory",
     "norm_loss",
+    "num_described",
+    "rows_needed",
     "undecayed_parameters",
 ]
 
@@ -42,6 +52,8 @@ _MODULES = {
     "convert_norms": "_convert",
     "norm_factory": "_factory",
     "norm_loss": "context",
+    "num_described": "context",
+    "rows_needed": "context",
     "undecayed_parameters": "context",
 }
 

@@ -28,6 +28,7 @@ class Norm(nn.Module):
         needs_spatial_size: the layer cannot be made without the side of its maps.
         undecayed: names of parameters that weight decay must leave alone.
         shared_arguments: constructor arguments that mean here what they mean in `nn.BatchNorm2d`.
+        min_values: per channel of a training batch, without which there are no statistics.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Norm(nn.Module):
     needs_spatial_size: ClassVar[bool] = False
     undecayed: ClassVar[tuple[str, ...]] = ()
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine", "eps", "momentum")
+    min_values: ClassVar[int] = 1
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
@@ -111,7 +113,7 @@ class RunningNorm(Norm):
         eps: added to the variance.
     """
 
-    min_values: ClassVar[int] = 2  # per channel of a training batch
+    min_values = 2
 
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = True, eps: float = 1e-5

@@ -4,6 +4,7 @@ Nothing here walks through a network in a step: the layers are looked up when a 
 layer has come into being anywhere, by construction, copying or unpickling.
 """
 
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ class BatchContext:
             raise ValueError(f"num_current must be at least 0, not {self.num_current}")
         if self.task_of_sample is not None:
             self._check(self.task_of_sample)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether rows of memory may be among the samples."""
+        return self.task_of_sample is None or self.num_current < len(self.task_of_sample)
 
     def tables(self, device: torch.device, dtype: torch.dtype) -> TaskTables:
         """The tasks of the samples on a device; computed on the host and sent there once, not once per layer."""
@@ -125,6 +131,7 @@ class ContextNorm(RunningNorm):
     Attributes:
         task: index of the task being trained, 0 until `begin_task` says otherwise; `cur_tasks` is its saved form.
         context: describes the batch of the forward under way; None: treat the batch as one.
+        num_described: batches with rows of memory that were described so far, by this process.
     """
 
     needs_joint = True
@@ -134,6 +141,7 @@ class ContextNorm(RunningNorm):
         self.register_buffer("cur_tasks", torch.tensor(0))
         self.task = 0
         self.context: BatchContext | None = None
+        self.num_described = 0
         _note_new_layer()
 
     def begin_task(self, task: int) -> None:
@@ -203,6 +211,7 @@ def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
     try:
         for layer in layers:
             layer.context = context
+            layer.num_described += context.has_memory
         yield
     finally:
         for layer in layers:
@@ -234,6 +243,17 @@ def begin_task(network: nn.Module, task: int) -> None:
     _look_up(network)  # a layer may have been moved in since
     for layer in context_layers(network):
         layer.begin_task(task)
+
+
+def num_described(network: nn.Module) -> int | None:
+    """Batches with rows of memory that this process has described; None if no layer depends on them."""
+    return max((layer.num_described for layer in context_layers(network)), default=None)
+
+
+def rows_needed(network: nn.Module) -> int:
+    """Samples without which some layer has too few values per channel in training, by the side of its maps if known."""
+    layers = [module for module in network.modules() if isinstance(module, Norm) and module.spatial_size]
+    return max((math.ceil(layer.min_values / layer.spatial_size**2) for layer in layers), default=1)
 
 
 def undecayed_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -1,3 +1,8 @@
+import re
+from contextlib import nullcontext
+from itertools import count
+
+import numpy as np
 import pytest
 import torch
 
@@ -5,8 +10,9 @@ from backbone.norm import build_norm
 from models.base import ReplayMethod, Stage
 from tests.models.rig import leaf, make, rows
 from utils.config.registry import METHODS, NORMS
-from utils.data.plan import TaskStream
+from utils.data.plan import CountedStage, TaskStream
 from utils.errors import UserError
+from utils.main import main
 
 ZEROS = torch.zeros(6, 10, dtype=torch.float64).numpy()
 REPLAY = [name for name in METHODS.names() if issubclass(METHODS.get(name), ReplayMethod)]
@@ -125,3 +131,142 @@ def test_every_current_row_is_offered_to_memory_after_the_step(method):
     (inserted,) = trained.memory.inserted
     assert len(inserted["raw"]) == 6
     assert inserted["tasks"].tolist() == [1] * 6
+
+
+# -- before training ---------------------------------------------------------------------------------------------------
+
+
+_NUMBERS = count()
+
+
+@pytest.fixture
+def start(tmp_path, capsys):
+    """Runs the suite on 2 tasks of 17 images of 8 pixels, whose last maps have one; gives exit code and error."""
+    for split in ("train", "test"):
+        labels = np.repeat(np.arange(4), (8, 9, 8, 9))
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
+        np.save(tmp_path / f"{split}_x.npy", images)
+        np.save(tmp_path / f"{split}_y.npy", labels)
+
+    def run(words, plugin=None):
+        places = ["--data_root", str(tmp_path), "--results_dir", str(tmp_path / "results"), "--nowand", "1"]
+        if plugin:
+            name = f"mine{next(_NUMBERS)}"  # a name can be taken once
+            words, plugin = words.replace("mine", name), plugin.replace('"mine"', f'"{name}"')
+            (tmp_path / "mine.py").write_text(plugin, encoding="utf-8")
+            places += ["--plugin", str(tmp_path / "mine.py")]
+        common = "--dataset seq-arrays --n_tasks 2 --backbone resnet18 --nf 2 --lr 0.01 --epochs 1 --threads 1"
+        code = main([*common.split(), *words.split(), *places])
+        return code, re.sub(r"mine\d+", "mine", capsys.readouterr().err)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("--model sgd --nl BN --batch_size 1", "task 1: a batch of 1 puts 1 through"),
+        ("--model sgd --nl BN --batch_size 16", "task 1: a batch of 1 puts 1 through"),
+        ("--model sgd --nl CN --num_groups 1 --batch_size 16", "task 1: a batch of 1 puts 1 through"),
+        ("--model er_ace --buffer_size 20 --nl TBBN --batch_size 16", "task 1: a batch of 1 puts 1 through"),
+        ("--model er --buffer_size 20 --nl BN --forward separate --minibatch_size 1", "give another --minibatch_size"),
+    ],
+)
+def test_a_batch_of_too_few_rows_is_told_before_training(start, words, place):
+    code, error = start(f"--class_order identity {words}")
+    assert code == 2
+    assert place in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model sgd --nl LN --batch_size 16 --debug_mode 1",
+        "--model sgd --nl BRN --batch_size 1 --debug_mode 1",
+        "--model sgd --nl BN --batch_size 16 --debug_mode 1",  # whose last batches are never reached
+    ],
+)
+def test_a_batch_of_one_row_is_no_mistake_where_it_can_be_trained_on(start, words):
+    assert start(f"--class_order identity {words}")[0] == 0
+
+
+def counted(num_images, batch_size, task=0, epochs=1):
+    stage = Stage(TaskStream((task,)), epochs=epochs, lr=1.0)
+    last_batch = (num_images - 1) % batch_size + 1
+    return CountedStage(stage, task, "here", -(-num_images // batch_size), batch_size, last_batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stages", "is_refused"),
+    [
+        ("er", {"forward": "joint"}, [counted(9, 8)], False),  # beside rows of memory
+        ("er", {"forward": "joint", "buffer_size": 0}, [counted(9, 8)], True),
+        ("er", {"forward": "joint"}, [counted(1, 8)], True),
+        ("er", {"forward": "separate"}, [counted(9, 8)], True),
+        ("er_ace", {"forward": "joint"}, [counted(9, 8)], True),
+        ("er_ace", {"forward": "joint"}, [counted(8, 8), counted(9, 8, task=1)], False),
+        ("sgd", {}, [counted(8, 8), counted(9, 8, task=1)], True),
+        ("sgd", {}, [counted(10, 8)], False),
+    ],
+)
+@pytest.mark.parametrize(("norm", "is_sensitive"), [("BN", True), ("TBBN", True), ("BRN", False), ("GN", False)])
+def test_rows_of_a_step_are_those_of_its_forwards(name, options, stages, is_refused, norm, is_sensitive):
+    options = {"buffer_size": 4, "nl": norm, "backbone": "small", "debug_mode": 0, "lambd": 0} | options
+    method = make(name, **options)
+    method.network = Normed(norm, **({"num_groups": 1} if norm == "GN" else {}))
+    with pytest.raises(UserError, match="here: ") if is_refused and is_sensitive else nullcontext():
+        method.check_batches([stages])
+
+
+SILENT = """
+from torch import cat
+from torch.nn.functional import cross_entropy
+
+from models.base import ReplayMethod
+from utils.config.registry import METHODS
+
+
+@METHODS.register("mine")
+class Mine(ReplayMethod):
+    def observe(self, batch):
+        parts = [batch, *self.replay(1)]
+        images, labels = (cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        losses = self.update(cross_entropy(CALL, labels))
+        self.remember(batch)
+        return losses
+"""
+_REPLAY = "--model mine --buffer_size 20 --batch_size 6 --debug_mode 3"
+
+
+@pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
+def test_a_balancing_layer_that_is_never_told_is_an_error_after_the_first_task(start, norm):
+    code, error = start(f"{_REPLAY} --nl {norm}", SILENT.replace("CALL", "self.network(images)"))
+    assert code == 2
+    assert f"--model mine takes rows of memory and never tells --nl {norm} which these are" in error
+
+
+def test_other_layers_need_not_be_told(start):
+    assert start(f"{_REPLAY} --nl BN", SILENT.replace("CALL", "self.network(images)"))[0] == 0
+
+
+def test_a_layer_that_is_told_is_none(start):
+    call = "self.described(images, cat([part.tasks for part in parts]), len(batch), self.network)"
+    assert start(f"{_REPLAY} --nl TBBN", SILENT.replace("CALL", call))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def observe(self, batch):\n        self.update(self.network(batch.images).mean())", "`observe` gives None"),
+        ("def observe(self, batch):\n        return {'loss': self.network(batch.images).mean()}", "return `.detach()`"),
+        ("pass", "--model mine lacks the method `observe`"),
+        ("def observe(self, batch):\n        1\n    stages = None", "--model mine: make it `@classmethod def stages"),
+    ],
+)
+def test_mistakes_of_a_plugin_are_one_line(start, body, message):
+    head = "from models.base import Method\nfrom utils.config.registry import METHODS\n"
+    code, error = start("--model mine", f'{head}@METHODS.register("mine")\nclass Mine(Method):\n    {body}\n')
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1

@@ -37,6 +37,7 @@ class Memory:
 
     Attributes:
         num_seen: rows offered so far, stored or not.
+        num_draws: by this process so far.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Memory:
     ) -> None:
         self.capacity = capacity
         self.num_seen = 0
+        self.num_draws = 0
         self._device = torch.device(device)
         self._augment = augment
         self._random = random
@@ -92,6 +94,7 @@ class Memory:
         """
         if not self._num_filled:
             return None
+        self.num_draws += 1
         size = min(num_rows, self._num_filled)
         drawn = draw_without_replacement(self._num_filled, self._random_integers(size))
         slots = self._filled[drawn]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import Diverged
+from utils.errors import Diverged, UserError
 
 
 @dataclass
@@ -78,6 +78,20 @@ class Stopwatch:
             self._seconds[former] = self._seconds.get(former, 0.0) + now - self._since
         self._kind, self._since = kind, now
         return former
+
+
+def check_terms(losses: Any, model: str) -> None:
+    """Raise UserError unless this is what the `observe` of a method gives: loss terms, detached, by their names."""
+    if not isinstance(losses, dict) or not all(isinstance(value, Tensor) for value in losses.values()):
+        raise UserError(
+            f"--model {model}: its `observe` gives {losses!r}; return a dict of tensors, such as that of "
+            "`self.update(loss)`"
+        )
+    attached = [name for name, value in losses.items() if value.requires_grad]
+    if attached:
+        raise UserError(
+            f"--model {model}: its `observe` gives {attached[0]!r} with its graph; return `.detach()` of it"
+        )
 
 
 class LossMeter:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from utils.config.registry import as_user_errors
 from utils.data.batch import Batch
-from utils.data.plan import StreamSizes
+from utils.data.plan import StreamSizes, mixes_memory
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
 from utils.records.record import Record
@@ -25,7 +25,7 @@ from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
 from utils.run.diagnosis import NormDiagnosis, note
 from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
-from utils.run.measurements import LossMeter, Measurements, Stopwatch
+from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
 from utils.run.progress import ProgressReport
 from utils.run.stopping import StopRequest
 
@@ -128,6 +128,7 @@ class Training:
         self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
+        self._mixed = False  # whether this process has trained on images and exemplars together
 
     @as_user_errors()
     def run(self) -> Measurements:
@@ -211,6 +212,7 @@ class Training:
             position.stage, position.epoch = position.stage + 1, 0
         if not position.ended:
             self._log_losses()
+            method.check_described(self._mixed)
             with self._doing("exemplars") if method.keeps_exemplars else nullcontext():
                 method.end_task(position.task)
             position.ended = True
@@ -238,6 +240,7 @@ class Training:
     def _train_epoch(self, stage: Any, loader: Any, num_batches: int) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
             self._step(batch, stage.trains)
+            self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
         if self._stage and self.position.epoch + 1 == stage.epochs:
@@ -269,7 +272,9 @@ class Training:
         self.sinks.write(self._line("validation") | {"loss": loss})
 
     def _step(self, batch: Batch, trains: bool) -> None:
-        self.meter.add(self.method.observe(batch))
+        losses = self.method.observe(batch)
+        check_terms(losses, self.config.model)
+        self.meter.add(losses)
         self.position.batch += 1
         if trains:
             self.position.step += 1
