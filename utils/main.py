@@ -66,6 +66,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     from utils.run.progress import Screen
 
     screen = Screen(verbose=not config.non_verbose)
+    warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(data_root(config.data_root))
     fingerprint = arrays.fingerprint()
@@ -79,7 +80,9 @@ def run(arguments: list[str], stop: StopRequest) -> int:
         except (LookupError, TypeError, AttributeError):
             raise UserError(f"its result is damaged; remove the folder {record.folder} to run it anew") from None
         return COMPLETE
-    with contextlib.closing(record.open()):
+    if config.no_lock:
+        warnings.warn("without a lock (--no_lock), another process at this run would spoil its record", stacklevel=1)
+    with contextlib.closing(record.open(is_locked=not config.no_lock)):
         record.remove_progress()
         failure = record.read_failure()
         if failure:
@@ -101,7 +104,6 @@ def train(
     from utils.run.progress import ProgressReport
     from utils.run.training import Sinks, Training
 
-    warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     device = choose_device(config.device)
     threads = threads_begun_with(config, record, screen) or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)

@@ -5,7 +5,6 @@ short leaves nothing that could be taken for data, and two processes do not do t
 """
 
 import contextlib
-import fcntl
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 
 from datasets.layouts.image_folder import first_of
 from utils.errors import UserError
+from utils.locks import Lock
 from utils.machine import available_cores
 
 if TYPE_CHECKING:
@@ -113,14 +113,15 @@ def _start(length: int, inner: int) -> int:
 @contextlib.contextmanager
 def locked(place: Path, purpose: str) -> Iterator[None]:
     """Wait until no other process writes to a folder for the same purpose. Raises UserError if it is not writable."""
+    lock = Lock(place / f".{purpose}.lock")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = (place / f".{purpose}.lock").open("w")
+        lock.take(waits=True)
     except OSError as error:
         raise UserError(f"{place} cannot be written to ({error.strerror}); make it writable") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.let_go()
 
 
 def _check_space(files: Files, side: int, place: Path) -> None:

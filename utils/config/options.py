@@ -179,6 +179,7 @@ _OUTPUT = grouped(
     Option("results_dir", str, "results", "where the records go"),
     Option("group", str, "default", "folder of the record inside --results_dir"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
+    flag("no_lock", "write without a lock, where the file system has none; start each run once at a time"),
     flag("keep_checkpoint", "keep the checkpoint of a complete run"),
     Option("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", flag=True),
     Option("log_every", ranged(int, 1), 50, "steps between logged losses"),

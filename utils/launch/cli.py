@@ -5,6 +5,7 @@ import difflib
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Launch, or one of the other commands; the exit code is 0 only if everything asked for has its answer."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
+    warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
     commands = {"status": status, "table": table, "compare": compare, "data": data, "cancel": cancel}
     try:
         is_command = bool(words) and not words[0].startswith("-")

@@ -1,11 +1,9 @@
 """Which launchers are at a group now, so that another terminal can see and stop them.
 
-Each holds a file `.launcher-<process>` in the group's folder while it runs; the lock on it, not the file, says that it
-is alive.
+Each has a file of its own among the group's locks while it runs; the lock on it, not the file, says that it is alive.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -13,6 +11,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils.locks import held, is_held
+from utils.records.record import LOCKS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Launcher:
     Attributes:
         process: its number.
         machine: the name of the one it runs on.
-        path: the file that it holds.
+        path: the file that it has.
     """
 
     process: int
@@ -46,45 +47,35 @@ class Launcher:
 
     def is_alive(self) -> bool:
         """Whether it is still at the group."""
-        return _is_held(self.path)
+        return is_held(_lock_of(self.path))
 
 
 @contextlib.contextmanager
 def present(folder: Path) -> Iterator[None]:
     """Be known as a launcher of a group; where its folder cannot be written, the launcher is not known."""
-    path = folder / f".launcher-{os.getpid()}"
+    path = folder / LOCKS / f"launcher-{socket.gethostname()}-{os.getpid()}.json"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a+b"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stack.callback(path.unlink, missing_ok=True)
-            file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}).encode())
-            file.flush()
+            stack.enter_context(held(_lock_of(path)))
+            stack.callback(_take_away, path)
+            path.write_text(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}), encoding="utf-8")
         yield
 
 
 def launchers_of(folder: Path) -> list[Launcher]:
     """The launchers that are at a group; what a killed one has left behind is none."""
-    found = [_read(path) for path in sorted(folder.glob(".launcher-*")) if _is_held(path)]
+    found = [_read(path) for path in sorted((folder / LOCKS).glob("launcher-*.json")) if is_held(_lock_of(path))]
     return [launcher for launcher in found if launcher is not None]
 
 
-def _is_held(path: Path) -> bool:
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(file)
-    return False
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _take_away(path: Path) -> None:
+    for each in (path, _lock_of(path)):
+        with contextlib.suppress(OSError):
+            each.unlink()
 
 
 def _read(path: Path) -> Launcher | None:

@@ -6,15 +6,14 @@ comes first.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.records.record import SCHEMA_VERSION, DamagedRecord, write_atomically
+from utils.locks import held
+from utils.records.record import LOCKS, SCHEMA_VERSION, DamagedRecord, write_atomically
 from utils.records.state import RunState
 
 
@@ -77,10 +76,7 @@ class Ledger:
         """One process at a time changes the plan; where the folder cannot be held, the write tells why."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                lock = os.open(self._folder, os.O_RDONLY)
-                stack.callback(os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                stack.enter_context(held(self._folder / LOCKS / f"{self.plan_path.name}.lock"))
             yield
 
     def note(self, name: str, outcome: RunState, reason: str) -> None:

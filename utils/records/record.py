@@ -5,7 +5,6 @@ and a resumed run cuts off what lies after its checkpoint.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -13,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import Busy, DiskError, RunError, UserError
+from utils.errors import Busy, DiskError, UserError
+from utils.locks import Lock, is_held
 from utils.records.progress import Progress
 
 SCHEMA_VERSION = 1
@@ -75,6 +75,7 @@ class OtherVersion(UserError):
     """A file of a record was written by a version of the suite that this one cannot read."""
 
 
+LOCKS = ".locks"  # in the folder of a group
 SET_ASIDE = ".damaged-"  # in the name of a folder that is a record no more
 
 
@@ -102,7 +103,9 @@ class Record:
         self.failure_path = folder / "failure.json"
         self.progress_path = folder / "progress.json"
         self.log_path = folder / "log.txt"
-        self._lock: int | None = None
+        self._lock_path = folder.parent / LOCKS / f"{folder.name}.lock"  # outside, so that the folder can go and move
+        self._lock = Lock(self._lock_path)
+        self._is_open = False
 
     @classmethod
     def of_run(cls, results_dir: Path, group: str, name: str, identity: str) -> "Record":
@@ -148,60 +151,36 @@ class Record:
         except OSError as error:
             raise _disk_error(self.checkpoint_path, error) from error
 
-    def open(self) -> "Record":
-        """Make the folder if need be and take hold of it until `close`."""
+    def open(self, *, is_locked: bool = True) -> "Record":
+        """Make the folder if need be and take hold of it until `close`; without a lock nothing keeps others out."""
         try:
-            while not self._take_hold():
-                pass
+            if is_locked and not self._lock.take():
+                raise Busy(f"{self.folder} is being written by another process; wait for it or stop it")
+            self._is_open = True
+            self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.part"):  # by a process that was ended while it wrote
                 left.unlink(missing_ok=True)
         except (NotADirectoryError, FileExistsError):
+            self.close()
             raise UserError(
                 f"{self.folder} cannot be a folder, a file is in its place; choose another --results_dir"
             ) from None
-        except BlockingIOError:
-            raise Busy(f"{self.folder} is being written by another process; wait for it or stop it") from None
         except OSError as error:
+            self.close()
             raise _disk_error(self.folder, error) from error
         return self
 
-    def _take_hold(self) -> bool:
-        """Whether the folder that we hold is still the one at its path: a process that lets go may take it away."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = os.open(self.folder, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.folder.exists() and os.path.samestat(os.fstat(lock), self.folder.stat()):
-                self._lock = lock
-                return True
-        except FileNotFoundError:
-            pass
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
-        return False
-
     def is_held(self) -> bool:
         """Whether a process is writing the folder now."""
-        if not _exists(self.folder):
-            return False
-        try:
-            self.open().close()
-        except RunError as error:  # what cannot be opened cannot be written either
-            return isinstance(error, Busy)
-        return False
+        return is_held(self._lock_path)
 
     def close(self) -> None:
         """Let go of the folder; one in which nothing was written is taken away."""
-        if self._lock is not None:
+        if self._is_open:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
-            os.close(self._lock)
-            self._lock = None
+            self._is_open = False
+            self._lock.let_go()
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write `config.json`."""

@@ -64,7 +64,7 @@ def test_runs_on_seeds_of_the_search_alone_are_marked(tmp_path, books):
 def test_the_plan_of_a_launcher_that_is_alive_stays(tmp_path, books):
     books.plan([FakeJob("one")])
     with present(tmp_path / "group"):
-        (path,) = (tmp_path / "group").glob(".launcher-*")
+        (path,) = (tmp_path / "group").rglob("launcher-*.json")
         books.plan([FakeJob("two")])
         assert list(Ledger(tmp_path / "group").read()) == ["two"]  # it is this one
         path.write_text(json.dumps({"process": 1, "machine": "elsewhere"}))

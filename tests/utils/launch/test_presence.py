@@ -15,7 +15,7 @@ def test_a_launcher_is_known_as_long_as_it_is_at_the_group(tmp_path):
         assert (launcher.process, launcher.is_here, launcher.is_alive()) == (os.getpid(), True, True)
     assert launchers_of(tmp_path / "group") == []
     assert not launcher.is_alive()
-    assert list((tmp_path / "group").iterdir()) == []
+    assert list((tmp_path / "group").rglob("launcher-*")) == []
 
 
 def test_an_error_takes_it_away_too(tmp_path):
@@ -30,7 +30,7 @@ def test_what_a_killed_one_has_left_behind_is_none(tmp_path):
         f"with present(Path({str(tmp_path)!r})):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
-    assert [path.name.startswith(".launcher-") for path in tmp_path.iterdir()] == [True]
+    assert len(list(tmp_path.rglob("launcher-*.json"))) == 1
     assert launchers_of(tmp_path) == []
 
 
@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_written_stops_no_launcher(tmp_path):
 
 def test_one_on_another_machine_is_told_apart(tmp_path):
     with present(tmp_path):
-        (path,) = tmp_path.iterdir()
+        (path,) = tmp_path.rglob("launcher-*.json")
         path.write_text('{"process": 1, "machine": "elsewhere"}')
         (launcher,) = launchers_of(tmp_path)
         assert (launcher.is_here, launcher.machine) == (False, "elsewhere")

@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import json
 import os
 import subprocess
@@ -36,23 +35,6 @@ def test_a_refused_process_leaves_the_empty_folder_of_the_other(record):
         Record(record.folder).open()
     held.write_config({})
     assert held.config_path.exists()
-
-
-def test_a_folder_that_is_taken_away_while_it_is_opened_is_made_again(record, monkeypatch):
-    take, taken_away = fcntl.flock, []
-
-    def take_after_another_let_go(lock, operation):
-        if not taken_away:
-            record.folder.rmdir()
-            taken_away.append(lock)
-        take(lock, operation)
-
-    monkeypatch.setattr(fcntl, "flock", take_after_another_let_go)
-    record.open().write_config({})
-    assert taken_away
-    assert record.config_path.exists()
-    with pytest.raises(Busy):
-        Record(record.folder).open()
 
 
 def test_lock_of_a_killed_process_is_free(record):
@@ -137,3 +119,11 @@ def test_file_in_the_place_of_the_results_folder_is_a_mistake(tmp_path):
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UserError, match="results_dir"):
         Record(tmp_path / "results" / "group").open()
+
+
+def test_without_a_lock_nothing_keeps_others_out(record):
+    held = record.open()
+    other = Record(record.folder).open(is_locked=False)
+    other.close()
+    assert record.is_held()
+    held.close()
