@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from utils.launch.engine import Child
@@ -92,10 +92,7 @@ class Remaining:
             for (left, whole), child in zip(running, children, strict=True)
         ]
         ends += [0.0] * (self._num_places - len(ends))
-        heapq.heapify(ends)
-        for seconds in waiting:
-            heapq.heapreplace(ends, ends[0] + (typical if seconds is None else seconds))
-        return max(ends)
+        return last_end(ends, [typical if seconds is None else seconds for seconds in waiting])
 
     def _learn(self, progress: Progress) -> None:
         """Take note of the runs that ended since the last time, as if each had been run from its beginning."""
@@ -156,6 +153,20 @@ class Remaining:
         """For the runs of which nothing is known."""
         times = list(self._by_kind.values()) or known
         return sum(times) / len(times) if times else None
+
+
+def last_end(ends: Iterable[float], waiting: Iterable[float]) -> float:
+    """When the last run ends, if each waiting one starts where a place comes free first.
+
+    Args:
+        ends: when each place comes free; at least one.
+        waiting: what the runs take that wait, in their order.
+    """
+    places = list(ends)
+    heapq.heapify(places)
+    for seconds in waiting:
+        heapq.heapreplace(places, places[0] + seconds)
+    return max(places)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from utils.launch.engine import Child
 from utils.launch.grid import SEARCHED
 from utils.launch.plan import Job
 from utils.launch.scheduler import Progress
+from utils.records.progress import clock
 from utils.records.state import RunState
 
 MOST_FAILURES = 3  # shown at a time; the lines above the screen have named them all
@@ -144,8 +145,3 @@ def shorten(text: str, width: int) -> str:
 def shorten_name(name: str, width: int) -> str:
     """The name of a run; its hash gives way first, then what comes before norm layer and seed."""
     return name if len(name) <= width else shorten(name.rpartition("-")[0] or name, width)
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -1,79 +1,230 @@
 """`run.py status`: how the runs of a group stand, by their records and by what was planned. Imports no torch."""
 
+import dataclasses
+import json
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from utils.config.command_line import make_parser
+from utils.config.options import Option, boolean, ranged
 from utils.errors import COMPLETE, UserError
-from utils.launch.arguments import group_parser, places_of
+from utils.launch.arguments import RESULTS_DIR
 from utils.launch.plan import state_of
-from utils.launch.presence import launchers_of
+from utils.launch.presence import Launcher, launchers_of
+from utils.launch.remaining import last_end
 from utils.records.ledger import Ledger, Planned
+from utils.records.progress import Progress, clock
 from utils.records.record import DamagedRecord, Record, record_folders
 from utils.records.state import RunState
 
+SCHEMA = 1  # of the document for programs
 _ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunState.STARTED)
-_MOST_NOT_RUN = 20  # of which the names are listed
 _COUNTED_IF_ANY = (RunState.FAILED, RunState.DAMAGED, RunState.OTHER_VERSION, RunState.NOT_RUN)
+_MOST_NOT_RUN = 20  # of which the names are listed
+_OPTIONS = (
+    Option("name", str, None, "folder of the study", source="all there are", group="where", positional=True),
+    Option("group", str, None, "the same", group="where"),
+    RESULTS_DIR,
+    Option("json", boolean, False, "print one document for programs, with every run", flag=True, group="how"),
+    Option(
+        "watch", ranged(float, 0.1), None, "show it every so many seconds, 2 if none are given", flag=2.0, group="how"
+    ),
+)
 
 
 def status(words: Sequence[str]) -> int:
-    """What is complete, what is going on, what has failed and why, from another terminal."""
-    options = group_parser("status", "How the runs of a group stand.").parse_args(words)
-    where = places_of(options)
-    folder = where.results_dir / where.group
-    if not folder.is_dir():
-        raise UserError(f"there is no {folder}; name the group with --group")
-    print(*_lines(folder), sep="\n")
+    """What is complete, what is going on and until when, what has failed and why, from another terminal."""
+    parser = make_parser(_OPTIONS, prog="python run.py status", description="How the runs of a group stand.")
+    options = parser.parse_args(words)
+    if options.json and options.watch is not None:
+        raise UserError("--json prints one document, and --watch goes on: give one of them")
+    folders = _folders(options)
+    if options.json:
+        print(json.dumps(_document(folders), indent=1))
+    elif options.watch is None:
+        print(*_lines(folders), sep="\n")
+    else:
+        _watch(folders, options.watch)
     return COMPLETE
 
 
-def _lines(folder: Path) -> Iterator[str]:
-    damage = ""
-    planned: Mapping[str, Planned] = {}
+def _folders(options: Any) -> list[Path]:
+    """Those of the group that is named; of all of them where none is."""
+    if None not in (options.name, options.group):
+        raise UserError(f"{options.name!r} and --group {options.group} both name a group: give one of them")
+    marks = (path for mark in ("*/plan.json", "*/*/config.json") for path in options.results_dir.glob(mark))
+    names = sorted({path.relative_to(options.results_dir).parts[0] for path in marks})
+    name = options.name or options.group
+    if name is None and not names:
+        raise UserError(f"there is no group in {options.results_dir}; say where the records are with --results_dir")
+    folder = options.results_dir / (name or "")
+    if not folder.is_dir():
+        raise UserError(f"there is no {folder}" + (f"; there are {', '.join(names)}" if names else ""))
+    return [options.results_dir / each for each in names] if name is None else [folder]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands.
+
+    Attributes:
+        name: of its folder.
+        state: of it.
+        reason: why it failed, is not run or cannot be read; else empty.
+        progress: how far it is, or was when it ended without a result.
+        seconds_left: until it ends, None unless it runs and that is known.
+    """
+
+    name: str
+    state: RunState
+    reason: str = ""
+    progress: Progress | None = None
+    seconds_left: float | None = None
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        told = self.progress.words if self.progress else "starting" if self.state is RunState.RUNNING else ""
+        eta = "" if self.seconds_left is None else f", ETA {clock(self.seconds_left)}"
+        return f"  {self.state:9} {self.name}  {self.reason or told + eta}".rstrip()
+
+
+@dataclass(frozen=True)
+class GroupStatus:
+    """How the runs of a group stand.
+
+    Attributes:
+        folder: of the group.
+        runs: by name.
+        launchers: that are at it.
+        damage: why its plan cannot be read; else empty.
+    """
+
+    folder: Path
+    runs: tuple[RunStatus, ...]
+    launchers: tuple[Launcher, ...]
+    damage: str
+
+    @cached_property
+    def counts(self) -> Counter[RunState]:
+        """Runs of each state."""
+        return Counter(run.state for run in self.runs)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the last run ends, None if nothing runs or that is not known yet.
+
+        Where a launcher is at the group, what is not begun takes as long as those that run, so many at a time.
+        """
+        running = [run for run in self.runs if run.state is RunState.RUNNING]
+        known = [run for run in running if run.seconds_left is not None]
+        if not known:
+            return None
+        typical = sum(run.progress.total_steps * run.progress.seconds_per_step for run in known) / len(known)
+        ends = [typical if run.seconds_left is None else run.seconds_left for run in running]
+        num_waiting = self.counts[RunState.NOT_RUN] + self.counts[RunState.STARTED] if self.launchers else 0
+        return last_end(ends, [typical] * num_waiting)
+
+    @property
+    def title(self) -> str:
+        """How many runs stand how, and when all will be over."""
+        shown = [name for name in _ALWAYS_COUNTED + _COUNTED_IF_ANY if self.counts[name] or name in _ALWAYS_COUNTED]
+        number = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
+        left = self.seconds_left
+        eta = "" if left is None else f", ETA {clock(left)}"
+        return f"{self.folder}: {number}: {', '.join(f'{self.counts[name]} {name}' for name in shown)}{eta}"
+
+    def lines(self) -> Iterable[str]:
+        """The same for people, with every run that is neither complete nor only planned."""
+        yield self.title
+        yield from (f"  launcher {each.process} on {each.machine} is at it" for each in self.launchers)
+        yield from (run.line for run in self.runs if run.state not in (RunState.COMPLETE, RunState.NOT_RUN))
+        not_run = [run for run in self.runs if run.state is RunState.NOT_RUN]
+        yield from (run.line for run in not_run[:_MOST_NOT_RUN])
+        if len(not_run) > _MOST_NOT_RUN:
+            yield f"  and {len(not_run) - _MOST_NOT_RUN} more that are not run"
+        if self.damage:
+            yield self.damage
+
+    def for_programs(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {
+            "group": self.folder.name,
+            "folder": str(self.folder),
+            "counts": {state.value: number for state, number in self.counts.items()},
+            "seconds_left": self.seconds_left,
+            "launchers": [{"process": each.process, "machine": each.machine} for each in self.launchers],
+            "damage": self.damage or None,
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+        }
+
+
+def group_status(folder: Path) -> GroupStatus:
+    """How the runs of a group stand now."""
+    damage, planned = "", {}
     try:
         planned = Ledger(folder).read()
     except DamagedRecord as error:
         damage = str(error)
     found = {each.name: Record(each) for each in record_folders(folder)}
     names = sorted(found.keys() | planned.keys())
-    states = {name: _state(found.get(name), planned.get(name)) for name in names}
-    yield f"{folder}: {_counts(list(states.values()))}"
-    yield from (f"  launcher {each.process} on {each.machine} is at it" for each in launchers_of(folder))
-    begun = [name for name, state in states.items() if state not in (RunState.COMPLETE, RunState.NOT_RUN)]
-    not_run = [name for name, state in states.items() if state is RunState.NOT_RUN]
-    for name in (*begun, *not_run[:_MOST_NOT_RUN]):
-        yield f"  {states[name]:9} {name}  {_tell(states[name], found.get(name), planned.get(name))}".rstrip()
-    if len(not_run) > _MOST_NOT_RUN:
-        yield f"  and {len(not_run) - _MOST_NOT_RUN} more that are not run"
-    if damage:
-        yield damage
+    runs = tuple(run_status(name, found.get(name), planned.get(name)) for name in names)
+    return GroupStatus(folder, runs, tuple(launchers_of(folder)), damage)
 
 
-def _state(record: Record | None, entry: Planned | None) -> RunState:
-    state = RunState.NOT_RUN if record is None else state_of(record)[0]
-    if state not in (RunState.NOT_RUN, RunState.STARTED):
-        return state
-    if record is not None and record.is_held():
-        return RunState.RUNNING
-    if entry is not None and entry.outcome is RunState.FAILED:
-        return RunState.FAILED
-    return RunState.NOT_RUN if record is None else RunState.STARTED
-
-
-def _tell(state: RunState, record: Record | None, entry: Planned | None) -> str:
-    if state in (RunState.FAILED, RunState.NOT_RUN) and entry is not None:
-        return entry.reason
+def run_status(name: str, record: Record | None, entry: Planned | None) -> RunStatus:
+    """How a run stands now, by its record and by what was planned; either may be missing."""
+    reason = entry.reason if entry is not None else ""
     if record is None:
-        return ""
-    if state is RunState.OTHER_VERSION:
-        return state_of(record)[1]
+        has_failed = entry is not None and entry.outcome is RunState.FAILED
+        return RunStatus(name, RunState.FAILED if has_failed else RunState.NOT_RUN, reason)
+    state, cause = state_of(record)
+    if state not in (RunState.NOT_RUN, RunState.STARTED):
+        progress = record.read_progress() if state is RunState.DIVERGED else None
+        return RunStatus(name, state, cause if state is RunState.OTHER_VERSION else "", progress)
     progress = record.read_progress()
-    return progress.words if progress else ""
+    if record.is_held():
+        return RunStatus(name, RunState.RUNNING, "", progress, progress and progress.seconds_left(time.time()))
+    if entry is not None and entry.outcome is RunState.FAILED:
+        return RunStatus(name, RunState.FAILED, reason, progress)
+    return RunStatus(name, RunState.STARTED, "", progress)
 
 
-def _counts(states: Sequence[RunState]) -> str:
-    counts = Counter(states)
-    shown = [name for name in (*_ALWAYS_COUNTED, *_COUNTED_IF_ANY) if counts[name] or name in _ALWAYS_COUNTED]
-    number = "1 run" if len(states) == 1 else f"{len(states)} runs"
-    return f"{number}: {', '.join(f'{counts[name]} {name}' for name in shown)}"
+def _lines(folders: Sequence[Path]) -> list[str]:
+    groups = [group_status(folder) for folder in folders]
+    return list(groups[0].lines()) if len(groups) == 1 else [group.title for group in groups]
+
+
+def _document(folders: Sequence[Path]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "groups": [group_status(folder).for_programs() for folder in folders]}
+
+
+def _watch(folders: Sequence[Path], seconds: float) -> None:
+    """Show it again and again, until Ctrl-C: in place on a terminal, else as a block each time."""
+    try:
+        if sys.stdout.isatty():
+            _redraw(folders, seconds)
+        while True:
+            print(*_lines(folders), "", sep="\n", flush=True)
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        return
+
+
+def _redraw(folders: Sequence[Path], seconds: float) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    def picture() -> Text:
+        return Text("\n".join(_lines(folders)))
+
+    with Live(picture(), auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(picture(), refresh=True)

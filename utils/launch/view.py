@@ -11,7 +11,8 @@ from utils.launch.output import discard_output, wrap
 from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Progress
-from utils.launch.screen import clock, draw, setting_of
+from utils.launch.screen import draw, setting_of
+from utils.records.progress import clock
 from utils.records.record import Record
 from utils.records.state import RunState
 

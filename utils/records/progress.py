@@ -111,3 +111,8 @@ def _is_of(kind: Any, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return kind not in (int, int | None) or (isinstance(value, int) and value >= 0)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from utils.records.progress import Progress
+from utils.records.progress import Progress, clock
 from utils.records.record import Record
 
 PLAIN_INTERVAL = 20.0  # seconds between plain lines
@@ -164,8 +164,3 @@ class ProgressReport:
         if now >= self._show_at:
             self._screen.show(self._told)
             self._show_at = now + self._screen.interval
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

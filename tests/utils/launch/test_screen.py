@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from utils.launch.scheduler import Progress
-from utils.launch.screen import clock, draw, shorten_name
+from utils.launch.screen import draw, shorten_name
 from utils.records.state import RunState
 
 LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
@@ -114,10 +114,3 @@ def test_nothing_under_way_is_a_picture_too(progress):
 )
 def test_a_name_keeps_its_end_but_for_the_hash(width, text):
     assert shorten_name("er-BN-1ep-s0-0123", width) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (59.9, "0:00:59"), (3661, "1:01:01"), (360000, "100:00:00")]
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text

@@ -1,7 +1,15 @@
+import json
+import subprocess
+import sys
+import time
+
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from tests.utils.records.rig import progress
+from utils.config.registry import ROOT
 from utils.launch.cli import main
+from utils.launch.presence import present
 from utils.records.ledger import Ledger, Planned
 from utils.records.record import Record
 from utils.records.state import RunState
@@ -72,3 +80,103 @@ def test_a_record_of_another_version_says_so_and_hides_no_other(tmp_path, status
     )
     assert "again  " in lines[0]
     assert "has schema 99, this version reads 1" in lines[0]
+
+
+@pytest.fixture
+def running(tmp_path, ledger):
+    """A planned run that goes on, of 120 steps at 10 a second, of which 50 are done."""
+    record = Record(tmp_path / "group" / "again").open()
+    record.write_progress(progress(started=time.time() - 5.0, updated=time.time()))
+    yield record
+    record.close()
+
+
+def test_a_run_under_way_tells_where_it_is_and_when_it_ends(status, running):
+    first, line, *_ = status()
+    assert first.endswith(", ETA 0:00:07") or first.endswith(", ETA 0:00:06")
+    assert line.startswith("  running   again  task 2/3, step 50/120, loss 0.25, ETA 0:00:0")
+
+
+def test_with_a_launcher_what_waits_counts_too(tmp_path, status, running):
+    with present(tmp_path / "group"):
+        first, second, *_ = status()
+    left = 7 + 2 * 12  # one place; one run is started and one not run, each as long as the one that runs
+    assert second.startswith("  launcher ")
+    assert any(first.endswith(f", ETA 0:00:{seconds}") for seconds in (left - 1, left))
+
+
+def test_a_run_that_has_told_nothing_yet_is_starting(status, running):
+    running.remove_progress()
+    first, line, *_ = status()
+    assert "ETA" not in first
+    assert line == "  running   again  starting"
+
+
+def test_a_stopped_run_tells_where_it_stopped(tmp_path, status, ledger):
+    Record(tmp_path / "group" / "stopped").write_progress(progress())
+    assert "  started   stopped  task 2/3, step 50/120, loss 0.25" in status()
+
+
+def test_a_complete_run_is_not_under_way(tmp_path, status, ledger):
+    Record(tmp_path / "group" / "complete").write_progress(progress())  # as a kill after its result leaves it
+    assert not [line for line in status() if "task 2/3" in line]
+
+
+def test_groups_are_listed_where_none_is_named(tmp_path, capsys, ledger):
+    Ledger(tmp_path / "other").plan({"run": Planned({}, ())})
+    assert main(["status", "--results_dir", str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'group'}: 5 runs: 1 complete")
+    assert second.startswith(f"{tmp_path / 'other'}: 1 run: 0 complete")
+    assert main(["status", "other", "--results_dir", str(tmp_path)]) == 0
+    assert "  not run   run" in capsys.readouterr().out
+    assert main(["status", "none", "--results_dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip().endswith("; there are group, other")
+
+
+def test_one_document_for_programs(tmp_path, capsys, running):
+    assert main(["status", "--results_dir", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (group,) = document["groups"]
+    assert (document["schema"], group["group"]) == (1, "group")
+    assert group["counts"] == {"running": 1, "complete": 1, "failed": 1, "not run": 1, "started": 1}
+    runs = {run["name"]: run for run in group["runs"]}
+    assert runs["again"]["progress"]["step"] == 50
+    assert 6 < runs["again"]["seconds_left"] <= 7
+    assert runs["failed"] | {"state": "failed", "reason": "give --lr", "progress": None} == runs["failed"]
+
+
+def test_json_and_watch_are_one_or_the_other(tmp_path, capsys, ledger):
+    assert main(["status", "--results_dir", str(tmp_path), "--json", "--watch"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_watching_shows_it_again_until_ctrl_c(tmp_path, monkeypatch, capsys, ledger, terminal):
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.launch.status.time.sleep", sleep)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
+    assert main(["status", "--results_dir", str(tmp_path), "--watch", "7"]) == 0
+    assert waited == [7.0] * 3
+    shown = capsys.readouterr()
+    assert shown.out.count("not run   later") == 3 + terminal  # a live picture is drawn once more at its end
+    assert ("\x1b" in shown.out) is terminal
+    assert shown.err == ""
+
+
+def test_hundreds_of_runs_are_told_without_torch(tmp_path):
+    for number in range(300):
+        record = Record(tmp_path / "group" / f"run{number:03}").open()
+        record.write_config(CONFIG)
+        record.write_result(RESULT) if number % 2 else record.write_progress(progress())
+        record.close()
+    words = [sys.executable, "-X", "importtime", str(ROOT / "run.py"), "status", "--results_dir", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "300 runs: 150 complete" in done.stdout
+    assert not {"torch", "pandas"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from tests.utils.records.rig import progress
-from utils.records.progress import Progress
+from utils.records.progress import Progress, clock
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,10 @@ def damaged(**changes):
 )
 def test_what_cannot_be_read_tells_nothing(content):
     assert Progress.from_json(content) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.9, "0:00:59"), (3661, "1:01:01"), (360000, "100:00:00")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
