@@ -1,6 +1,7 @@
 """What the commands of `run.py` share: the options that say where records and data are, and how they are read."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
@@ -19,9 +20,9 @@ PLACES = (
 )
 
 
-def group_parser(command: str, description: str) -> Parser:
-    """The parser of a command on the records of a group."""
-    options = (*PLACES, *grouped("where", PRESET, help="its group"))
+def group_parser(command: str, description: str, more: Sequence[Option] = ()) -> Parser:
+    """The parser of a command on the records of a group, with more options of its own."""
+    options = (*more, *PLACES, *grouped("where", PRESET, help="its group"))
     return make_parser(options, prog=f"python run.py {command}", description=description)
 
 

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from utils.config.command_line import make_parser
@@ -17,13 +18,28 @@ _COMPARED = (
     Option("metric", str, "A_f", "its name in the records, such as A_a or forgetting", group="what"),
     RESULTS_DIR,
 )
+_SHOWN = (
+    Option("metric", str, "A_f", "of the main table, such as A_a or forgetting", group="what is shown"),
+    Option("scenario", str, "both", "or one", choices=("class_il", "task_il", "both"), group="what is shown"),
+    Option("datasets", str, None, "only these", source="all", group="what is shown", many=True),
+    Option("models", str, None, "only these methods", source="all", group="what is shown", many=True),
+    Option("methods", str, None, "only these norm layers", source="all", group="what is shown", many=True),
+    Option(
+        "names",
+        Path,
+        None,
+        "JSON or CSV file of names that readers see",
+        source="as papers write them, in table.tex and plots",
+        group="what is shown",
+    ),
+)
 _DATA = (
     DATA_ROOT,
     Option("download", str, None, "fetch these, such as cifar10", source="none", group="where", many=True),
 )
 
 
-def write_table(where: Where) -> tuple[Any, DiskError | None]:
+def write_table(where: Where, view: Any = None) -> tuple[Any, DiskError | None]:
     """Write the report of a group from its records, and show its table, whether or not all could be written.
 
     Returns:
@@ -31,7 +47,7 @@ def write_table(where: Where) -> tuple[Any, DiskError | None]:
     """
     from utils.report import Report, show, write_report
 
-    report = Report(where.results_dir, where.group)
+    report = Report(where.results_dir, where.group, view)
     written, failure = [], None
     try:
         written += write_report(report)
@@ -67,8 +83,13 @@ def track_summary(report: Any, tracking: Any) -> None:
 
 def table(words: Sequence[str]) -> int:
     """Write the table again from the records."""
-    options = group_parser("table", "Write the table again from the records, complete or not.").parse_args(words)
-    _, failure = write_table(places_of(options))
+    description = "Write the table again from the records, complete or not."
+    options = group_parser("table", description, _SHOWN).parse_args(words)
+    from utils.report.report import View
+
+    scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
+    shown = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
+    _, failure = write_table(places_of(options), View(options.metric, scenarios, *shown, options.names))
     return tell_unwritten(failure)
 
 

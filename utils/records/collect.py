@@ -4,7 +4,7 @@ Runs that were planned and have no record tell by the group's ledger what became
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +36,7 @@ class Run:
         command: the command line that it was started with.
         for_search: whether a search is all that it is for: its figure is not one of the table.
         cause: the kind of error that keeps a damaged record from being read.
+        environment: versions and hardware of a complete run, as far as its record tells them.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run:
     command: tuple[str, ...] = ()
     for_search: bool = False
     cause: type[Exception] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def collect(results_dir: Path, group: str) -> list[Run]:
@@ -99,11 +101,14 @@ def read_run(folder: Path) -> Run:
     try:
         config = record.read_config()
         values, command = _sound(config["values"]), tuple(map(str, config["command"]))
+        environment = config.get("environment")
     except _DAMAGE as error:
         return Run(folder, {}, RunState.DAMAGED, _explain_damage(folder, error), cause=type(error))
     try:
         if record.complete:
-            return Run(folder, values, RunState.COMPLETE, "", _metrics(record.read_result()), command)
+            told = environment if isinstance(environment, dict) else {}
+            metrics = _metrics(record.read_result())
+            return Run(folder, values, RunState.COMPLETE, "", metrics, command, environment=told)
         failure = record.read_failure()
     except _DAMAGE as error:
         return Run(folder, values, RunState.DAMAGED, _explain_damage(folder, error), None, command, cause=type(error))

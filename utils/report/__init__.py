@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_report(report: Report) -> Iterator[Path]:
-    """Write `table.md`, `table.tex`, `table.csv`, `report.html` and `plots/` into the group's folder.
+    """Write `table.md`, `table.tex`, `table.csv`, `runs.csv`, `report.html` and `plots/` into the group's folder.
 
     Yields:
         Each path when its file is written: the tables need no plots, and need not wait for them.
@@ -27,6 +27,8 @@ def write_report(report: Report) -> Iterator[Path]:
     yield write_text(report.folder / "table.md", report.markdown)
     yield write_text(report.folder / "table.tex", to_latex(report.table, report.group))
     yield write_text(report.folder / "table.csv", to_csv([report.table, *report.further_tables]))
+    runs = report.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    yield write_text(report.folder / "runs.csv", runs)
     yield write_text(report.folder / "report.html", _page(report))
     for name, plot in report.plots.items() if not isinstance(report.plots, str) else ():
         path = report.folder / "plots" / file_stem(name)
@@ -37,7 +39,9 @@ def write_report(report: Report) -> Iterator[Path]:
 def _page(report: Report) -> str:
     from utils.report.html import to_html
 
-    return to_html(report.group, report.runs, report.cells, [report.table, *report.further_tables], report.plots)
+    return to_html(
+        report.group, report.runs, report.cells, report.frame, [report.table, *report.further_tables], report.plots
+    )
 
 
 def show(report: Report) -> None:

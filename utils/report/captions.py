@@ -7,6 +7,7 @@ from utils.config.variants import VARIANTS
 from utils.records.metrics import METRICS
 from utils.records.selection import COLUMN, setting_in_words
 from utils.report.published import differences, gain, values_of
+from utils.report.runs import processor_of
 from utils.report.tables import (
     BASELINE,
     SCENARIOS,
@@ -25,15 +26,21 @@ _SELECTION = {
 
 def caption(table: Table) -> str:
     """What the figures are, in one paragraph."""
-    return " ".join([short_caption(table), *_selections(table), *_compositions(table), *_held_out(table)])
+    return " ".join([shortest_caption(table), *details(table)])
+
+
+def details(table: Table) -> list[str]:
+    """What a caption says beside what the figures are, in sentences."""
+    return [*_test(table), *_selections(table), *_compositions(table), *_held_out(table)]
 
 
 def short_caption(table: Table) -> str:
-    """The same for a table beside another one of the same cells."""
-    return " ".join([_what(table), *_test(table)])
+    """The caption of a table beside another one of the same cells."""
+    return " ".join([shortest_caption(table), *_test(table)])
 
 
-def _what(table: Table) -> str:
+def shortest_caption(table: Table) -> str:
+    """What the figures are, in one sentence."""
     metric = METRICS[table.metric]
     most = table.num_seeds
     fewest = min((entry.num_seeds for entry in table.entries.values() if entry.num_seeds), default=most)
@@ -48,7 +55,7 @@ def _selections(table: Table) -> list[str]:
     rows: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
         for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.num_seeds} - {""}):
-            rows[kind].append(row)
+            rows[kind].append(table.show(row))
     protocols = {entry.cell.protocol for entry in table.entries.values() if entry.cell}
     study = ", as the original study did" if protocols <= {"online", None} else ""
     texts = {kind: _SELECTION.get(kind, kind).format(study=study) for kind in rows}
@@ -58,20 +65,22 @@ def _selections(table: Table) -> list[str]:
 
 def _test(table: Table) -> list[str]:
     number = sum(entry.p is not None for entry in table.entries.values())
-    over = f"the {number} tests of this table" if number > 1 else "the one test of this table"
-    text = f"* differs from {BASELINE} over common seeds: paired t-test, p < {SIGNIFICANT} after Holm's correction over"
-    return [f"{text} {over}."] if number else []
+    shown = sum(table.entries[row, column].p is not None for row in table.rows for column in table.columns)
+    place = "this table" if shown == number else "all tables of this study"
+    over = f"the {number} tests of {place}" if number > 1 else f"the one test of {place}"
+    test = f"paired t-test, p < {SIGNIFICANT} after Holm's correction over {over}"
+    return [f"* differs from {table.show(BASELINE)} over common seeds: {test}."] if number else []
 
 
 def _compositions(table: Table) -> list[str]:
     """Which layers saw current and memory rows in one forward, by method."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for column in table.columns:
-        model = str(_named(column)["model"])
+        model = table.show(_named(column)["model"])
         for row in table.rows:
             cell = table.entries[row, column].cell
-            if cell and cell.forward and row not in found[model][cell.forward]:
-                found[model][cell.forward].append(row)
+            if cell and cell.forward and table.show(row) not in found[model][cell.forward]:
+                found[model][cell.forward].append(table.show(row))
     texts = [
         f"{model}: " + ", ".join(f"{forward} ({', '.join(rows)})" for forward, rows in sorted(forwards.items()))
         for model, forwards in sorted(found.items())
@@ -89,17 +98,26 @@ def notes(table: Table) -> list[str]:
     """What to know about the rows and about published figures, a line each."""
     entries = [(row, column, table.entries[row, column]) for column in table.columns for row in table.rows]
     compared = [(row, column, entry) for row, column, entry in entries if entry.published and entry.cell]
-    sources = [
-        f"published: {entry.published.source} ({entry.published.setting}); in brackets how far ours is above"
-        for _, _, entry in compared
-    ]
-    details = [
-        f"published, {table.title(column)}, {row}: {text}"
+    remarks = [
+        f"published, {table.title(column)}, {table.show(row)}: {text}"
         for row, column, entry in compared
-        for text in _details(entry)
+        for text in _remarks(entry)
     ]
-    variants = [f"{row} is {VARIANTS[row]}" for row in table.rows if row in VARIANTS]
-    return list(dict.fromkeys([*variants, *_chosen(table), *sources, *details, *_gains(table)]))
+    return list(
+        dict.fromkeys([*variants(table), *_chosen(table), *sources(table), *remarks, *_gains(table), *_mixed(table)])
+    )
+
+
+def variants(table: Table) -> list[str]:
+    """What rows are that are no registered layer."""
+    return [f"{table.show(row)} is {VARIANTS[row]}" for row in table.rows if row in VARIANTS]
+
+
+def sources(table: Table) -> list[str]:
+    """Where the published figures are from."""
+    published = [table.entries[row, column].published for column in table.columns for row in table.rows]
+    texts = [f"{each.source} ({each.setting})" for each in published if each]
+    return [f"published: {text}; in brackets how far ours is above" for text in dict.fromkeys(texts)]
 
 
 def _chosen(table: Table) -> list[str]:
@@ -110,10 +128,10 @@ def _chosen(table: Table) -> list[str]:
             entry = table.entries[row, column]
             if entry.num_seeds and entry.cell.selection:
                 lines[row][f"{table.title(column)}: {setting_in_words(entry.cell.setting)}"] = None
-    return [f"settings of {row} that were chosen: {'; '.join(found)}" for row, found in lines.items()]
+    return [f"settings of {table.show(row)} that were chosen: {'; '.join(found)}" for row, found in lines.items()]
 
 
-def _details(entry: Entry) -> list[str]:
+def _remarks(entry: Entry) -> list[str]:
     values = values_of(next(iter(entry.cell.runs.values())))
     differing = [f"{name} {ours} (published: {theirs})" for name, (ours, theirs) in _sorted(entry, values)]
     texts = [f"another setting here, {', '.join(differing)}"] if differing else []
@@ -137,6 +155,23 @@ def _gains(table: Table) -> list[str]:
     return [f"published, {text}" for text in texts if text]
 
 
+def _mixed(table: Table) -> list[str]:
+    """The cells whose seeds were computed on different devices or thread counts, a line each."""
+    lines = {}
+    for column in table.columns:
+        for row in table.rows:
+            cell = table.entries[row, column].cell
+            seeds: dict[str, list[int]] = defaultdict(list)
+            for seed, run in cell.runs.items() if cell else ():
+                if run.environment:
+                    threads = run.environment.get("threads")
+                    seeds[f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"].append(seed)
+            if len(seeds) > 1:
+                told = "; ".join(f"{machine}: seed {', '.join(map(str, found))}" for machine, found in seeds.items())
+                lines[f"{table.title(column)}, {table.show(row)}: computed on different machines ({told})"] = None
+    return [f"{line}, which changes figures by itself" for line in lines]
+
+
 def gaps(table: Table) -> dict[tuple[str, tuple], str]:
     """Why a figure is missing or rests on fewer seeds, by row and column without its scenario."""
     found = {}
@@ -150,10 +185,10 @@ def gaps(table: Table) -> dict[tuple[str, tuple], str]:
 
 def missing(table: Table) -> list[str]:
     """Why figures are missing or rest on fewer seeds, and which records are in no cell, a line each."""
-    any_scenario = next(iter(SCENARIOS))
+    any_scenario = table.columns[0][1] if table.columns else next(iter(SCENARIOS))
     rows: dict[tuple[tuple, str], list[str]] = defaultdict(list)
     for (row, column), why in gaps(table).items():
-        rows[column, why].append(row)
+        rows[column, why].append(table.show(row))
     titles = {column: table.title((column, any_scenario)) for column, _ in rows}
     lines = [f"{titles[column]}, {', '.join(names)}: {why}" for (column, why), names in rows.items()]
     return [*lines, *lost(table)]

@@ -26,7 +26,7 @@ def make_comparison(results_dir: Path, groups: Sequence[str], metric: str = MAIN
         UserError: a group or the metric is unknown, or has nothing to compare.
     """
     found = read_groups(results_dir, groups)
-    check_metric(found, metric)
+    check_metric([run for group in found for run in group.runs], metric)
     first, *others = found
     text = compare_groups.to_markdown(found, metric) if others else compare_published.to_markdown(first, metric)
     return printable(text), results_dir / first.name / file_name([group.name for group in others], metric)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from utils.records.selection import COLUMN
 from utils.report import markdown
 from utils.report.captions import caption, gaps, missing, notes
-from utils.report.tables import SCENARIOS, Column, Entry, Style, Table, tested_on
+from utils.report.tables import Column, Entry, Style, Table, tested_on
 
 _MARKDOWN = Style(bold="**{}**", plus_minus="±", star=r" \*", minus="−", dash="–")
 _CSV_FIGURES = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "selection", "forward")
@@ -19,10 +19,11 @@ def to_markdown(table: Table) -> str:
     titles = ["norm", "settings", *(_full_title(table, column) for column in table.columns)]
     lines = markdown.head(titles)
     for row in table.rows:
+        title = table.show(row)
         figures = [entry.text(_MARKDOWN, table.num_seeds) for entry in table.row(row)]
-        lines.append(markdown.row([row, str(table.tried(row))], figures))
+        lines.append(markdown.row([title, str(table.tried(row))], figures))
         published = [entry.published_text(_MARKDOWN) for entry in table.row(row)]
-        lines += [markdown.row([f"{row}, published", ""], published)] if any(published) else []
+        lines += [markdown.row([f"{title}, published", ""], published)] if any(published) else []
     texts = [markdown.escape(caption(table), with_code=True)]
     for title, items in {"Notes": notes(table), "Missing": missing(table)}.items():
         texts += [f"{title}:", markdown.bullets(items)] if items else []
@@ -30,7 +31,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _full_title(table: Table, column: Column) -> str:
-    return f"{table.title(column)} {SCENARIOS[column[1]]}"
+    return f"{table.title(column)} {table.scenario(column)}"
 
 
 def to_csv(tables: Sequence[Table]) -> str:

@@ -80,12 +80,11 @@ def _configurations(results_dir: Path) -> list[Path]:
     return [path for depth in ("*", "*/*") for path in results_dir.glob(f"{depth}/*/config.json")]
 
 
-def check_metric(groups: Sequence[Group], metric: str) -> None:
+def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Raises UserError if a metric is unknown, or measured in no run."""
     found = [
         (name, value)
-        for group in groups
-        for run in group.runs
+        for run in runs
         for metrics in (run.metrics or {}).values()
         for name, value in metrics.items()
         if not isinstance(value, list)
@@ -98,8 +97,7 @@ def check_metric(groups: Sequence[Group], metric: str) -> None:
         raise UserError(f"unknown --metric {metric!r}.{hint} Known: {', '.join(names)}.")
     if not any(name == metric and value is not None for name, value in found):
         hint = f"; a run with {METRICS[metric].needs} measures it" if METRICS[metric].needs else ""
-        asked = " and ".join(group.name for group in groups)
-        raise UserError(f"--metric {metric} was measured in no run of {asked}{hint}")
+        raise UserError(f"--metric {metric} was measured in no run{hint}")
 
 
 def metric_sentence(metric: str) -> str:

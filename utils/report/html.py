@@ -5,7 +5,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.config.options import PLACE_OPTIONS
 from utils.config.variants import row_of
@@ -29,12 +29,27 @@ from utils.report.tables import (
     tested_on,
 )
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _FIGURE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
+_COSTS = {
+    "seconds": "seconds",
+    "host_megabytes": "peak memory (MB)",
+    "device_megabytes": "on the GPU (MB)",
+    "processor": "computed on",
+    "threads": "threads",
+}
 _NOT_SHOWN = {option.name for option in PLACE_OPTIONS} | {"seed", "plugin"}
 
 
 def to_html(
-    group: str, runs: Sequence[Run], cells: Cells, tables: Sequence[Table], plots: Mapping[str, Plot] | str
+    group: str,
+    runs: Sequence[Run],
+    cells: Cells,
+    frame: "DataFrame",
+    tables: Sequence[Table],
+    plots: Mapping[str, Plot] | str,
 ) -> str:
     """The page.
 
@@ -42,6 +57,7 @@ def to_html(
         group: name of the group of runs.
         runs: every record of the group.
         cells: what was selected from them.
+        frame: the runs behind the tables, a row each.
         tables: the main table, then further ones.
         plots: by name, or one line that says why there are none.
     """
@@ -71,6 +87,7 @@ def to_html(
         retuning=build_retuning(cells),
         plots=[] if isinstance(plots, str) else [_plot(name, plot) for name, plot in plots.items()],
         plots_missing=plots if isinstance(plots, str) else "",
+        runs=_runs(frame, main),
         commands=_commands(runs, cells),
         options=_shared_options(runs),
         user_notes=sorted({str(run.values["notes"]) for run in runs if run.values.get("notes")}),
@@ -93,7 +110,7 @@ def _table(table: Table, footnotes: Mapping[str, int], text: str, known_notes: I
         "heads": list(shared_heads(head_lines(table))) or [[]],
         "rows": [
             {
-                "title": row,
+                "title": table.show(row),
                 "num_settings": table.tried(row),
                 "cells": [
                     _cell(table, table.entries[row, column], reasons.get((row, column[0]), ""), footnotes)
@@ -130,13 +147,21 @@ def _cell(table: Table, entry: Entry, reason: str, footnotes: Mapping[str, int])
 
 def _settings(table: Table) -> Iterable[tuple]:
     """Which setting of a searched layer stands for it, and how it was chosen."""
-    any_scenario = next(iter(SCENARIOS))
-    for column in (column for column in table.columns if column[1] == any_scenario):
+    for column in (column for column in table.columns if column[1] == table.columns[0][1]):
         for row in table.rows:
             entry = table.entries[row, column]
             if entry.cell and entry.cell.num_settings > 1:
                 chosen = setting_text(entry) or "–"
-                yield table.title(column), row, entry.cell.num_settings, chosen, entry.cell.selection
+                yield table.title(column), table.show(row), entry.cell.num_settings, chosen, entry.cell.selection
+
+
+def _runs(frame: "DataFrame", table: Table) -> "DataFrame":
+    """The main metric by seed, time and memory of every run, as texts under titles."""
+    scenarios = dict.fromkeys(scenario for _, scenario in table.columns)
+    titles = {"column": "column", "norm": "norm layer", "seed": "seed"}
+    titles |= {f"{scenario} {table.metric}": f"{SCENARIOS[scenario]} {table.metric}" for scenario in scenarios}
+    shown = frame.reindex(columns=[*titles, *_COSTS]).rename(columns=titles | _COSTS).dropna(axis="columns", how="all")
+    return shown.astype(object).where(shown.notna(), "–").map(lambda x: f"{x:.2f}" if isinstance(x, float) else str(x))
 
 
 def _plot(name: str, plot: Plot) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from utils.records.selection import COLUMN
-from utils.report.captions import caption, missing, notes
+from utils.report.captions import details, missing, notes, shortest_caption, sources, variants
 from utils.report.files import printable
+from utils.report.names import PUBLISHED_NAMES
 from utils.report.tables import Column, Lines, Style, Table, head_lines, shared_heads
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")
@@ -21,6 +23,9 @@ _CHARACTERS = {
     "±": r"$\pm$",
     "–": "--",
     "−": "$-$",
+    "²": "$^2$",
+    "×": r"$\times$",
+    "→": r"$\to$",
     "-": "-{}",  # before another one, which would make a dash of them
     "*": "{*}",  # at the beginning, where it and a bracket belong to the end of the row above
     "[": "{[}",
@@ -28,39 +33,66 @@ _CHARACTERS = {
 }
 _SPECIAL = re.compile(rf"^\*|-(?=-)|[{re.escape(''.join(sorted(_CHARACTERS.keys() - set('-*'))))}]")
 _PACKAGES = r"% needs \usepackage{booktabs} and \usepackage{adjustbox}"
-_MOST_COLUMNS = 12  # of figures beside each other that one can still read where a page is as wide as they are
+_MOST_COLUMNS = 8  # of figures beside each other that one can still read where a page is as wide as they are
 _NUM_NAMES = 2  # columns before the figures
+_METRICS = re.compile(r"\b(A_[a-z]\b|F(?=, mean))")  # that texts of ours name
 
 
 def to_latex(table: Table, group: str) -> str:
-    r"""A `table` with caption and label; notes and what is missing are comments to take from.
+    r"""A `table` with a short caption, a label and its notes below; a wide study has one for each dataset.
 
     Columns that neighbours share a head of stand under one `\multicolumn`; many columns are set in several tabulars,
-    and none is wider than a line.
+    and none is wider than a line. Settings and what is missing are comments to take from.
 
     Args:
-        table: the figures.
-        group: the group of runs, after which the label is named.
+        table: the figures; names that it does not give are shown as papers write them.
+        group: the group of runs, after which the labels are named.
     """
-    # Backticks of a caption mark words of the table.
-    lines = [_PACKAGES, r"\begin{table}[tbp]", r"\centering", rf"\caption{{{escape(caption(table).replace('`', ''))}}}"]
-    lines.append(rf"\label{{tab:{_label(group)}}}")
-    heads = dict(zip(table.columns, head_lines(table), strict=True))
-    for number, columns in enumerate(_panels(table.columns)):
-        lines += [r"\par\medskip"] if number else []
-        lines += [
-            r"\begin{adjustbox}{max width=\linewidth}",
-            *_tabular(table, columns, [heads[one] for one in columns]),
-        ]
-        lines.append(r"\end{adjustbox}")
+    table = replace(table, names={**PUBLISHED_NAMES, **table.names})
+    if len(table.columns) <= _MOST_COLUMNS:
+        floats = _float(table, _label(group))
+    else:
+        at = COLUMN.index("dataset")
+        by_dataset = groupby(table.columns, key=lambda column: column[0][at])
+        parts = [(str(dataset), table.narrow(columns)) for dataset, columns in by_dataset]
+        floats = [line for name, part in parts for line in _float(part, _label(f"{group}-{name}"), table.show(name))]
     comments = [*notes(table), *missing(table)]
-    lines += [r"\end{table}", *(f"% {_one_line(comment)}" for comment in comments)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([_PACKAGES, *floats, *(f"% {_one_line(comment)}" for comment in comments)]) + "\n"
+
+
+def _float(table: Table, label: str, dataset: str = "") -> list[str]:
+    caption = f"{dataset}: {shortest_caption(table)}" if dataset else shortest_caption(table)
+    lines = [
+        r"\begin{table}[tbp]",
+        r"\centering\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{_escape_ours(caption)}}}",
+        rf"\label{{tab:{label}}}",
+    ]
+    heads = dict(zip(table.columns, head_lines(table), strict=True))
+    for number, columns in enumerate(_equal_parts(table.columns) if table.columns else [()]):
+        lines += [r"\par\medskip"] if number else []
+        lines += [r"\begin{adjustbox}{max width=\linewidth}"]
+        lines += [*_tabular(table, columns, [heads[one] for one in columns]), r"\end{adjustbox}"]
+    below = [*details(table), *(f"{text[0].upper()}{text[1:]}." for text in [*variants(table), *sources(table)])]
+    if below:
+        lines += [r"\par\smallskip", r"\parbox{\linewidth}{\footnotesize", *map(_escape_ours, below), r"\par}"]
+    return [*lines, r"\end{table}"]
 
 
 def escape(text: str) -> str:
     """Names from users stay text, on one line."""
     return _SPECIAL.sub(lambda found: _CHARACTERS[found[0]], printable(_one_line(text)))
+
+
+def _escape_ours(text: str) -> str:
+    """The same of a caption or a note: backticks mark words of the table, and metrics are set as formulas."""
+    parts = _METRICS.split(text.replace("`", ""))
+    return "".join(f"${part}$" if number % 2 else _escape_part(part) for number, part in enumerate(parts))
+
+
+def _escape_part(text: str) -> str:
+    """With the blanks around it."""
+    return " " * text[:1].isspace() + escape(text) + " " * (text.strip() != "" and text[-1:].isspace())
 
 
 def _one_line(text: str) -> str:
@@ -71,15 +103,8 @@ def _label(group: str) -> str:
     return re.sub(r"[^A-Za-z0-9._/-]+", "-", group)
 
 
-def _panels(columns: Sequence[Column]) -> list[Sequence[Column]]:
-    """All columns where they are few, else by dataset, in equal parts that keep the scenarios of a cell together."""
-    if len(columns) <= _MOST_COLUMNS:
-        return [columns]
-    by_dataset = groupby(columns, key=lambda column: column[0][COLUMN.index("dataset")])
-    return [part for _, members in by_dataset for part in _equal_parts(list(members))]
-
-
 def _equal_parts(columns: Sequence[Column]) -> Iterator[Sequence[Column]]:
+    """As few as can be read, which keep the scenarios of a cell together."""
     cells = [list(members) for _, members in groupby(columns, key=lambda column: column[0])]
     num_parts = -(-len(columns) // _MOST_COLUMNS)
     size = -(-len(cells) // num_parts)
@@ -97,7 +122,7 @@ def _tabular(table: Table, columns: Sequence[Column], heads: Sequence[Lines]) ->
     for row in table.rows:
         entries = [table.entries[row, column] for column in columns]
         figures = [entry.text(_STYLE, table.num_seeds) for entry in entries]
-        lines.append(_line([escape(row), str(table.tried(row)), *figures]))
+        lines.append(_line([escape(table.show(row)), str(table.tried(row)), *figures]))
         published = [entry.published_text(_STYLE) for entry in entries]
         lines += [_line([r"\quad published", "", *published])] if any(published) else []
     return [*lines, r"\bottomrule", r"\end{tabular}"]

@@ -16,6 +16,7 @@ from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS, accuracies
 from utils.records.record import Record
 from utils.records.selection import Cell
+from utils.report.names import PUBLISHED_NAMES, shown
 from utils.report.norms import DISTANCES, mean_distances
 from utils.report.stats import mean_and_std
 from utils.report.tables import (
@@ -81,25 +82,32 @@ class Plot:
     svg: bytes
 
 
-def make_plots(cells: Cells) -> dict[str, Plot]:
-    """A plot per column and kind, by `<column's title> <kind>`, kinds as in `PLOTS`; none without figures."""
+def make_plots(cells: Cells, names: Mapping[str, str] = PUBLISHED_NAMES) -> dict[str, Plot]:
+    """A plot per column and kind, by `<column's title> <kind>`, kinds as in `PLOTS`; none without figures.
+
+    Args:
+        cells: by column and norm layer.
+        names: that are drawn in place of those of datasets, methods and norm layers.
+    """
     styles = _styles({norm for norms in cells.values() for norm in norms})
     found = {}
     for column in sorted(cells, key=column_order):
         norms = {norm: cells[column][norm] for norm in styles if norm in cells[column] and cells[column][norm].runs}
+        named = {shown(names, norm): cell for norm, cell in norms.items()}
+        drawn_styles = {shown(names, norm): style for norm, style in styles.items()}
         drawings = {
-            "accuracy": partial(_draw_accuracy, norms, styles),
-            "forgetting": partial(_draw_forgetting, norms, styles),
-            "matrix": partial(draw_matrices, norms),
+            "accuracy": partial(_draw_accuracy, named, drawn_styles),
+            "forgetting": partial(_draw_forgetting, named, drawn_styles),
+            "matrix": partial(draw_matrices, named),
         }
-        title = column_title(column, cells)
+        title, drawn = column_title(column, cells), column_title(column, cells, names)
         for kind, draw in drawings.items():
             figure = draw()
             if figure is not None:
-                found[f"{title} {kind}"] = _save(figure, title, narrow=draw(is_narrow=True))
-        figure = draw_distances(norms)
+                found[f"{title} {kind}"] = _save(figure, drawn, narrow=draw(is_narrow=True))
+        figure = draw_distances(named)
         if figure is not None:
-            found[f"{title} distances"] = _save(figure, title)
+            found[f"{title} distances"] = _save(figure, drawn)
     return found
 
 

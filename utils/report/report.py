@@ -1,19 +1,77 @@
 """What a group's records come to, each part made once and only when it is asked for."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.config.registry import DATASETS, METHODS, NORMS
+from utils.config.variants import VARIANTS
 from utils.records.collect import Run, collect
-from utils.records.selection import select
+from utils.records.metrics import MAIN_METRIC
+from utils.records.selection import COLUMN, select
 from utils.report.files import printable
 from utils.report.formats import to_markdown
+from utils.report.groups import check_metric
+from utils.report.names import PUBLISHED_NAMES, check_known, read_names
 from utils.report.norms import Retuning, build_retuning, retuning_to_markdown
-from utils.report.tables import Cells, Table, build_further_tables, build_table
+from utils.report.runs import make_frame
+from utils.report.tables import SCENARIOS, Cells, Table, build_further_tables, build_table
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from utils.report.plots import Plot
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a group is shown.
+
+    Attributes:
+        metric: of the main table, its name in the records.
+        scenarios: `class_il`, `task_il` or both.
+        datasets, models, methods: that are shown; all of them where none is named. `methods` are norm layers, as in
+            the launcher.
+        names: a file of names that readers see (`utils/report/names.py`).
+    """
+
+    metric: str = MAIN_METRIC
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    datasets: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    names: Path | None = None
+
+    def narrow(self, runs: Sequence[Run], cells: Cells) -> Cells:
+        """The cells that are shown. Raises UserError if what is asked for is not among them."""
+        if self.metric != MAIN_METRIC:
+            check_metric(runs, self.metric)
+        place = {option: COLUMN.index(name) for option, name in (("datasets", "dataset"), ("models", "model"))}
+        for option, at in place.items():
+            check_known(f"--{option}", getattr(self, option), (str(column[at]) for column in cells))
+        check_known("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
+        kept = [
+            column
+            for column in cells
+            if all(column[at] in getattr(self, option) or not getattr(self, option) for option, at in place.items())
+        ]
+        narrowed = {
+            column: {norm: cell for norm, cell in cells[column].items() if norm in self.methods or not self.methods}
+            for column in kept
+        }
+        return {column: norms for column, norms in narrowed.items() if norms}
+
+    def read_names(self, cells: Cells) -> Mapping[str, str]:
+        """What readers see in place of the names of these cells. Raises UserError if the file is not as it must be."""
+        if self.names is None:
+            return {}
+        columns = [dict(zip(COLUMN, column, strict=True)) for column in cells]
+        of_cells = [str(named[name]) for named in columns for name in ("dataset", "model")]
+        norms = [norm for found in cells.values() for norm in found]
+        registered = [name for registry in (DATASETS, METHODS, NORMS) for name in registry.names()]
+        return read_names(self.names, [*of_cells, *norms, *registered, *VARIANTS, *SCENARIOS])
 
 
 class Report:
@@ -21,12 +79,14 @@ class Report:
 
     Args:
         results_dir, group: where the records are.
+        view: what of them is shown.
 
     Raises:
         UserError: by every part, if there is no such group.
     """
 
-    def __init__(self, results_dir: Path, group: str) -> None:
+    def __init__(self, results_dir: Path, group: str, view: View | None = None) -> None:
+        self._view = view or View()
         self.group = group
         self.folder = results_dir / group
         self._results_dir = results_dir
@@ -39,17 +99,31 @@ class Report:
     @cached_property
     def cells(self) -> Cells:
         """What was selected from them, by column and norm layer."""
-        return select(self.runs)
+        return self._view.narrow(self.runs, select(self.runs))
 
     @cached_property
     def table(self) -> Table:
         """The main table."""
-        return build_table(self.cells, unreadable=[run.reason for run in self.runs if not run.values])
+        unreadable = [run.reason for run in self.runs if not run.values]
+        return self._named(build_table(self.cells, self._view.metric, unreadable, self._view.scenarios))
 
     @cached_property
     def further_tables(self) -> Sequence[Table]:
         """The other leading metrics."""
-        return build_further_tables(self.cells)
+        tables = build_further_tables(self.cells, self._view.metric, self._view.scenarios)
+        return [self._named(table) for table in tables]
+
+    def _named(self, table: Table) -> Table:
+        return replace(table, names=self._names)
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        return self._view.read_names(self.cells)
+
+    @cached_property
+    def frame(self) -> "DataFrame":
+        """The runs behind the tables, a row each."""
+        return make_frame(self.cells)
 
     @cached_property
     def retuning(self) -> Retuning | None:
@@ -67,6 +141,6 @@ class Report:
         from utils.report.plots import make_plots
 
         try:
-            return make_plots(self.cells)
+            return make_plots(self.cells, {**PUBLISHED_NAMES, **self._names})
         except ImportError as error:
             return f"There are no plots: {error}. Install matplotlib and write the report again."

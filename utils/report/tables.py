@@ -4,8 +4,9 @@ No timings: the same records give the same figures.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 from utils.config.protocols import PROTOCOLS
@@ -13,6 +14,7 @@ from utils.config.registry import NORMS
 from utils.config.variants import find_variant
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.selection import COLUMN, Cell
+from utils.report.names import shown
 from utils.report.published import Figure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
 
@@ -97,6 +99,7 @@ class Table:
         entries: by row and column.
         metric: its name in the records.
         unreadable: of each record too damaged to belong to a cell, what is wrong.
+        names: what readers see in place of the names of datasets, methods, norm layers and scenarios.
     """
 
     columns: tuple[Column, ...]
@@ -104,6 +107,7 @@ class Table:
     entries: Mapping[tuple[str, Column], Entry]
     metric: str
     unreadable: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_seeds(self) -> int:
@@ -120,7 +124,21 @@ class Table:
 
     def title(self, column: Column) -> str:
         """A column's title, without its scenario."""
-        return column_title(column[0], [other for other, _ in self.columns])
+        return column_title(column[0], [other for other, _ in self.columns], self.names)
+
+    def scenario(self, column: Column) -> str:
+        """The title of a column's scenario."""
+        return self.names.get(column[1], SCENARIOS[column[1]])
+
+    def show(self, name: str) -> str:
+        """What a reader sees for the name of a norm layer or a method."""
+        return shown(self.names, name)
+
+    def narrow(self, columns: Iterable[Column]) -> "Table":
+        """Some columns of the table; its tests stay corrected over all of it."""
+        kept = tuple(columns)
+        rows = tuple(row for row in self.rows if any(self.entries[row, column].cell for column in kept))
+        return replace(self, columns=kept, rows=rows)
 
 
 def column_order(column: tuple) -> list:
@@ -128,10 +146,10 @@ def column_order(column: tuple) -> list:
     return [(value is not None, isinstance(value, str), value) for value in column]
 
 
-def column_title(column: tuple, columns: Iterable[tuple]) -> str:
+def column_title(column: tuple, columns: Iterable[tuple], names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Dataset, method and buffer; epochs where others have other ones; then what else tells this column apart."""
     named = dict(zip(COLUMN, column, strict=True))
-    parts = [str(named[name]) for name in _TITLE if named[name] is not None]
+    parts = [shown(names, named[name]) for name in _TITLE if named[name] is not None]
     return " ".join([*parts, *further_parts(column, columns)])
 
 
@@ -162,9 +180,11 @@ def protocol_of(norms: Mapping[str, Cell]) -> str:
     return next((name for name in names if name in PROTOCOLS), DEFAULT_PROTOCOL)
 
 
-def build_table(cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = ()) -> Table:
+def build_table(
+    cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = (), scenarios: Sequence[str] = tuple(SCENARIOS)
+) -> Table:
     """Means, spreads and tests of every cell."""
-    columns = tuple((column, scenario) for column in sorted(cells, key=column_order) for scenario in SCENARIOS)
+    columns = tuple((column, scenario) for column in sorted(cells, key=column_order) for scenario in scenarios)
     rows = in_order({norm for norms in cells.values() for norm in norms})
     tests = _tests(cells, columns, rows, metric)
     adjusted = holm({key: p for key, p in tests.items() if p is not None})
@@ -180,13 +200,16 @@ def build_table(cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[st
     return Table(columns, rows, entries, metric, tuple(unreadable))
 
 
-def build_further_tables(cells: Cells) -> list[Table]:
-    """The other leading metrics, by protocol: the columns of a table share one."""
+def build_further_tables(
+    cells: Cells, metric: str = MAIN_METRIC, scenarios: Sequence[str] = tuple(SCENARIOS)
+) -> list[Table]:
+    """The leading metrics other than the main table's, by protocol: the columns of a table share one."""
     tables = []
     protocols = {column: protocol_of(norms) for column, norms in cells.items()}
     for name in sorted(set(protocols.values())):
         own = {column: norms for column, norms in cells.items() if protocols[column] == name}
-        tables += [build_table(own, metric) for metric in PROTOCOLS[name].leading_metrics if metric != MAIN_METRIC]
+        others = [other for other in PROTOCOLS[name].leading_metrics if other != metric]
+        tables += [build_table(own, other, scenarios=scenarios) for other in others]
     return tables
 
 
@@ -259,7 +282,8 @@ def _head_of(table: Table, column: Column) -> Lines:
     named = dict(zip(COLUMN, column[0], strict=True))
     buffer = "" if named["buffer_size"] is None else f"buffer {named['buffer_size']}"
     further = ", ".join(further_parts(column[0], [other for other, _ in table.columns]))
-    return str(named["dataset"] or ""), str(named["model"] or ""), buffer, further, SCENARIOS[column[1]]
+    dataset, model = (shown(table.names, named[name] or "") for name in ("dataset", "model"))
+    return dataset, model, buffer, further, table.scenario(column)
 
 
 def shared_heads(columns: Sequence[Lines]) -> Iterator[list[Head]]:

@@ -69,7 +69,7 @@ def _rows(table: Table, name: str) -> Iterator[list[Text]]:
     """A norm layer's cells, and those of published figures below them."""
     entries = table.row(name)
     figures = [Text(entry.text(_STYLE, table.num_seeds), "bold" if entry.is_best else "") for entry in entries]
-    yield [_text(name), Text(str(table.tried(name))), *figures]
+    yield [_text(table.show(name)), Text(str(table.tried(name))), *figures]
     published = [Text(entry.published_text(_STYLE), "dim") for entry in entries]
     if any(published):
         yield [Text("  published"), Text(""), *published]

@@ -7,7 +7,6 @@ runs of the grid are in. Its id comes from the two names, so that a grid that is
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from utils.records.selection import COLUMN
@@ -44,7 +43,8 @@ def send_summary(report: Report, tracking: Tracking, say: Callable[[str], None])
     shared = {"mode": mode, "entity": tracking.wandb_entity, "folder": report.folder}
     summaries = []
     for project, own in sorted(by_project(report.cells, tracking.wandb_project).items()):
-        narrowed = [_narrow(table, own) for table in (report.table, *report.further_tables)]
+        tables = (report.table, *report.further_tables)
+        narrowed = [table.narrow(column for column in table.columns if column[0] in own) for table in tables]
         narrowed = [table for table in narrowed if table.columns]
         settings = _settings(report.group, project, own, narrowed[0], shared)
         summaries.append((settings, summarise(narrowed, _plots(report, own))))
@@ -70,13 +70,6 @@ def summarise(tables: Sequence[Table], plots: Mapping[str, bytes]) -> Summary:
     shown = {f"table/{table.metric}": _as_printed(table) for table in tables}
     shown["figures"] = list(_FIGURES), [row for table in tables for row in _as_numbers(table)]
     return Summary(shown, {f"plots/{title}": image for title, image in plots.items()})
-
-
-def _narrow(table: Table, cells: Cells) -> Table:
-    """Some columns of a table; its tests stay corrected over all of it, as in the file."""
-    columns = tuple(column for column in table.columns if column[0] in cells)
-    rows = tuple(row for row in table.rows if any(row in norms for norms in cells.values()))
-    return replace(table, columns=columns, rows=rows)
 
 
 def _settings(group: str, project: str, cells: Cells, table: Table, shared: dict[str, Any]) -> dict[str, Any]:

@@ -49,16 +49,16 @@ def test_groups_are_read_in_their_order(results):
         ("forgeting", "Did you mean 'forgetting'"),
         ("A", "unknown --metric 'A'.*Known: A_f, A_a"),
         ("speed", "Known: A_f, A_a"),
-        ("FWT", "measured in no run of first; a run with --ignore_other_metrics 0"),
+        ("FWT", "measured in no run; a run with --ignore_other_metrics 0"),
     ],
 )
 def test_metrics_that_do_not_exist(results, metric, message):
     with pytest.raises(UserError, match=message):
-        check_metric(read_groups(results, ["first"]), metric)
+        check_metric(read_groups(results, ["first"])[0].runs, metric)
 
 
 def test_metric_that_exists(results):
-    check_metric(read_groups(results, ["first"]), "forgetting")
+    check_metric(read_groups(results, ["first"])[0].runs, "forgetting")
 
 
 @pytest.mark.parametrize(

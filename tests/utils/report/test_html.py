@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from utils.records.selection import select
 from utils.report import Report, write_report
 from utils.report.html import to_html
 from utils.report.plots import Plot
+from utils.report.runs import make_frame
 from utils.report.tables import build_further_tables, build_table
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
@@ -44,7 +46,7 @@ class Elements(HTMLParser):
 def page_of(*runs, group="study", plots=None):
     cells = select([found for found in runs if found.values])
     tables = [build_table(cells), *build_further_tables(cells)]
-    return to_html(group, runs, cells, tables, plots or {})
+    return to_html(group, runs, cells, make_frame(cells), tables, plots or {})
 
 
 def test_hostile_names_stay_text():
@@ -87,7 +89,7 @@ def test_missing_cells_have_footnotes_and_lost_records_are_listed():
     lost = run("X", 0, None, state="damaged", reason="damaged record lost")
     lost.values.clear()
     cells = select(runs)
-    page = to_html("g", [*runs, lost], cells, [build_table(cells, unreadable=[lost.reason])], {})
+    page = to_html("g", [*runs, lost], cells, make_frame(cells), [build_table(cells, unreadable=[lost.reason])], {})
     assert "–<sup>1</sup>" in page
     assert "<li>seed 0 diverged</li>" in page
     assert "<li>in no cell: damaged record lost</li>" in page
@@ -146,3 +148,15 @@ def test_report_without_matplotlib_says_so(tmp_path, monkeypatch):
     write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
     page = list(write_report(Report(tmp_path, "group")))[-1]
     assert "There are no plots" in page.read_text(encoding="utf-8")
+
+
+def test_every_run_is_listed_with_its_figure_time_and_memory(tmp_path):
+    results = {"timings": {"training_seconds": 61.5, "start_seconds": 2.0}, "peak_memory": {"host_bytes": 300_400_000}}
+    for seed, value in ((0, 50), (1, 61)):
+        write_record(tmp_path / "group" / f"BN-{seed}", {**ONLINE, "nl": "BN", "seed": seed}, [value, value])
+        path = tmp_path / "group" / f"BN-{seed}" / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | (results if seed else {})))
+    page = next(path for path in write_report(Report(tmp_path, "group")) if path.name == "report.html").read_text()
+    assert "Final average accuracy A_f by seed, time and memory of 2 runs" in page
+    assert "<td>BN</td><td>0</td><td>50.00</td><td>50.00</td><td>–</td><td>–</td>" in page
+    assert "<td>BN</td><td>1</td><td>61.00</td><td>61.00</td><td>63.50</td><td>300</td>" in page

@@ -1,11 +1,16 @@
 """The float for a paper, checked as TeX would: environments, braces, cells of every row and what a rule spans."""
 
 import re
+import shutil
+import subprocess
+from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
 from utils.records.selection import select
+from utils.report.files import write_text
 from utils.report.latex import escape, to_latex
 from utils.report.tables import build_table
 
@@ -34,7 +39,7 @@ def check(text):
     assert all(body[:end].count("{") >= body[:end].count("}") for end in range(len(body) + 1))
     assert body.count("{") == body.count("}")
     assert body.count("$") % 2 == 0
-    assert not set(re.sub(r"\\\w+|tab:\S+", "", body)) & set("%#~^_`")
+    assert not set(re.sub(r"\$[^$]*\$|\\\w+|tab:\S+", "", body)) & set("%#~^_`")
     opened = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
         opened.append(name) if kind == "begin" else opened.remove(opened[-1] if opened[-1] == name else "nothing")
@@ -64,7 +69,7 @@ def columns(**values):
         ([], [2]),
         ([run("BN", 0, {"A_f": 1.0}, buffer_size=None)], [4]),
         (columns(model=["er", "er_ace"], buffer_size=[200, None], epochs=[1, 50]), [10, 10]),
-        (columns(dataset=["a", "b"], model=["er", "derpp", "er_ace"], buffer_size=[500, 2000]), [14, 14]),
+        (columns(dataset=["a", "b"], model=["er", "derpp", "er_ace"], buffer_size=[500, 2000]), [8, 8, 8, 8]),
         (columns(dataset=["a"], model=list("mnopqrs")), [10, 8]),
     ],
     ids=["none", "one", "levels", "by dataset", "one dataset"],
@@ -75,9 +80,9 @@ def test_every_table_is_sound_and_none_has_more_columns_than_one_can_read(runs, 
 
 def test_heads_are_over_what_they_are_of():
     text = latex_of(*columns(model=["er", "er_ace"], buffer_size=[200, 500]))
-    assert r" &  & \multicolumn{8}{c}{seq-digits} \\" in text
+    assert r" &  & \multicolumn{8}{c}{Split Digits} \\" in text
     assert (
-        "\\multicolumn{4}{c}{er} & \\multicolumn{4}{c}{er\\_ace} \\\\\n\\cmidrule(lr){3-6} \\cmidrule(lr){7-10}" in text
+        "\\multicolumn{4}{c}{ER} & \\multicolumn{4}{c}{ER-ACE} \\\\\n\\cmidrule(lr){3-6} \\cmidrule(lr){7-10}" in text
     )
     assert "norm & settings & Class-IL & Task-IL & Class-IL" in text
 
@@ -110,7 +115,7 @@ def test_special_characters():
 def test_caption_label_and_packages():
     text = latex_of(run("BN", 0, {"A_f": 1.0}, kappa=1), run("BN", 0, {"A_f": 2.0}, kappa=2), group="my_study.2")
     assert text.startswith("% needs \\usepackage{booktabs} and \\usepackage{adjustbox}\n\\begin{table}")
-    assert r"\caption{Final average accuracy A\_f, in percent: one seed, best in bold." in text
+    assert r"\caption{Final average accuracy $A_f$, in percent: one seed, best in bold.}" in text
     assert "The column settings counts those tried." in text
     assert r"\label{tab:my_study.2}" in text
 
@@ -120,4 +125,45 @@ def test_published_figures_have_a_row_under_ours_and_notes_are_comments():
     text = latex_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
     check(text)
     assert r"\quad published &  & 38.46 ($-$1.20) &  \\" in text
-    assert any(line.startswith("% published: Cha et al.") for line in text.splitlines())
+    assert any(line.startswith("Published: Cha et al.") for line in text.splitlines())
+
+
+def test_a_wide_study_has_a_float_for_each_dataset_with_its_own_notes():
+    runs = columns(dataset=["a", "seq-cifar10"], model=["er", "derpp", "er_ace"], buffer_size=[500, 2000])
+    runs = [*runs, *(run("GN", 0, {"A_f": 50.0}, dataset="a", buffer_size=500, kappa=kappa) for kappa in (1, 2))]
+    text = latex_of(*runs)
+    check(text)
+    assert text.count(r"\begin{table}") == 2
+    assert re.findall(r"\\label\{(.*)\}", text) == ["tab:study-a", "tab:study-seq-cifar10"]
+    assert r"\caption{Split CIFAR-10: Final average accuracy $A_f$" in text
+    assert text.count("Hyperparameters of GN") == 1
+
+
+def test_names_of_readers_are_text_and_go_before_those_of_papers():
+    table = replace(
+        build_table(select([run("AdaB2N", 0, {"A_f": 1.0}, model="er_ace")])), names={"er_ace": "50% & A_f"}
+    )
+    text = to_latex(table, "g")
+    check(text)
+    assert r"{50\% \& A\_f}" in text
+    assert "AdaB$^2$N & 1" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX")
+def test_a_full_study_compiles_without_a_line_that_is_too_wide(tmp_path):
+    datasets, norms = ("seq-cifar10", "seq-cifar100", "seq-miniimg"), ("BN", "LN", "IN", "GN", "CN", "AdaB2N", HOSTILE)
+    runs = [
+        run(norm, seed, {"A_f": 40.0 + seed * kappa}, dataset=dataset, model=model, buffer_size=size, kappa=kappa)
+        for dataset in datasets
+        for model, size in product(("derpp", "er_ace"), (500, 2000, 5000))
+        for norm, seed, kappa in product(norms, range(3), (1, 2))
+    ]
+    write_text(tmp_path / "table.tex", latex_of(*runs, group="full study"))
+    packages = r"\usepackage{booktabs}\usepackage{adjustbox}"
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table}}\end{{document}}"
+    write_text(tmp_path / "main.tex", document)
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout

@@ -53,6 +53,7 @@ def test_tables_do_not_wait_for_plots(results, monkeypatch):
     paths = write_report(Report(results, "group"))
     assert [next(paths).name for _ in range(3)] == ["table.md", "table.tex", "table.csv"]
     assert drawn == []
+    assert next(paths).name == "runs.csv"
     assert next(paths).name == "report.html"
     assert len(drawn) == 1
 
@@ -118,3 +119,42 @@ def test_a_missing_group_is_a_mistake(results, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "--group" in shown.err
+
+
+def table_of(results, capsys, *words):
+    code = main(["table", "--group", "group", "--results_dir", str(results), *words])
+    shown = capsys.readouterr()
+    return code, shown.out + shown.err
+
+
+def test_what_is_asked_for_is_shown(results, tmp_path, capsys):
+    write_record(results / "group" / "other", {**ONLINE, "model": "derpp", "nl": "BN", "seed": 0}, [10, 10])
+    names = tmp_path / "names.json"
+    names.write_text('{"er": "Replay", "TBBN": "Ours"}')
+    words = ["--metric", "forgetting", "--scenario", "class_il", "--models", "er", "--methods", "TBBN"]
+    code, text = table_of(results, capsys, *words, "--names", str(names))
+    assert code == 0
+    assert "| norm | settings | seq-digits Replay 200 Class-IL |" in text
+    assert "| Ours | 1 | **30.00** |" in text
+    assert "BN |" not in text
+    written = (results / "group" / "table.csv").read_text()
+    assert [line.split(",")[:3] for line in written.splitlines()[1:2]] == [["TBBN", "seq-digits", "er"]]
+    assert "forgetting,30" in written
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "a_F"], "Did you mean 'A_f'"),
+        (["--datasets", "seq-digit"], "--datasets: unknown name 'seq-digit'. Did you mean 'seq-digits'"),
+        (["--models", "x"], "Known: er."),
+        (["--methods", "tbbn"], "Did you mean 'TBBN'"),
+        (["--scenario", "all"], "--scenario"),
+        (["--names", "nothing.json"], "cannot be read"),
+    ],
+)
+def test_what_is_not_there_is_a_mistake(results, capsys, words, message):
+    code, text = table_of(results, capsys, *words)
+    assert code == 2
+    assert message in text
+    assert text.count("\n") == 1

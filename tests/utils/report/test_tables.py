@@ -134,3 +134,16 @@ def test_lines_that_are_empty_everywhere_are_left_out_and_others_are_kept():
 
 def test_a_table_without_columns_has_no_heads():
     assert spans(table_with()) == []
+
+
+def test_part_of_a_table_keeps_its_tests():
+    runs = [
+        run(norm, seed, *final(50.0 + seed * step), dataset=dataset)
+        for dataset in "ab"
+        for norm, step in (("BN", 1), ("GN", 2))
+        for seed in (0, 1)
+    ]
+    whole = table_of(runs)
+    part = whole.narrow(column for column in whole.columns if column[0][0] == "a")
+    assert [column[0][0] for column in part.columns] == ["a", "a"]
+    assert part.entries["GN", part.columns[0]].p_holm == whole.entries["GN", part.columns[0]].p_holm

@@ -1,0 +1,62 @@
+import json
+
+import pandas
+import pytest
+
+from tests.utils.report.rig import ONLINE, run, write_record
+from utils.records.collect import collect
+from utils.records.selection import select
+from utils.report.captions import notes
+from utils.report.runs import make_frame
+from utils.report.tables import build_table
+
+
+def write_run(root, seed, value, **environment):
+    folder = root / "group" / f"BN-{seed}"
+    write_record(folder, {**ONLINE, "nl": "BN", "seed": seed}, [value, value])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"environment": environment}))
+
+
+def test_a_row_per_run_gives_the_figures_of_the_table():
+    cells = select([run(norm, seed, {"A_f": 50.0 + seed}) for norm in ("TBBN", "BN") for seed in (0, 1, 2)])
+    frame, table = make_frame(cells), build_table(cells)
+    assert list(frame["norm"]) == ["BN"] * 3 + ["TBBN"] * 3
+    assert list(frame["seed"]) == [0, 1, 2] * 2
+    assert set(frame["dataset"]) == {"seq-digits"}
+    means = frame.groupby("norm")["class_il A_f"].mean()
+    assert means["BN"] == table.entries["BN", table.columns[0]].mean
+    assert frame["class_il F"].isna().all()
+
+
+def test_no_run_gives_an_empty_frame():
+    assert make_frame({}).empty
+
+
+def test_the_file_can_be_read_again(tmp_path):
+    write_run(tmp_path, 0, 50, device="cpu", cpu="Some CPU", threads=1)
+    frame = make_frame(select(collect(tmp_path, "group")))
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    (row,) = pandas.read_csv(tmp_path / "runs.csv").to_dict("records")
+    assert (row["buffer_size"], row["class_il A_f"], row["processor"], row["threads"]) == (200, 50.0, "Some CPU", 1)
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ({"device": "cpu", "cpu": "A", "threads": 1}, None),
+        ({}, None),
+        ({"device": "cpu", "cpu": "A", "threads": 2}, "A with 1 thread: seed 0; A with 2 threads: seed 1"),
+        ({"device": "H100", "cpu": "A", "threads": 1}, "A with 1 thread: seed 0; H100 with 1 thread: seed 1"),
+    ],
+    ids=["alike", "unknown", "threads", "device"],
+)
+def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
+    write_run(tmp_path, 0, 50, device="cpu", cpu="A", threads=1)
+    write_run(tmp_path, 1, 60, **second)
+    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "machines" in note]
+    assert found == (
+        [f"seq-digits er 200, BN: computed on different machines ({told}), which changes figures by itself"]
+        if told
+        else []
+    )
