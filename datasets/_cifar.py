@@ -1,9 +1,9 @@
 """What the two CIFAR datasets share (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from datasets.arrays import Arrays, Dataset
-from utils.config.options import Option
+from utils.config.options import Condition, Option
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ class Cifar(Dataset):
             "resized",
             "crop of training images offline: resized at random, or shifted",
             choices=("resized", "shift"),
+            active_when=(
+                Condition(
+                    ("transforms",),
+                    lambda transforms: transforms == "offline",
+                    "it belongs to the transforms of offline, and those of {0} are used",
+                ),
+            ),
         ),
     )
     transforms: ClassVar = {
@@ -42,11 +49,6 @@ class Cifar(Dataset):
             "std": (0.2675, 0.2565, 0.2761),
         },
     }
-
-    @classmethod
-    def unused(cls, values: dict[str, Any], transforms: str) -> dict[str, str]:
-        reason = f"it belongs to the transforms of offline, and those of {transforms} are used"
-        return {} if transforms == "offline" else {"cifar_crop": reason}
 
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         shifted = self.settings["cifar_crop"] == "shift"

@@ -241,11 +241,6 @@ class Dataset:
         self.settings = {option.name: options.get(option.name, option.default) for option in self.options}
 
     @classmethod
-    def unused(cls, values: dict[str, Any], transforms: str) -> dict[str, str]:
-        """Options that change nothing beside the others and with these transforms, by name, and why."""
-        return {}
-
-    @classmethod
     def has_source(cls) -> bool:
         """Whether it can be fetched from where it is published."""
         return any(layout.has_source for layout in cls.layouts)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from backbone.norm import BatchContext, batch_context
 from models.base import Stage
-from models.exemplar import ExemplarMethod
 from models.heads import Outputs
 from models.podnet import PROXY_OPTIONS, PodNet
 from utils.config.options import published, ranged
@@ -31,11 +30,9 @@ class Afc(PodNet):
     """
 
     options = (
-        *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        published("afc_lambda", ranged(float, 0), "weight of the distillation of maps"),
+        published("afc_lambda", ranged(float, 0), "weight of the distillation of maps", min_tasks=2),
     )
-    tasks_needed: ClassVar[dict[str, int]] = {**PodNet.tasks_needed, "afc_lambda": 2}
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)

@@ -88,8 +88,9 @@ class Method(ABC):
     """Base of all methods. A method implements `observe`, and what else of this it does differently.
 
     Class methods are pure. They are asked before there is a network or an image, by the launcher too, and see options
-    and numbers alone: `published_setting`, `settled`, `check`, `unused`, `canonical`, `remarks`, `measures_every_task`,
-    and what is trained on what: `stages`, with `stage` and `stage_on` to make them, `num_exemplars`, `forward_rows`.
+    and numbers alone: `published_setting`, `resolve_auto`, `check`, `identity_values`, `warnings`,
+    `measures_every_task`, and what is trained on what: `stages`, with `stage` and `stage_on` to make them,
+    `num_exemplars`, `forward_rows`.
 
     The other methods are called by the training loop, in this order: for each task `begin_task`; for each of its
     stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `observe`; then
@@ -137,7 +138,7 @@ class Method(ABC):
         return find_setting(cls.name, dataset, buffer_size, protocol)
 
     @classmethod
-    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
         """What `auto` stands for, by the name of the option. Raises UserError where a choice has no meaning."""
         return {}
 
@@ -146,21 +147,19 @@ class Method(ABC):
         """Raise UserError for options that cannot be together; `num_classes` is None before the data are read."""
 
     @classmethod
-    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
-        """Options that change nothing beside the others, by name, and what would use them; typed, they are refused."""
-        return {}
+    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+        """The values of a run's active options, with those made one that give equal computations.
+
+        Args:
+            values: by the name of the option.
+            backbone: that of the run.
+        """
+        if "best_epoch" in values and all(value == 1 for name, value in values.items() if name.endswith("epochs")):
+            return values | {"best_epoch": "last"}  # the only one
+        return values
 
     @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The values with those made one that give equal computations, without unused ones; enters a run's identity."""
-        unused = cls.unused(values)
-        used = {name: value for name, value in values.items() if name not in unused}
-        if "best_epoch" in used and all(value == 1 for name, value in used.items() if name.endswith("epochs")):
-            used["best_epoch"] = "last"  # the only one
-        return used
-
-    @classmethod
-    def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
         """What is not to be expected of a run with these options, in sentences that are shown before it begins."""
         return []
 
@@ -359,10 +358,8 @@ class MemoryMethod(Method):
         self._norm_loss: Tensor | None = None
 
     @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = super().canonical(values)
-        if values.get("lambd") == 0:
-            return {name: value for name, value in values.items() if name != "ada_t0"}
+    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+        values = super().identity_values(values, backbone)
         if values.get("ada_t0") == 1 and not cls.replays_in_first_task:
             return values | {"ada_t0": 0}
         return values
@@ -398,7 +395,7 @@ class ReplayMethod(MemoryMethod):
     auto_forward: ClassVar[str] = "separate"  # how the ordinary norm layers are fed in the published runs
 
     @classmethod
-    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
         """The batch composition in force: for `auto`, that of the online study (Lyu et al., NeurIPS 2023)."""
         forward = values["forward"]
         if forward == "separate" and norm.needs_joint:

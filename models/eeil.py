@@ -1,6 +1,6 @@
 """EEIL: end-to-end incremental learning (Castro et al., ECCV 2018), as in FACIL and Cha et al., CVPR 2023."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,21 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, kl_div
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod, frozen_copy
-from utils.config.options import Option, boolean, ranged
+from utils.config.options import Condition, Option, boolean, changed, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.data.plan import Plain, Rows, StreamSizes
 
 TEMPERATURE = 2.0
+_IN_PAIRS = {  # the second stage pairs rows too
+    "active_when": (
+        Condition(
+            ("batching", "eeil_second_stage"),
+            lambda batching, second_stage: batching == "ratio" or second_stage == "released",
+            "it belongs to --batching ratio or --eeil_second_stage released",
+        ),
+    )
+}
 
 
 @METHODS.register()
@@ -29,14 +38,21 @@ class Eeil(ExemplarMethod):
     """
 
     options = (
-        *ExemplarMethod.options,
-        Option("eeil_skip_newest_head", boolean, True, "no distillation of the newest old task in the main stage"),
+        *changed(ExemplarMethod.options, batch_ratio=_IN_PAIRS, ratio_cycle=_IN_PAIRS),
+        Option(
+            "eeil_skip_newest_head",
+            boolean,
+            True,
+            "no distillation of the newest old task in the main stage",
+            min_tasks=2,
+        ),
         Option(
             "eeil_distill",
             str,
             "bce",
             "binary cross-entropy of old tasks; or divergence, in the second stage of the newest task (kl)",
             choices=("bce", "kl"),
+            min_tasks=2,
         ),
         Option(
             "eeil_second_stage",
@@ -44,27 +60,20 @@ class Eeil(ExemplarMethod):
             "released",
             "exemplars beside all of the task, or beside as many images of it (balanced)",
             choices=("released", "balanced"),
+            min_tasks=2,
         ),
-        Option("second_epochs", ranged(int, 1), 40, "epochs of the second stage"),
+        Option("second_epochs", ranged(int, 1), 40, "epochs of the second stage", min_tasks=2),
     )
     default_pool = "union"
     drops_last = True
     has_teacher = True
-    tasks_needed: ClassVar[dict[str, int]] = {
-        **ExemplarMethod.tasks_needed,
-        **dict.fromkeys(("eeil_skip_newest_head", "eeil_distill", "eeil_second_stage", "second_epochs"), 2),
-    }
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.unbalanced: nn.Module | None = None  # during the second stage, the network as it was before
 
     @classmethod
-    def pairs_rows(cls, values: dict[str, Any]) -> bool:
-        return super().pairs_rows(values) or values.get("eeil_second_stage", "released") == "released"
-
-    @classmethod
-    def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
         if values["eeil_second_stage"] == "released" or not norm.needs_joint:
             return []
         return [f"current and memory rows of the balanced second stage are one to {norm.name}, which balances nothing"]

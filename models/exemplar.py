@@ -1,7 +1,6 @@
 """Base of the offline methods: exemplars chosen after each task, batches of a fixed ratio, a teacher."""
 
 import copy
-import math
 import operator
 from abc import abstractmethod
 from functools import partial, reduce
@@ -11,17 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MemoryMethod, Stage, head_grows
-from utils.config.options import Option, grouped, ranged
+from utils.config.options import Condition, Option, chosen, grouped, ranged
 from utils.data.batch import Batch
 from utils.data.exemplars import EXEMPLAR_OPTIONS, exemplars_per_class
 from utils.data.plan import Pairs, Plain, Rows, StreamSizes, check_ratio
 from utils.errors import UserError
 from utils.inference import evaluating
 
+_RATIO = chosen("batching", "ratio")
+
 PAIR_OPTIONS = grouped(
     "memory",
-    Option("forward", str, "auto", "current and memory rows in one forward", choices=("auto", "joint")),
-    Option("batch_ratio", ranged(int, 1), 3, "current rows to one memory row in a batch, from the second task on"),
+    Option(
+        "forward",
+        str,
+        "auto",
+        "current and memory rows in one forward",
+        choices=("auto", "joint"),
+        active_when=(Condition((), lambda: False, "the rows of a batch always share one forward here"),),
+        always_in_identity=True,  # as tables tell it
+    ),
+    Option(
+        "batch_ratio",
+        ranged(int, 1),
+        3,
+        "current rows to one memory row in a batch, from the second task on",
+        active_when=(_RATIO,),
+    ),
     Option(
         "batching",
         str,
@@ -35,6 +50,7 @@ PAIR_OPTIONS = grouped(
         "replay",
         "the smaller part is repeated within an epoch: as it was, or shuffled and augmented anew",
         choices=("replay", "reshuffle"),
+        active_when=(_RATIO,),
     ),
     Option(
         "current_pool",
@@ -42,7 +58,9 @@ PAIR_OPTIONS = grouped(
         "auto",
         "current rows come from the task, or from its union with the exemplars; auto: by the method",
         choices=("auto", "task", "union"),
+        active_when=(_RATIO,),
     ),
+    min_tasks=2,
 )
 
 
@@ -54,7 +72,6 @@ class ExemplarMethod(MemoryMethod):
         default_pool: where current rows come from in the published runs, `task` or `union`.
         drops_last: whether a last batch of current rows that is not full is left out before it is paired.
         has_teacher: whether the network is copied after each task, for the next one to be distilled from.
-        tasks_needed: how many tasks a stream must have for an option to change anything, where one is not enough.
         reads_maps: whether losses are of the backbone's maps, which are not kept otherwise.
     """
 
@@ -67,11 +84,6 @@ class ExemplarMethod(MemoryMethod):
     default_pool: ClassVar[str] = "task"
     drops_last: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
-    tasks_needed: ClassVar[dict[str, int]] = {
-        **{option.name: 2 for option in PAIR_OPTIONS},
-        **dict.fromkeys(("exemplar_selection", "quota", "lambd", "ada_t0", "renormalize_absent"), 2),
-        "reherd": 3,  # old exemplars are chosen among after the second task, for a third one to replay them
-    }
     reads_maps: ClassVar[bool] = False
 
     def __init__(self, *parts: Any, **named: Any) -> None:
@@ -79,7 +91,7 @@ class ExemplarMethod(MemoryMethod):
         self.teacher: nn.Module | None = None
 
     @classmethod
-    def settled(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
         """Rows always go through the network together; a layer that balances them needs parts of fixed sizes."""
         batching, pool = values["batching"], values["current_pool"]
         if batching == "union" and norm.needs_joint:
@@ -98,32 +110,16 @@ class ExemplarMethod(MemoryMethod):
             raise UserError(
                 f"--buffer_size {values['buffer_size']} is less than one image for each of the {num_classes} classes"
             )
-        if "batch_ratio" not in cls.unused(values):
+        batch_ratio = next(option for option in cls.options if option.name == "batch_ratio")
+        if not batch_ratio.inactive_because(values):
             check_ratio(values["batch_size"], values["batch_ratio"])
 
     @classmethod
-    def pairs_rows(cls, values: dict[str, Any]) -> bool:
-        """Whether some batches are parts of a fixed ratio."""
-        return values["batching"] == "ratio"
-
-    @classmethod
-    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
-        unused = super().unused(values)
+    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+        values = super().identity_values(values, backbone)
         if values.get("batching") == "union":
-            belongs = "it belongs to --batching ratio"
-            names = ["current_pool"] if cls.pairs_rows(values) else ["current_pool", "batch_ratio", "ratio_cycle"]
-            unused |= dict.fromkeys(names, belongs)
-        unused["forward"] = "the rows of a batch always share one forward here"
-        num_tasks = values.get("n_tasks") or math.inf  # other datasets have enough of them
-        needed = {name: number for name, number in cls.tasks_needed.items() if num_tasks < number and name in values}
-        return unused | {name: f"it needs at least {number} tasks (--n_tasks)" for name, number in needed.items()}
-
-    @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        kept = {"forward": values["forward"]} if "forward" in values else {}  # which tables tell
-        if values.get("batching") == "union":
-            kept["current_pool"] = cls.default_pool  # as in records from when it was allowed
-        return super().canonical(values) | kept
+            return values | {"current_pool": cls.default_pool}  # as in records from when it was allowed
+        return values
 
     @classmethod
     def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:

@@ -1,13 +1,13 @@
 """iCaRL: incremental classifier and representation learning (Rebuffi et al., CVPR 2017)."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
 from models.exemplar import ExemplarMethod
-from utils.config.options import Option, boolean
+from utils.config.options import Option, boolean, changed
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.inference import evaluating, inference_batch_size
@@ -23,7 +23,13 @@ class Icarl(ExemplarMethod):
     """
 
     options = (
-        *ExemplarMethod.options,
+        # The means are of the exemplars that a task leaves.
+        *changed(
+            ExemplarMethod.options,
+            exemplar_selection={"min_tasks": 1},
+            quota={"min_tasks": 1},
+            reherd={"min_tasks": 2},
+        ),
         Option(
             "icarl_loss",
             str,
@@ -36,17 +42,13 @@ class Icarl(ExemplarMethod):
     heads = ("growing", "linear")
     default_batching = "union"
     has_teacher = True
-    tasks_needed: ClassVar[dict[str, int]] = {  # the means are of the exemplars that a task leaves
-        **ExemplarMethod.tasks_needed,
-        **{"exemplar_selection": 1, "quota": 1, "reherd": 2},
-    }
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.means: Tensor | None = None
 
     @classmethod
-    def remarks(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
         if values["best_epoch"] == "last":
             return []
         return ["the epoch is chosen by the classifier's loss, and images are classified by the nearest mean"]

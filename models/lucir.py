@@ -1,7 +1,7 @@
 """LUCIR: learning a unified classifier via rebalancing (Hou et al., CVPR 2019), as in Cha et al., CVPR 2023."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod
-from utils.config.options import Option, boolean, ranged
-from utils.config.registry import BACKBONES, METHODS
+from utils.config.options import Condition, Option, above, boolean, chosen, ranged
+from utils.config.registry import METHODS
 from utils.data.batch import Batch
 
-RANKING_OPTIONS = (
-    Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines"),
-    Option("lucir_rivals", ranged(int, 1), 2, "new classes an old one is ranked against, at most all of the task's"),
-)
+_RANKING = {"min_tasks": 2, "active_when": (chosen("lucir_ranking", True),)}
 
 
 @METHODS.register()
@@ -30,13 +27,20 @@ class Lucir(ExemplarMethod):
 
     options = (
         *ExemplarMethod.options,
-        Option("lucir_lambda", ranged(float, 0), 5.0, "base weight of the distillation of features"),
+        Option("lucir_lambda", ranged(float, 0), 5.0, "base weight of the distillation of features", min_tasks=2),
         Option(
             "lucir_relu",
             str,
             "layer3",
             "stage whose last ReLU is removed: the third, or the final one",
             choices=("layer3", "final"),
+            active_when=(
+                Condition(
+                    ("backbone.ends_stages_in_relu", "backbone"),
+                    lambda ends_in_relu, backbone: ends_in_relu,
+                    "--backbone {1} has no ReLU at the end of a stage",
+                ),
+            ),
         ),
         Option(
             "lucir_distill",
@@ -44,37 +48,31 @@ class Lucir(ExemplarMethod):
             "features",
             "what stays near to the teacher: directions of features, or cosines of old classes (scores)",
             choices=("features", "scores"),
+            min_tasks=2,
+            active_when=(above("lucir_lambda", 0),),
         ),
-        Option("lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: no such term"),
-        *RANKING_OPTIONS,
+        Option("lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: no such term", min_tasks=2),
+        Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines", **_RANKING),
+        Option(
+            "lucir_rivals",
+            ranged(int, 1),
+            2,
+            "new classes an old one is ranked against, at most all of the task's",
+            **_RANKING,
+        ),
     )
     heads = ("cosine",)
     default_pool = "union"
     has_teacher = True
-    tasks_needed: ClassVar[dict[str, int]] = {
-        **ExemplarMethod.tasks_needed,
-        **dict.fromkeys(("lucir_lambda", "lucir_distill", "lucir_ranking", "lucir_margin", "lucir_rivals"), 2),
-    }
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.network.backbone.drop_last_relu(self.config.lucir_relu)
 
     @classmethod
-    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
-        unused = super().unused(values)
-        if not values.get("lucir_ranking", True):
-            unused |= {option.name: "it belongs to --lucir_ranking 1" for option in RANKING_OPTIONS}
-        if values.get("lucir_lambda") == 0:
-            unused["lucir_distill"] = "it needs --lucir_lambda above 0"
-        if not getattr(_backbone_of(values), "ends_stages_in_relu", True):
-            unused["lucir_relu"] = f"--backbone {values['backbone']} has no ReLU at the end of a stage"
-        return unused
-
-    @classmethod
-    def canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = super().canonical(values)
-        if "lucir_relu" in values and getattr(_backbone_of(values), "num_stages", None) == 3:
+    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+        values = super().identity_values(values, backbone)
+        if "lucir_relu" in values and getattr(backbone, "num_stages", None) == 3:
             return values | {"lucir_relu": "layer3"}
         return values
 
@@ -100,11 +98,6 @@ class Lucir(ExemplarMethod):
             return cosine_distance(features, taught).mean()
         cosines = self.network.head.cosines(features)[:, : self.num_old]
         return self.num_old * mse_loss(cosines, self.teacher.head.cosines(taught))
-
-
-def _backbone_of(values: dict[str, Any]) -> type | None:
-    name = values.get("backbone")
-    return BACKBONES.get(name) if name in BACKBONES.names() else None  # a record's may be of a plug-in
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:

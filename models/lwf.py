@@ -1,7 +1,5 @@
 """LwF: learning without forgetting (Li and Hoiem, TPAMI 2018), with exemplars (Masana et al., FACIL, TPAMI 2023)."""
 
-from typing import ClassVar
-
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -24,10 +22,9 @@ class Lwf(ExemplarMethod):
 
     options = (
         *ExemplarMethod.options,
-        Option("lwf_lambda", ranged(float, 0), 1.0, "weight of the distillation of old classes' outputs"),
+        Option("lwf_lambda", ranged(float, 0), 1.0, "weight of the distillation of old classes' outputs", min_tasks=2),
     )
     has_teacher = True
-    tasks_needed: ClassVar[dict[str, int]] = {**ExemplarMethod.tasks_needed, "lwf_lambda": 2}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores

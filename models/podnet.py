@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from models.exemplar import ExemplarMethod
 from models.heads import Outputs
 from models.kmeans import cluster_centres
 from models.lucir import cosine_distance
-from utils.config.options import Option, boolean, published, ranged
+from utils.config.options import Option, above, boolean, changed, published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.data.plan import Plain, Rows, StreamSizes
@@ -22,9 +22,10 @@ from utils.inference import evaluating
 from utils.seeds import generator
 
 GRADIENT_LIMIT = 5.0
-_MAP_OPTIONS = ("podnet_lambda_c", "podnet_pooling", "podnet_normalize", "podnet_rows")
+_MAPS = above("podnet_lambda_c", 0)
 
 PROXY_OPTIONS = (
+    *changed(ExemplarMethod.options, reherd={"min_tasks": 2}),  # the second stage replays what a task leaves
     Option(
         "nca",
         str,
@@ -32,8 +33,8 @@ PROXY_OPTIONS = (
         "form of the classification loss; softmax is the plain cross-entropy",
         choices=("published", "softmax"),
     ),
-    published("second_epochs", ranged(int, 1), "epochs of the second stage"),
-    published("second_lr", ranged(float, 0), "learning rate of the second stage"),
+    published("second_epochs", ranged(int, 1), "epochs of the second stage", min_tasks=2),
+    published("second_lr", ranged(float, 0), "learning rate of the second stage", min_tasks=2),
 )
 
 
@@ -48,37 +49,41 @@ class PodNet(ExemplarMethod):
     """
 
     options = (
-        *ExemplarMethod.options,
         *PROXY_OPTIONS,
-        published("podnet_lambda_f", ranged(float, 0), "weight of the distillation of features"),
-        published("podnet_lambda_c", ranged(float, 0), "weight of the distillation of maps"),
+        published("podnet_lambda_f", ranged(float, 0), "weight of the distillation of features", min_tasks=2),
+        published("podnet_lambda_c", ranged(float, 0), "weight of the distillation of maps", min_tasks=2),
         Option(
             "podnet_pooling",
             str,
             "spatial",
             "over what squared maps are summed before they are compared; spatial: over width and over height",
             choices=("spatial", "width", "height", "gap", "channels"),
+            min_tasks=2,
+            active_when=(_MAPS,),
         ),
-        Option("podnet_normalize", boolean, True, "compare directions of pooled maps, 0: pooled maps as they are"),
-        Option("podnet_rows", str, "all", "rows whose maps are distilled, or old classes only", choices=("all", "old")),
+        Option(
+            "podnet_normalize",
+            boolean,
+            True,
+            "compare directions of pooled maps, 0: pooled maps as they are",
+            min_tasks=2,
+            active_when=(_MAPS,),
+        ),
+        Option(
+            "podnet_rows",
+            str,
+            "all",
+            "rows whose maps are distilled, or old classes only",
+            choices=("all", "old"),
+            min_tasks=2,
+            active_when=(_MAPS,),
+        ),
     )
     heads = ("proxy",)
     transforms = "podnet"
     schedule = "cosine"
     has_teacher = True
     reads_maps = True
-    tasks_needed: ClassVar[dict[str, int]] = {
-        **ExemplarMethod.tasks_needed,
-        **dict.fromkeys(("second_epochs", "second_lr", "podnet_lambda_f", *_MAP_OPTIONS), 2),
-        "reherd": 2,  # the second stage replays what a task leaves
-    }
-
-    @classmethod
-    def unused(cls, values: dict[str, Any]) -> dict[str, str]:
-        unused = super().unused(values)
-        if values.get("podnet_lambda_c") == 0:
-            unused |= dict.fromkeys(_MAP_OPTIONS[1:], "it needs --podnet_lambda_c above 0")
-        return unused
 
     # -- stages ------------------------------------------------------------------------------------------------------
 

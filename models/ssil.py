@@ -1,6 +1,6 @@
 """SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -23,10 +23,16 @@ class SsIl(ExemplarMethod):
 
     options = (
         *ExemplarMethod.options,
-        Option("ssil_distill", str, "last", "old tasks that are distilled: the last, or all", choices=("last", "all")),
+        Option(
+            "ssil_distill",
+            str,
+            "last",
+            "old tasks that are distilled: the last, or all",
+            choices=("last", "all"),
+            min_tasks=3,
+        ),
     )
     has_teacher = True
-    tasks_needed: ClassVar[dict[str, int]] = {**ExemplarMethod.tasks_needed, "ssil_distill": 3}
 
     @classmethod
     def check(cls, values: dict[str, Any], num_classes: int | None) -> None:

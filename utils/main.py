@@ -406,7 +406,7 @@ def show_plan(config: Configuration, stream, record: Record, screen, device, thr
             by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
-    for remark in config.parts.method.remarks(config.values, config.parts.norm):
+    for remark in config.parts.method.warnings(config.values, config.parts.norm):
         screen.say(f"  note: {remark}", detail=True)
     screen.say(f"  record: {record.folder}", detail=True)
 

@@ -10,7 +10,7 @@ from ._rows import row_affine, row_moments
 from .base import track
 from .context import BatchContext, ContextNorm
 from .errors import NormError
-from .options import Option, flag, ranged
+from .options import Option, above, flag, ranged
 from .registry import NORMS
 
 
@@ -43,13 +43,23 @@ class AdaB2N(ContextNorm):
 
     options = (
         Option("kappa", ranged(float, 0, 1), 0.4, "how fast the running statistics forget: 0 not at all, 1 as BN"),
-        flag("renormalize_absent", "divide the samples' weights by their sum, which absent tasks make smaller than 1"),
+        flag(
+            "renormalize_absent",
+            "divide the samples' weights by their sum, which absent tasks make smaller than 1",
+            needs_memory=True,
+        ),
     )
     regularizer_options = (
-        Option("lambd", ranged(float, 0), 0.1, "weight of the norm layers' regularizer"),
-        Option("ada_t0", ranged(int, 0), 0, "task from which on the regularizer is added"),
+        Option("lambd", ranged(float, 0), 0.1, "weight of the norm layers' regularizer", needs_memory=True),
+        Option(
+            "ada_t0",
+            ranged(int, 0),
+            0,
+            "task from which on the regularizer is added",
+            needs_memory=True,
+            active_when=(above("lambd", 0),),
+        ),
     )
-    memory_options = ("renormalize_absent",)
     undecayed = ("task_weight",)
     min_values = 1
     _shown = ("num_tasks", "kappa", "renormalize_absent", "eps", "momentum")

@@ -22,7 +22,6 @@ class Norm(nn.Module):
     Attributes:
         options: constructor arguments that are options of the command line.
         regularizer_options: options of a method that adds the layer's regularizer to its loss.
-        memory_options: names of `options` that change nothing without memory rows.
         protocol_defaults: values of the constructor arguments, by the name of the protocol.
         needs_joint: the layer needs current and memory samples in one forward.
         needs_spatial_size: the layer cannot be made without the side of its maps.
@@ -34,7 +33,6 @@ class Norm(nn.Module):
     name: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
     regularizer_options: ClassVar[tuple[Option, ...]] = ()
-    memory_options: ClassVar[tuple[str, ...]] = ()
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": True}, "offline": {"affine": True}}
     needs_joint: ClassVar[bool] = False
     needs_spatial_size: ClassVar[bool] = False

@@ -62,7 +62,7 @@ def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher
     values = {option.name: option.default for option in METHODS.get(name).options}
     values |= {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
     values |= {"optim_nesterov": False, "best_epoch": "last", "batch_size": 4} | options
-    values |= METHODS.get(name).settled(values, NORMS.get("BN"))
+    values |= METHODS.get(name).resolve_auto(values, NORMS.get("BN"))
     config = SimpleNamespace(**values, parts=SimpleNamespace(norm=NORMS.get("BN"), head=METHODS.get(name).heads[0]))
     classes = [range(index * num_new, (index + 1) * num_new) for index in range(10)]
     stream = SimpleNamespace(num_tasks=10, classes_of_task=classes.__getitem__)

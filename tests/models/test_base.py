@@ -97,7 +97,7 @@ def test_batch_without_memory_rows_is_not_described():
 @pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
 def test_balancing_layers_refuse_separate_parts(method, norm):
     with pytest.raises(UserError, match="--forward separate"):
-        METHODS.get(method).settled({"forward": "separate"}, NORMS.get(norm))
+        METHODS.get(method).resolve_auto({"forward": "separate"}, NORMS.get(norm))
 
 
 def test_task_weights_are_never_decayed():

@@ -143,17 +143,20 @@ def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> d
     return vars(typed)
 
 
+def options_of(part: Any) -> tuple[Option, ...]:
+    """All options that a part declares, those of a norm layer's regularizer included, which a method uses."""
+    return (*part.options, *getattr(part, "regularizer_options", ()))
+
+
 def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
     """Why an option is not one of this run: some other part would use it, or nothing at all would."""
     users = []
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
         for part_name in registry.names():
             part = registry.get(part_name)
-            declared = {spelling for option in part.options for spelling in (option.name, *option.aliases)}
-            declared |= {option.name for option in getattr(part, "regularizer_options", ())}
-            if name in declared:
+            if name in {spelling for option in options_of(part) for spelling in option.spellings}:
                 users.append(f"{registry.kind} {part_name}")
-    if name in {*(option.name for option in parts.norm.regularizer_options), *parts.norm.memory_options}:
+    if name in {option.name for option in options_of(parts.norm) if option.needs_memory}:
         replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
         return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
     if users:

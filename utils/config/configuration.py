@@ -7,12 +7,12 @@ published setting, the dataset's and then the protocol's default, the option's o
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from utils.config.command_line import PROGRAM, SELECTORS, make_parser, parse, part_parser
+from utils.config.command_line import PROGRAM, SELECTORS, make_parser, options_of, parse, part_parser
 from utils.config.options import SHARED_OPTIONS, Option
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
@@ -40,16 +40,38 @@ class Parts:
     plugins: tuple[str, ...] = ()
 
     def options(self) -> tuple[Option, ...]:
-        """The options of these parts; those that balance memory rows only if the method has some."""
-        parts = (self.method, self.dataset, self.norm, self.backbone)
-        options = tuple(option for part in parts for option in part.options)
-        if self.method.uses_memory:
-            return options + self.norm.regularizer_options
-        return tuple(option for option in options if option.name not in self.norm.memory_options)
+        """The options of these parts; those that need rows of memory only if the method has some."""
+        method = self.method
+        kinds = {
+            METHODS.kind: method,
+            DATASETS.kind: self.dataset,
+            NORMS.kind: self.norm,
+            BACKBONES.kind: self.backbone,
+        }
+        found = [
+            replace(option, group=option.group or f"{kind} {part.name}")
+            for kind, part in kinds.items()
+            for option in options_of(part)
+            if method.uses_memory or not option.needs_memory
+        ]
+        if getattr(method, "replays_in_first_task", True):
+            return tuple(found)
+        return tuple(replace(option, min_tasks=max(option.min_tasks, 1 + option.needs_memory)) for option in found)
 
     def transforms(self, protocol: str) -> str:
         """Which of the dataset's transforms are used: the method's own, where the dataset has them."""
         return self.method.transforms if self.method.transforms in self.dataset.transforms else protocol
+
+    def facts(self, values: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
+        """What the conditions of options (`utils.config.options.Condition`) may name beside the values of options."""
+        facts = {"num_tasks": values.get("n_tasks") or getattr(self.dataset, "num_tasks", None)}
+        if "protocol" in values:
+            facts["transforms"] = self.transforms(values["protocol"])
+        for name in (name for option in options for condition in option.active_when for name in condition.of):
+            part, dot, attribute = name.partition(".")
+            if dot and hasattr(getattr(self, part), attribute):
+                facts[name] = getattr(getattr(self, part), attribute)
+        return facts
 
     def order_rule(self, protocol: str) -> str:
         """The rule for the order of the classes that the protocol stands for."""
@@ -82,9 +104,26 @@ class Configuration:
         """The values of those of the given options that are in use."""
         return {option.name: self.values[option.name] for option in options if option.name in self.values}
 
-    def used(self) -> dict[str, Any]:
-        """The values that the result depends on or that say where it goes, equal computations made one."""
-        return self.parts.method.canonical(self.values)
+    def used(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The values that the result depends on or that say where it goes, equal computations made one.
+
+        Args:
+            values: of a run with these parts; None: of this one.
+        """
+        values = self.values if values is None else values
+        inactive = self.inactive(values)
+        counting = {
+            name: value
+            for name, value in values.items()
+            if name not in inactive or self.options[name].always_in_identity
+        }
+        return self.parts.method.identity_values(counting, self.parts.backbone)
+
+    def inactive(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Options that change nothing beside the others, by name, and why, in words."""
+        known = dict(values) | self.parts.facts(values, self.options.values())
+        reasons = {name: option.inactive_because(known) for name, option in self.options.items() if name in values}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def identity(self, data_fingerprint: str) -> str:
         """SHA-256 of what the results depend on; options left at their own default do not enter it.
@@ -293,7 +332,7 @@ def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
         values["class_order"] = "protocol"
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], origins["minibatch_size"] = values["batch_size"], "as --batch_size"
-    values |= configuration.parts.method.settled(values, configuration.parts.norm)
+    values |= configuration.parts.method.resolve_auto(values, configuration.parts.norm)
 
 
 def _check(configuration: Configuration) -> None:
@@ -334,8 +373,8 @@ def _check(configuration: Configuration) -> None:
             "--best_epoch val_loss chooses by held-out images: give --val_fraction above 0 or --best_epoch last"
         )
     _check_schedule(configuration)
+    _check_active(configuration)
     _check_regularizer(configuration)
-    _check_used(configuration)
     method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
 
 
@@ -344,38 +383,25 @@ def _check_regularizer(configuration: Configuration) -> None:
     if configuration.origins.get("ada_t0") != "typed":
         return
     num_tasks = values.get("n_tasks") or configuration.parts.dataset.num_tasks
-    if not values["lambd"]:
-        raise UserError("--ada_t0 changes nothing while --lambd is 0")
     if values["ada_t0"] >= num_tasks:
         raise UserError(f"--ada_t0 {values['ada_t0']} is never reached: the tasks are 0 to {num_tasks - 1}")
 
 
-def _check_used(configuration: Configuration) -> None:
-    values, parts = configuration.values, configuration.parts
-    unused = parts.method.unused(values) | parts.dataset.unused(values, parts.transforms(values["protocol"]))
-    for name, reason in unused.items():
+def _check_active(configuration: Configuration) -> None:
+    for name, reason in configuration.inactive(configuration.values).items():
         if configuration.origins.get(name) == "typed":
             raise UserError(f"--{name} changes nothing in this run: {reason}")
 
 
 def _check_schedule(configuration: Configuration) -> None:
     milestones, epochs = configuration.milestones, configuration.epochs
-    typed = {name for name in ("milestones", "lr_decay") if configuration.origins[name] == "typed"}
-    if typed and configuration.parts.method.schedule == "cosine":
-        raise UserError(
-            f"--model {configuration.model} has a cosine schedule without milestones: leave out --{min(typed)}"
-        )
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
         raise UserError("--milestones must be epochs from 1 on, in rising order")
-    if "milestones" in typed and milestones and milestones[-1] >= epochs:
+    is_typed = configuration.origins["milestones"] == "typed" and configuration.parts.method.schedule == "steps"
+    if is_typed and milestones and milestones[-1] >= epochs:
         raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")
-    if "milestones" in typed and milestones and configuration.lr_decay == 1.0:
-        raise UserError("--milestones changes nothing while the factor is 1: give --lr_decay")
-    if "lr_decay" in typed and not any(milestone < epochs for milestone in milestones):
-        raise UserError(f"--lr_decay is used at milestones, and none lies within --epochs {epochs}: give --milestones")
 
 
-@as_user_errors()
 def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
     """Every spelling of an option that a run of these parts takes, and the option's own name."""
     method, its_dataset = METHODS.get(model), DATASETS.get(dataset)

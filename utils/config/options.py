@@ -54,7 +54,11 @@ PART_OPTIONS = grouped(
     role="shorthand",
 )
 
-_STEPS = Condition(("method.schedule",), lambda schedule: schedule == "steps", "the schedule of --model is a {0}")
+_STEPS = Condition(
+    ("method.schedule", "model"),
+    lambda schedule, model: schedule == "steps",
+    "--model {1} has a {0} schedule without milestones",
+)
 
 _TRAINING = grouped(
     "training",
@@ -78,7 +82,7 @@ _TRAINING = grouped(
             Condition(
                 ("milestones", "lr_decay"),
                 lambda milestones, lr_decay: not milestones or lr_decay != 1,
-                "the factor is 1: give --lr_decay",
+                "its factor is 1; give --lr_decay",
             ),
         ),
         always_in_identity=True,
@@ -94,7 +98,7 @@ _TRAINING = grouped(
             Condition(
                 ("epochs", "milestones"),
                 lambda epochs, milestones: any(milestone < epochs for milestone in milestones),
-                "it is used at milestones, and none lies within --epochs {0}: give --milestones",
+                "no milestone lies within --epochs {0}; give --milestones",
             ),
         ),
         always_in_identity=True,

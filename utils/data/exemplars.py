@@ -25,7 +25,12 @@ EXEMPLAR_OPTIONS = grouped(
         required=True,
     ),
     Option(
-        "exemplar_selection", str, "herding", "how exemplars are chosen; icarl: in its first form", choices=SELECTIONS
+        "exemplar_selection",
+        str,
+        "herding",
+        "how exemplars are chosen; icarl: in its first form",
+        choices=SELECTIONS,
+        min_tasks=2,
     ),
     Option(
         "quota",
@@ -33,8 +38,16 @@ EXEMPLAR_OPTIONS = grouped(
         "ceil",
         "images per class: --buffer_size / classes seen, rounded (ceil may exceed it), or / all classes (fixed)",
         choices=QUOTAS,
+        min_tasks=2,
     ),
-    Option("reherd", boolean, True, "choose anew among an old class's exemplars; 0: keep the first of them", flag=True),
+    Option(
+        "reherd",
+        boolean,
+        True,
+        "choose anew among an old class's exemplars; 0: keep the first of them",
+        flag=True,
+        min_tasks=3,  # old exemplars are chosen among after the second task, for a third one to replay them
+    ),
 )
 
 _ROWS_PER_FORWARD = 128  # without gradients, less memory than a training step takes

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.config.command_line import options_of
 from utils.config.configuration import spellings
 from utils.config.options import SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
@@ -120,7 +121,7 @@ def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
         for part_name in registry.names():
             part = registry.get(part_name)
-            for option in (*part.options, *getattr(part, "regularizer_options", ())):
+            for option in options_of(part):
                 for spelling in (option.name, *option.aliases):
                     users[spelling].append(f"{registry.kind} {part_name}")
     option = OPTION_OF_AXIS.get(name, name)

@@ -169,9 +169,9 @@ def _kind(name: str) -> str:
 
 def _likeness(values: dict[str, Any], plugins: tuple[str, ...], data: str, config: Configuration) -> str:
     """The same text for runs whose results differ by the seed alone; `config` says which options count."""
-    canonical = config.parts.method.canonical(values)
+    used = config.used(values)
     counting = {
-        name: canonical.get(name, option.default)
+        name: used.get(name, option.default)
         for name, option in config.options.items()
         if option.changes_result and name != "seed"
     }

@@ -4,13 +4,13 @@ import pytest
 
 from models.base import REPLAY_OPTIONS
 from models.der import ALPHA
-from utils.config.command_line import make_parser
+from utils.config.command_line import make_parser, options_of
 from utils.config.options import SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.launch.cli import LAUNCH_OPTIONS
 
 PARTS = [registry.get(name) for registry in (METHODS, DATASETS, NORMS, BACKBONES) for name in registry.names()]
-OPTIONS = [option for part in PARTS for option in (*part.options, *getattr(part, "regularizer_options", ()))]
+OPTIONS = [option for part in PARTS for option in options_of(part)]
 
 
 @pytest.mark.parametrize(

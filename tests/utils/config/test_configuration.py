@@ -179,7 +179,10 @@ def test_other_data_is_another_run():
         ("--model sgd --dataset seq-cifar100 --lr_decay 0.1", "give --milestones"),
         ("--model er --dataset seq-digits --buffer_size 0", "give --buffer_size"),
         ("--model er --dataset seq-cifar10 --buffer_size 99999999999999999999", "--buffer_size.*must be from 0"),
-        ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --lambd 0 --ada_t0 1", "--lambd is 0"),
+        (
+            "--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --lambd 0 --ada_t0 1",
+            "--ada_t0 .* --lambd above",
+        ),
         ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --ada_t0 5", "never reached"),
         ("--model joint --dataset seq-cifar10 --eval_every 5", "trains once"),
         ("--model sgd --dataset seq-cifar10 --nl AdaB2N --renormalize_absent", "needs memory rows"),

@@ -73,7 +73,7 @@ def test_first_task_with_the_regularizer_makes_no_difference_from_the_second_on(
     [
         ("--buffer_size 99", "--buffer_size 99 is less than one image for each of the 100 classes"),
         ("--buffer_size 0", "--buffer_size"),
-        ("--epochs 10 --milestones 20", r"--milestones( 20 is never reached|$)"),
+        ("--epochs 10 --milestones 20", "--milestones( 20 is never reached| changes nothing)"),
         ("--ignore_other_metrics 0", "forward transfer"),
         ("--best_epoch val_loss --val_fraction 0", "give --val_fraction above 0 or --best_epoch last"),
         ("--forward separate", "separate"),
@@ -185,6 +185,13 @@ def test_options_that_wait_for_a_later_task_need_one(method, words, num_tasks):
     if num_tasks > 1:
         with pytest.raises(UserError, match=f"{words.split()[0]} changes nothing .* at least {num_tasks} tasks"):
             config(f"{line} {num_tasks - 1}")
+
+
+def test_options_that_need_memory_rows_need_a_task_that_replays():
+    line = "--dataset seq-arrays --buffer_size 9 --lr 0.1 --nl AdaB2N --lambd 3 --n_tasks 1"
+    config(f"--model er {line}")
+    with pytest.raises(UserError, match=r"--lambd changes nothing .* at least 2 tasks \(--n_tasks\)"):
+        config(f"--model er_ace {line}")
 
 
 def test_one_task_is_one_computation_whatever_waits_for_a_later_one():

@@ -111,8 +111,7 @@ def test_a_run_with_nothing_typed_has_the_published_options_and_all_of_them_are_
     config, values = configured(method, dataset, norm)
     figure = find(values, config.nl, "A_f")
     assert differences(figure, values) == {}
-    unused = config.parts.method.unused(config.values)
-    unused |= config.parts.dataset.unused(config.values, config.parts.transforms(config.protocol))
+    unused = config.inactive(config.values)
     counting = {name for name, option in config.options.items() if option.changes_result and name in config.used()}
     # What picks the figure, and what is measured beside the accuracies without changing them.
     elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed"}
