@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.report.files import file_stem, write_bytes, write_text
-from utils.report.formats import to_csv
+from utils.report.frames import to_csv
 from utils.report.latex import to_latex
 from utils.report.report import Report
 

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from utils.config.variants import VARIANTS
+from utils.records.collect import Run
 from utils.records.metrics import METRICS
 from utils.records.selection import COLUMN, setting_in_words
 from utils.report.published import differences, gain, values_of
-from utils.report.runs import processor_of
 from utils.report.tables import (
     BASELINE,
     SCENARIOS,
@@ -201,3 +201,15 @@ def lost(table: Table) -> list[str]:
 
 def _named(column: Column) -> dict:
     return dict(zip(COLUMN, column[0], strict=True))
+
+
+def setting_text(entry: Entry) -> str:
+    """The searched options of the chosen setting, such as `kappa=0.4 lambd=0.1`."""
+    return " ".join(f"{name}={value}" for name, value in entry.cell.setting.items()) if entry.cell else ""
+
+
+def processor_of(run: Run) -> str | None:
+    """What a run was computed on, None where its record does not tell."""
+    device = run.environment.get("device")
+    name = run.environment.get("cpu") if device == "cpu" else device
+    return None if name is None else str(name)

@@ -10,7 +10,7 @@ from utils.records.collect import Run
 from utils.records.record import Record
 from utils.records.selection import COLUMN, Cell
 from utils.report import markdown
-from utils.report.groups import (
+from utils.report.compare import (
     NOT_COMPARED,
     Group,
     Place,

@@ -11,7 +11,7 @@ from utils.records.metrics import MAIN_METRIC
 from utils.records.record import Record
 from utils.records.selection import COLUMN, Cell
 from utils.report import markdown
-from utils.report.groups import (
+from utils.report.compare import (
     NOT_COMPARED,
     Group,
     Place,

@@ -37,4 +37,9 @@ def file_stem(title: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
     if plain == title.replace(" ", "-") and len(plain) <= 100:
         return plain
-    return f"{plain[:100]}~{hashlib.sha256(title.encode(errors='backslashreplace')).hexdigest()[:8]}"
+    return f"{plain[:100]}~{digest(title)}"
+
+
+def digest(text: str) -> str:
+    """What tells apart names that a disk cannot hold as they are."""
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]

@@ -12,8 +12,7 @@ from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.state import RunState
-from utils.report.captions import caption, gaps, lost, notes, short_caption
-from utils.report.formats import setting_text
+from utils.report.captions import caption, gaps, lost, notes, setting_text, short_caption
 from utils.report.norms import TITLE, build_retuning
 from utils.report.plots import PLOTS, Plot
 from utils.report.tables import (

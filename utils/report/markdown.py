@@ -1,8 +1,12 @@
-"""Markdown in which names from users stay text."""
+"""Markdown, for people: a table with all that is said under it, and parts in which names from users stay text."""
 
 import re
 from collections.abc import Iterable, Sequence
 
+from utils.report.captions import caption, missing, notes
+from utils.report.tables import Style, Table
+
+_STYLE = Style(bold="**{}**", plus_minus="±", star=r" \*", minus="−", dash="–")
 _MARKS = r"\\*|\["
 
 
@@ -36,3 +40,18 @@ def section(title: str, items: Iterable[str]) -> list[str]:
 def bullets(items: Iterable[str]) -> str:
     """A list of plain texts."""
     return "\n".join(f"- {escape(item)}" for item in items)
+
+
+def to_markdown(shown: Table) -> str:
+    """A table of figures, with all that is said under it. Published figures are a row of their own, under ours."""
+    titles = ["norm", "settings", *(f"{shown.title(column)} {shown.scenario(column)}" for column in shown.columns)]
+    lines = head(titles)
+    for name in shown.rows:
+        title, entries = shown.show(name), shown.row(name)
+        lines.append(row([title, str(shown.tried(name))], [entry.text(_STYLE, shown.num_seeds) for entry in entries]))
+        published = [entry.published_text(_STYLE) for entry in entries]
+        lines += [row([f"{title}, published", ""], published)] if any(published) else []
+    texts = [escape(caption(shown), with_code=True)]
+    for title, items in {"Notes": notes(shown), "Missing": missing(shown)}.items():
+        texts += [f"{title}:", bullets(items)] if items else []
+    return "\n".join(lines) + "\n\n" + "\n\n".join(texts) + "\n"

@@ -11,12 +11,12 @@ from utils.config.variants import VARIANTS
 from utils.records.collect import Run, collect
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import COLUMN, select
+from utils.report.compare import check_metric
 from utils.report.files import printable
-from utils.report.formats import to_markdown
-from utils.report.groups import check_metric
+from utils.report.frames import make_frame
+from utils.report.markdown import to_markdown
 from utils.report.names import PUBLISHED_NAMES, check_known, read_names
 from utils.report.norms import Retuning, build_retuning, retuning_to_markdown
-from utils.report.runs import make_frame
 from utils.report.tables import SCENARIOS, Cells, Table, build_further_tables, build_table
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from scipy.stats import ttest_rel
 
 from tests.utils.report.rig import run
 from utils.records.selection import select
+from utils.report.compare import Group
 from utils.report.compare_groups import match_columns, to_markdown
-from utils.report.groups import Group
 
 FIRST = {0: 50.0, 1: 52.0, 2: 57.0}
 OTHER = {0: 51.0, 1: 54.5, 2: 60.0}

@@ -6,8 +6,8 @@ import pytest
 
 from tests.utils.report.rig import OFFLINE, run
 from utils.records.selection import select
+from utils.report.compare import Group
 from utils.report.compare_published import to_markdown
-from utils.report.groups import Group
 
 TASKS = [1.0] * 10
 PUBLISHED = {"batch_size": 64, "lr": 0.1, "optim_mom": 0.0, "optim_wd": 1e-4, "milestones": [80, 120]}

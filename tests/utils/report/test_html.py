@@ -8,9 +8,9 @@ import pytest
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from utils.records.selection import select
 from utils.report import Report, write_report
+from utils.report.frames import make_frame
 from utils.report.html import to_html
 from utils.report.plots import Plot
-from utils.report.runs import make_frame
 from utils.report.tables import build_further_tables, build_table
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"

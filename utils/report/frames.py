@@ -1,5 +1,8 @@
-"""The runs behind a table as a pandas frame, a row each: what they are, what they reached and what they took."""
+"""For programs: the figures of tables as CSV, and the runs behind them as a pandas frame, a row each."""
 
+import csv
+import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
@@ -7,12 +10,55 @@ from utils.records.collect import Run
 from utils.records.metrics import METRICS, SCENARIOS
 from utils.records.record import Record
 from utils.records.selection import COLUMN
-from utils.report.tables import Cells, column_order, column_title, in_order
+from utils.report.captions import gaps, processor_of, setting_text
+from utils.report.tables import Cells, Entry, Table, column_order, column_title, in_order, tested_on
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_CSV_FIGURES = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "selection", "forward")
+_CSV_PUBLISHED = ("published", "deviation", "published_source")
 _COSTS = ("seconds", "training_seconds", "host_megabytes", "device_megabytes", "processor", "threads", "record")
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """For programs: a line per figure; p_holm is adjusted within each table."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["norm", *COLUMN, "tested_on", "scenario", *_CSV_FIGURES, *_CSV_PUBLISHED, "reason"])
+    for table in tables:
+        reasons = gaps(table)
+        for column in table.columns:
+            for row in table.rows:
+                entry = table.entries[row, column]
+                named = ["" if value is None else value for value in column[0]]
+                tested = tested_on(column[0][COLUMN.index("validation")])
+                figures = [table.metric, *_csv_figures(entry), *_csv_published(entry)]
+                writer.writerow([row, *named, tested, column[1], *figures, reasons.get((row, column[0]), "")])
+    return out.getvalue()
+
+
+def _csv_figures(entry: Entry) -> list:
+    numbers = [_number(entry.mean), _number(entry.std), entry.num_seeds, _number(entry.p), _number(entry.p_holm)]
+    if entry.cell is None:
+        return [*numbers, 0, "", "", ""]
+    return [
+        *numbers,
+        entry.cell.num_settings,
+        setting_text(entry),
+        entry.cell.selection,
+        entry.cell.forward or "",
+    ]
+
+
+def _csv_published(entry: Entry) -> list:
+    if entry.published is None:
+        return ["", "", ""]
+    return [_number(entry.published.value), _number(entry.deviation), entry.published.source]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 def make_frame(cells: Cells) -> "DataFrame":
@@ -35,13 +81,6 @@ def make_frame(cells: Cells) -> "DataFrame":
     whole = [*COLUMN, "host_megabytes", "device_megabytes", "threads"]
     frame[whole] = frame[whole].convert_dtypes()  # a number that some runs lack stays a whole one
     return frame
-
-
-def processor_of(run: Run) -> str | None:
-    """What a run was computed on, None where its record does not tell."""
-    device = run.environment.get("device")
-    name = run.environment.get("cpu") if device == "cpu" else device
-    return None if name is None else str(name)
 
 
 def _metrics(run: Run) -> list[float | None]:

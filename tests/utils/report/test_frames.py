@@ -1,14 +1,27 @@
+import csv
+import io
 import json
 
 import pandas
 import pytest
 
-from tests.utils.report.rig import ONLINE, run, write_record
+from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from utils.records.collect import collect
 from utils.records.selection import select
 from utils.report.captions import notes
-from utils.report.runs import make_frame
+from utils.report.frames import make_frame, to_csv
 from utils.report.tables import build_table
+
+HOSTILE = "a|b\n<b> **n** [u](v) `c`"
+
+
+def table_of(*runs, **more):
+    return build_table(select(runs), **more)
+
+
+def published(ours):
+    metrics = {"A_f": ours, "A": [1.0] * 10}
+    return table_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
 
 
 def write_run(root, seed, value, **environment):
@@ -60,3 +73,31 @@ def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
         if told
         else []
     )
+
+
+def test_csv_has_published_figure_deviation_and_source():
+    rows = list(csv.DictReader(io.StringIO(to_csv([published(37.26)]))))
+    first = next(row for row in rows if row["norm"] == "TBBN" and row["scenario"] == "class_il")
+    assert (first["published"], float(first["deviation"])) == ("38.46", pytest.approx(-1.2))
+    assert "CVPR 2023" in first["published_source"]
+    assert {row["published"] for row in rows if row["norm"] == "LN" or row["scenario"] == "task_il"} == {""}
+
+
+def test_csv_holds_every_table():
+    runs = select([run("BN", 0, {"A_f": 5.0, "forgetting": 7.0})])
+    rows = csv.DictReader(io.StringIO(to_csv([build_table(runs), build_table(runs, "forgetting")])))
+    assert {(row["metric"], row["mean"]) for row in rows} == {("A_f", "5"), ("forgetting", "7")}
+
+
+def test_csv_keeps_names_as_they_are():
+    (first, *_) = csv.DictReader(io.StringIO(to_csv([table_of(run(HOSTILE, 0, {"A_f": 1.0}))])))
+    assert first["norm"] == HOSTILE
+
+
+def test_csv_says_what_was_tested_on_held_out_data():
+    runs = [run("BN", 0, {"A_f": 1.0}, model=model, validation=share) for model, share in (("er", 0.1), ("derpp", 0.0))]
+    rows = csv.DictReader(io.StringIO(to_csv([table_of(*runs)])))
+    assert {(row["model"], row["tested_on"]) for row in rows} == {
+        ("er", "held-out training data"),
+        ("derpp", "test data"),
+    }
