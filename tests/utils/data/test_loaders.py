@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from tests.golden import cases
+from utils.config.configuration import configure
+from utils.config.registry import METHODS
+from utils.data.exemplars import ExemplarMemory
 from utils.data.loaders import CYCLES, Loaders, Paired, Shuffled
-from utils.data.plan import Pairs, Plain, Rows, TaskStream
+from utils.data.plan import Pairs, Plain, Rows, StreamSizes, TaskStream, count_stages
 from utils.data.pools import TensorPool, UnionPool
 from utils.errors import UserError
 
@@ -352,3 +355,56 @@ def test_too_little_memory_for_a_pair_names_the_options():
 def test_without_memory_only_the_tasks_are_used():
     alone = Loaders(Stream(), None, loaders().augmentation, 8, seed=3)
     assert alone.of(Plain(Rows((0, 1))), (1, 0)).num_batches == 5
+
+
+# -- every method ------------------------------------------------------------------------------------------------------
+
+_REQUIRED = {
+    "der": "--alpha 0.1",
+    "derpp": "--alpha 0.1 --beta 0.1",
+    "podnet": "--second_epochs 2 --second_lr 0.1 --podnet_lambda_f 1 --podnet_lambda_c 1",
+    "afc": "--second_epochs 2 --second_lr 0.1 --afc_lambda 1",
+}
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 20])
+@pytest.mark.parametrize("name", METHODS.names())
+def test_batches_of_every_stage_are_those_that_were_counted(name, batch_size):
+    method = METHODS.get(name)
+    words = f"--model {name} --dataset seq-digits --lr 0.1 --batch_size {batch_size} {_REQUIRED.get(name, '')}"
+    config = configure([*words.split(), *(["--buffer_size", "33"] if method.uses_memory else [])])
+    sizes = StreamSizes((30, 25, 31, 7, 28, 27, 30), (range(2), range(2, 3), range(3, 7)))
+    quota = config.values.get("quota", "ceil")
+    memory = ExemplarMemory(33, selection="random", quota=quota, reherd=True, num_classes=7, device="cpu", seed=0)
+    augmentation = SimpleNamespace(of_stream=lambda raw: raw, transform=lambda raw, random: raw)
+    made, num_chosen = Loaders(SizedStream(sizes), memory, augmentation, batch_size, seed=0), 0
+    for task, stages in enumerate(count_stages(config, sizes)):
+        for number, counted in enumerate(stages):
+            num_choices = task + counted.stage.chooses_exemplars
+            while num_choices > num_chosen:  # tasks whose exemplars are in memory
+                memory.update(None, made.stream.pool((num_chosen,)), sizes.classes_of_task(num_chosen).stop)
+                num_chosen += 1
+            if num_choices == num_chosen:  # AFC's last stage goes back to the exemplars of its first
+                batches = list(made.of(counted.stage.data, (task, number)).batches(0))
+                assert (len(batches), len(batches[-1])) == (counted.num_batches, counted.last_batch)
+
+
+class SizedStream:
+    """Images without pixels, as many as the sizes say."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def pool(self, tasks, split="train"):
+        return union([self._task(task) for task in tasks])
+
+    def _task(self, task):
+        classes = self.sizes.classes_of_task(task)
+        numbers = torch.tensor([self.sizes.class_sizes[label] for label in classes])
+        labels = torch.arange(classes.start, classes.stop).repeat_interleave(numbers)
+        return TensorPool(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels, torch.full_like(labels, task))
+
+    def batches(self, tasks, epoch, batch_size, start=0):
+        pool = self.pool(tasks)
+        for rows in torch.arange(len(pool)).split(batch_size):
+            yield pool.take(rows)
