@@ -143,7 +143,8 @@ def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
 
     def save(which: "Figure", form: str, longest: int, **metadata: None) -> bytes:
         # Names from users are text here: a dollar sign is no formula.
-        which.suptitle(shown_name(title, longest), fontsize=10, parse_math=False)
+        top = 1 - 0.12 / which.get_figheight()
+        which.suptitle(shown_name(title, longest), y=top, fontsize=10, parse_math=False)
         out = io.BytesIO()
         which.savefig(out, format=form, metadata=metadata)
         return out.getvalue()
