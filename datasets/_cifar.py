@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from datasets.arrays import Arrays, Dataset
+from datasets.arrays import NON_SQUARE, Arrays, Dataset
 from utils.config.options import Condition, Option
 from utils.errors import UserError
 
@@ -37,6 +37,7 @@ class Cifar(Dataset):
                 ),
             ),
         ),
+        NON_SQUARE,
     )
     transforms: ClassVar = {
         "online": {"crop_padding": 4, "flip": True},

@@ -21,14 +21,28 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 8 * 2**20
 
 
+NON_SQUARE = Option(
+    "non_square",
+    str,
+    "crop",
+    "images that are not square: take their centre, or refuse them",
+    choices=("crop", "refuse"),
+    role="place",  # the fingerprint of the data is that of what was taken
+)
+
+
 class Content(NamedTuple):
-    """What was read from a layout: the four arrays of `Arrays`, and by array the file it came from, for messages."""
+    """What was read from a layout.
+
+    The four arrays of `Arrays`; by array the file it came from, for messages; and what was converted, in words.
+    """
 
     train_x: np.ndarray
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
     origin: dict[str, str]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -43,6 +57,7 @@ class Arrays:
         origin: by array, the file it was read from.
         on_disk: whether the images are too many for a device, and are read batch by batch.
         test_apart: whether test images were cut in another way, so that training images cannot take their place.
+        remarks: what was converted to bring the data to this form, in words.
 
     Raises:
         UserError: a shape, a type or a label is not as above; the message names the file, or else the array.
@@ -58,6 +73,7 @@ class Arrays:
     origin: dict[str, str] = field(default_factory=dict, repr=False)
     on_disk: bool = False
     test_apart: bool = False
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = {name: self.origin.get(name, name) for name in ("train_x", "train_y", "test_x", "test_y")}
@@ -123,13 +139,25 @@ def chunks_of_rows(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]
 def check_images(images: np.ndarray, where: str) -> None:
     """Raise UserError, beginning with `where`, unless the images are [N, S, S, 3] uint8 and there are some."""
     if images.dtype != np.uint8:
-        raise UserError(f"{where} has type {images.dtype}; images must be uint8, 0 to 255")
+        raise UserError(f"{where} has type {images.dtype}; images must be uint8, 0 to 255{_conversion(images)}")
     if images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"{where} has shape {list(images.shape)}; images must be [N, H, W, 3], RGB with channels last")
     if images.shape[1] != images.shape[2] or not images.shape[1]:
         raise UserError(f"{where} has images of {_size(images)}; they must be square")
     if not len(images):
         raise UserError(f"{where} is empty; give at least one image per class")
+
+
+def _conversion(images: np.ndarray) -> str:
+    """How images of another type become what is wanted, as far as their values tell."""
+    if images.dtype.kind not in "fiu" or not images.size:
+        return ""
+    low, high = float(images.min()), float(images.max())
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
+        return "; of values from 0 to 1, save (255 * images).round().astype('uint8')"
+    if low >= 0 and high <= 255:
+        return "; of these values, save images.round().astype('uint8')"
+    return f"; its values are from {low:g} to {high:g}: undo their normalization first"
 
 
 def check_label_type(labels: np.ndarray, where: str) -> None:
@@ -259,7 +287,10 @@ class Dataset:
             if found is None:
                 raise UserError(self._missing(data_root))
             layout, place = found
-            return self.assemble(layout.read(place, self))
+            content = layout.read(place, self)
+            arrays = self.assemble(content)
+            arrays.remarks = content.remarks
+            return arrays
 
     def download(self, data_root: Path) -> None:
         """Fetch the official files as far as they are not there; nothing if the data are stored in another way.

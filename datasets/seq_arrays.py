@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.arrays import Arrays, Content, Dataset, check_images, check_label_type, check_tasks, chunks_of_rows
+from datasets.arrays import (
+    NON_SQUARE,
+    Arrays,
+    Content,
+    Dataset,
+    check_images,
+    check_label_type,
+    check_tasks,
+    chunks_of_rows,
+)
 from datasets.layouts.four_arrays import FourArrays
 from utils.config.options import Option, flag, ranged
 from utils.config.registry import DATASETS
@@ -27,6 +36,7 @@ class SeqArrays(Dataset):
         Option("n_tasks", ranged(int, 1), 5, "tasks that the classes are split into evenly"),
         Option("crop_padding", ranged(int, 0), 0, "random crops after padding by this many pixels"),
         flag("flip", "random horizontal flips"),
+        NON_SQUARE,
     )
 
     def __init__(self, **options: Any) -> None:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from datasets.arrays import Dataset
+from datasets.arrays import NON_SQUARE, Dataset
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
 from utils.config.registry import DATASETS
@@ -21,6 +21,7 @@ class SeqMiniimg(Dataset):
     mean = (0.47313006, 0.44905752, 0.40378186)
     std = (0.27292014, 0.26559181, 0.27953038)
     layouts = (FourArrays(), ImageFolder())
+    options = (NON_SQUARE,)
     transforms: ClassVar = {protocol: {"crop_padding": 4, "flip": True} for protocol in ("online", "offline")}
     # Offline this suite's choice: the backbone of the online study, which is made for these images.
     protocol_values: ClassVar = {

@@ -10,7 +10,7 @@ import pytest
 from utils.config.configuration import configure
 from utils.config.options import SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
-from utils.launch.cli import _launch_parser
+from utils.launch.cli import _launch_parser, main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -66,7 +66,11 @@ def test_every_part_is_named(registry):
     assert all(f"`{name}`" in README for name in registry.names())
 
 
-def test_every_named_option_exists():
+def named_in(text):
+    return set(re.findall(r"--[a-z][a-z_0-9]+", text))
+
+
+def test_every_named_option_exists(capsys):
     launcher = {word for action in _launch_parser()._actions for word in action.option_strings}
     known = launcher | {f"--{spelling}" for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases)}
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
@@ -74,7 +78,11 @@ def test_every_named_option_exists():
             part = registry.get(name)
             declared = (*part.options, *getattr(part, "regularizer_options", ()))
             known |= {f"--{spelling}" for option in declared for spelling in (option.name, *option.aliases)}
-    assert set(re.findall(r"--[a-z][a-z_0-9]+", README)) <= known | {"--help"}
+    for command in ("status", "table", "compare", "data", "cancel"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known |= named_in(capsys.readouterr().out)
+    assert named_in(README) <= known | {"--help"}
 
 
 def test_the_python_example_runs():

@@ -145,6 +145,8 @@ def train(
     try:
         training.restore()
         screen.log = record.append_log
+        for remark in arrays.remarks:
+            screen.say(f"note: {remark}")
         show_plan(config, stream, record, screen, device, threads)
         training.measured.add_seconds("start", time.monotonic() - started)
         measured = training.run()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.arrays import Content, Dataset, Layout, count_images
+from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, count_images
 from utils.errors import UserError
 
 _NAMES = ("train_x", "train_y", "test_x", "test_y")
@@ -13,7 +13,8 @@ _NAMES = ("train_x", "train_y", "test_x", "test_y")
 class FourArrays(Layout):
     """`<data root>/<folder>/{train,test}_{x,y}.npy`: images [N, S, S, 3] uint8 and labels [N] int64.
 
-    Images stay memory-mapped. Nothing is unpickled.
+    Grey images [N, H, W], one channel, channels first, images that are not square (`--non_square`) and labels of other
+    integer types are converted, and a remark says so. Images stay memory-mapped. Nothing is unpickled.
     """
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
@@ -28,10 +29,12 @@ class FourArrays(Layout):
         )
 
     def inspect(self, place: Path, dataset: Dataset) -> str:
-        arrays = dataset.assemble(self.read(place, dataset))
+        content = self.read(place, dataset)
+        arrays = dataset.assemble(content)
         counts = count_images(len(arrays.train_x), len(arrays.test_x), dataset)
         side = arrays.train_x.shape[1]
-        return f"four arrays in {place}, {counts} of {side}x{side} in {arrays.num_classes} classes"
+        found = f"four arrays in {place}, {counts} of {side}x{side} in {arrays.num_classes} classes"
+        return "; ".join([found, *content.remarks])
 
     def read(self, place: Path, dataset: Dataset) -> Content:
         missing = [f"{name}.npy" for name in _NAMES if not (place / f"{name}.npy").exists()]
@@ -40,7 +43,42 @@ class FourArrays(Layout):
                 f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there"
             )
         files = {name: place / f"{name}.npy" for name in _NAMES}
-        return Content(*map(read_array, files.values()), {name: str(file) for name, file in files.items()})
+        crops = dataset.settings.get(NON_SQUARE.name) == "crop"
+        arrays, remarks = [], []
+        for name, file in files.items():
+            array, said = _images(read_array(file), crops) if name.endswith("_x") else _labels(read_array(file), file)
+            arrays.append(array)
+            remarks += [f"{file.name} {remark}" for remark in said]
+        return Content(*arrays, {name: str(file) for name, file in files.items()}, tuple(remarks))
+
+
+def _images(images: np.ndarray, crops: bool) -> tuple[np.ndarray, list[str]]:
+    """As far as they can be, [N, S, S, 3] views of uint8 images, and what was converted."""
+    remarks: list[str] = []
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        return images, remarks
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+        remarks.append("has channels first, which were put last")
+    if images.ndim == 3 or images.shape[3] == 1:
+        images = np.broadcast_to(images.reshape(*images.shape[:3], 1), (*images.shape[:3], 3))
+        remarks.append("is grey and was given three equal channels")
+    height, width = images.shape[1:3]
+    if crops and height != width and images.shape[3] == 3:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[:, top : top + side, left : left + side]
+        remarks.append(f"has images of {height}x{width}, of which the centre of {side}x{side} is taken")
+    return images, remarks
+
+
+def _labels(labels: np.ndarray, file: Path) -> tuple[np.ndarray, list[str]]:
+    """As far as they can be, int64 labels, and what was converted."""
+    if labels.dtype.kind not in "iu" or labels.dtype == np.int64:
+        return labels, []
+    if labels.size and labels.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{file} has label {labels.max()}; number the classes from 0 on")
+    return labels.astype(np.int64), [f"has labels of type {labels.dtype}, read as int64"]
 
 
 def read_array(file: Path) -> np.ndarray:

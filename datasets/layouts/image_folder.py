@@ -1,27 +1,31 @@
 """Images as files, in one folder per class."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datasets.arrays import Content, Dataset, Layout, count_images
+from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, count_images
 from utils.errors import UserError
 
-_SPLITS = ("train", "test")
+_TEST_FOLDERS = ("test", "val", "valid")  # the first that is there
+_LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 _NUM_SHOWN = 3
 
 
 class ImageFolder(Layout):
-    """`<data root>/<folder>/{train,test}/<class>/*`, RGB images of the dataset's size in any format that Pillow reads.
+    """`<data root>/<folder>/{train,test}/<class>/*`, images of the dataset's size in any format that Pillow reads.
 
-    Class folders are labelled in the order of their names, by value if all of them are numbers; images come in the
-    order of their names. Files and folders whose names begin with a dot are passed over.
+    For `test` also `val` or `valid`. Class folders are labelled in the order of their names, by value if all of them
+    are numbers; images come in the order of their names. Files and folders whose names begin with a dot, and what
+    systems leave (Thumbs.db), are passed over. Grey images and those that are not square (`--non_square`) are
+    converted, and a remark says so.
     """
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
         place = data_root / dataset.folder
-        return place if any((place / split).is_dir() for split in _SPLITS) else None
+        return place if any((place / split).is_dir() for split in ("train", *_TEST_FOLDERS)) else None
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
         side = dataset.image_size
@@ -32,23 +36,25 @@ class ImageFolder(Layout):
         return f"image folder {place}, {count_images(*counts, dataset)}"
 
     def read(self, place: Path, dataset: Dataset) -> Content:
-        arrays, problems = [], []
+        arrays, problems, converted = [], [], Counter()
+        crops = dataset.settings.get(NON_SQUARE.name) == "crop"
         for classes in self._files(place, dataset):
-            images, found = _decode([file for files in classes for file in files], dataset.image_size)
+            images, found = _decode([file for files in classes for file in files], dataset.image_size, crops, converted)
             arrays += [images, np.repeat(np.arange(len(classes)), [len(files) for files in classes])]
             problems += found
         if problems:
             raise UserError(first_of(problems, "; "))
-        origin = {f"{split}_{part}": str(place / split) for split in _SPLITS for part in "xy"}
-        return Content(*arrays, origin)
+        origin = {f"{name}_{part}": str(folder) for name, folder in _splits(place).items() for part in "xy"}
+        return Content(*arrays, origin, tuple(f"{what}: {number}" for what, number in converted.items()))
 
     def _files(self, place: Path, dataset: Dataset) -> list[list[list[Path]]]:
         """For each split, for each class, its files."""
-        names = {split: class_folders(place / split) for split in _SPLITS}
-        for split, other in (_SPLITS, _SPLITS[::-1]):
+        folders = _splits(place)
+        names = {split: class_folders(folder) for split, folder in folders.items()}
+        for split, other in (("train", "test"), ("test", "train")):
             only_here = sorted(set(names[split]) - set(names[other]))
             if only_here:
-                raise UserError(f"{place / other} lacks the class folder {only_here[0]}, which {place / split} has")
+                raise UserError(f"{folders[other]} lacks the class folder {only_here[0]}, which {folders[split]} has")
         if len(names["train"]) != dataset.num_classes:
             missing = missing_names(names["train"], dataset)
             raise UserError(
@@ -56,14 +62,20 @@ class ImageFolder(Layout):
                 f"{dataset.name} needs {dataset.num_classes}, one for each class"
                 + (f", and there is none of {first_of(missing)}" if missing else "")
             )
-        return [[images_of(place / split / name) for name in names[split]] for split in _SPLITS]
+        return [[images_of(folder / name) for name in names[split]] for split, folder in folders.items()]
+
+
+def _splits(place: Path) -> dict[str, Path]:
+    """The folders of training and of test images."""
+    test = next((place / name for name in _TEST_FOLDERS if (place / name).is_dir()), place / _TEST_FOLDERS[0])
+    return {"train": place / "train", "test": test}
 
 
 def class_folders(folder: Path) -> list[str]:
     """The names of its folders, in the order of the labels. Raises UserError if it is not there."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; give it one folder per class")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_left(entry))
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
@@ -81,28 +93,36 @@ def first_of(texts: Sequence[str], separator: str = ", ") -> str:
 
 def images_of(folder: Path) -> list[Path]:
     """The files of a class, in the order of their names. Raises UserError if there are none."""
-    files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = sorted(entry for entry in folder.iterdir() if not _is_left(entry))
     if not files:
         raise UserError(f"{folder} holds no image; every class needs some")
     return files
 
 
-def _decode(files: list[Path], side: int) -> tuple[np.ndarray, list[str]]:
-    """Images [N, side, side, 3] uint8, and what is wrong with which files."""
+def _is_left(entry: Path) -> bool:
+    """Whether it is no part of the data, but hidden or left by a system."""
+    return entry.name.startswith(".") or entry.name.casefold() in _LEFT_BY_SYSTEMS
+
+
+def _decode(files: list[Path], side: int, crops: bool, converted: Counter[str]) -> tuple[np.ndarray, list[str]]:
+    """Images [N, side, side, 3] uint8, and what is wrong with which files; counts what was converted."""
     images = np.empty((len(files), side, side, 3), dtype=np.uint8)
-    problems = [(file, _read_into(images[row], file, side)) for row, file in enumerate(files)]
+    problems = [(file, _read_into(images[row], file, crops, converted)) for row, file in enumerate(files)]
     return images, [f"{file} {problem}" for file, problem in problems if problem]
 
 
-def _read_into(target: np.ndarray, file: Path, side: int) -> str | None:
+def _read_into(target: np.ndarray, file: Path, crops: bool, converted: Counter[str]) -> str | None:
     """Fill the array [side, side, 3], or say why it cannot be done."""
     from PIL import Image
 
+    side = len(target)
     try:
         with Image.open(file) as image:
-            problem = _mismatch(image.size, image.mode, side)
+            problem = _mismatch(image.size, image.mode, side, crops)
             if not problem:
-                target[...] = np.asarray(image)
+                left, top = ((length - side) // 2 for length in image.size)
+                target[...] = np.asarray(image.convert("RGB").crop((left, top, left + side, top + side)))
+                converted.update(_conversions(image.size, image.mode))
     except PermissionError:
         raise
     except Exception:  # a damaged image can fail in any way
@@ -110,9 +130,14 @@ def _read_into(target: np.ndarray, file: Path, side: int) -> str | None:
     return problem
 
 
-def _mismatch(size: tuple[int, int], mode: str, side: int) -> str | None:
-    if size != (side, side):
+def _mismatch(size: tuple[int, int], mode: str, side: int, crops: bool) -> str | None:
+    if min(size) != side or (size != (side, side) and not crops):
         return f"is {size[0]}x{size[1]}; resize it to {side}x{side}"
-    if mode != "RGB":
-        return f"has mode {mode} (grey, transparent or the like); convert it to RGB"
+    if mode not in ("RGB", "L"):
+        return f"has mode {mode} (transparent, of a palette or the like); convert it to RGB"
     return None
+
+
+def _conversions(size: tuple[int, int], mode: str) -> list[str]:
+    grey = ["grey images, which were given three equal channels"] if mode == "L" else []
+    return grey + (["images that are not square, of which the centre is taken"] if size[0] != size[1] else [])

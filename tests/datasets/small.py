@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.arrays import Arrays, Dataset
+from datasets.arrays import NON_SQUARE, Arrays, Dataset
 from datasets.layouts.four_arrays import FourArrays
 from datasets.layouts.image_folder import ImageFolder
 from datasets.layouts.official import OfficialCifar
@@ -31,7 +31,7 @@ def small_arrays(seed: int = 0, **sizes: int) -> Arrays:
     return Arrays(**small_content(seed, **sizes), class_names=tuple("abcd"), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def small_dataset(official: OfficialCifar | None = None) -> Dataset:
+def small_dataset(official: OfficialCifar | None = None, **settings: str) -> Dataset:
     """A dataset part whose layouts are those of CIFAR."""
 
     class Small(Dataset):
@@ -45,8 +45,9 @@ def small_dataset(official: OfficialCifar | None = None) -> Dataset:
         mean = (0.5, 0.5, 0.5)
         std = (0.25, 0.25, 0.25)
         layouts = (FourArrays(), *([official] if official else []), ImageFolder())
+        options = (NON_SQUARE,)
 
-    return Small()
+    return Small(**settings)
 
 
 def write_four_arrays(folder: Path, content: dict[str, np.ndarray]) -> Path:

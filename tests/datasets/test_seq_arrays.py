@@ -53,7 +53,7 @@ def test_five_tasks_are_the_default(tmp_path):
         ({}, {"test_y": np.arange(12) % 6}, r"test_y\.npy has label 4"),
         ({}, {"train_x": np.zeros((40, 32, 32, 3), dtype=np.uint8)}, r"train_x\.npy has a channel with one value"),
         ({}, {"train_x": np.full((40, 32, 32, 3), 77, dtype=np.uint8)}, r"train_x\.npy has a channel with one value"),
-        ({}, {"train_x": np.zeros((40, 32, 32), dtype=np.uint8)}, r"train_x\.npy has shape"),
+        ({}, {"train_x": np.zeros((40, 32), dtype=np.uint8)}, r"train_x\.npy has shape"),
         ({}, {"train_x": np.zeros((0, 32, 32, 3), dtype=np.uint8)}, r"train_x\.npy is empty"),
     ],
 )

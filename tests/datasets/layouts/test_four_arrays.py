@@ -113,3 +113,65 @@ def test_nothing_is_unpickled(folder, tmp_path, name, plain):
     with pytest.raises(UserError, match=f"{name}.npy"):
         small_dataset().load(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+# -- other forms -----------------------------------------------------------------------------------------------------
+
+CONTENT = small_content()
+GREY = np.repeat(CONTENT["train_x"][..., :1], 3, axis=3)
+WIDE = np.pad(CONTENT["train_x"], ((0, 0), (0, 0), (3, 4), (0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "expected", "remark"),
+    [
+        ("train_x", GREY[..., 0], GREY, "train_x.npy is grey and was given three equal channels"),
+        ("train_x", GREY[..., :1], GREY, "train_x.npy is grey and was given three equal channels"),
+        ("train_x", CONTENT["train_x"].transpose(0, 3, 1, 2), CONTENT["train_x"], "train_x.npy has channels first"),
+        ("train_x", WIDE, CONTENT["train_x"], "train_x.npy has images of 32x39, of which the centre of 32x32 is taken"),
+        ("train_y", CONTENT["train_y"].astype(np.int32), CONTENT["train_y"], "train_y.npy has labels of type int32"),
+        ("test_y", CONTENT["test_y"].astype(np.uint8), CONTENT["test_y"], "test_y.npy has labels of type uint8"),
+    ],
+)
+def test_other_forms_are_converted_and_a_remark_says_so(tmp_path, name, stored, expected, remark):
+    write_four_arrays(tmp_path / "small", CONTENT | {name: stored})
+    arrays = small_dataset().load(tmp_path)
+    np.testing.assert_array_equal(getattr(arrays, name), expected)
+    assert [said[: len(remark)] for said in arrays.remarks] == [remark]
+    assert f"; {remark}" in small_dataset().describe(tmp_path)
+    write_four_arrays(tmp_path / "converted" / "small", CONTENT | {name: expected})
+    converted = small_dataset().load(tmp_path / "converted")
+    assert converted.remarks == ()
+    assert converted.fingerprint() == arrays.fingerprint()
+
+
+def test_grey_channels_first_of_wide_images_is_said_in_three_remarks(tmp_path):
+    write_four_arrays(tmp_path / "small", CONTENT | {"train_x": WIDE[..., :1].transpose(0, 3, 1, 2)})
+    arrays = small_dataset().load(tmp_path)
+    np.testing.assert_array_equal(arrays.train_x, GREY)
+    assert len(arrays.remarks) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "words"),
+    [
+        ({"train_x": WIDE}, {"non_square": "refuse"}, r"train_x\.npy has images of 32x39; they must be square"),
+        (
+            {"train_x": CONTENT["train_x"] / 255},
+            {},
+            r"float64; .* save \(255 \* images\)\.round\(\)\.astype\('uint8'\)$",
+        ),
+        ({"train_x": CONTENT["train_x"] / 1.0}, {}, r"float64; .* save images\.round\(\)\.astype\('uint8'\)$"),
+        (
+            {"train_x": CONTENT["train_x"] / 50 - 1},
+            {},
+            r"float64; .* its values are from -1 to 4\.1: undo their normal",
+        ),
+        ({"train_y": CONTENT["train_y"].astype(np.int32) - 1}, {}, r"train_y\.npy has label -1 in row"),
+        ({"train_y": CONTENT["train_y"].astype(np.uint64) + 2**63}, {}, r"train_y\.npy has label 9223372036854775811"),
+    ],
+)
+def test_what_has_no_one_conversion_is_refused(tmp_path, changes, settings, words):
+    write_four_arrays(tmp_path / "small", CONTENT | changes)
+    with pytest.raises(UserError, match=words):
+        small_dataset(**settings).load(tmp_path)

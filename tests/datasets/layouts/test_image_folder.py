@@ -36,10 +36,12 @@ def test_classes_named_by_numbers_come_by_value(folder, tmp_path):
         )
 
 
-def test_hidden_files_are_passed_over(folder, tmp_path):
+def test_hidden_files_and_those_that_systems_leave_are_passed_over(folder, tmp_path):
     before = small_dataset().load(tmp_path).fingerprint()
     (folder / "train" / ".cache").mkdir()
-    (folder / "train" / "w" / ".listing").write_text("not an image")
+    for name in (".listing", "._0001.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / "train" / "w" / name).write_text("not an image")
+    (folder / "test" / "__MACOSX").mkdir()
     assert small_dataset().load(tmp_path).fingerprint() == before
 
 
@@ -57,7 +59,7 @@ def truncate(file):
     ("write", "word"),
     [
         (image("RGB", (32, 30)), "is 32x30; resize it to 32x32"),
-        (image("L"), "mode L"),
+        (image("RGB", (64, 64)), "is 64x64; resize it to 32x32"),
         (image("RGBA"), "mode RGBA"),
         (image("P"), "mode P"),
         (truncate, "cannot be read"),
@@ -78,13 +80,13 @@ def test_bad_image_is_named(folder, tmp_path, split, write, word):
 
 def test_of_many_bad_images_the_first_are_named(folder, tmp_path):
     bad = [folder / split / name / "zzz.png" for split in ("train", "test") for name in "wy"]
-    for file, write in zip(bad, (truncate, image("L"), truncate, truncate), strict=True):
+    for file, write in zip(bad, (truncate, image("P"), truncate, truncate), strict=True):
         write(file)
     with pytest.raises(UserError) as caught:
         small_dataset().load(tmp_path)
     message = str(caught.value)
     assert all(str(file) in message for file in bad[:3])
-    assert "mode L" in message
+    assert "mode P" in message
     assert message.endswith("cannot be read as an image; replace or remove it and 1 more")
 
 
@@ -133,3 +135,30 @@ def test_missing_split_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="test is missing"):
         small_dataset().load(tmp_path)
     assert "test is missing" in small_dataset().describe(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_test_images_may_be_called_validation_images(folder, tmp_path, name):
+    before = small_dataset().load(tmp_path).fingerprint()
+    (folder / "test").rename(folder / name)
+    arrays = small_dataset().load(tmp_path)
+    assert arrays.fingerprint() == before
+    assert arrays.origin["test_x"] == str(folder / name)
+
+
+def test_grey_and_wide_images_are_converted_and_remarks_say_so(folder, tmp_path):
+    grey = Image.new("L", (32, 32), 77)
+    first, second = (sorted((folder / "train" / name).iterdir())[0] for name in "wx")
+    grey.save(first)
+    wide = Image.new("RGB", (40, 32), (255, 0, 0))
+    wide.paste((1, 2, 3), (4, 0, 36, 32))
+    wide.save(second)
+    arrays = small_dataset().load(tmp_path)
+    assert (arrays.train_x[0] == 77).all()
+    assert (arrays.train_x[10] == (1, 2, 3)).all()
+    assert arrays.remarks == (
+        "grey images, which were given three equal channels: 1",
+        "images that are not square, of which the centre is taken: 1",
+    )
+    with pytest.raises(UserError, match="is 40x32; resize it to 32x32"):
+        small_dataset(non_square="refuse").load(tmp_path)
