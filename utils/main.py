@@ -10,6 +10,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from utils.errors import (
     is_out_of_memory,
 )
 from utils.machine import default_threads, print_any_text
-from utils.records.record import DamagedRecord, Record
+from utils.records.record import FORMER, DamagedRecord, Record
 from utils.run.stopping import StopRequest
 
 
@@ -73,12 +74,15 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     identity = config.identity(fingerprint)
     group = f"{config.group}/debug" if config.debug_mode else config.group
     record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
+    if config.rerun and record.folder.exists():
+        with contextlib.closing(record.open(is_locked=not config.no_lock)):
+            screen.say(f"set aside: {record.set_aside(FORMER).name}")
     if record.complete:
-        screen.say(f"already complete: {record.folder}")
+        screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
         try:
             show_result(config, record.read_result(), screen)
         except (LookupError, TypeError, AttributeError):
-            raise UserError(f"its result is damaged; remove the folder {record.folder} to run it anew") from None
+            raise UserError("its result is damaged; --rerun sets it aside and runs anew") from None
         return COMPLETE
     if config.no_lock:
         warnings.warn("without a lock (--no_lock), another process at this run would spoil its record", stacklevel=1)
@@ -86,11 +90,23 @@ def run(arguments: list[str], stop: StopRequest) -> int:
         record.remove_progress()
         failure = record.read_failure()
         if failure:
-            raise Diverged(f"{failure['message']} (found before; remove {record.folder} to try again)")
-        facts = {"identity": identity, "data": fingerprint, "command": ["python", "utils/main.py", *arguments]}
+            raise Diverged(f"{failure['message']} (found before; --rerun tries again)")
+        command = ["python", "utils/main.py", *without_rerun(arguments)]
+        facts = {"identity": identity, "data": fingerprint, "command": command}
         result = train(config, dataset, arrays, record, facts, screen, stop, started)
         show_result(config, result, screen)
     return COMPLETE
+
+
+def without_rerun(arguments: list[str]) -> list[str]:
+    """The words that give the same run again: started a second time, it has nothing to set aside."""
+    words, kept = iter(arguments), []
+    for word in words:
+        if word.partition("=")[0] != "--rerun":
+            kept.append(word)
+        elif "=" not in word:
+            kept += [following for following in islice(words, 1) if following.startswith("--")]
+    return kept
 
 
 def train(
@@ -120,7 +136,7 @@ def train(
         facts["command"] += ["--threads", str(threads)]
     record.write_config(
         facts
-        | {"values": config.values, "origins": config.origins, "plugins": config.parts.plugins}
+        | {"values": config.values, "origins": config.origins, "plugins": config.parts.unreleased_code}
         | {"environment": describe(device, threads)}
     )
     tracker = make_tracker(

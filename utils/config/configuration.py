@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from utils.config.code import unreleased_code
 from utils.config.command_line import PROGRAM, SELECTORS, make_parser, options_of, parse, part_parser
 from utils.config.options import SHARED_OPTIONS, Option
 from utils.config.presets import PRESETS
@@ -29,7 +30,6 @@ class Parts:
     Attributes:
         method, dataset, norm, backbone: what the names stand for.
         head: the kind of classifier (`models/heads.py`).
-        plugins: digests of the plug-in files that the classes may come from.
     """
 
     method: type
@@ -37,7 +37,11 @@ class Parts:
     norm: type
     backbone: type
     head: str
-    plugins: tuple[str, ...] = ()
+
+    @property
+    def unreleased_code(self) -> tuple[str, ...]:
+        """Digests of the code of these parts that is not as released (`utils/config/code.py`)."""
+        return unreleased_code((self.method, self.dataset, self.norm, self.backbone))
 
     def options(self) -> tuple[Option, ...]:
         """The options of these parts; those that need rows of memory only if the method has some."""
@@ -138,7 +142,7 @@ class Configuration:
         content = {
             "values": values,
             "data": data_fingerprint,
-            "plugins": sorted(self.parts.plugins),
+            "plugins": self.parts.unreleased_code,
             "results_version": RESULTS_VERSION,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -152,11 +156,11 @@ def configure(arguments: Sequence[str]) -> Configuration:
         UserError: anything that the user has to change, in one line.
         SystemExit: after `--help`.
     """
-    selected, plugins, wants_help = _select(arguments)
+    selected, wants_help = _select(arguments)
     if wants_help and not selected.get("model"):
         make_parser(SHARED_OPTIONS, **PROGRAM).print_help()
         raise SystemExit(0)
-    parts = _find_parts(selected, plugins)
+    parts = _find_parts(selected)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
     if wants_help:
         make_parser(options.values(), **PROGRAM).print_help()
@@ -181,10 +185,11 @@ def restore(values: dict[str, Any], origins: dict[str, str]) -> Configuration:
     return Configuration(plain, origins, options, parts)
 
 
-def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...], bool]:
+def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """The names of the parts, before their options can be known."""
     chosen = vars(part_parser().parse_known_args(list(arguments))[0])
-    plugins = tuple(load_plugin(path) for path in chosen.pop("plugin", ()))
+    for path in chosen.pop("plugin", ()):
+        load_plugin(path)
     wants_help = chosen.pop("help", False)
     if "preset" in chosen:
         chosen = _preset(chosen["preset"]) | chosen
@@ -196,7 +201,7 @@ def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...], 
         for name, registry in (("model", METHODS), ("dataset", DATASETS)):
             if name not in chosen:
                 raise UserError(f"--{name} is missing. Known: {', '.join(registry.names())}. (Or try --preset demo.)")
-    return chosen, plugins, wants_help
+    return chosen, wants_help
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def _preset(name: str) -> dict[str, Any]:
     return PRESETS[name]
 
 
-def _find_parts(selected: dict[str, Any], plugins: tuple[str, ...]) -> Parts:
+def _find_parts(selected: dict[str, Any]) -> Parts:
     method = METHODS.get(selected["model"])
     if not hasattr(method, "published_setting"):
         raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
@@ -213,7 +218,7 @@ def _find_parts(selected: dict[str, Any], plugins: tuple[str, ...]) -> Parts:
     selected["protocol"] = protocol
     dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
     selected.setdefault("backbone", _default_backbone(method, dataset, protocol))
-    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head, plugins)
+    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head)
 
 
 class _NoDataset:

@@ -182,6 +182,7 @@ _OUTPUT = grouped(
     "output",
     Option("results_dir", str, "results", "where the records go"),
     Option("group", str, "default", "folder of the record inside --results_dir"),
+    flag("rerun", "set the record of this run aside and run anew"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
     flag("no_lock", "write without a lock, where the file system has none; start each run once at a time"),
     flag("keep_checkpoint", "keep the checkpoint of a complete run"),

@@ -39,8 +39,8 @@ def as_user_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def load_plugin(path: str) -> str:
-    """Import a user's file, which registers its parts by decorator, and give the SHA-256 of its text.
+def load_plugin(path: str) -> None:
+    """Import a user's file, which registers its parts by decorator.
 
     Raises:
         UserError: the file is missing or fails to import.
@@ -62,4 +62,3 @@ def load_plugin(path: str) -> str:
                 raise
             kind = "" if isinstance(error, NormError) else f"{type(error).__name__}: "
             raise UserError(f"--plugin {path}: {kind}{error}") from error
-    return digest

@@ -76,13 +76,13 @@ class OtherVersion(UserError):
 
 
 LOCKS = ".locks"  # in the folder of a group
-SET_ASIDE = ".damaged-"  # in the name of a folder that is a record no more
+DAMAGED, FORMER = ".damaged-", ".former-"  # in the name of a folder that is a record no more
 
 
 def record_folders(group: Path) -> list[Path]:
     """The folders of a group that hold a record, whole or not, in the order of their names."""
     found = {path.parent for name in ("config.json", "result.json") for path in group.glob(f"*/{name}")}
-    return sorted(folder for folder in found if SET_ASIDE not in folder.name)
+    return sorted(folder for folder in found if DAMAGED not in folder.name and FORMER not in folder.name)
 
 
 class Record:
@@ -117,13 +117,16 @@ class Record:
         """Whether the run has its result."""
         return _exists(self.result_path)
 
-    def set_aside(self) -> Path:
-        """Rename a damaged folder, so that the run can be made anew; gives its new name.
+    def set_aside(self, mark: str = DAMAGED) -> Path:
+        """Rename the folder, so that the run can be made anew; gives its new name.
+
+        Args:
+            mark: why, in the new name: `DAMAGED`, or `FORMER` of a record that another one is to replace.
 
         Raises:
             OSError: it cannot be renamed.
         """
-        names = (self.folder.with_name(f"{self.folder.name}{SET_ASIDE}{number}") for number in itertools.count(1))
+        names = (self.folder.with_name(f"{self.folder.name}{mark}{number}") for number in itertools.count(1))
         return self.folder.rename(next(name for name in names if not name.exists()))
 
     @property
