@@ -103,6 +103,18 @@ def test_a_run_takes_one_thread_and_its_command_says_so(start, tmp_path, monkeyp
     assert found == {"none": (1, ["--threads", "1"]), "two": (2, ["--threads", "2"])}
 
 
+def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
+    assert start() == start() == 0
+    assert "--rerun sets it aside and runs anew" in capsys.readouterr().out
+    folder = only_folder(tmp_path / "results")
+    first = (folder / "result.json").stat().st_ino
+    assert start("--rerun") == 0
+    assert (folder / "result.json").stat().st_ino != first
+    assert (folder.with_name(f"{folder.name}.former-1") / "result.json").stat().st_ino == first
+    assert "--rerun" not in json.loads((folder / "config.json").read_text())["command"]
+    assert "set aside" in capsys.readouterr().out
+
+
 def test_forward_transfer_and_anytime_accuracy_on_request(start, tmp_path):
     assert start(ignore_other_metrics=0, eval_every=2) == 0
     result = result_of(tmp_path / "results")

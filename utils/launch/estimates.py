@@ -109,7 +109,9 @@ class Estimates:
         if index not in self._equal:
             self._equal[index] = self._by_likeness(job.config, kind)
         config = job.config
-        return self._equal[index].get(_likeness(config.values, config.parts.unreleased_code, job.data.fingerprint, config), [])
+        return self._equal[index].get(
+            _likeness(config.values, config.parts.unreleased_code, job.data.fingerprint, config), []
+        )
 
     def _by_likeness(self, config: Configuration, kind: str) -> dict[str, list[_Finished]]:
         runs: dict[str, list[_Finished]] = defaultdict(list)

@@ -13,6 +13,8 @@ from utils.config.registry import ROOT
 from utils.errors import UserError
 from utils.machine import available_cores, cpu_name
 
+_CODE = ("backbone", "datasets", "models", "utils", "run.py")
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is the first GPU, the CPU without one. Raises UserError if there is none such."""
@@ -77,14 +79,18 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _git_state() -> str | None:
+    """The commit of the suite, with `-dirty` if its code is not that commit's: untracked files count."""
+    commit = _git("describe", "--always", "--abbrev=12")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if _git("status", "--porcelain", "--", *_CODE) else commit
+
+
+def _git(*words: str) -> str | None:
+    """What git prints in the suite's folder, without white space around; None if there is no git, or no repository."""
+    command = ["git", "-C", str(ROOT), *words]
     try:
-        state = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return state.stdout.strip() or None
+    return ended.stdout.strip() if ended.returncode == 0 else None

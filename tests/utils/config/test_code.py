@@ -10,12 +10,12 @@ from utils.config.registry import METHODS, NORMS, ROOT
 
 LAYER = '''"""A layer."""
 
-from backbone.norm.bn import BatchNorm
+from backbone.norm.bn import BN
 from utils.config.registry import NORMS
 
 
 @NORMS.register()
-class Shifted(BatchNorm):
+class Shifted(BN):
     """Batch normalization and a number."""
 
     SHIFT = 1.0
@@ -61,7 +61,9 @@ def copied(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def identity(*words):
-        script = "import sys; from utils.config.configuration import configure as c; print(c(sys.argv[1:]).identity(''))"
+        script = (
+            "import sys; from utils.config.configuration import configure as c; print(c(sys.argv[1:]).identity(''))"
+        )
         command = [sys.executable, "-c", script, *RUN.split(), *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
@@ -74,7 +76,7 @@ def test_an_added_or_edited_part_is_another_run(copied):
     found = []
     for text in (LAYER, f"# edited\n{LAYER}", LAYER.replace("1.0", "2.0")):
         file.write_text(text)
-        found.append(identity("--nl", "SHIFTED"))
+        found.append(identity("--nl", "Shifted"))
     assert found[0] == found[1] != found[2]
     own = root / "backbone" / "norm" / "bn.py"
     before = identity("--nl", "BN")
