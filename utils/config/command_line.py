@@ -68,7 +68,8 @@ def _dashed(spelling: str) -> str:
 
 def _number_of_words(option: Option) -> dict[str, Any]:
     if option.many:
-        return {"nargs": "+"} | ({} if option.positional else {"action": "extend"})
+        words = "+" if option.flag is None else "*"
+        return {"nargs": words} | ({} if option.positional else {"action": "extend"})
     if option.positional:
         return {"nargs": "?"}
     return {} if option.flag is None else {"nargs": "?", "const": option.flag}

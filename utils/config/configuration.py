@@ -407,13 +407,14 @@ def _check_schedule(configuration: Configuration) -> None:
         raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")
 
 
-def spellings(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, str]:
-    """Every spelling of an option that a run of these parts takes, and the option's own name."""
+@as_user_errors()
+def accepted_options(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, Option]:
+    """The options that a run of these parts takes, by every spelling."""
     method, its_dataset = METHODS.get(model), DATASETS.get(dataset)
     backbone = backbone or _default_backbone(method, its_dataset, method.protocol)
     parts = Parts(method, its_dataset, NORMS.get(norm), BACKBONES.get(backbone), method.heads[0])
     options = (*SHARED_OPTIONS, *parts.options())
-    return {spelling: option.name for option in options for spelling in (option.name, *option.aliases)}
+    return {spelling: option for option in options for spelling in (option.name, *option.aliases)}
 
 
 def data_root(typed: str | None) -> Path:

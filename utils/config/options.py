@@ -49,9 +49,16 @@ PART_OPTIONS = grouped(
     role="part",
 ) + grouped(
     "parts",
-    Option("preset", str, None, "named set of options; what is typed wins", source="none"),
-    Option("plugin", str, None, "Python file that registers more parts; may be repeated", source="none", many=True),
-    role="shorthand",
+    Option("preset", str, None, "named set of options; what is typed wins", source="none", role="shorthand"),
+    Option(
+        "plugin",
+        str,
+        None,
+        "Python file that registers more parts; may be repeated",
+        source="none",
+        many=True,
+        role="place",
+    ),
 )
 
 _STEPS = Condition(
@@ -203,7 +210,7 @@ _TRACKING = grouped(
         choices=("auto", "online", "offline", "disabled"),
         role="place",
     ),
-    flag("nowand", "the same as --wandb_mode disabled", aliases=("nowandb",), role="shorthand"),
+    flag("nowand", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
     Option("wandb_entity", str, None, "entity at Weights & Biases", source="its own default", role="place"),
     Option("wandb_project", str, None, "project at Weights & Biases", source="the dataset", role="place"),
     Option("wandb_name", str, None, "name of the run at Weights & Biases", source="the record's", role="place"),

@@ -1,6 +1,6 @@
 """Norm layers that plans and tables know by a name of their own: a registered layer with its options set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,16 @@ def find_variant(name: str) -> Variant:
     return known.get(name.casefold(), Variant(name, {}))
 
 
-def row_of(values: Mapping[str, Any]) -> str:
-    """The name under which a run with these options is shown: a variant's, else its layer's."""
+def row_of(values: Mapping[str, Any], axes: Collection[str] = ()) -> str:
+    """The name under which a run with these options is shown: a variant's, else its layer's.
+
+    Args:
+        values: of the run, by name.
+        axes: options whose values are told otherwise, so that none of them makes a variant.
+    """
     for name, variant in VARIANTS.items():
+        if variant.options.keys() & set(axes):
+            continue
         if values["nl"] == variant.norm and all(values.get(key) == value for key, value in variant.options.items()):
             return name
     return values["nl"]

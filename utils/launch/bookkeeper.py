@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from utils.errors import RunError
 from utils.launch.plan import Job, Where
 from utils.launch.presence import launchers_of
-from utils.records.ledger import Ledger, Planned
+from utils.records.ledger import Axes, Ledger, Planned
 from utils.records.state import RunState
 
 _NOTED = (RunState.FAILED, RunState.STOPPED)  # of the others the record tells
@@ -18,12 +18,14 @@ class Bookkeeper:
         where: the places that all runs share.
         say: is told if nothing can be written.
         seeds: those of the table; runs on others are for a search alone.
+        axes: the options that have several values.
     """
 
-    def __init__(self, where: Where, say: Callable[[str], None], seeds: Collection[int]) -> None:
+    def __init__(self, where: Where, say: Callable[[str], None], seeds: Collection[int], axes: Axes) -> None:
         self._where = where
         self._say = say
         self._seeds = seeds
+        self._axes = axes
         self._folder = where.results_dir / where.group
         self._ledger = Ledger(self._folder)
         self._has_told = False
@@ -32,7 +34,7 @@ class Bookkeeper:
         """Write down a plan in the place of the former one."""
         planned = self._planned(jobs)
         others = [each for each in launchers_of(self._folder) if not each.is_this]
-        self._try(lambda: self._ledger.plan(planned, is_shared=bool(others)))
+        self._try(lambda: self._ledger.plan(planned, self._axes, is_shared=bool(others)))
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Add runs that follow a search."""

@@ -16,7 +16,7 @@ from utils.config.options import Option, flag, grouped, ranged
 from utils.errors import COMPLETE, DISK, MISTAKE, RunError, UserError, is_disk_error
 from utils.launch.arguments import PLACES, PRESET, places_of
 from utils.launch.cancel import cancel
-from utils.launch.cells import known_parts, read_extras
+from utils.launch.cells import group_of, known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import Grid, change, find_grid
 from utils.launch.output import discard_output, show
@@ -62,7 +62,6 @@ def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], in
     raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
 
 
-_SEARCHED = "searched for AdaB2N"
 _BY_PRESET = "by the preset"
 
 WHAT = grouped(
@@ -74,11 +73,12 @@ WHAT = grouped(
     Option("models", str, None, "methods, such as derpp er_ace", source=_BY_PRESET, many=True),
     Option("methods", str, None, "norm layers, such as BN AdaB2N", source=_BY_PRESET, many=True),
     Option(
-        "buffer_sizes",
+        "buffer_size",
         ranged(int, 1),
         None,
         "images in memory, on every dataset",
         source="by the preset and dataset",
+        aliases=("buffer_sizes",),
         many=True,
     ),
     Option(
@@ -90,9 +90,15 @@ WHAT = grouped(
         aliases=("n_epochs",),
         many=True,
     ),
-    Option("kappa", ranged(float, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
-    Option("lambd", ranged(float, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
-    Option("ada_t0", ranged(int, 0), None, _SEARCHED, source=_BY_PRESET, many=True),
+    Option(
+        "search",
+        str,
+        None,
+        "options with several values of which each layer takes its best; of others each value is a column",
+        source=_BY_PRESET,
+        many=True,
+        flag=(),
+    ),
     Option(
         "selection",
         str,
@@ -142,7 +148,8 @@ def _launch_parser() -> Parser:
         prog="python run.py",
         usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
-        epilog="Every option of utils/main.py may be given too; each run takes those that its parts use.\n"
+        epilog="Every option of utils/main.py may be given too, and several values make an axis; each run takes "
+        "those that its parts use.\n"
         + "\n".join(f"{axis}: {', '.join(names)}" for axis, names in known_parts().items()),
     )
 
@@ -153,6 +160,8 @@ def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
         if "seeds" in typed:
             raise UserError("--num_seeds and --seeds cannot be given together")
         typed["seeds"] = tuple(range(options.num_seeds))
+    if "search" in typed:
+        typed["searched"] = tuple("buffer_size" if name == "buffer_sizes" else name for name in typed.pop("search"))
     if options.selection is not None:
         typed["selection"] = options.selection
     is_preset_typed = any(word.partition("=")[0] == "--preset" for word in words)
@@ -163,9 +172,11 @@ def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
     options, unknown = _launch_parser().parse_known_args(words)
+    grid, extras = _read_grid(options, words), read_extras(unknown)
+    options.group = options.group or group_of(options.preset, grid, extras)
     where = places_of(options)
     launcher_options = [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings]
-    plan = make_plan(_read_grid(options, words), read_extras(unknown), where, launcher_options)
+    plan = make_plan(grid, extras, where, launcher_options)
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
 
@@ -228,7 +239,7 @@ def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, o
             engine,
             limits,
             view,
-            Bookkeeper(where, view.say, plan.seeds),
+            Bookkeeper(where, view.say, plan.seeds, plan.axes),
             estimate=estimates.memory_mb,
             follow=following.after,
         )

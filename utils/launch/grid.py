@@ -9,9 +9,9 @@ from utils.records.selection import ORACLE
 
 OTHERS = "*"  # datasets that an axis does not name
 
-SEARCHED = ("kappa", "lambd", "ada_t0")
-OPTION_OF_AXIS = {"buffer_sizes": "buffer_size", **dict(zip(SEARCHED, SEARCHED, strict=True))}  # not every part has it
-AXES = ("seeds", "datasets", "models", "methods", "buffer_sizes", "epochs", *SEARCHED, "search_seeds")
+_OF_ADAB2N = ("kappa", "lambd", "ada_t0")  # what its study searches
+
+Values = Mapping[str, tuple[Any, ...]]  # of an option, by dataset
 
 
 @dataclass(frozen=True)
@@ -19,34 +19,28 @@ class Grid:
     """A product of runs.
 
     Attributes:
-        seeds, datasets, models, methods, epochs: axes; `methods` are norm layers or variants of one
-            (`utils/config/variants.py`), as users of the AdaB2N launcher know them; epochs of None are the dataset's
-            own.
-        buffer_sizes: by dataset.
-        searched: hyperparameters by option and dataset; each run takes those that its parts use.
+        seeds, datasets, models, methods: what rows, columns and repetitions of a table are; `methods` are norm layers
+            or variants of one (`utils/config/variants.py`), as users of the AdaB2N launcher know them.
+        axes: values of further options, by option and dataset; each run takes those that its parts use.
+        searched: axes of whose values one is chosen, by name; each value of the others is a column of its own.
         selection: what the settings of a cell are judged on, `oracle` or `validation`.
         search_seeds: seeds on which all settings are run, the other seeds being left to the best; None: all of them.
-        epochs_are_online: whether `epochs` are for the online protocol alone, so that others take their own.
+        epochs_are_online: whether the axis `epochs` is for the online protocol alone, so that others take their own.
         fixed: further words of every run's command line.
-        typed: the axes that a command line changed.
+        typed: what a command line changed, by name.
     """
 
     seeds: tuple[int, ...]
     datasets: tuple[str, ...]
     models: tuple[str, ...]
     methods: tuple[str, ...]
-    buffer_sizes: Mapping[str, tuple[int, ...]]
-    epochs: tuple[int | None, ...] = (1,)
-    searched: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
+    axes: Mapping[str, Values] = field(default_factory=dict)
+    searched: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     selection: str = ORACLE
     search_seeds: tuple[int, ...] | None = None
     typed: frozenset[str] = frozenset()
     epochs_are_online: bool = False
-
-    def values(self, axis: Mapping[str, tuple[Any, ...]], dataset: str) -> tuple[Any, ...]:
-        """The values of an axis on a dataset."""
-        return axis.get(dataset, axis.get(OTHERS, ()))
 
 
 # Lyu et al., NeurIPS 2023: what their launcher runs.
@@ -55,12 +49,14 @@ _ADAB2N_ONLINE = Grid(
     datasets=("seq-cifar10", "seq-cifar100", "seq-miniimg"),
     models=("derpp", "er_ace"),
     methods=("BN", "LN", "IN", "GN", "CN", "AdaB2N"),
-    buffer_sizes={"seq-cifar10": (500, 2000), OTHERS: (2000, 5000), "seq-digits": (200,)},
-    searched={
+    axes={
+        "epochs": {OTHERS: (1,)},
+        "buffer_size": {"seq-cifar10": (500, 2000), OTHERS: (2000, 5000), "seq-digits": (200,)},
         "kappa": {OTHERS: (0.1, 0.4, 0.7, 1.0)},
         "lambd": {OTHERS: (0.01, 0.1, 1.0, 10.0), "seq-miniimg": (1e-5, 1e-4, 1e-3, 1e-2)},
         "ada_t0": {OTHERS: (0, 1)},
     },
+    searched=_OF_ADAB2N,
 )
 
 # Cha et al., CVPR 2023: single runs.
@@ -69,14 +65,17 @@ _TBBN_LAYERS = Grid(
     datasets=("seq-cifar100", "seq-imagenet100"),
     models=("ft",),
     methods=("BN", "IN", "GN", "SN", "BRN", "CN", "CN*", "TBBN"),
-    buffer_sizes={OTHERS: (2000,), "seq-digits": (100,)},
-    epochs=(None,),
+    axes={"buffer_size": {OTHERS: (2000,), "seq-digits": (100,)}},
 )
 
 GRIDS: dict[str, Grid] = {
     "adab2n-online": _ADAB2N_ONLINE,
     "adab2n-50epochs": Grid(
-        **{**vars(_ADAB2N_ONLINE), "epochs": (50,), "fixed": ("--batch_size", "32", "--minibatch_size", "32")}
+        **{
+            **vars(_ADAB2N_ONLINE),
+            "axes": {**_ADAB2N_ONLINE.axes, "epochs": {OTHERS: (50,)}},
+            "fixed": ("--batch_size", "32", "--minibatch_size", "32"),
+        }
     ),
     "tbbn-layers": _TBBN_LAYERS,
     "tbbn-methods": Grid(
@@ -92,6 +91,7 @@ GRIDS: dict[str, Grid] = {
             **vars(_TBBN_LAYERS),
             "datasets": ("seq-cifar100",),
             "methods": ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"),
+            "searched": _OF_ADAB2N,
             "fixed": ("--retune_norms", "5", "--adjust_groups"),
         }
     ),
@@ -101,8 +101,8 @@ GRIDS: dict[str, Grid] = {
         datasets=("seq-digits",),
         models=("er_ace", "er"),
         methods=("BN", "GN", "CN", "TBBN", "AdaB2N"),
-        buffer_sizes={OTHERS: (200,)},
-        searched={"kappa": {OTHERS: (0.4, 1.0)}},
+        axes={"epochs": {OTHERS: (1,)}, "buffer_size": {OTHERS: (200,)}, "kappa": {OTHERS: (0.4, 1.0)}},
+        searched=_OF_ADAB2N,
         fixed=("--nf", "16", "--lr", "0.05", "--num_groups", "8"),
     ),
 }
@@ -117,18 +117,14 @@ def find_grid(name: str) -> Grid:
 
 
 def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
-    """The grid with the axes that were typed; a typed axis holds on every dataset.
+    """The grid with what was typed, by attribute or, of an axis, by option; a typed axis holds on every dataset.
 
     Raises:
         UserError: an axis is left without a value.
     """
-    for name in AXES:
-        if name in typed and not typed[name]:
+    for name, values in typed.items():
+        if not values and name != "searched":
             raise UserError(f"--{name} has no value, so that there is nothing to run")
-    plain = ("seeds", "datasets", "models", "methods", "epochs", "selection", "search_seeds")
-    changed = {name: typed[name] for name in plain if name in typed}
-    if "buffer_sizes" in typed:
-        changed["buffer_sizes"] = {OTHERS: typed["buffer_sizes"]}
-    searched = dict(grid.searched)
-    searched |= {name: {OTHERS: typed[name]} for name in SEARCHED if name in typed}
-    return Grid(**{**vars(grid), **changed, "searched": searched, "typed": frozenset(typed)})
+    attributes = {name: values for name, values in typed.items() if name in vars(grid)}
+    axes = {name: {OTHERS: values} for name, values in typed.items() if name not in attributes}
+    return Grid(**{**vars(grid), **attributes, "axes": {**grid.axes, **axes}, "typed": frozenset(typed)})

@@ -1,5 +1,6 @@
 """From a grid to the list of runs: configurations resolved as a run would, equal computations merged."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from utils.config.configuration import Configuration, configure, readable_name
 from utils.config.registry import load_plugin
 from utils.config.variants import find_variant
 from utils.errors import UserError
-from utils.launch.cells import Cell, explain_unused, make_cells, setting_text
+from utils.launch.cells import Asked, Cell, explain_unused, setting_text
 from utils.launch.data import Data, DataFacts
-from utils.launch.grid import OPTION_OF_AXIS, Grid
+from utils.launch.grid import Grid
 from utils.records.collect import read_run
+from utils.records.ledger import Axes
 from utils.records.record import OtherVersion, Record
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
@@ -27,6 +29,7 @@ _GIVEN_OTHERWISE = {
     "debug_mode": "its runs are kept apart from every group; try one with utils/main.py",
     "device": "the launcher gives each run its device, inside CUDA_VISIBLE_DEVICES",
 }
+_OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "protocol", *_GIVEN_OTHERWISE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Job:
         data: what is known of its data.
         identity: what the results depend on.
         record: its folder.
+        axes: the plan's, of which it has one value each.
     """
 
     words: tuple[str, ...]
@@ -46,6 +50,7 @@ class Job:
     data: Data
     identity: str
     record: Record
+    axes: Axes
 
     @property
     def name(self) -> str:
@@ -114,6 +119,7 @@ class Plan:
         selection: what settings are judged on, `oracle` or `validation`.
         searches: the cells with several settings.
         seeds: those of the table.
+        axes: the options that have several values.
     """
 
     jobs: tuple[Job, ...]
@@ -121,6 +127,7 @@ class Plan:
     selection: str
     searches: tuple[Search, ...]
     seeds: tuple[int, ...]
+    axes: Axes
 
     @property
     def num_merged(self) -> int:
@@ -146,8 +153,9 @@ class Where:
 class _Planner:
     """Turns cells into jobs and searches; the same computation is the same job."""
 
-    def __init__(self, grid: Grid, where: Where) -> None:
+    def __init__(self, grid: Grid, where: Where, axes: Axes) -> None:
         self._where = where
+        self._axes = axes
         self.data = DataFacts(where.data_root)
         self._jobs: dict[str, Job] = {}
         self._seeds = tuple(dict.fromkeys(grid.seeds))
@@ -179,12 +187,18 @@ class _Planner:
 
         is_part = set() if self._held_out else set(self._search_seeds)
         return Search(
-            title=stage[0][0].name.rpartition("-s")[0],
+            title=" ".join([stage[0][0].name.rpartition("-s")[0], *self._compared_words(cell)]),
             settings=tuple(setting_text(setting) for setting in settings),
             stage=stage,
             finals=finals,
             num_following=len(set(self._seeds) - is_part),
         )
+
+    def _compared_words(self, cell: Cell) -> list[str]:
+        """What its runs' names do not tell of the compared axes."""
+        pairs = itertools.pairwise((*cell.axes, *cell.further))
+        named = {f"--{name}" for name in self._axes.compared} - {"--buffer_size", "--epochs"}
+        return [setting_text(pair) for pair in pairs if pair[0] in named]
 
     def _job(self, words: tuple[str, ...]) -> Job:
         where = self._where
@@ -193,7 +207,7 @@ class _Planner:
         identity = config.identity(data.fingerprint)
         if identity not in self._jobs:
             record = Record.of_run(where.results_dir, where.group, readable_name(config), identity)
-            self._jobs[identity] = Job(words, config, data, identity, record)
+            self._jobs[identity] = Job(words, config, data, identity, record, self._axes)
         return self._jobs[identity]
 
 
@@ -213,14 +227,15 @@ def make_plan(
     """
     _check(grid, extras)
     for path in extras.get("plugin", ()):
-        if path != "--plugin":
-            load_plugin(path)
-    planner = _Planner(grid, where)
-    used: set[str] = set()
-    cells = Counter(make_cells(grid, extras, used))
-    for name in (*extras, *(name for name in OPTION_OF_AXIS if name in grid.typed)):
-        if OPTION_OF_AXIS.get(name, name) not in used:
+        load_plugin(path)
+    asked = Asked(grid, extras)
+    cells = Counter(asked.cells())
+    for name in (*extras, *(name for name in grid.axes if name in grid.typed)):
+        if name not in asked.used:
             raise UserError(explain_unused(name, launcher_options))
+    _check_searched(grid, asked)
+    axes = Axes(tuple(asked.searched), tuple(asked.compared))
+    planner = _Planner(grid, where, axes)
     added = [planner.add(cell, times) for cell, times in cells.items()]
     by_seed = [_by_seed(each) if isinstance(each, Search) else each for each in added]
     seeds = dict.fromkeys(seed for each in by_seed for seed in each)
@@ -228,7 +243,8 @@ def make_plan(
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
     planner.data.check()
-    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, tuple(dict.fromkeys(grid.seeds)))
+    seeds = tuple(dict.fromkeys(grid.seeds))
+    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, seeds, axes)
 
 
 def _by_seed(search: Search) -> dict[int, list[Job]]:
@@ -253,6 +269,18 @@ def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:
             f"--validation and --selection validation cannot be given together: the search holds out {SEARCH_SHARE} "
             "itself, and the best is then run on all data"
         )
+
+
+def _check_searched(grid: Grid, asked: Asked) -> None:
+    """Raises UserError if something is to be searched that is no axis, or one of a single value."""
+    for name in grid.searched if "searched" in grid.typed else ():
+        if name in _OF_THE_TABLE:
+            raise UserError(f"--search {name}: it is a row, a column or a repetition of the table, and never searched")
+        if name not in asked.wanted:
+            axes = ", ".join((*asked.searched, *asked.compared)) or "none; give an option several values"
+            raise UserError(f"--search {name}: it is no axis of this plan, whose axes are: {axes}")
+        if asked.wanted[name] not in asked.searched:
+            raise UserError(f"--search {name}: it has one value, so that there is nothing to choose: give several")
 
 
 def _check_search(grid: Grid, searches: Sequence[Search]) -> None:

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from utils.launch.cells import setting_text
 from utils.launch.engine import Child
-from utils.launch.grid import SEARCHED
 from utils.launch.plan import Job
 from utils.launch.scheduler import Progress
 from utils.records.progress import clock
@@ -120,11 +119,11 @@ def _aligned(rows: list[_Row], width: int) -> list[Text]:
 
 
 def setting_of(job: Job) -> str:
-    """What tells a run of a search from its neighbours: the searched options, and whether data are held out.
+    """What tells a run from its neighbours: its values of the axes, and whether data are held out.
 
     Its name has neither.
     """
-    pairs = [pair for pair in itertools.pairwise(job.words) if pair[0].removeprefix("--") in SEARCHED]
+    pairs = [pair for pair in itertools.pairwise(job.words) if pair[0].removeprefix("--") in job.axes.names]
     held_out = ["held out"] if "--validation" in job.words else []
     return ", ".join([*map(setting_text, pairs), *held_out])
 

@@ -9,7 +9,7 @@ from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
 from utils.launch.plan import Job, Plan, Search, Where
 from utils.launch.search import decided
-from utils.records.selection import SEARCH_SHARE, VALIDATION
+from utils.records.selection import SEARCH_SHARE, VALIDATION, typed_text
 from utils.records.state import RunState
 
 _AXES = {
@@ -63,7 +63,7 @@ class Summary:
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
         return [
             f"{num_jobs}{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
-            *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan.jobs).items()),
+            *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan).items()),
             *(f"  {line}" for line in self._search_lines()),
             *(f"  {line}" for line in self._cost().lines(self._num_places)),
             f"  records: {self._where.results_dir / self._where.group}",
@@ -82,6 +82,8 @@ class Summary:
             "runs": len(plan.jobs),
             "merged": plan.num_merged,
             "selection": plan.selection,
+            "searched": list(plan.axes.searched),
+            "compared": list(plan.axes.compared),
             "following": sum(search.num_following for search in plan.searches),
             "training_steps": cost.num_steps,
             "retuning_steps": cost.num_retuning_steps,
@@ -113,7 +115,8 @@ class Summary:
         seeds = dict.fromkeys(str(job.config.seed) for job in searches[0].stage[0])
         lines = [
             f"settings: chosen on {judged_on}: {cells} of {settings} settings, {budgets} runs per cell "
-            f"(seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})"
+            f"(seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})",
+            f"searched: {', '.join(self._plan.axes.searched)}; settings per cell: {_by_layer(searches)}",
         ]
         num_following = sum(search.num_following for search in searches)
         if num_following:
@@ -126,6 +129,14 @@ class Summary:
         undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
         jobs = [job for job in self.jobs if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
         return cost_of(jobs, undecided, self._estimates)
+
+
+def _by_layer(searches: Iterable[Search]) -> str:
+    """How many settings each norm layer tries in a cell."""
+    numbers: dict[str, list[int]] = {}
+    for search in searches:
+        numbers.setdefault(search.stage[0][0].config.nl, []).append(len(search.settings))
+    return ", ".join(f"{layer} {_range(found)}" for layer, found in numbers.items())
 
 
 def _num_settings(search: Search) -> int:
@@ -146,11 +157,12 @@ def _states(jobs: Iterable[Job]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _axes(jobs: Iterable[Job]) -> Mapping[str, dict[str, None]]:
-    values = [{**job.config.values, "nl": row_of(job.config.values)} for job in jobs]
+def _axes(plan: Plan) -> Mapping[str, dict[str, None]]:
+    values = [{**job.config.values, "nl": row_of(job.config.values, plan.axes.names)} for job in plan.jobs]
+    titles = _AXES | {name: f"{name} (compared)" for name in plan.axes.compared if name not in _AXES}
     axes = {
-        title: dict.fromkeys(str(each[option]) for each in values if each.get(option) is not None)
-        for option, title in _AXES.items()
+        title: dict.fromkeys(typed_text(each[option]) for each in values if each.get(option) is not None)
+        for option, title in titles.items()
     }
     return {title: found for title, found in axes.items() if found}
 

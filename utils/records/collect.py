@@ -3,7 +3,7 @@
 Runs that were planned and have no record tell by the group's ledger what became of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ class Run:
         metrics: as `utils.records.metrics.summarise` gives them from the counts; None without a result.
         command: the command line that it was started with.
         for_search: whether a search is all that it is for: its figure is not one of the table.
+        is_planned: whether it is of a plan of its group, or the group has none.
         cause: the kind of error that keeps a damaged record from being read.
         environment: versions and hardware of a complete run, as far as its record tells them.
     """
@@ -46,6 +47,7 @@ class Run:
     metrics: dict[str, Any] | None = None
     command: tuple[str, ...] = ()
     for_search: bool = False
+    is_planned: bool = True
     cause: type[Exception] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,7 +65,17 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     runs = {each.name: read_run(each) for each in record_folders(folder)}
     runs |= {name: _without_record(folder / name, entry) for name, entry in planned.items() if name not in runs}
     told = [_with_outcome(run, planned.get(name)) for name, run in sorted(runs.items())]
+    told = [replace(run, is_planned=not planned or run.folder.name in planned) for run in told]
     return [*told, *unreadable]
+
+
+def of_no_cell(runs: Iterable[Run]) -> list[str]:
+    """Which records belong to no cell, and why, a line each."""
+    runs = list(runs)
+    num_unplanned = sum(bool(run.values) and not run.is_planned for run in runs)
+    records = f"{num_unplanned} record{'s' if num_unplanned != 1 else ''}"
+    unplanned = [f"{records} of no plan of this group"] if num_unplanned else []
+    return [*(run.reason for run in runs if not run.values), *unplanned]
 
 
 def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:

@@ -18,6 +18,24 @@ from utils.records.state import RunState
 
 
 @dataclass(frozen=True)
+class Axes:
+    """The options of which a plan tries several values.
+
+    Attributes:
+        searched: by name; of their values one is chosen.
+        compared: by name; each value is a column of its own.
+    """
+
+    searched: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.searched, *self.compared)
+
+
+@dataclass(frozen=True)
 class Planned:
     """A run that a launcher was asked for.
 
@@ -48,11 +66,12 @@ class Ledger:
         self.plan_path = folder / "plan.json"
         self.outcomes_path = folder / "outcomes.jsonl"
 
-    def plan(self, runs: Mapping[str, Planned], is_shared: bool = False) -> None:
+    def plan(self, runs: Mapping[str, Planned], axes: Axes | None = None, is_shared: bool = False) -> None:
         """Write down a plan. Of the plan before, those runs stay that have a folder.
 
         Args:
             runs: by the name of their folder.
+            axes: what is tried; of several plans of a group the last one decides what is searched.
             is_shared: whether another launcher is at the group, so that all of the plan before stays.
 
         Raises:
@@ -64,12 +83,12 @@ class Ledger:
             except DamagedRecord:
                 former = {}
             kept = {name: run for name, run in former.items() if is_shared or (self._folder / name).is_dir()}
-            self._write(kept | dict(runs))
+            self._write(kept | dict(runs), axes or Axes())
 
     def add(self, runs: Mapping[str, Planned]) -> None:
         """Add runs that follow from what has come out. Raises DiskError, DamagedRecord."""
         with self._hold():
-            self._write(self.read() | dict(runs))
+            self._write(self.read() | dict(runs), self.read_axes())
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
@@ -107,6 +126,14 @@ class Ledger:
                 runs[name] = replace(runs[name], outcome=outcome, reason=reason)
         return runs
 
+    def read_axes(self) -> Axes:
+        """What the latest plan tries several values of; nothing where there is none, or none that can be read."""
+        try:
+            axes = json.loads(self.plan_path.read_bytes())["axes"]
+            return Axes(*(tuple(map(str, axes[name])) for name in ("searched", "compared")))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return Axes()
+
     def _outcomes(self) -> list[tuple[str, RunState, str]]:
         """The notes that can be read, in their order; a line that a crash has cut is left out."""
         try:
@@ -115,10 +142,11 @@ class Ledger:
             return []
         return [note for note in map(_read_note, lines) if note is not None]
 
-    def _write(self, runs: Mapping[str, Planned]) -> None:
+    def _write(self, runs: Mapping[str, Planned], axes: Axes) -> None:
         shared = _shared([run.values for run in runs.values()])
         content = {
             "schema": SCHEMA_VERSION,
+            "axes": {"searched": list(axes.searched), "compared": list(axes.compared)},
             "shared": shared,
             "runs": {
                 name: {

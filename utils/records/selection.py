@@ -2,30 +2,22 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from utils.config.options import PLACE_OPTIONS
+from utils.config.options import SHARED_OPTIONS
 from utils.config.variants import row_of
 from utils.records.collect import Run
+from utils.records.ledger import Axes
 from utils.records.state import RunState
 
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
 
-COLUMN = (
-    *("dataset", "model", "buffer_size", "buffer_mode", "epochs", "batch_size", "backbone", "nf"),
-    *("variant", "validation"),
-)
 _OPEN = (RunState.STARTED, RunState.NOT_RUN)
-_IGNORED = {option.name for option in PLACE_OPTIONS} | {
-    *("seed", "nl", "preset", "plugin", "load_best_args", "retune_norms", *COLUMN)
-}
-
-# Options in words or flags make another experiment, which no setting is chosen among; so do these numbers.
-_OF_EXPERIMENTS = {"val_fraction", "batch_ratio", "n_tasks", "second_epochs", "class_order"}
-_NEVER_OF_EXPERIMENTS = _IGNORED | {"affine", "adjust_groups", "renormalize_absent", "forward", "optim_nesterov"}
+_OF_NO_CELL = {option.name for option in SHARED_OPTIONS if option.role in ("measurement", "place", "shorthand")}
+_STRUCTURE = ("dataset", "model", "nl", "seed", "validation")  # columns, rows, repetitions, and what is tested on
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -59,61 +51,153 @@ class Cell:
         return {seed: value for seed, value in found.items() if value is not None}
 
 
-def select(runs: Sequence[Run]) -> dict[tuple, dict[str, Cell]]:
+class Column(NamedTuple):
+    """What the runs of one column of a table share.
+
+    Attributes:
+        dataset, model, buffer_size, epochs: their values; None where there is no such option or it was searched.
+        compared: further options in which runs of one row differ, each with its value here.
+        validation: share of the training data that is held out and tested on.
+    """
+
+    dataset: str | None
+    model: str | None
+    buffer_size: int | None
+    epochs: int | None
+    compared: tuple[tuple[str, Any], ...] = ()
+    validation: float | None = 0.0
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """All of it, the compared options in words."""
+        return self._replace(compared=self.compared_text)
+
+    @property
+    def compared_text(self) -> str:
+        """`lr 0.03, batch_size 10`."""
+        return setting_in_words({name: typed_text(value) for name, value in self.compared})
+
+
+def select(
+    runs: Iterable[Run], axes: Axes | None = None, split_by: Collection[str] = ()
+) -> dict[Column, dict[str, Cell]]:
     """Cells by column and norm layer, or variant of one (`utils/config/variants.py`).
 
-    Where a layer was run in several settings, one of them stands for it (`best_setting`). Where settings were tried on
-    a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged there, and the figures are those
-    of the chosen one's runs on all data. Otherwise they are judged on what they were tested on, which is an oracle, as
-    in the original studies. Held-out runs in a column without any run on all data, or of another share, are a column
-    of their own. So are runs that differ in more than numbers that one searches over, such as in the form of a loss:
-    the column's `variant` tells in what.
+    Only what a plan searched (`axes`) is chosen among: of the settings of a layer one stands for it (`best_setting`).
+    Where settings were tried on a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged
+    there, and the figures are those of the chosen one's runs on all data. Otherwise they are judged on what they were
+    tested on, which is an oracle, as in the original studies. Held-out runs without any run on all data, or of another
+    share, are a column of their own.
+
+    Every other option in which runs of one row differ splits columns. A layer that has no such option stands in each
+    of these columns. Options that tell only what is measured, or where, split nothing: of runs that differ in these
+    alone, one stands for its seed.
+
+    Args:
+        runs: of a group; those that are of no plan are left out.
+        axes: of the group's plan; None: nothing was searched.
+        split_by: options that split columns even where they do not differ, so that those of other groups match.
     """
-    grouped: dict[tuple, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    readable = [run for run in runs if run.values]
-    differing = _differing(readable)
-    known = {_column_of(run, differing) for run in readable}
-    for run in readable:
-        column = _column_of(run, differing)
-        on_all_data = _column_of(run, differing, validation=0.0)
-        is_search = run.values.get("validation") == SEARCH_SHARE and on_all_data in known
-        grouped[on_all_data if is_search else column][row_of(run.values)].append(run)
-    return {
-        column: {norm: _make_cell(found, column[-1]) for norm, found in norms.items()}
-        for column, norms in grouped.items()
-    }
-
-
-def _column_of(run: Run, differing: Mapping[tuple, Sequence[str]], **changed: Any) -> tuple:
-    """What the runs of one column share, with some of it changed."""
-    names = [name for name in differing[_experiment_of(run)] if name in run.values]
-    variant = ", ".join(f"{name} {_typed(run.values[name])}" for name in names) or None
-    values = {**run.values, "variant": variant, **changed}
-    return tuple(values.get(name) for name in COLUMN)
-
-
-def _experiment_of(run: Run) -> tuple:
-    return run.values.get("dataset"), run.values.get("model")
-
-
-def _differing(runs: Sequence[Run]) -> dict[tuple, list[str]]:
-    """By dataset and method, the options in which their runs are different experiments."""
-    found: dict[tuple, dict[str, set]] = defaultdict(lambda: defaultdict(set))
+    axes = axes or Axes()
+    families: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
-        for name, value in run.values.items():
-            is_word = isinstance(value, str | bool) and name not in _NEVER_OF_EXPERIMENTS
-            if is_word or name in _OF_EXPERIMENTS:
-                found[_experiment_of(run)][name].add(_frozen(value))
-    differing: dict[tuple, list[str]] = defaultdict(list)
-    for experiment, options in found.items():
-        differing[experiment] = sorted(name for name, values in options.items() if len(values) > 1)
-    return differing
+        if run.values and run.is_planned:
+            families[run.values.get("dataset"), run.values.get("model")].append(run)
+    columns: dict[Column, dict[str, Cell]] = {}
+    for family in families.values():
+        names = _splitting(family, axes, split_by)
+        for column, rows in _columns_of(family, names, axes).items():
+            columns[column] = {row: _make_cell(found, column.validation, axes.searched) for row, found in rows.items()}
+    return columns
 
 
-def _typed(value: Any) -> str:
+def _splitting(runs: Sequence[Run], axes: Axes, split_by: Collection[str]) -> list[str]:
+    """The options, beside buffer and epochs, in which runs of one row differ, without those that follow from others.
+
+    What follows, such as the replay batch from the batch, tells no more runs apart than what it follows from.
+    """
+    known = [*axes.searched, "buffer_size", "epochs"]
+    num_given = len(known)
+    declared = [option.name for option in SHARED_OPTIONS]
+    others = sorted({name for run in runs for name in run.values} - {*declared, *_STRUCTURE})
+    for name in dict.fromkeys((*axes.compared, *declared, *others)):
+        may_split = name not in known and name not in _STRUCTURE and name not in _OF_NO_CELL
+        if may_split and (name in split_by or _differs(runs, name, known, axes)):
+            known.append(name)
+    return known[num_given:]
+
+
+def _differs(runs: Sequence[Run], name: str, known: Sequence[str], axes: Axes) -> bool:
+    """Whether an option differs among runs of one row that agree in what is known."""
+    values: dict[tuple, Any] = {}
+    for run in runs:
+        if name in run.values:
+            value = _frozen(run.values[name])
+            alike = row_of(run.values, axes.names), *(_frozen(run.values.get(other)) for other in known)
+            if values.setdefault(alike, value) != value:
+                return True
+    return False
+
+
+def _columns_of(runs: Sequence[Run], names: Sequence[str], axes: Axes) -> dict[Column, dict[str, list[Run]]]:
+    """The runs of a dataset and a method by column and row."""
+    bases = [_base_of(run, axes) for run in runs]
+    known = set(bases)
+    grouped: dict[Column, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run, base in zip(runs, bases, strict=True):
+        on_all_data = base._replace(validation=0.0)
+        is_search = bool(axes.searched) and base.validation == SEARCH_SHARE and on_all_data in known
+        grouped[on_all_data if is_search else base][row_of(run.values, axes.names)].append(run)
+    columns: dict[Column, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for base, rows in grouped.items():
+        own = {row: [_compared_values(run, names) for run in found] for row, found in rows.items()}
+        for values in _joined(own.values()):
+            column = base._replace(compared=tuple((name, values[name]) for name in names if name in values))
+            for row, found in rows.items():
+                for run, compared in zip(found, own[row], strict=True):
+                    if compared.items() <= values.items():
+                        columns[column][row].append(run)
+    return columns
+
+
+def _base_of(run: Run, axes: Axes) -> Column:
+    values = {name: value for name, value in run.values.items() if name not in axes.searched}
+    return Column(
+        dataset=values.get("dataset"),
+        model=values.get("model"),
+        buffer_size=values.get("buffer_size"),
+        epochs=values.get("epochs"),
+        validation=values.get("validation"),
+    )
+
+
+def _compared_values(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    return {name: _frozen(run.values[name]) for name in names if name in run.values}
+
+
+def _joined(rows: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The values of the columns in which the runs of all rows stand: those that agree in what they share are joined."""
+    columns: list[dict[str, Any]] = [{}]
+    for row in rows:
+        own = _distinct(row)
+        pairs = [(column, values) for column in columns for values in own if _agree(column, values)]
+        alone = [each for each in (*columns, *own) if not any(each is one or each is other for one, other in pairs)]
+        columns = _distinct([*({**column, **values} for column, values in pairs), *alone])
+    return [each for each in columns if not any(each.items() < other.items() for other in columns)]
+
+
+def _distinct(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return list({frozenset(each.items()): dict(each) for each in values}.values())
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(other[name] == value for name, value in one.items() if name in other)
+
+
+def typed_text(value: Any) -> str:
     """An option's value as one would type it."""
-    if isinstance(value, list):
-        return ",".join(map(_typed, value))
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed_text, value))
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
@@ -148,9 +232,10 @@ def _scores(runs: Sequence[Run]) -> dict[int, float | None]:
     return {**diverged, **{seed: final for seed, final in finals.items() if final is not None}}
 
 
-def _make_cell(runs: list[Run], share: float | None) -> Cell:
-    """The cell of a norm layer in a column that holds out `share`; its search may hold out more."""
-    searched = _searched(runs)
+def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) -> Cell:
+    """The cell of a norm layer in a column that holds out `share`; its search over the named options may hold more."""
+    searched = [name for name in names if len({_frozen(run.values.get(name)) for run in found}) > 1]
+    runs = _one_per_seed(found, searched)
     settings: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         settings[tuple(_frozen(run.values.get(name)) for name in searched)].append(run)
@@ -220,10 +305,19 @@ def _setting(key: tuple | None, searched: Sequence[str]) -> dict[str, Any]:
     return {} if key is None else dict(zip(searched, key, strict=True))
 
 
-def _searched(runs: list[Run]) -> list[str]:
-    """Options in which the runs of one cell differ."""
-    names = sorted({name for run in runs for name in run.values} - _IGNORED)
-    return [name for name in names if len({_frozen(run.values.get(name)) for run in runs}) > 1]
+def _one_per_seed(runs: Sequence[Run], searched: Sequence[str]) -> list[Run]:
+    """Of the runs of a setting that differ in what was measured alone, the complete one that tells the most."""
+    best: dict[tuple, Run] = {}
+    for run in runs:
+        key = run.values["seed"], run.values.get("validation"), *(_frozen(run.values.get(name)) for name in searched)
+        if key not in best or _told(run) > _told(best[key]):
+            best[key] = run
+    return list(best.values())
+
+
+def _told(run: Run) -> tuple[bool, bool, int]:
+    measured = [value for metrics in (run.metrics or {}).values() for value in metrics.values() if value is not None]
+    return run.state is RunState.COMPLETE, run.state is RunState.DIVERGED, len(measured)
 
 
 def _frozen(value: Any) -> Any:

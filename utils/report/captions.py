@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from utils.config.variants import VARIANTS
 from utils.records.collect import Run
 from utils.records.metrics import METRICS
-from utils.records.selection import COLUMN, setting_in_words
+from utils.records.selection import setting_in_words
 from utils.report.published import differences, gain, values_of
 from utils.report.tables import (
     BASELINE,
     SCENARIOS,
     SIGNIFICANT,
-    Column,
     Entry,
     Table,
     protocol_of,
@@ -64,9 +63,10 @@ def _selections(table: Table) -> list[str]:
 
 
 def _test(table: Table) -> list[str]:
-    number = sum(entry.p is not None for entry in table.entries.values())
-    shown = sum(table.entries[row, column].p is not None for row in table.rows for column in table.columns)
-    place = "this table" if shown == number else "all tables of this study"
+    number = table.num_tests
+    tested = [place for place, entry in table.entries.items() if entry.p is not None]
+    is_whole = all(row in table.rows and column in table.columns for row, column in tested)
+    place = "this table" if is_whole else "all tables of this study"
     over = f"the {number} tests of {place}" if number > 1 else f"the one test of {place}"
     test = f"paired t-test, p < {SIGNIFICANT} after Holm's correction over {over}"
     return [f"* differs from {table.show(BASELINE)} over common seeds: {test}."] if number else []
@@ -76,7 +76,7 @@ def _compositions(table: Table) -> list[str]:
     """Which layers saw current and memory rows in one forward, by method."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for column in table.columns:
-        model = table.show(_named(column)["model"])
+        model = table.show(column.column.model)
         for row in table.rows:
             cell = table.entries[row, column].cell
             if cell and cell.forward and table.show(row) not in found[model][cell.forward]:
@@ -90,7 +90,7 @@ def _compositions(table: Table) -> list[str]:
 
 
 def _held_out(table: Table) -> list[str]:
-    shares = {_named(column)["validation"] for column in table.columns} - {None, 0.0}
+    shares = {column.column.validation for column in table.columns} - {None, 0.0}
     return ["Columns with `validation` are tested on that share of the training data, held out."] if shares else []
 
 
@@ -151,7 +151,7 @@ def _gains(table: Table) -> list[str]:
         norms = {row: table.entries[row, column].cell for row in table.rows}
         norms = {row: cell for row, cell in norms.items() if cell and cell.runs}
         if {"AdaB2N", BASELINE} <= norms.keys():
-            texts.append(gain(_named(column)["dataset"], protocol_of(norms)))
+            texts.append(gain(column.column.dataset, protocol_of(norms)))
     return [f"published, {text}" for text in texts if text]
 
 
@@ -197,10 +197,6 @@ def missing(table: Table) -> list[str]:
 def lost(table: Table) -> list[str]:
     """Which records are in no cell, a line each."""
     return [f"in no cell: {why}" for why in table.unreadable]
-
-
-def _named(column: Column) -> dict:
-    return dict(zip(COLUMN, column[0], strict=True))
 
 
 def setting_text(entry: Entry) -> str:

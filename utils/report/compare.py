@@ -11,8 +11,9 @@ from typing import Any
 from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
 from utils.records.collect import Run, collect
+from utils.records.ledger import Ledger
 from utils.records.metrics import MAIN_METRIC, METRICS
-from utils.records.selection import Cell, select
+from utils.records.selection import Cell, Column, select
 from utils.records.state import RunState
 from utils.report.files import digest, printable
 from utils.report.stats import mean_and_std
@@ -83,7 +84,7 @@ class Group:
     runs: Sequence[Run]
     cells: Cells
 
-    def cell(self, column: tuple | None, norm: str) -> Cell | None:
+    def cell(self, column: Column | None, norm: str) -> Cell | None:
         """The cell of a norm layer in a column, None where there is none."""
         return self.cells.get(column, {}).get(norm)
 
@@ -98,10 +99,14 @@ def read_groups(results_dir: Path, names: Sequence[str]) -> list[Group]:
     twice = next((name for name, number in Counter(plain).items() if number > 1), None)
     if twice is not None:
         raise UserError(f"group {twice!r} is named twice; name the groups to compare once each")
-    return [_read_group(results_dir, name) for name in plain]
+    runs = {name: _read_runs(results_dir, name) for name in plain}
+    axes = {name: Ledger(results_dir / name).read_axes() for name in plain}
+    found = [column for name in plain for column in select(runs[name], axes[name])]
+    compared = {option for column in found for option, _ in column.compared}
+    return [Group(name, runs[name], select(runs[name], axes[name], compared)) for name in plain]
 
 
-def _read_group(results_dir: Path, name: str) -> Group:
+def _read_runs(results_dir: Path, name: str) -> list[Run]:
     if not (results_dir / name).is_dir():
         raise UserError(_explain_unknown(results_dir, name))
     runs = collect(results_dir, name)
@@ -109,7 +114,7 @@ def _read_group(results_dir: Path, name: str) -> Group:
         counts = Counter(run.state for run in runs)
         found = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no record"
         raise UserError(f"group {name!r} has no complete run to compare ({found}); run its grid first")
-    return Group(name, runs, select(runs))
+    return runs
 
 
 def _explain_unknown(results_dir: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from statistics import fmean
 from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.record import Record
-from utils.records.selection import COLUMN, Cell
+from utils.records.selection import Cell, Column
 from utils.report import markdown
 from utils.report.compare import (
     NOT_COMPARED,
@@ -24,7 +24,6 @@ from utils.report.published import values_of
 from utils.report.stats import holm, paired_p
 from utils.report.tables import SCENARIOS, column_title, in_order
 
-_KNOWN_BY = ("dataset", "model", "buffer_size")
 _ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")
 _NOT_SET = "not set"
 
@@ -39,7 +38,7 @@ class Row:
     """
 
     title: str
-    columns: Mapping[str, tuple]
+    columns: Mapping[str, Column]
 
     def cells(self, groups: Sequence[Group], norm: str) -> dict[str, Cell]:
         """The cells of a norm layer, by group."""
@@ -74,7 +73,7 @@ def match_columns(groups: Sequence[Group]) -> list[Row]:
     two of them: so groups that differ in their batch size, say, can be compared.
     """
     having = {column: {group.name: column for group in groups if column in group.cells} for column in _columns(groups)}
-    left: dict[tuple, list[dict[str, tuple]]] = defaultdict(list)
+    left: dict[tuple, list[dict[str, Column]]] = defaultdict(list)
     for column, columns in having.items():
         if len(columns) < len(groups):
             left[_key(column)].append(columns)
@@ -87,23 +86,24 @@ def match_columns(groups: Sequence[Group]) -> list[Row]:
     return sorted(rows, key=lambda row: row.title)
 
 
-def _key(column: tuple) -> tuple:
-    named = dict(zip(COLUMN, column, strict=True))
-    return tuple(named[name] for name in _KNOWN_BY)
+def _key(column: Column) -> tuple:
+    return column.dataset, column.model, column.buffer_size
 
 
-def _columns(groups: Sequence[Group]) -> list[tuple]:
+def _columns(groups: Sequence[Group]) -> list[Column]:
     return list(dict.fromkeys(column for group in groups for column in group.cells))
 
 
-def _title(columns: Mapping[str, tuple], rows: Sequence[Mapping[str, tuple]]) -> str:
+def _title(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Column]]) -> str:
     """Without what differs inside the row, which is said elsewhere."""
     agreed = [_agreed(other) for other in rows]
     return column_title(_agreed(columns), agreed)
 
 
-def _agreed(columns: Mapping[str, tuple]) -> tuple:
-    return tuple(values[0] if len(set(values)) == 1 else None for values in zip(*columns.values(), strict=True))
+def _agreed(columns: Mapping[str, Column]) -> Column:
+    agreed = (values[0] if len(set(values)) == 1 else None for values in zip(*columns.values(), strict=True))
+    column = Column(*agreed)
+    return column._replace(compared=column.compared or ())
 
 
 def _all_cells(rows: Iterable[Row], groups: Sequence[Group]) -> Iterator[tuple[Row, str, dict[str, Cell]]]:

@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC
 from utils.records.record import Record
-from utils.records.selection import COLUMN, Cell
+from utils.records.selection import Cell
 from utils.report import markdown
 from utils.report.compare import (
     NOT_COMPARED,
@@ -169,7 +169,7 @@ def _gains(group: Group, metric: str) -> list[str]:
     lines = []
     for column, norms in group.cells.items() if metric == MAIN_METRIC else ():
         values = [norms[norm].values(SCENARIO, metric) for norm in (_WITH_GAINS, BASELINE) if norm in norms]
-        published = gain(str(dict(zip(COLUMN, column, strict=True))["dataset"]), protocol_of(norms))
+        published = gain(str(column.dataset), protocol_of(norms))
         if published and len(values) == 2 and all(values):
             ours, baseline = (mean_and_std(list(each.values()))[0] for each in values)
             found = f"{column_title(column, group.cells)}: ours gains {signed(ours - baseline)}"

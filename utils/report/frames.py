@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.metrics import METRICS, SCENARIOS
 from utils.records.record import Record
-from utils.records.selection import COLUMN
+from utils.records.selection import Column
 from utils.report.captions import gaps, processor_of, setting_text
 from utils.report.tables import Cells, Entry, Table, column_order, column_title, in_order, tested_on
 
@@ -25,14 +25,14 @@ def to_csv(tables: Sequence[Table]) -> str:
     """For programs: a line per figure; p_holm is adjusted within each table."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["norm", *COLUMN, "tested_on", "scenario", *_CSV_FIGURES, *_CSV_PUBLISHED, "reason"])
+    writer.writerow(["norm", *Column._fields, "tested_on", "scenario", *_CSV_FIGURES, *_CSV_PUBLISHED, "reason"])
     for table in tables:
         reasons = gaps(table)
         for column in table.columns:
             for row in table.rows:
                 entry = table.entries[row, column]
-                named = ["" if value is None else value for value in column[0]]
-                tested = tested_on(column[0][COLUMN.index("validation")])
+                named = ["" if value is None else value for value in column.column.shown]
+                tested = tested_on(column.column.validation)
                 figures = [table.metric, *_csv_figures(entry), *_csv_published(entry)]
                 writer.writerow([row, *named, tested, column[1], *figures, reasons.get((row, column[0]), "")])
     return out.getvalue()
@@ -64,21 +64,21 @@ def _number(value: float | None) -> str:
 def make_frame(cells: Cells) -> "DataFrame":
     """The complete runs of the chosen settings, in the order of the table.
 
-    The columns are the title of the table's column, the norm layer, what is in `COLUMN`, and the seed; each metric in
+    The columns are the title of the table's column, the norm layer, what is in `Column`, and the seed; each metric in
     each scenario, in percent, such as `class_il A_f`; seconds in all and in training, peak memory in MB, processor and
     threads, and the name of the record.
     """
     from pandas import DataFrame
 
     rows = [
-        [column_title(column, cells), norm, *column, seed, *_metrics(run), *_costs(run)]
+        [column_title(column, cells), norm, *column.shown, seed, *_metrics(run), *_costs(run)]
         for column in sorted(cells, key=column_order)
         for norm in in_order(cells[column])
         for seed, run in cells[column][norm].runs.items()
     ]
     metrics = [f"{scenario} {name}" for scenario in SCENARIOS for name in METRICS]
-    frame = DataFrame(rows, columns=["column", "norm", *COLUMN, "seed", *metrics, *_COSTS])
-    whole = [*COLUMN, "host_megabytes", "device_megabytes", "threads"]
+    frame = DataFrame(rows, columns=["column", "norm", *Column._fields, "seed", *metrics, *_COSTS])
+    whole = [*Column._fields, "host_megabytes", "device_megabytes", "threads"]
     frame[whole] = frame[whole].convert_dtypes()  # a number that some runs lack stays a whole one
     return frame
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from utils.records.selection import COLUMN
 from utils.report.captions import details, missing, notes, shortest_caption, sources, variants
 from utils.report.files import printable
 from utils.report.names import PUBLISHED_NAMES
-from utils.report.tables import Column, Lines, Style, Table, head_lines, shared_heads
+from utils.report.tables import Lines, ScenarioColumn, Style, Table, head_lines, shared_heads
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")
 _CHARACTERS = {
@@ -52,8 +51,7 @@ def to_latex(table: Table, group: str) -> str:
     if len(table.columns) <= _MOST_COLUMNS:
         floats = _float(table, _label(group))
     else:
-        at = COLUMN.index("dataset")
-        by_dataset = groupby(table.columns, key=lambda column: column[0][at])
+        by_dataset = groupby(table.columns, key=lambda column: column.column.dataset)
         parts = [(str(dataset), table.narrow(columns)) for dataset, columns in by_dataset]
         floats = [line for name, part in parts for line in _float(part, _label(f"{group}-{name}"), table.show(name))]
     comments = [*notes(table), *missing(table)]
@@ -103,7 +101,7 @@ def _label(group: str) -> str:
     return re.sub(r"[^A-Za-z0-9._/-]+", "-", group)
 
 
-def _equal_parts(columns: Sequence[Column]) -> Iterator[Sequence[Column]]:
+def _equal_parts(columns: Sequence[ScenarioColumn]) -> Iterator[Sequence[ScenarioColumn]]:
     """As few as can be read, which keep the scenarios of a cell together."""
     cells = [list(members) for _, members in groupby(columns, key=lambda column: column[0])]
     num_parts = -(-len(columns) // _MOST_COLUMNS)
@@ -112,7 +110,7 @@ def _equal_parts(columns: Sequence[Column]) -> Iterator[Sequence[Column]]:
         yield [column for members in cells[first : first + size] for column in members]
 
 
-def _tabular(table: Table, columns: Sequence[Column], heads: Sequence[Lines]) -> list[str]:
+def _tabular(table: Table, columns: Sequence[ScenarioColumn], heads: Sequence[Lines]) -> list[str]:
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (_NUM_NAMES - 1 + len(columns))}}}",
         r"\toprule",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from utils.config.registry import DATASETS, METHODS, NORMS
 from utils.config.variants import VARIANTS
-from utils.records.collect import Run, collect
+from utils.records.collect import Run, collect, of_no_cell
+from utils.records.ledger import Axes, Ledger
 from utils.records.metrics import MAIN_METRIC
-from utils.records.selection import COLUMN, select
+from utils.records.selection import Column, select
 from utils.report.compare import check_metric
 from utils.report.files import printable
 from utils.report.frames import make_frame
@@ -48,7 +49,7 @@ class View:
         """The cells that are shown. Raises UserError if what is asked for is not among them."""
         if self.metric != MAIN_METRIC:
             check_metric(runs, self.metric)
-        place = {option: COLUMN.index(name) for option, name in (("datasets", "dataset"), ("models", "model"))}
+        place = {option: Column._fields.index(name) for option, name in (("datasets", "dataset"), ("models", "model"))}
         for option, at in place.items():
             check_known(f"--{option}", getattr(self, option), (str(column[at]) for column in cells))
         check_known("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
@@ -67,8 +68,7 @@ class View:
         """What readers see in place of the names of these cells. Raises UserError if the file is not as it must be."""
         if self.names is None:
             return {}
-        columns = [dict(zip(COLUMN, column, strict=True)) for column in cells]
-        of_cells = [str(named[name]) for named in columns for name in ("dataset", "model")]
+        of_cells = [str(name) for column in cells for name in (column.dataset, column.model)]
         norms = [norm for found in cells.values() for norm in found]
         registered = [name for registry in (DATASETS, METHODS, NORMS) for name in registry.names()]
         return read_names(self.names, [*of_cells, *norms, *registered, *VARIANTS, *SCENARIOS])
@@ -97,15 +97,19 @@ class Report:
         return collect(self._results_dir, self.group)
 
     @cached_property
+    def axes(self) -> Axes:
+        """What the group's latest plan searches and compares."""
+        return Ledger(self.folder).read_axes()
+
+    @cached_property
     def cells(self) -> Cells:
         """What was selected from them, by column and norm layer."""
-        return self._view.narrow(self.runs, select(self.runs))
+        return self._view.narrow(self.runs, select(self.runs, self.axes))
 
     @cached_property
     def table(self) -> Table:
         """The main table."""
-        unreadable = [run.reason for run in self.runs if not run.values]
-        return self._named(build_table(self.cells, self._view.metric, unreadable, self._view.scenarios))
+        return self._named(build_table(self.cells, self._view.metric, of_no_cell(self.runs), self._view.scenarios))
 
     @cached_property
     def further_tables(self) -> Sequence[Table]:

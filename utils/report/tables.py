@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
 from utils.records.metrics import MAIN_METRIC, METRICS
-from utils.records.selection import COLUMN, Cell
+from utils.records.selection import Cell, Column, typed_text
 from utils.report.names import shown
 from utils.report.published import Figure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
@@ -22,11 +22,16 @@ SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
 BASELINE = "BN"
 SIGNIFICANT = 0.05
 DEFAULT_PROTOCOL = "online"
-_TITLE = ("dataset", "model", "buffer_size")
 
-Cells = Mapping[tuple, Mapping[str, Cell]]
+Cells = Mapping[Column, Mapping[str, Cell]]
 Lines = tuple[str, ...]  # of the head of a column
-Column = tuple[tuple, str]  # values of `selection.COLUMN`, scenario
+
+
+class ScenarioColumn(NamedTuple):
+    """A column of figures."""
+
+    column: Column
+    scenario: str
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,21 @@ class Table:
     """All figures of one metric.
 
     Attributes:
-        columns: (values of `selection.COLUMN`, scenario).
+        columns: of the runs, each once per scenario.
         rows: norm layers.
         entries: by row and column.
         metric: its name in the records.
-        unreadable: of each record too damaged to belong to a cell, what is wrong.
+        unreadable: of records that belong to no cell, why, a line each.
+        num_tests: paired tests against the baseline, over all of which p is adjusted.
         names: what readers see in place of the names of datasets, methods, norm layers and scenarios.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[ScenarioColumn, ...]
     rows: tuple[str, ...]
-    entries: Mapping[tuple[str, Column], Entry]
+    entries: Mapping[tuple[str, ScenarioColumn], Entry]
     metric: str
     unreadable: tuple[str, ...] = ()
+    num_tests: int = 0
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -122,11 +129,11 @@ class Table:
         """The most settings that were tried of a norm layer in one cell."""
         return max((entry.cell.num_settings for entry in self.row(name) if entry.cell), default=0)
 
-    def title(self, column: Column) -> str:
+    def title(self, column: ScenarioColumn) -> str:
         """A column's title, without its scenario."""
         return column_title(column[0], [other for other, _ in self.columns], self.names)
 
-    def scenario(self, column: Column) -> str:
+    def scenario(self, column: ScenarioColumn) -> str:
         """The title of a column's scenario."""
         return self.names.get(column[1], SCENARIOS[column[1]])
 
@@ -134,39 +141,36 @@ class Table:
         """What a reader sees for the name of a norm layer or a method."""
         return shown(self.names, name)
 
-    def narrow(self, columns: Iterable[Column]) -> "Table":
+    def narrow(self, columns: Iterable[ScenarioColumn]) -> "Table":
         """Some columns of the table; its tests stay corrected over all of it."""
         kept = tuple(columns)
         rows = tuple(row for row in self.rows if any(self.entries[row, column].cell for column in kept))
         return replace(self, columns=kept, rows=rows)
 
 
-def column_order(column: tuple) -> list:
+def column_order(column: Column) -> list:
     """Sorts columns by their values: none first, numbers as numbers, then words."""
-    return [(value is not None, isinstance(value, str), value) for value in column]
+    compared = [_order(each) for pair in column.compared for each in pair]
+    return [*map(_order, column[:4]), compared, _order(column.validation)]
 
 
-def column_title(column: tuple, columns: Iterable[tuple], names: Mapping[str, str] = MappingProxyType({})) -> str:
+def _order(value: Any) -> tuple[bool, bool, Any]:
+    is_number = isinstance(value, int | float)
+    return value is not None, not is_number, value if is_number or value is None else typed_text(value)
+
+
+def column_title(column: Column, columns: Iterable[Column], names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Dataset, method and buffer; epochs where others have other ones; then what else tells this column apart."""
-    named = dict(zip(COLUMN, column, strict=True))
-    parts = [shown(names, named[name]) for name in _TITLE if named[name] is not None]
+    parts = [shown(names, value) for value in column[:3] if value is not None]
     return " ".join([*parts, *further_parts(column, columns)])
 
 
-def further_parts(column: tuple, columns: Iterable[tuple]) -> list[str]:
+def further_parts(column: Column, columns: Iterable[Column]) -> list[str]:
     """What of a title comes after dataset, method and buffer, such as `epochs 50`."""
-    named = dict(zip(COLUMN, column, strict=True))
-    others = [dict(zip(COLUMN, other, strict=True)) for other in columns]
-    alike = [other for other in others if all(other[name] == named[name] for name in _TITLE)]
-    parts = []
-    for name in COLUMN:
-        if name in _TITLE or named[name] is None:
-            continue
-        rivals = others if name == "epochs" else alike
-        differs = name != "validation" and len({other[name] for other in rivals}) > 1
-        if differs or (name == "validation" and named[name]):
-            parts.append(str(named[name]) if name == "variant" else f"{name} {named[name]}")
-    return parts
+    differ_in_epochs = column.epochs is not None and len({other.epochs for other in columns}) > 1
+    epochs = f"epochs {column.epochs}" if differ_in_epochs else ""
+    held_out = f"validation {column.validation}" if column.validation else ""
+    return [part for part in (epochs, column.compared_text, held_out) if part]
 
 
 def tested_on(share: float | None) -> str:
@@ -184,10 +188,11 @@ def build_table(
     cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = (), scenarios: Sequence[str] = tuple(SCENARIOS)
 ) -> Table:
     """Means, spreads and tests of every cell."""
-    columns = tuple((column, scenario) for column in sorted(cells, key=column_order) for scenario in scenarios)
+    ordered = sorted(cells, key=column_order)
+    columns = tuple(ScenarioColumn(column, scenario) for column in ordered for scenario in scenarios)
     rows = in_order({norm for norms in cells.values() for norm in norms})
     tests = _tests(cells, columns, rows, metric)
-    adjusted = holm({key: p for key, p in tests.items() if p is not None})
+    adjusted = holm({test.key: test.p for test in tests.values() if test.p is not None})
     entries = {}
     for column in columns:
         figures = {row: _figure(cells[column[0]].get(row), column[1], metric) for row in rows}
@@ -196,8 +201,9 @@ def build_table(
             key, cell = (row, column), cells[column[0]].get(row)
             published = _published(cell, row, column[1], metric)
             is_best = mean is not None and abs(mean - best) < SAME
-            entries[key] = Entry(mean, std, number, is_best, tests.get(key), adjusted.get(key), cell, published)
-    return Table(columns, rows, entries, metric, tuple(unreadable))
+            test = tests.get(key, _Test())
+            entries[key] = Entry(mean, std, number, is_best, test.p, adjusted.get(test.key), cell, published)
+    return Table(columns, rows, entries, metric, tuple(unreadable), len(adjusted))
 
 
 def build_further_tables(
@@ -239,14 +245,25 @@ def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> Figur
     return find(values_of(next(iter(cell.runs.values()))), row, metric)
 
 
-def _tests(cells: Any, columns: Any, rows: Sequence[str], metric: str) -> dict[Any, float | None]:
+class _Test(NamedTuple):
+    """A paired test; `key` is the same where the same runs are compared, as in columns that a layer stands in alike."""
+
+    key: tuple = ()
+    p: float | None = None
+
+
+def _tests(
+    cells: Cells, columns: Iterable[ScenarioColumn], rows: Sequence[str], metric: str
+) -> dict[tuple[str, ScenarioColumn], _Test]:
     tests = {}
     for column in columns:
-        norms, scenario = cells[column[0]], column[1]
+        norms = cells[column.column]
         for row in rows:
             if row != BASELINE and row in norms and BASELINE in norms:
-                values = (norms[name].values(scenario, metric) for name in (row, BASELINE))
-                tests[row, column] = paired_p(*values)
+                pair = [norms[name] for name in (row, BASELINE)]
+                runs = (tuple(sorted(str(run.folder) for run in cell.runs.values())) for cell in pair)
+                p = paired_p(*(cell.values(column.scenario, metric) for cell in pair))
+                tests[row, column] = _Test((column.scenario, *runs), p)
     return tests
 
 
@@ -278,11 +295,11 @@ def head_lines(table: Table) -> list[Lines]:
     return [tuple(line for line, keep in zip(lines, kept, strict=True) if keep) for lines in found]
 
 
-def _head_of(table: Table, column: Column) -> Lines:
-    named = dict(zip(COLUMN, column[0], strict=True))
-    buffer = "" if named["buffer_size"] is None else f"buffer {named['buffer_size']}"
-    further = ", ".join(further_parts(column[0], [other for other, _ in table.columns]))
-    dataset, model = (shown(table.names, named[name] or "") for name in ("dataset", "model"))
+def _head_of(table: Table, column: ScenarioColumn) -> Lines:
+    runs = column.column
+    buffer = "" if runs.buffer_size is None else f"buffer {runs.buffer_size}"
+    further = ", ".join(further_parts(runs, [other for other, _ in table.columns]))
+    dataset, model = (shown(table.names, name or "") for name in (runs.dataset, runs.model))
     return dataset, model, buffer, further, table.scenario(column)
 
 

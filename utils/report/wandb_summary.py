@@ -9,11 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from utils.records.selection import COLUMN
 from utils.records.trackers import Summary, mode_in_force, run_settings, send_summaries
 from utils.report.captions import caption, missing
 from utils.report.report import Report
-from utils.report.tables import SCENARIOS, Cells, Column, Style, Table, column_title
+from utils.report.tables import SCENARIOS, Cells, ScenarioColumn, Style, Table, column_title
 
 _STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _FIGURES = ("norm", "column", "scenario", "metric", "mean", "std", "n", "p_holm", "published")
@@ -57,7 +56,7 @@ def by_project(cells: Cells, typed: str | None) -> dict[str, Cells]:
     """The columns by the project that their runs are in, without projects that have no complete run yet."""
     projects: dict[str, dict] = defaultdict(dict)
     for column, norms in cells.items():
-        projects[typed or dict(zip(COLUMN, column, strict=True))["dataset"]][column] = norms
+        projects[typed or column.dataset][column] = norms
     return {
         project: own
         for project, own in projects.items()
@@ -101,7 +100,7 @@ def _as_printed(table: Table) -> tuple[list[str], list[list[str]]]:
     return titles, rows
 
 
-def _title(table: Table, column: Column) -> str:
+def _title(table: Table, column: ScenarioColumn) -> str:
     return f"{table.title(column)} {SCENARIOS[column[1]]}"
 
 

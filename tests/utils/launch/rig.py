@@ -7,6 +7,7 @@ from tests.utils.report.rig import counts
 from utils.launch.engine import LocalEngine
 from utils.launch.plan import Where
 from utils.launch.scheduler import Limits, Scheduler
+from utils.records.ledger import Axes
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -19,6 +20,7 @@ class FakeJob:
     name: str
     words: tuple[str, ...]
     record: Record
+    axes: Axes = field(default_factory=Axes)
 
     def state(self):
         return RunState.COMPLETE if self.record.complete else RunState.NOT_RUN

@@ -7,7 +7,7 @@ import pytest
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.plan import Where
 from utils.launch.presence import present
-from utils.records.ledger import Ledger
+from utils.records.ledger import Axes, Ledger
 from utils.records.state import RunState
 
 
@@ -25,7 +25,7 @@ def said():
 
 @pytest.fixture
 def books(tmp_path, said):
-    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append, (0, 1))
+    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append, (0, 1), Axes())
 
 
 def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, books):

@@ -16,9 +16,9 @@ def test_a_launcher_is_stopped_and_its_run_goes_on_with_the_same_command(tmp_pat
     while "started" not in (shown := launcher.stdout.readline()):
         assert shown, "the launcher ended without a start"
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("demo/*/config.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("demo-nf-4/*/config.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    place = ["--results_dir", str(tmp_path), "--group", "demo"]
+    place = ["--results_dir", str(tmp_path), "--group", "demo-nf-4"]
     assert main(["status", *place]) == 0
     assert f"launcher {launcher.pid} on " in capsys.readouterr().out
     assert main(["cancel", *place]) == 0

@@ -10,6 +10,7 @@ from tests.utils.launch.rig import CONFIG, RESULT
 from utils.config.registry import ROOT
 from utils.launch.cli import main
 from utils.records.record import Record
+from utils.records.state import RunState
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
@@ -196,7 +197,7 @@ def test_only_a_terminal_is_asked_and_its_end_is_a_no(tmp_path, capsys, monkeypa
 
 def test_a_plan_that_is_over_asks_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("utils.launch.cli._run", lambda *arguments: "run")
-    monkeypatch.setattr("utils.launch.plan.Job.state", lambda self: "complete")
+    monkeypatch.setattr("utils.launch.plan.Job.state", lambda self: RunState.COMPLETE)
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert main([*ONE_RUN.split(), "--results_dir", str(tmp_path)]) == "run"
     assert "1 run: 1 complete" in capsys.readouterr().out
@@ -230,7 +231,7 @@ def test_a_reader_that_has_gone_stops_no_run(tmp_path):
     errors = launcher.stderr.read()
     launcher.wait(timeout=120)
     assert errors == ""
-    assert (tmp_path / "demo" / "table.md").exists()
+    assert (tmp_path / "demo-nf-4" / "table.md").exists()
 
 
 def test_a_plan_whose_every_run_has_its_answer_ends_with_0_diverged_ones_included(tmp_path, capsys):

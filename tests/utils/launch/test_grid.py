@@ -63,7 +63,7 @@ def test_bias_is_measured_of_every_norm_layer(plan):
 
 def test_bias_is_measured_on_other_data_too(plan):
     words = "--nf 8 --backbone resnet18"
-    jobs = plan("bn-bias", words, datasets=("seq-digits",), epochs=(3,), buffer_sizes=(50,))
+    jobs = plan("bn-bias", words, datasets=("seq-digits",), epochs=(3,), buffer_size=(50,))
     assert {(job.config.epochs, job.config.buffer_size, job.config.nf) for job in jobs} == {(3, 50, 8)}
 
 

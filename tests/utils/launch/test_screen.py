@@ -7,13 +7,17 @@ from rich.console import Console
 
 from utils.launch.scheduler import Progress
 from utils.launch.screen import draw, shorten_name
+from utils.records.ledger import Axes
 from utils.records.state import RunState
 
 LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 
 
 def child(name, place, words=()):
-    job, place = SimpleNamespace(name=name, words=words), SimpleNamespace(label=place)
+    job, place = (
+        SimpleNamespace(name=name, words=words, axes=Axes(("kappa", "lambd", "ada_t0"))),
+        SimpleNamespace(label=place),
+    )
     return SimpleNamespace(job=job, place=place, started=time.monotonic() - 3700.5)
 
 

@@ -1,6 +1,8 @@
 """Searches from the plan to the table: which runs are made, and which setting stands for a layer."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from tests.utils.launch.rig import FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
-from utils.config.registry import ROOT
+from utils.config.registry import NORMS, ROOT
 from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
@@ -20,8 +22,8 @@ from utils.launch.plan import Where, make_plan
 from utils.launch.scheduler import Limits, Scheduler
 from utils.launch.search import Following, decided
 from utils.records.collect import collect
-from utils.records.selection import select
 from utils.records.state import RunState
+from utils.report import Report
 
 ON_TEST = {0.1: 90, 0.4: 60, 1.0: 50}
 HELD_OUT = {0.1: 30, 0.4: 80, 1.0: 70}
@@ -72,27 +74,31 @@ def usual(values):
 class Study:
     """A small grid that several launchers work at, one after the other."""
 
-    def __init__(self, root, outcome=usual, **typed):
+    def __init__(self, root, outcome=usual, extras="", **typed):
         self.where = Where(root, "group", Path("data"))
         self.outcome, self.starts, self.said = outcome, [], []
-        few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": tuple(ON_TEST), "seeds": (0, 1)}
-        self.grid = change(find_grid("demo"), {**few, **typed})
+        few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": tuple(ON_TEST), "seeds": (0, 1), **typed}
+        self.grid = change(find_grid("demo"), {name: values for name, values in few.items() if values is not None})
+        self.extras = extras
 
-    def plan(self, extras=""):
-        return make_plan(self.grid, read_extras(extras.split()), self.where)
+    def plan(self):
+        return make_plan(self.grid, read_extras(self.extras.split()), self.where)
 
     def launch(self, dies_after=None, num_places=2):
         plan = self.plan()
         engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
         follow = Following(plan.searches, view.say).after
-        limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds)
+        limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds, plan.axes)
         scheduler = Scheduler(plan.jobs, FakeDevices(num_places), engine, limits, view, books, follow=follow)
         progress = scheduler.run()
         self.said += view.lines
         return progress
 
+    def cells(self):
+        return Report(self.where.results_dir, self.where.group).cells
+
     def cell(self, norm="AdaB2N"):
-        (column,) = select(collect(self.where.results_dir, self.where.group)).values()
+        (column,) = self.cells().values()
         return column[norm]
 
 
@@ -225,12 +231,120 @@ def test_a_result_of_the_search_that_cannot_be_read_is_waited_for(tmp_path):
         assert decided(plan.searches) == {}
 
 
+PLUGIN = """
+from backbone.norm.bn import BN
+from utils.config.options import Option, ranged
+from utils.config.registry import NORMS
+
+@NORMS.register("Sharp")
+class Sharp(BN):
+    options = (Option("sharpness", ranged(float, 0), 1.0, "how sharp it is"),)
+
+    def __init__(self, num_features, *, spatial_size=None, affine=True, sharpness=1.0):
+        super().__init__(num_features, spatial_size=spatial_size, affine=affine)
+        self.sharpness = sharpness
+
+    def normalize_batch(self, x):
+        return self.sharpness * super().normalize_batch(x)
+"""
+
+
+def by_learning_rate(values):
+    """Every layer has its own best learning rate."""
+    best = {"BN": 0.03, "AdaB2N": 0.1, "Sharp": 0.1}[values["nl"]]
+    return 40 + 20 * (values["lr"] == best) + int(values.get("sharpness", 0)) + values["seed"]
+
+
+def test_each_layer_searches_its_own_product_and_has_its_own_best(tmp_path):
+    typed = {"searched": ("lr", "kappa"), "kappa": (0.1, 0.4), "selection": "validation", "search_seeds": (0,)}
+    study = Study(tmp_path, by_learning_rate, "--lr 0.03 0.1", **typed)
+    plan = study.plan()
+    assert {search.stage[0][0].config.nl: len(search.settings) for search in plan.searches} == {"BN": 2, "AdaB2N": 4}
+    study.launch()
+    assert (study.cell("BN").setting, study.cell("BN").num_settings) == ({"lr": 0.03}, 2)
+    assert (study.cell().setting, study.cell().num_settings) == ({"kappa": 0.1, "lr": 0.1}, 4)
+    assert study.cell().values("class_il", "A_f") == {0: 60, 1: 61}
+
+
+def test_the_option_of_a_plug_in_is_searched(tmp_path):
+    plugin = tmp_path / "sharp.py"
+    plugin.write_text(PLUGIN)
+    typed = {"methods": ("BN", "Sharp"), "searched": ("sharpness",)}
+    extras = f"--plugin {plugin} --sharpness 1 3 2 --lr 0.03"
+    try:
+        study = Study(tmp_path, by_learning_rate, extras, kappa=None, **typed)
+        study.launch()
+        cell = study.cell("Sharp")
+    finally:
+        NORMS._parts.pop("Sharp", None)
+    assert (cell.setting, cell.num_settings, cell.selection) == ({"sharpness": 3.0}, 3, "oracle")
+    assert study.cell("BN").num_settings == 1
+
+
+def test_a_compared_axis_is_a_column_beside_which_settings_are_searched(tmp_path):
+    study = Study(tmp_path, by_learning_rate, "--lr 0.03 0.1")
+    study.launch()
+    cells = dict(sorted(study.cells().items()))
+    assert [column.compared_text for column in cells] == ["lr 0.03", "lr 0.1"]
+    finals = [[norms[norm].values("class_il", "A_f")[0] for norm in ("BN", "AdaB2N")] for norms in cells.values()]
+    assert finals == [[60, 40], [40, 60]]
+    assert all((norms["AdaB2N"].num_settings, norms["BN"].num_settings) == (3, 1) for norms in cells.values())
+
+
+def test_nothing_searched_is_a_column_per_value_with_bn_beside_each(tmp_path):
+    study = Study(tmp_path, searched=())
+    study.launch()
+    cells = study.cells()
+    assert [column.compared_text for column in cells] == ["kappa 0.1", "kappa 0.4", "kappa 1.0"]
+    assert all(norms["BN"].values("class_il", "A_f") == {0: 55, 1: 55} for norms in cells.values())
+
+
+def test_the_plan_that_was_made_last_defines_what_is_searched_and_strangers_are_told(tmp_path):
+    Study(tmp_path).launch()
+    Study(tmp_path, searched=()).launch()
+    assert len(Study(tmp_path).cells()) == 3
+    first = Report(tmp_path, "group").runs[0].folder
+    shutil.copytree(first, first.with_name("stranger"))
+    report = Report(tmp_path, "group")
+    assert "in no cell: 1 record of no plan of this group" in report.markdown
+    cells = [cell for norms in report.cells.values() for cell in norms.values()]
+    assert not any(run.folder.name == "stranger" for cell in cells for run in cell.runs.values())
+
+
 @pytest.mark.slow
 def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path):
     words = ["--preset", "demo", "--models", "er", "--methods", "BN", "AdaB2N", "--num_seeds", "1", "--nf", "8"]
-    words += ["--selection", "validation", "--results_dir", str(tmp_path), "--nowand", "1", "--jobs", "2", "-y"]
+    words += [
+        "--selection",
+        "validation",
+        "--group",
+        "study",
+        "--results_dir",
+        str(tmp_path),
+        "--nowand",
+        "1",
+        "--jobs",
+        "2",
+        "-y",
+    ]
     shown = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, check=True, capture_output=True, text=True)
     assert "4 of 4 runs complete" in shown.stdout
-    assert "on a held-out part of the training data" in (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
-    held_out = [run.values["validation"] for run in collect(tmp_path, "demo") if run.values["nl"] == "AdaB2N"]
+    assert "on a held-out part of the training data" in (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
+    held_out = [run.values["validation"] for run in collect(tmp_path, "study") if run.values["nl"] == "AdaB2N"]
     assert sorted(held_out) == [0.0, 0.1, 0.1]
+
+
+@pytest.mark.slow
+def test_real_runs_search_the_option_of_a_plug_in_and_compare_learning_rates(tmp_path):
+    (tmp_path / "sharp.py").write_text(PLUGIN)
+    words = f"--preset demo --models er --methods BN Sharp --num_seeds 1 --nf 8 --plugin {tmp_path / 'sharp.py'}"
+    words += f" --lr 0.03 0.1 --sharpness 1 2 --search sharpness --group study --results_dir {tmp_path} --nowand 1 -y"
+    command = [sys.executable, "run.py", *words.split()]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "6 of 6 runs complete" in shown.stdout
+    table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
+    assert "seq-digits er 200 lr 0.03 Class-IL" in table.splitlines()[0]
+    assert "seq-digits er 200 lr 0.1 Class-IL" in table.splitlines()[0]
+    assert "Hyperparameters of Sharp selected by final Class-IL accuracy on the data the runs are tested on" in table
+    assert re.search(r"\| Sharp \| 2 \|", table)
+    assert "sharpness" in table

@@ -66,7 +66,7 @@ def test_search_and_its_budget_are_told(summarise, typed, settings, then):
 
 
 def test_epochs_and_buffer_sizes_are_axes_too(summarise):
-    summary = summarise(epochs=(1, 3), buffer_sizes=(100, 200))
+    summary = summarise(epochs=(1, 3), buffer_size=(100, 200))
     assert (line(summary, "epochs:"), line(summary, "buffer sizes:")) == ("epochs: 1 3", "buffer sizes: 100 200")
     assert not any(text.startswith("  buffer") for text in summarise(models=("sgd",), methods=("BN",)).lines())
 

@@ -2,6 +2,7 @@ import io
 import json
 import time
 from collections import deque
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from utils.launch.engine import Child
 from utils.launch.remaining import Remaining, Sources
 from utils.launch.scheduler import Progress
 from utils.launch.view import PLAIN_REFRESH, View
+from utils.records.ledger import Axes
 from utils.records.state import RunState
 
 
@@ -51,7 +53,7 @@ def test_a_start_and_an_end_are_a_line_each(tmp_path, view):
 def test_lines_tell_the_setting_and_whether_it_is_judged_on_held_out_data(tmp_path, view):
     searched = job(tmp_path, "run", kappa=0.4, lambd=0.1, validation=0.1)
     final = job(tmp_path, "run", kappa=0.4, lambd=0.1, nf=4)
-    for each in (searched, final):
+    for each in (replace(made, axes=Axes(("kappa", "lambd"))) for made in (searched, final)):
         view.started(child_of(each))
         view.ended(each, RunState.DIVERGED, "why", child_of(each), Progress(1))
     assert [line.partition(" (")[2].partition(")")[0] for line in shown(view).splitlines()] == [

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from tests.utils.report.rig import run
+from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report.compare import Group
 from utils.report.compare_groups import match_columns, to_markdown
@@ -18,9 +19,9 @@ def runs_of(values, norm="BN", **options):
     return [run(norm, seed, {"A_f": value}, {"A_f": 90.0}, **options) for seed, value in values.items()]
 
 
-def group(name, *runs):
+def group(name, *runs, axes=None):
     flat = [each for found in runs for each in found]
-    return Group(name, flat, select(flat))
+    return Group(name, flat, select(flat, axes))
 
 
 def lines_of(text, start):
@@ -107,7 +108,7 @@ def test_a_group_without_the_cell_does_not_make_its_options_differ():
 
 
 def test_what_the_setting_was_chosen_from_is_named():
-    first = group("a", runs_of(FIRST, kappa=0.4), runs_of(OTHER, kappa=1.0))
+    first = group("a", runs_of(FIRST, kappa=0.4), runs_of(OTHER, kappa=1.0), axes=Axes(("kappa",)))
     text = to_markdown([first, group("b", runs_of(OTHER, kappa=1.0))], "A_f")
     differing = section(text, "Options that differ")
     assert differing == ["- selection: oracle of 2 settings in a, no search in b (everywhere)"]
@@ -130,7 +131,7 @@ def test_columns_that_differ_in_their_batches_are_compared_all_the_same():
 def test_columns_are_not_matched_where_that_could_be_done_in_two_ways():
     first = group("a", runs_of(FIRST, batch_size=10), runs_of(FIRST, batch_size=20))
     other = group("b", runs_of(OTHER, batch_size=32))
-    assert [list(row.columns) for row in match_columns([first, other])] == [["a"], ["a"], ["b"]]
+    assert [list(row.columns) for row in match_columns([first, other])] == [["b"], ["a"], ["a"]]
 
 
 def test_an_equal_column_is_matched_first():

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
+from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report import Report, write_report
 from utils.report.frames import make_frame
@@ -44,7 +45,7 @@ class Elements(HTMLParser):
 
 
 def page_of(*runs, group="study", plots=None):
-    cells = select([found for found in runs if found.values])
+    cells = select([found for found in runs if found.values], Axes(("kappa",)))
     tables = [build_table(cells), *build_further_tables(cells)]
     return to_html(group, runs, cells, make_frame(cells), tables, plots or {})
 

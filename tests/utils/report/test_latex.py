@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
+from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report.files import write_text
 from utils.report.latex import escape, to_latex
@@ -19,7 +20,7 @@ SPAN = re.compile(r"\\multicolumn\{(\d+)\}")
 
 
 def latex_of(*runs, group="study", **more):
-    return to_latex(build_table(select(runs), **more), group)
+    return to_latex(build_table(select(runs, Axes(("kappa",))), **more), group)
 
 
 def body_of(text):

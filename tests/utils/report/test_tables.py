@@ -1,7 +1,7 @@
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
-from utils.records.selection import COLUMN, Cell, select
+from utils.records.selection import Cell, Column, select
 from utils.report.tables import Style, build_further_tables, build_table, column_title, head_lines, shared_heads
 
 PLAIN = Style(bold="<{}>", plus_minus="+-", star="*", minus="-", dash="none")
@@ -86,21 +86,29 @@ def test_further_tables_lead_with_the_metrics_of_each_protocol():
 
 
 def test_titles_name_what_tells_columns_apart():
-    def column(**values):
-        known = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "batch_size": 10, "validation": 0.0}
-        return tuple({**known, **values}.get(name) for name in COLUMN)
-
-    first = column()
+    first = Column("d", "er", 5, 1)
+    small = first._replace(compared=(("batch_size", 10), ("lr", 0.03)))
     assert column_title(first, [first]) == "d er 5"
-    assert column_title(first, [first, column(model="sgd", buffer_size=None, batch_size=3)]) == "d er 5"
-    assert column_title(first, [first, column(batch_size=3)]) == "d er 5 batch_size 10"
-    assert column_title(first, [first, column(model="der", epochs=5)]) == "d er 5 epochs 1"
-    assert column_title(column(validation=0.1), [column(validation=0.1)]) == "d er 5 validation 0.1"
-    assert column_title(column(model="sgd", buffer_size=None), []) == "d sgd"
+    assert column_title(first, [first, first._replace(model="sgd", buffer_size=None)]) == "d er 5"
+    assert column_title(small, [small, first]) == "d er 5 batch_size 10, lr 0.03"
+    assert column_title(first, [first, first._replace(model="der", epochs=5)]) == "d er 5 epochs 1"
+    assert column_title(first._replace(validation=0.1), [first]) == "d er 5 validation 0.1"
+    assert column_title(first._replace(model="sgd", buffer_size=None), []) == "d sgd"
+
+
+def test_a_test_that_stands_in_several_columns_is_corrected_for_once():
+    values = {"BN": (10.0, 11.0, 12.0), "GN": (30.0, 31.1, 32.0)}
+    runs = [run(norm, seed, *final(value, seed)) for norm, row in values.items() for seed, value in enumerate(row)]
+    runs += [run("AdaB2N", seed, *final(20.0 + seed * k), kappa=k) for k in (0.4, 1.0) for seed in range(3)]
+    table = table_of(runs)
+    twice = [class_il(table, "GN", number) for number in (0, 1)]
+    assert twice[0].p_holm == twice[1].p_holm == pytest.approx(twice[0].p * 3)
+    assert [entry.mean for entry in twice] == [twice[0].mean] * 2
+    assert table.num_tests == 3
 
 
 def test_most_settings_of_a_row():
-    table = build_table({("a",) * len(COLUMN): {"X": Cell({}, 3)}, ("b",) * len(COLUMN): {"X": Cell({}, 7)}})
+    table = build_table({Column(name, "er", 5, 1): {"X": Cell({}, number)} for name, number in (("a", 3), ("b", 7))})
     assert table.tried("X") == 7
 
 

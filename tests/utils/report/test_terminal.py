@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.console import Console
 from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from tests.utils.report.test_norms import write_measured
 from utils.config.registry import ROOT
+from utils.records.ledger import Axes
 from utils.report import Report, show
 from utils.report.captions import caption, missing
 from utils.report.terminal import show_on
@@ -24,7 +26,9 @@ class InMemory(Report):
     """A report of runs that lie nowhere."""
 
     def __init__(self, *runs):
+        super().__init__(Path("nowhere"), "group")
         self.runs = list(runs)
+        self.axes = Axes()
 
 
 def draw(report, width, terminal=False):
