@@ -169,6 +169,7 @@ def configure(arguments: Sequence[str]) -> Configuration:
     return _resolve(typed, selected, options, parts)
 
 
+@as_user_errors()
 def restore(values: dict[str, Any], origins: dict[str, str]) -> Configuration:
     """The configuration of a record, from what its `config.json` holds.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 
 from utils.config.configuration import Configuration, configure, readable_name
-from utils.config.registry import load_plugin
+from utils.config.registry import as_user_errors, load_plugin
 from utils.config.variants import find_variant
 from utils.errors import UserError
 from utils.launch.cells import Asked, Cell, explain_unused, setting_text
@@ -211,6 +211,7 @@ class _Planner:
         return self._jobs[identity]
 
 
+@as_user_errors()
 def make_plan(
     grid: Grid, extras: Mapping[str, Sequence[str]], where: Where, launcher_options: Iterable[str] = ()
 ) -> Plan:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from tests.utils.records.rig import progress
 from utils.config.registry import ROOT
 from utils.launch.cli import main
 from utils.records.record import Record
@@ -121,13 +122,13 @@ def test_status_tells_what_the_records_say(tmp_path, capsys):
         if name == "diverged":
             record.write_failure({})
         if name == "started":
-            record.append_metrics({"kind": "train", "task": 1, "step": 150, "loss": 0.25})
+            record.write_progress(progress())
         if name != "running":
             record.close()
     assert main(["status", "--results_dir", str(tmp_path), "--group", "group"]) == 0
     shown = capsys.readouterr().out
     assert "1 complete, 1 running, 1 diverged, 1 started" in shown
-    assert "started   started  task 2, step 150, loss 0.250" in shown
+    assert "started   started  task 2/3, step 50/120, loss 0.25" in shown
     assert "running   running" in shown
 
 
