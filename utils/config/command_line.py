@@ -80,8 +80,15 @@ def _default_text(option: Option) -> str:
     if option.default is None or option.default == "":
         words = [option.source, "required" if option.required else ""]
         return f"({', else '.join(filter(None, words))})" if any(words) else ""
-    default = int(option.default) if option.type is boolean else option.default
+    default = typed_text(option.default)
     return f"[{option.source}, else {default}]" if option.source else f"[{default}]"
+
+
+def typed_text(value: Any) -> str:
+    """An option's value as one would type it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed_text, value))
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _metavar(option: Option) -> str:
@@ -124,6 +131,12 @@ def part_parser() -> Parser:
     return parser
 
 
+def parse_known(arguments: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[str, Any], list[str]]:
+    """What was typed of these options, by name, and the words that belong to none of them."""
+    typed, unknown = _parser_of(tuple(options.values())).parse_known_args(list(arguments))
+    return vars(typed), unknown
+
+
 def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> dict[str, Any]:
     """What was typed, by the name of the option.
 
@@ -135,13 +148,13 @@ def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> d
     Raises:
         UserError: a word that belongs to no option, or to one that these parts do not use.
     """
-    typed, unknown = _parser_of(tuple(options.values())).parse_known_args(list(arguments))
+    typed, unknown = parse_known(arguments, options)
     for word in unknown:
         if word.startswith("--"):
             raise UserError(_explain_unused(word[2:].partition("=")[0], options, parts))
     if unknown:
         raise UserError(f"{unknown[0]!r} belongs to no option")
-    return vars(typed)
+    return typed
 
 
 def options_of(part: Any) -> tuple[Option, ...]:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from utils.config.code import unreleased_code
-from utils.config.command_line import PROGRAM, SELECTORS, make_parser, options_of, parse, part_parser
+from utils.config.command_line import (
+    PROGRAM,
+    SELECTORS,
+    make_parser,
+    options_of,
+    parse,
+    parse_known,
+    part_parser,
+    typed_text,
+)
 from utils.config.options import SHARED_OPTIONS, Option
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
@@ -21,6 +30,13 @@ from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, as_user_e
 from utils.errors import UserError
 
 RESULTS_VERSION = 1  # raised when a change of the code changes numbers
+
+
+def _with_headings(parts: Mapping[str, type]) -> Iterable[Option]:
+    """The options of parts, by their kind, under the heading of `--help` that names the part."""
+    for kind, part in parts.items():
+        for option in options_of(part):
+            yield replace(option, group=option.group or f"{kind} {part.name}")
 
 
 @dataclass(frozen=True)
@@ -52,12 +68,7 @@ class Parts:
             NORMS.kind: self.norm,
             BACKBONES.kind: self.backbone,
         }
-        found = [
-            replace(option, group=option.group or f"{kind} {part.name}")
-            for kind, part in kinds.items()
-            for option in options_of(part)
-            if method.uses_memory or not option.needs_memory
-        ]
+        found = [option for option in _with_headings(kinds) if method.uses_memory or not option.needs_memory]
         if getattr(method, "replays_in_first_task", True):
             return tuple(found)
         return tuple(replace(option, min_tasks=max(option.min_tasks, 1 + option.needs_memory)) for option in found)
@@ -157,16 +168,38 @@ def configure(arguments: Sequence[str]) -> Configuration:
         SystemExit: after `--help`.
     """
     selected, wants_help = _select(arguments)
-    if wants_help and not selected.get("model"):
-        make_parser(SHARED_OPTIONS, **PROGRAM).print_help()
+    if wants_help:
+        _show_help(arguments, selected)
         raise SystemExit(0)
     parts = _find_parts(selected)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
-    if wants_help:
-        make_parser(options.values(), **PROGRAM).print_help()
-        raise SystemExit(0)
     typed = parse(arguments, options, parts)
-    return _resolve(typed, selected, options, parts)
+    configuration = _resolve(typed, selected, options, parts)
+    _check(configuration)
+    return configuration
+
+
+def _show_help(arguments: Sequence[str], selected: dict[str, Any]) -> None:
+    """Print the options of the parts that are named, with the values in force as far as these parts decide them."""
+    if "model" not in selected:
+        named = {
+            registry.kind: registry.get(selected[name]) for name, registry in SELECTORS.items() if name in selected
+        }
+        make_parser((*SHARED_OPTIONS, *_with_headings(named)), **PROGRAM).print_help()
+        return
+    parts = _find_parts(selected)
+    options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
+    typed, _ = parse_known(arguments, options)
+    if "dataset" not in selected:
+        typed.pop("load_best_args", None)  # what is stored is so by dataset
+    configuration = _resolve(typed, selected, options, parts)
+    shown, sources = {}, set()
+    for name, origin in configuration.origins.items():
+        if origin != "default" and configuration.values.get(name) is not None:
+            kind, _, source = origin.partition(", ")
+            shown[name] = f"[{typed_text(configuration.values[name]) or 'none'}, {kind}]"
+            sources.add(f"{kind}: {source}" if source else "")
+    make_parser(options.values(), defaults=shown, epilog="\n".join(sorted(sources)), **PROGRAM).print_help()
 
 
 @as_user_errors()
@@ -194,7 +227,6 @@ def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     wants_help = chosen.pop("help", False)
     if "preset" in chosen:
         chosen = _preset(chosen["preset"]) | chosen
-    chosen.setdefault("nl", "BN")
     for name, registry in SELECTORS.items():
         if name in chosen:
             chosen[name] = registry.canonical(chosen[name])
@@ -215,6 +247,7 @@ def _find_parts(selected: dict[str, Any]) -> Parts:
     method = METHODS.get(selected["model"])
     if not hasattr(method, "published_setting"):
         raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
+    selected.setdefault("nl", "BN")
     protocol, head = _protocol_and_head(selected, method)
     selected["protocol"] = protocol
     dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
@@ -227,6 +260,7 @@ class _NoDataset:
 
     name = ""
     options = ()
+    class_orders: ClassVar[dict[str, str]] = {}
     protocol_values: ClassVar[dict[str, Any]] = {}
 
 
@@ -264,11 +298,10 @@ def _resolve(
     for name, option in options.items():
         if name not in values:
             values[name], origins[name] = option.default, "default"
-    values |= {name: selected[name] for name in ("model", "dataset", "nl", "backbone", "protocol")}
+    values |= {name: selected.get(name) for name in ("model", "dataset", "nl", "backbone", "protocol")}
     _scale_schedules(values, origins, made_for)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration, typed)
-    _check(configuration)
     return configuration
 
 
@@ -302,22 +335,22 @@ def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
 
 def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> Iterable[tuple[str, dict[str, Any]]]:
     """The sources of values, the first that has one wins."""
-    protocol = selected["protocol"]
+    protocol, dataset = selected["protocol"], parts.dataset.name
     preset = PRESETS.get(selected.get("preset"), {})
     buffer_size = typed.get("buffer_size", preset.get("buffer_size"))
-    setting = parts.method.published_setting(selected["dataset"], buffer_size, protocol)
+    setting = parts.method.published_setting(dataset, buffer_size, protocol)
     yield "typed", typed
     if typed.get("load_best_args"):
         if setting is None:
             raise UserError(
-                f"--load_best_args: there is no published setting of {selected['model']} on {selected['dataset']}"
+                f"--load_best_args: there is no published setting of {selected['model']} on {dataset}"
                 + (f" with --buffer_size {buffer_size}" if parts.method.uses_memory else "")
             )
         yield f"published setting, {setting.source}", setting.whole
     yield f"preset {selected.get('preset')}", preset
     if setting is not None:
         yield f"published, {setting.source}", setting.values
-    yield f"dataset {selected['dataset']}", parts.dataset.protocol_values.get(protocol, {})
+    yield f"dataset {dataset}", parts.dataset.protocol_values.get(protocol, {})
     yield f"protocol {protocol}", PROTOCOLS[protocol].values | parts.norm.protocol_defaults.get(protocol, {})
 
 
@@ -441,6 +474,5 @@ def cell_name(config: Configuration) -> str:
     roles = {name: config.options[name].role for name, origin in config.origins.items() if origin == "typed"}
     telling = {name for name, role in roles.items() if role in ("part", "result")} - set(_NAMED)
     values = {name: value for name, value in config.used().items() if name in telling}
-    words = (",".join(map(str, value)) if isinstance(value, tuple) else value for value in values.values())
-    typed = sorted(f"{name}={word}" for name, word in zip(values, words, strict=True))
+    typed = sorted(f"{name}={typed_text(value)}" for name, value in values.items())
     return " ".join([_name_without_seed(config), *typed])

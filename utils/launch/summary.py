@@ -4,12 +4,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from utils.config.command_line import typed_text
 from utils.config.variants import row_of
 from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
 from utils.launch.plan import Job, Plan, Search, Where
 from utils.launch.search import decided
-from utils.records.selection import SEARCH_SHARE, VALIDATION, typed_text
+from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
 
 _AXES = {

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from utils.config.command_line import typed_text
 from utils.config.options import SHARED_OPTIONS
 from utils.config.variants import row_of
 from utils.records.collect import Run
@@ -192,13 +193,6 @@ def _distinct(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(other[name] == value for name, value in one.items() if name in other)
-
-
-def typed_text(value: Any) -> str:
-    """An option's value as one would type it."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(typed_text, value))
-    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:

@@ -9,11 +9,12 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from utils.config.command_line import typed_text
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
 from utils.records.metrics import MAIN_METRIC, METRICS
-from utils.records.selection import Cell, Column, typed_text
+from utils.records.selection import Cell, Column
 from utils.report.names import shown
 from utils.report.published import Figure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p

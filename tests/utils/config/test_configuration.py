@@ -222,3 +222,45 @@ def test_help_shows_the_options_of_the_chosen_parts(capsys):
         config("--model derpp --nl AdaB2N --help")
     shown = capsys.readouterr().out
     assert all(f"--{name}" in shown for name in ("beta", "buffer_size", "kappa", "lambd", "nf"))
+
+
+@pytest.fixture
+def shown_help(capsys):
+    """The help for a command line, its lines joined."""
+
+    def show(line):
+        with pytest.raises(SystemExit):
+            config(f"{line} --help")
+        return " ".join(capsys.readouterr().out.split())
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("line", "heading", "option"),
+    [
+        ("--nl AdaB2N", "norm layer AdaB2N:", "--kappa X"),
+        ("--nl adab2n", "norm layer AdaB2N:", "--lambd X"),
+        ("--dataset seq-arrays", "dataset seq-arrays:", "--n_tasks N"),
+        ("--backbone resnet18", "backbone resnet18:", "--nf N"),
+        ("--backbone resnet18 --nl GN", "norm layer GN:", "--num_groups N"),
+    ],
+)
+def test_help_with_one_part_shows_its_options(shown_help, line, heading, option):
+    shown = shown_help(line)
+    assert heading in shown
+    assert option in shown.partition(heading)[2]
+    assert "learning rate (from the published settings, else required)" in shown
+
+
+def test_help_shows_the_defaults_that_the_parts_decide_and_where_they_come_from(shown_help):
+    assert "epochs per task [1, protocol online]" in shown_help("--model er_ace")
+    assert "learning rate (from the published settings" in shown_help("--model er_ace --load_best_args")
+    shown = shown_help("--model er_ace --dataset seq-cifar10")
+    assert "learning rate [0.03, published]" in shown
+    assert "published: Lyu et al." in shown
+    assert "epochs per task [50, published setting]" in shown_help(
+        "--model er_ace --dataset seq-cifar10 --load_best_args"
+    )
+    assert "epochs per task [7, typed]" in shown_help("--model er_ace --epochs 7 --misspelled 1")
+    assert "falls [none, protocol online]" in shown
