@@ -157,7 +157,7 @@ def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> Pr
     estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
     view = View(where.group, Remaining(sources_of(estimates)), screen)
-    books = Bookkeeper(where, view.say, plan.seeds)
+    books = Bookkeeper(where, view.say, plan.seeds, plan.axes)
     scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view, books)
     try:
         progress = scheduler.run()

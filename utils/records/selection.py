@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from utils.config.command_line import typed_text
-from utils.config.options import SHARED_OPTIONS
+from utils.config.options import SHARED_OPTIONS, role_of
 from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.ledger import Axes
@@ -17,7 +17,6 @@ ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
 
 _OPEN = (RunState.STARTED, RunState.NOT_RUN)
-_OF_NO_CELL = {option.name for option in SHARED_OPTIONS if option.role in ("measurement", "place", "shorthand")}
 _STRUCTURE = ("dataset", "model", "nl", "seed", "validation")  # columns, rows, repetitions, and what is tested on
 
 Key = TypeVar("Key", bound=Hashable)
@@ -31,6 +30,7 @@ class Cell:
         runs: the complete runs of the chosen setting, by seed.
         num_settings: settings that were tried, diverged ones included; at least one.
         setting: the searched options of the chosen one.
+        num_values: of each searched option, how many of its values were tried.
         forward: batch composition, None for a method without memory.
         protocol: that the runs follow, complete or not.
         reason: why there is no figure, or why fewer seeds than in other cells; empty if nothing is missing.
@@ -41,6 +41,7 @@ class Cell:
     runs: dict[int, Run]
     num_settings: int
     setting: dict[str, Any] = field(default_factory=dict)
+    num_values: dict[str, int] = field(default_factory=dict)
     forward: str | None = None
     protocol: str | None = None
     reason: str = ""
@@ -122,7 +123,7 @@ def _splitting(runs: Sequence[Run], axes: Axes, split_by: Collection[str]) -> li
     declared = [option.name for option in SHARED_OPTIONS]
     others = sorted({name for run in runs for name in run.values} - {*declared, *_STRUCTURE})
     for name in dict.fromkeys((*axes.compared, *declared, *others)):
-        may_split = name not in known and name not in _STRUCTURE and name not in _OF_NO_CELL
+        may_split = name not in known and name not in _STRUCTURE and role_of(name) in ("part", "result")
         if may_split and (name in split_by or _differs(runs, name, known, axes)):
             known.append(name)
     return known[num_given:]
@@ -244,15 +245,16 @@ def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) 
     complete = {run.values["seed"]: run for run in chosen if run.state is RunState.COMPLETE}
     if not search_reason and any(run.state in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))
-    num_tried = sum(any(run.state is not RunState.NOT_RUN for run in settings[key]) for key in keys)
+    tried = [key for key in keys if any(run.state is not RunState.NOT_RUN for run in settings[key])]
     return Cell(
         runs=dict(sorted(complete.items())),
-        num_settings=max(1, num_tried),
+        num_settings=max(1, len(tried)),
         setting=_setting(best, searched),
+        num_values={name: len({key[place] for key in tried}) for place, name in enumerate(searched)},
         forward=(chosen or runs)[0].values.get("forward"),
         protocol=runs[0].values.get("protocol"),
         reason="; ".join(filter(None, (search_reason, _reason(chosen)))),
-        selection=(VALIDATION if any(search.values()) else ORACLE) if num_tried > 1 else "",
+        selection=(VALIDATION if any(search.values()) else ORACLE) if len(tried) > 1 else "",
     )
 
 

@@ -1,7 +1,8 @@
 """What is said under a table: what the figures are, what to know about them, and why some are missing. Plain text."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from utils.config.variants import VARIANTS
 from utils.records.collect import Run
@@ -127,7 +128,9 @@ def _chosen(table: Table) -> list[str]:
         for row in table.rows:
             entry = table.entries[row, column]
             if entry.num_seeds and entry.cell.selection:
-                lines[row][f"{table.title(column)}: {setting_in_words(entry.cell.setting)}"] = None
+                numbers = entry.cell.num_values
+                told = {name: f"{value} (of {numbers[name]} tried)" for name, value in entry.cell.setting.items()}
+                lines[row][f"{table.title(column)}: {setting_in_words(told)}"] = None
     return [f"settings of {table.show(row)} that were chosen: {'; '.join(found)}" for row, found in lines.items()]
 
 
@@ -199,9 +202,9 @@ def lost(table: Table) -> list[str]:
     return [f"in no cell: {why}" for why in table.unreadable]
 
 
-def setting_text(entry: Entry) -> str:
-    """The searched options of the chosen setting, such as `kappa=0.4 lambd=0.1`."""
-    return " ".join(f"{name}={value}" for name, value in entry.cell.setting.items()) if entry.cell else ""
+def setting_text(values: Mapping[str, Any]) -> str:
+    """Values of the searched options, such as `kappa=0.4 lambd=0.1`."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def processor_of(run: Run) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from utils.config.options import PLACE_OPTIONS
 from utils.errors import UserError
 from utils.records.collect import Run, collect
-from utils.records.ledger import Ledger
+from utils.records.ledger import Axes, Ledger
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.selection import Cell, Column, select
 from utils.records.state import RunState
@@ -78,11 +78,13 @@ class Group:
         name: its folder inside the results.
         runs: all records.
         cells: by column and norm layer.
+        axes: the options of which its plan tries several values.
     """
 
     name: str
     runs: Sequence[Run]
     cells: Cells
+    axes: Axes
 
     def cell(self, column: Column | None, norm: str) -> Cell | None:
         """The cell of a norm layer in a column, None where there is none."""
@@ -103,7 +105,7 @@ def read_groups(results_dir: Path, names: Sequence[str]) -> list[Group]:
     axes = {name: Ledger(results_dir / name).read_axes() for name in plain}
     found = [column for name in plain for column in select(runs[name], axes[name])]
     compared = {option for column in found for option, _ in column.compared}
-    return [Group(name, runs[name], select(runs[name], axes[name], compared)) for name in plain]
+    return [Group(name, runs[name], select(runs[name], axes[name], compared), axes[name]) for name in plain]
 
 
 def _read_runs(results_dir: Path, name: str) -> list[Run]:

@@ -1,7 +1,7 @@
 """One group beside the published figures, and what is not as it was there: why a number is not the paper's."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ SCENARIO = "class_il"  # what is published
 _TITLES = ("cell", "norm", "ours", "published", "deviation")
 _WITH_GAINS = "AdaB2N"  # of which only gains over the baseline are published
 # What a grid is made of: such options are typed by their nature.
-_AXES = NOT_COMPARED | {"buffer_size", "epochs", "backbone", "kappa", "lambd", "ada_t0", "validation"}
+_OF_A_GRID = NOT_COMPARED | {"buffer_size", "epochs", "backbone", "validation"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def to_markdown(group: Group, metric: str) -> str:
     blocks.append(markdown.table(_TITLES, [_row(each, metric) for each in found]))
     blocks += markdown.section("Published in another setting than ours", _other_settings(found))
     blocks += markdown.section("Options that are not the published ones", _options(found))
-    blocks += markdown.section("Options typed in place of the suite's own values", _typed(found))
+    blocks += markdown.section("Options typed in place of the suite's own values", _typed(found, group.axes.names))
     blocks += markdown.section("Sources and remarks", [*_sources(found), *_gains(group, metric)])
     blocks += markdown.section("Nothing is published of", _unpublished(found))
     blocks += markdown.section("Missing", _missing(group))
@@ -136,14 +136,14 @@ def _options(found: Iterable[Comparison]) -> list[str]:
     ]
 
 
-def _typed(found: Iterable[Comparison]) -> list[str]:
+def _typed(found: Iterable[Comparison], axes: Collection[str]) -> list[str]:
     """Options whose values somebody chose, by hand or by a grid."""
     places: dict[tuple[str, str], list[Place]] = defaultdict(list)
     everywhere = []
     for each in found:
         everywhere.append(each.place)
         for name in _typed_options(_first(each.cell)):
-            if name in each.values:
+            if name in each.values and name not in axes:
                 places[name, plain_value(each.values[name])].append(each.place)
     return [f"{name}: {value} ({places_text(where, everywhere)})" for (name, value), where in sorted(places.items())]
 
@@ -154,7 +154,7 @@ def _typed_options(run: Run) -> list[str]:
     except (UserError, OSError):  # changed since it was collected
         return []
     origins = origins if isinstance(origins, dict) else {}
-    return [name for name, origin in origins.items() if origin == "typed" and name not in _AXES]
+    return [name for name, origin in origins.items() if origin == "typed" and name not in _OF_A_GRID]
 
 
 def _sources(found: Iterable[Comparison]) -> list[str]:

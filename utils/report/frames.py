@@ -16,7 +16,7 @@ from utils.report.tables import Cells, Entry, Table, column_order, column_title,
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_CSV_FIGURES = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "selection", "forward")
+_CSV_FIGURES = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "tried", "selection", "forward")
 _CSV_PUBLISHED = ("published", "deviation", "published_source")
 _COSTS = ("seconds", "training_seconds", "host_megabytes", "device_megabytes", "processor", "threads", "record")
 
@@ -41,11 +41,12 @@ def to_csv(tables: Sequence[Table]) -> str:
 def _csv_figures(entry: Entry) -> list:
     numbers = [_number(entry.mean), _number(entry.std), entry.num_seeds, _number(entry.p), _number(entry.p_holm)]
     if entry.cell is None:
-        return [*numbers, 0, "", "", ""]
+        return [*numbers, 0, "", "", "", ""]
     return [
         *numbers,
         entry.cell.num_settings,
-        setting_text(entry),
+        setting_text(entry.cell.setting),
+        setting_text(entry.cell.num_values),
         entry.cell.selection,
         entry.cell.forward or "",
     ]

@@ -128,7 +128,7 @@ def _cell(table: Table, entry: Entry, reason: str, footnotes: Mapping[str, int])
     """A figure, and in its tooltip what is behind it, a line each."""
     lines = [f"n = {entry.num_seeds}"]
     if entry.cell and entry.cell.setting:
-        lines.append(f"{setting_text(entry)}, best of {entry.cell.num_settings} ({entry.cell.selection})")
+        lines.append(f"{setting_text(entry.cell.setting)}, best of {entry.cell.num_settings} ({entry.cell.selection})")
     if entry.cell and entry.cell.forward:
         lines.append(f"current and memory rows {entry.cell.forward}")
     if entry.p is not None:
@@ -150,7 +150,7 @@ def _settings(table: Table) -> Iterable[tuple]:
         for row in table.rows:
             entry = table.entries[row, column]
             if entry.cell and entry.cell.num_settings > 1:
-                chosen = setting_text(entry) or "–"
+                chosen = setting_text(entry.cell.setting) or "–"
                 yield table.title(column), table.show(row), entry.cell.num_settings, chosen, entry.cell.selection
 
 
@@ -176,9 +176,10 @@ def _commands(runs: Sequence[Run], cells: Cells) -> list[dict[str, Any]]:
         run.folder: column for column, norms in cells.items() for cell in norms.values() for run in cell.runs.values()
     }
     by_row: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_row[row_of(run.values) if run.values else "in no cell"].append(run)
     known = in_order({norm for norms in cells.values() for norm in norms})
+    for run in runs:
+        row = row_of(run.values) if run.values else "in no cell"
+        by_row[row if row in known else run.values.get("nl", row)].append(run)
     found = []
     for row in [*known, *sorted(by_row.keys() - set(known))]:
         behind = [(column_title(used[run.folder], cells), run) for run in by_row[row] if run.folder in used]
@@ -189,6 +190,8 @@ def _commands(runs: Sequence[Run], cells: Cells) -> list[dict[str, Any]]:
 
 
 def _why_unused(run: Run) -> str:
+    if not run.is_planned:
+        return "of no plan of this group"
     return "search on a held-out part" if run.values.get("validation") else "setting not chosen"
 
 

@@ -21,7 +21,7 @@ def runs_of(values, norm="BN", **options):
 
 def group(name, *runs, axes=None):
     flat = [each for found in runs for each in found]
-    return Group(name, flat, select(flat, axes))
+    return Group(name, flat, select(flat, axes), axes or Axes())
 
 
 def lines_of(text, start):

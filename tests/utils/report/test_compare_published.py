@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.utils.report.rig import OFFLINE, run
+from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report.compare import Group
 from utils.report.compare_published import to_markdown
@@ -20,7 +21,7 @@ def offline(norm, finals, num_tasks=10, **options):
 
 def text_of(*runs, metric="A_f"):
     flat = [each for found in runs for each in found]
-    return to_markdown(Group("study", flat, select(flat)), metric)
+    return to_markdown(Group("study", flat, select(flat), Axes(("kappa",))), metric)
 
 
 def lines_of(text, start):
