@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from utils.launch.cells import group_of, known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import Grid, change, find_grid
 from utils.launch.output import discard_output, show
-from utils.launch.plan import Plan, Where, make_plan
+from utils.launch.plan import Job, Plan, Where, make_plan
 from utils.launch.status import status
-from utils.machine import print_any_text
+from utils.machine import default_threads, print_any_text
+from utils.records.record import FORMER
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
 
@@ -123,9 +124,11 @@ HOW = grouped(
     "how",
     flag("yes", "start without asking", aliases=("y",)),
     flag("dry_run", "print the plan and stop"),
+    flag("rerun", "set the records of this plan aside and run all of it anew"),
+    flag("keep_models", "keep the trained weights of complete runs, model.pt in each record"),
     flag("json", "print the plan for programs and stop"),
     Option("jobs", ranged(int, 1), None, "runs at a time without a GPU", source="the cores"),
-    Option("threads", ranged(int, 1), 1, "threads of each run"),
+    Option("threads", ranged(int, 1), None, "threads of each run", source="$OMP_NUM_THREADS, else 1"),
     Option("runs_per_gpu", str, "auto", "runs that share a GPU: auto, or their number"),
     Option(
         "usage_threshold",
@@ -174,9 +177,14 @@ def launch(words: Sequence[str]) -> int:
     options, unknown = _launch_parser().parse_known_args(words)
     grid, extras = _read_grid(options, words), read_extras(unknown)
     options.group = options.group or group_of(options.preset, grid, extras)
-    where = places_of(options)
+    options.threads = options.threads or default_threads()
+    where = replace(places_of(options), threads=options.threads, keeps_models=options.keep_models)
     launcher_options = [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings]
     plan = make_plan(grid, extras, where, launcher_options)
+    if plan.missing_data and not (options.dry_run or options.json):
+        num_missing = len(plan.missing_data)
+        heading = [f"{num_missing} datasets cannot be read:"] if num_missing > 1 else []
+        raise UserError("\n  ".join([*heading, *plan.missing_data]))
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
 
@@ -190,10 +198,30 @@ def launch(words: Sequence[str]) -> int:
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
-    is_asked = not options.yes and sys.stdin is not None and sys.stdin.isatty() and not summary.is_over
-    if is_asked and not _is_confirmed():
+    has_work = options.rerun or not summary.is_over
+    is_on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if has_work and is_on_terminal and not options.yes and not _is_confirmed():
         return MISTAKE
+    if options.rerun:
+        set_aside(summary.jobs)
+        summary = Summary(plan, where, estimates, devices.num_places)
     return _run(plan, summary, where, devices, estimates, options)
+
+
+def set_aside(jobs: Iterable[Job]) -> None:
+    """Rename the records of runs that are to be made anew.
+
+    Raises:
+        UserError: a process is at one of them.
+    """
+    records = [job.record for job in jobs if job.record.folder.exists()]
+    for record in records:
+        if record.is_held():
+            raise UserError(f"--rerun: a process is at {record.folder}; stop it, or wait for it")
+    for record in records:
+        record.set_aside(FORMER)
+    if records:
+        print(f"{len(records)} records are set aside as …{FORMER}1 and so on", flush=True)
 
 
 def _is_confirmed() -> bool:

@@ -24,13 +24,16 @@ class Data:
 class DataFacts:
     """Reads each dataset once per plan.
 
-    What is missing or damaged is told by `check`, so that everything else that is wrong with a plan comes first.
+    What is missing or damaged is noted, so that everything else that is wrong with a plan comes first.
+
+    Attributes:
+        mistakes: a line for each dataset that cannot be read, with what to put where.
     """
 
     def __init__(self, data_root: Path) -> None:
         self._data_root = data_root
         self._known: dict[tuple[str, tuple[tuple[str, Any], ...]], Data] = {}
-        self._mistakes: dict[str, None] = {}
+        self.mistakes: list[str] = []
 
     def of(self, config: Configuration) -> Data:
         """What is known of a configuration's data; nothing if they cannot be read."""
@@ -40,20 +43,12 @@ class DataFacts:
             self._known[key] = self._read(config.parts.dataset(**options))
         return self._known[key]
 
-    def check(self) -> None:
-        """Raise UserError that names every dataset that is missing or damaged, and what to put where."""
-        mistakes = list(self._mistakes)
-        if len(mistakes) > 1:
-            raise UserError("\n  ".join([f"{len(mistakes)} datasets cannot be read:", *mistakes]))
-        if mistakes:
-            raise UserError(mistakes[0])
-
     def _read(self, dataset: Any) -> Data:
         import numpy as np
 
         try:
             arrays = dataset.load(self._data_root)
         except UserError as error:
-            self._mistakes[str(error)] = None
+            self.mistakes.append(str(error))
             return Data("", ())
         return Data(arrays.fingerprint(), tuple(np.bincount(arrays.train_y, minlength=arrays.num_classes).tolist()))

@@ -224,12 +224,11 @@ class Devices:
         return [device for device in idle if device.fits(memory_mb, device.room, most)]
 
     def _take(self, device: _Device, memory_mb: float | None) -> Place:
-        threads = ("--threads", str(self.threads))
         if device.gpu.id == CPU:
-            place = Place("CPU", {}, ("--device", "cpu", *threads), CPU, memory_mb)
+            place = Place("CPU", {}, ("--device", "cpu"), CPU, memory_mb)
         else:
             visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
-            place = Place(device.gpu.label, visible, ("--device", "cuda", *threads), device.gpu.id, memory_mb)
+            place = Place(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
         device.reserved[place] = device.reservation(memory_mb)
         return place
 

@@ -28,6 +28,7 @@ _GIVEN_OTHERWISE = {
     "nl": "give --methods",
     "debug_mode": "its runs are kept apart from every group; try one with utils/main.py",
     "device": "the launcher gives each run its device, inside CUDA_VISIBLE_DEVICES",
+    "keep_model": "--keep_models keeps the trained weights of all runs, which are otherwise left out",
 }
 _OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "protocol", *_GIVEN_OTHERWISE)
 
@@ -56,6 +57,11 @@ class Job:
     def name(self) -> str:
         """The name of its folder."""
         return self.record.folder.name
+
+    @property
+    def has_data(self) -> bool:
+        """Whether its data were found, without which nobody knows its identity and its record."""
+        return bool(self.data.fingerprint)
 
     def state(self) -> RunState:
         """How it stands, as the disk has it now (`state_of`)."""
@@ -120,6 +126,7 @@ class Plan:
         searches: the cells with several settings.
         seeds: those of the table.
         axes: the options that have several values.
+        missing_data: what is wrong with the data of some runs, whose identity is not known without them.
     """
 
     jobs: tuple[Job, ...]
@@ -128,6 +135,7 @@ class Plan:
     searches: tuple[Search, ...]
     seeds: tuple[int, ...]
     axes: Axes
+    missing_data: tuple[str, ...] = ()
 
     @property
     def num_merged(self) -> int:
@@ -137,17 +145,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class Where:
-    """The places that all runs of a plan share."""
+    """Where and how all runs of a plan are done.
+
+    Attributes:
+        results_dir, group, data_root: places.
+        threads: of each run; None leaves it to the run.
+        keeps_models: whether complete runs keep their trained weights.
+    """
 
     results_dir: Path
     group: str
     data_root: Path
+    threads: int | None = None
+    keeps_models: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
         """The same on a run's command line."""
         places = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
-        return ("--group", self.group, *places)
+        threads = () if self.threads is None else ("--threads", str(self.threads))
+        return ("--group", self.group, *places, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
 
 
 class _Planner:
@@ -224,7 +241,7 @@ def make_plan(
         launcher_options: the launcher's own, which a misspelled option may have meant.
 
     Raises:
-        UserError: an unknown name, an option that no run uses, a run that cannot be, missing data.
+        UserError: an unknown name, an option that no run uses, a run that cannot be.
     """
     _check(grid, extras)
     for path in extras.get("plugin", ()):
@@ -243,9 +260,9 @@ def make_plan(
     jobs = {job.identity: job for seed in seeds for each in by_seed for job in each.get(seed, ())}
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
-    planner.data.check()
     seeds = tuple(dict.fromkeys(grid.seeds))
-    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, seeds, axes)
+    facts = (planner.num_asked, grid.selection, searches, seeds, axes, tuple(planner.data.mistakes))
+    return Plan(tuple(jobs.values()), *facts)
 
 
 def _by_seed(search: Search) -> dict[int, list[Job]]:

@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from utils.config.configuration import Configuration
 from utils.errors import UserError
@@ -106,9 +107,27 @@ def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: S
 
 def _has_anything_to_retune(config: Configuration) -> bool:
     """Whether the norm layers have parameters or statistics; neither depends on their number of channels."""
+    return bool(_norm_layer(config, 64, 8).state_dict())
+
+
+def model_bytes(config: Configuration, num_classes: int) -> int:
+    """What the weights of a run's network take, with a classifier of as many outputs."""
+    import torch
+
+    parts = config.parts
+    with torch.device("meta"):
+        image_size = parts.dataset.image_size or 32
+        options = config.chosen(parts.backbone.options)
+        backbone = parts.backbone(partial(_norm_layer, config), image_size=image_size, **options)
+        state = backbone.state_dict().values()
+    return sum(each.numel() * each.element_size() for each in state) + 4 * backbone.num_features * num_classes
+
+
+def _norm_layer(config: Configuration, num_features: int, spatial_size: int) -> Any:
     norm = config.parts.norm
     more = {"num_tasks": 2} if "num_tasks" in inspect.signature(norm).parameters else {}
-    return bool(norm(64, spatial_size=8, affine=config.affine, **more).state_dict())
+    options = config.chosen(norm.options) | {"affine": config.affine}
+    return norm(num_features, spatial_size=spatial_size, **options, **more)
 
 
 def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":

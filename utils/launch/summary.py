@@ -1,6 +1,7 @@
 """What a plan is before it starts: for people in a few lines, for programs as plain data."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from utils.launch.cost import Cost, cost_of
 from utils.launch.estimates import Estimates
 from utils.launch.plan import Job, Plan, Search, Where
 from utils.launch.search import decided
+from utils.launch.steps import model_bytes
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
 
@@ -68,12 +70,14 @@ class Summary:
             *(f"  {line}" for line in self._search_lines()),
             *(f"  {line}" for line in self._cost().lines(self._num_places)),
             f"  records: {self._where.results_dir / self._where.group}",
+            *([f"  {self._models_line()}"] if self._where.keeps_models else []),
+            *(f"  data are missing, so that runs are of unknown state: {each}" for each in plan.missing_data),
         ]
 
     def commands(self) -> list[str]:
         """The state and the command line of every run that is known now."""
         words = ["python", "utils/main.py"]
-        return [f"{job.state():9} {shlex.join([*words, *job.words, *self._where.words])}" for job in self.jobs]
+        return [f"{_state(job):9} {shlex.join([*words, *job.words, *self._where.words])}" for job in self.jobs]
 
     def for_programs(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -92,8 +96,18 @@ class Summary:
             "estimate_is_rough": cost.is_rough,
             "searches": [self._search_for_programs(search) for search in plan.searches],
             "jobs": [_job_for_programs(job) for job in plan.jobs],
+            "missing_data": list(plan.missing_data),
             "following_jobs": [_job_for_programs(job) for job in self.following],
         }
+
+    def _models_line(self) -> str:
+        """The space that the trained weights of all runs take."""
+        num_runs = len(self._plan.jobs) + sum(search.num_following for search in self._plan.searches)
+        kinds = Counter((job.config.dataset, job.config.nl, job.config.backbone) for job in self._plan.jobs)
+        one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in self._plan.jobs}
+        sizes = {kind: model_bytes(job.config, len(job.data.class_sizes)) for kind, job in one_of_each.items()}
+        mean = sum(sizes[kind] * number for kind, number in kinds.items()) / len(self._plan.jobs)
+        return f"trained weights are kept: about {mean * num_runs / 2**20:,.0f} MB in {num_runs} files"
 
     def _search_for_programs(self, search: Search) -> dict[str, Any]:
         index = self.chosen.get(search)
@@ -128,7 +142,8 @@ class Summary:
 
     def _cost(self) -> Cost:
         undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
-        jobs = [job for job in self.jobs if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
+        known = [job for job in self.jobs if job.has_data]
+        jobs = [job for job in known if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
         return cost_of(jobs, undecided, self._estimates)
 
 
@@ -153,8 +168,12 @@ def _range(numbers: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
+def _state(job: Job) -> str:
+    return job.state() if job.has_data else "unknown"
+
+
 def _states(jobs: Iterable[Job]) -> str:
-    states = [job.state() for job in jobs]
+    states = [_state(job) for job in jobs]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
@@ -170,4 +189,4 @@ def _axes(plan: Plan) -> Mapping[str, dict[str, None]]:
 
 def _job_for_programs(job: Job) -> dict[str, Any]:
     command = ["utils/main.py", *job.words]
-    return {"name": job.name, "identity": job.identity, "state": job.state(), "command": command}
+    return {"name": job.name, "identity": job.identity, "state": _state(job), "command": command}

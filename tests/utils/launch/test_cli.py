@@ -3,13 +3,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
 from tests.utils.records.rig import progress
 from utils.config.registry import ROOT
-from utils.launch.cli import main
+from utils.errors import UserError
+from utils.launch.cli import main, set_aside
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -81,7 +83,7 @@ def test_an_unknown_command_is_told_with_those_that_are_known(capsys, word, mess
 def test_all_datasets_that_are_missing_are_named_at_once(tmp_path, capsys):
     grid = "--models er_ace --lr 0.1 --datasets seq-cifar10 seq-digits seq-miniimg"
     words = [*grid.split(), "--data_root", str(tmp_path)]
-    assert main([*words, "--results_dir", str(tmp_path), "--dry_run"]) == 2
+    assert main([*words, "--results_dir", str(tmp_path), "-y"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 2 datasets cannot be read:")
     for name, folder in (("seq-cifar10", "cifar10"), ("seq-miniimg", "miniimg")):
@@ -110,7 +112,51 @@ def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, caps
     assert main([*words, "--threads", "2"]) == 0
     shown = capsys.readouterr().out
     assert "3 at a time on the cores, with 2 threads each" in shown
-    assert "--threads" not in shown
+    assert shown.count("--threads 2") == 24
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert main(words) == 0
+    assert "with 3 threads each" in capsys.readouterr().out
+
+
+def test_a_plan_without_its_data_is_shown_and_not_run(tmp_path, capsys):
+    words = ["--datasets", "seq-digits", "seq-cifar10", "--models", "er", "--methods", "BN", "--seeds", "0"]
+    words += ["--lr", "0.1", "--buffer_size", "50", "--data_root", str(tmp_path), "--results_dir", str(tmp_path)]
+    assert main([*words, "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 runs: 1 not run, 1 unknown" in shown
+    assert shown.count("data are missing") == 1
+    assert "data --download cifar10" in shown
+    assert [line.split("  ")[0] for line in shown.splitlines() if "utils/main.py" in line] == ["not run", "unknown"]
+    assert main([*words, "-y"]) == 2
+    assert "data --download cifar10" in capsys.readouterr().err
+
+
+def test_models_are_kept_if_asked_for_and_take_space(tmp_path, capsys):
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "--dry_run", "--results_dir", str(tmp_path)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("--keep_model 0") == 2
+    assert main([*words, "--keep_models"]) == 0
+    shown = capsys.readouterr().out
+    assert "trained weights are kept: about 5 MB in 2 files" in shown
+    assert "--keep_model" not in shown.partition("trained")[2]
+    assert main([*words, "--keep_model", "1"]) == 2
+    assert "--keep_models" in capsys.readouterr().err
+
+
+def test_rerun_sets_the_records_of_the_plan_aside(tmp_path, capsys):
+    for name in ("one", "two"):
+        record = Record(tmp_path / "group" / name).open()
+        record.write_config(CONFIG)
+        record.close()
+    jobs = [SimpleNamespace(record=Record(tmp_path / "group" / name)) for name in ("one", "two", "three")]
+    held = Record(tmp_path / "group" / "two").open()
+    with pytest.raises(UserError, match=r"--rerun: a process is at .*two"):
+        set_aside(jobs)
+    assert (tmp_path / "group" / "one").exists()
+    held.close()
+    set_aside(jobs)
+    assert sorted(path.name for path in (tmp_path / "group").glob("[a-z]*")) == ["one.former-1", "two.former-1"]
+    assert "2 records are set aside" in capsys.readouterr().out
 
 
 def test_status_tells_what_the_records_say(tmp_path, capsys):

@@ -58,7 +58,7 @@ def test_a_place_on_a_gpu_shows_the_run_this_gpu_alone():
     place = Machine(Gpu("GPU-a", 3), threads=2).devices.place()
     assert place.label == "GPU 3"
     assert place.environment == {"CUDA_VISIBLE_DEVICES": "GPU-a"}
-    assert place.arguments == ("--device", "cuda", "--threads", "2")
+    assert place.arguments == ("--device", "cuda")
 
 
 def test_runs_are_spread_before_they_share():
@@ -324,7 +324,7 @@ def test_without_a_gpu_runs_share_the_cores(monkeypatch, options, number):
     assert machine.num_looks == 1
     assert places[0].label == "CPU"
     assert places[0].environment == {}
-    assert places[0].arguments == ("--device", "cpu", "--threads", str(options.get("threads", 1)))
+    assert places[0].arguments == ("--device", "cpu")
     machine.devices.release(places[0])
     assert len(machine.place_all(1e9)) == 1
 

@@ -215,9 +215,13 @@ def test_records_of_another_schema_are_told_from_damaged_ones(plan):
     assert "has schema 99, this version reads 1; choose another --results_dir" in state_of(other.record)[1]
 
 
-def test_missing_data_stop_the_plan(tmp_path):
-    with pytest.raises(UserError, match="cifar10"):
-        make_plan(find_grid("adab2n-online"), {}, Where(tmp_path, "group", tmp_path))
+def test_missing_data_are_told_with_the_plan(tmp_path):
+    """What the runs are is known all the same."""
+    plan = make_plan(find_grid("adab2n-online"), {}, Where(tmp_path, "group", tmp_path))
+    assert len(plan.missing_data) == 3
+    assert all("no data found" in line for line in plan.missing_data)
+    assert len(plan.jobs) == 1044
+    assert not any(job.has_data for job in plan.jobs)
 
 
 def test_unknown_preset_is_named():
