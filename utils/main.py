@@ -77,24 +77,27 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     if config.rerun and record.folder.exists():
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
-    if record.complete:
-        screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
-        try:
-            show_result(config, record.read_result(), screen)
-        except (LookupError, TypeError, AttributeError):
-            raise UserError("its result is damaged; --rerun sets it aside and runs anew") from None
-        return COMPLETE
-    if config.no_lock:
-        warnings.warn("without a lock (--no_lock), another process at this run would spoil its record", stacklevel=1)
-    with contextlib.closing(record.open(is_locked=not config.no_lock)):
-        record.remove_progress()
-        failure = record.read_failure()
-        if failure:
-            raise Diverged(f"{failure['message']} (found before; --rerun tries again)")
-        command = ["python", "utils/main.py", *without_rerun(arguments)]
-        facts = {"identity": identity, "data": fingerprint, "command": command}
-        result = train(config, dataset, arrays, record, facts, screen, stop, started)
-        show_result(config, result, screen)
+    if not record.complete:
+        if config.no_lock:
+            warnings.warn(
+                "without a lock (--no_lock), another process at this run would spoil its record", stacklevel=1
+            )
+        with contextlib.closing(record.open(is_locked=not config.no_lock)):
+            # Another process may have ended the run since: its result is looked for again, now that it cannot change.
+            if not record.complete:
+                record.remove_progress()
+                failure = record.read_failure()
+                if failure:
+                    raise Diverged(f"{failure['message']} (found before; --rerun tries again)")
+                command = ["python", "utils/main.py", *without_rerun(arguments)]
+                facts = {"identity": identity, "data": fingerprint, "command": command}
+                show_result(config, train(config, dataset, arrays, record, facts, screen, stop, started), screen)
+                return COMPLETE
+    screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
+    try:
+        show_result(config, record.read_result(), screen)
+    except (LookupError, TypeError, AttributeError):
+        raise UserError("its result is damaged; --rerun sets it aside and runs anew") from None
     return COMPLETE
 
 

@@ -10,24 +10,15 @@ import pytest
 from utils.config.registry import ROOT
 from utils.locks import held, is_held
 
-# Plays a file system without locks, by the answer that it gives.
-WITHOUT_LOCKS = """
-import errno, fcntl, os
-def refuse(file, operation):
-    raise OSError({number}, os.strerror({number}))
-if {number}:
-    fcntl.flock = refuse
-"""
 KINDS = pytest.mark.parametrize("number", [0, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
 
 
 def run(tmp_path, number, script):
     """What a process prints that meets such a file system, and its errors."""
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT_LOCKS.format(number=number))
     start = (
         f"import os\nfrom pathlib import Path\nfrom utils.locks import *\npath = Path({str(tmp_path / 'a.lock')!r})\n"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests/without_flock'}:{ROOT}", "FAKE_FLOCK": str(number)}
     words = [sys.executable, "-c", start + script]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     return done.stdout.split(), done.stderr

@@ -1,16 +1,22 @@
 """Whole runs on small images, in this process."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from models.base import Method
-from utils.config.registry import METHODS, NORMS
+from utils.config.registry import METHODS, NORMS, ROOT
+from utils.errors import BUSY
 from utils.main import main
+from utils.records.record import Record
 
 OFFLINE = {"backbone": "resnet18", "epochs": 2, "batch_size": 8}
 
@@ -156,13 +162,62 @@ def test_complete_run_says_so_and_does_nothing(start, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")} == before
 
 
+def test_a_run_that_ended_while_another_one_waited_for_it_is_not_trained_again(start, tmp_path, capsys, monkeypatch):
+    opened = Record.open
+
+    def open_late(record, **more):
+        monkeypatch.setattr(Record, "open", opened)
+        assert start() == 0  # from its beginning to its end, after the one before has looked for a result
+        capsys.readouterr()
+        return opened(record, **more)
+
+    monkeypatch.setattr(Record, "open", open_late)
+    assert start() == 0
+    assert "already complete" in capsys.readouterr().out
+    lines = (only_folder(tmp_path / "results") / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+
+
+def test_without_a_lock_a_run_goes_on_beside_another_process_and_says_so(start, tmp_path, capsys):
+    assert start() == 0
+    folder = only_folder(tmp_path / "results")
+    shutil.rmtree(folder)
+    with contextlib.closing(Record(folder).open()):
+        assert start() == BUSY
+        assert "is being written by another process" in capsys.readouterr().err
+        assert start("--no_lock") == 0
+    assert "note: without a lock (--no_lock), another process at this run would spoil" in capsys.readouterr().out
+    assert (folder / "result.json").exists()
+
+
+WITHOUT_LOCKS = [
+    errno.ENOLCK,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (errno.EOPNOTSUPP, errno.EINVAL)),
+]
+
+
+@pytest.mark.parametrize("number", WITHOUT_LOCKS)
+def test_two_processes_at_one_run_never_double_its_lines_without_locks_of_the_system(tmp_path, number):
+    words = "--model sgd --dataset seq-digits --nf 4 --lr 0.05 --log_every 5 --device cpu --nowand 1 --threads 1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/without_flock"), "FAKE_FLOCK": str(number)}
+    command = [sys.executable, "utils/main.py", *words.split(), "--results_dir", str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
+    shown = [process.communicate(timeout=120)[0] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, BUSY], [0, 0]), shown  # one waits for nobody, or comes when the other is over
+    assert any("has no locks: a file stands for one" in text for text in shown)
+    lines = (only_folder(tmp_path) / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) > 5
+
+
 @pytest.mark.parametrize("damage", ['"timings"', '"metrics"', '"schema"', "{"])
 def test_complete_run_that_is_damaged_is_a_clear_line(start, tmp_path, capsys, damage):
     start()
     path = only_folder(tmp_path / "results") / "result.json"
     path.write_text(path.read_text().replace(damage, '"counds"' if damage != "{" else "", 1))
     assert start() == 2
-    assert "remove the folder" in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_record_of_a_complete_run(start, tmp_path):
