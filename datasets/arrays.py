@@ -329,8 +329,10 @@ class Dataset:
         from utils.data.augment import Transform
 
         if protocol not in self.transforms:
+            some = f'`transforms = {{"{protocol}": {{"crop_padding": 4, "flip": True}}}}`'
             known = " or ".join(self.transforms)
-            raise UserError(f"--dataset {self.name} has no transforms for --protocol {protocol}; choose {known}")
+            advice = f"choose {known}" if known else f"give its class some, such as {some}"
+            raise UserError(f"--dataset {self.name} has no transforms for --protocol {protocol}; {advice}")
         return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol] | changes))
 
     def assemble(self, content: Content) -> Arrays:

@@ -1,24 +1,69 @@
-"""What the README says is what happens."""
+"""What the README and the pages in docs/ say is what happens."""
 
+import contextlib
+import io
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import pytest
 
+from tests.utils.report.rig import ONLINE, write_record
 from utils.config.configuration import configure
 from utils.config.options import SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
 from utils.launch.cli import _launch_parser, main
+from utils.launch.data import Data
+from utils.records.metrics import METRICS
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code on a page.
+
+    Attributes:
+        page: name of the file.
+        section: the heading that it stands under.
+        language: `python`, `text` for what is printed, empty for commands.
+        content: what it holds.
+    """
+
+    page: str
+    section: str
+    language: str
+    content: str
+
+
+def blocks_of(page):
+    for section in re.split(r"^#+ ", PAGES[page], flags=re.MULTILINE):
+        title = section.partition("\n")[0]
+        for language, content in re.findall(r"^```(\w*)\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
+            yield Block(page, title, language, content)
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 COMMANDS = [
     line.rpartition("&& ")[2]
-    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
+    for block in BLOCKS
+    if not block.language
+    for line in block.content.splitlines()
     if "python" in line
 ]
+WITH_PLUGIN = [command for command in COMMANDS if "--plugin" in command]
+
+
+def commands(start):
+    return [command for command in dict.fromkeys(COMMANDS) if command.startswith(start) and command not in WITH_PLUGIN]
 
 
 def run(command, folder):
@@ -27,8 +72,79 @@ def run(command, folder):
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
 
 
+# -- Pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    text = PAGES[README.name]
+    assert len(text.splitlines()) < 150
+    assert [name for name in PAGES if name != README.name and f"(docs/{name})" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = README.parent if page == README.name else README.parent / "docs"
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", PAGES[page]):
+        path, _, heading = target.partition("#")
+        linked = folder / path if path else folder / page
+        assert linked.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
+
+
+@pytest.mark.parametrize("registry", [METHODS, DATASETS, NORMS, BACKBONES], ids=lambda registry: registry.kind)
+def test_every_part_is_named(registry):
+    assert [name for name in registry.names() if f"`{name}`" not in PAGES[README.name]] == []
+
+
+def test_every_metric_is_named():
+    assert [each.name for each in METRICS.values() if f"| `{each.name}` | {each.title}" not in PAGES["runs.md"]] == []
+
+
+# -- Options ----------------------------------------------------------------------------------------------------------
+
+
+def named_in(text):
+    return set(re.findall(r"(?<![-\w])--[a-z][a-z_0-9]*", text))
+
+
+def options_of_parts():
+    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+        for name in registry.names():
+            part = registry.get(name)
+            yield from (*part.options, *getattr(part, "regularizer_options", ()))
+
+
+@cache
+def options_of_commands():
+    """Of the commands of run.py, as their help names them."""
+    shown = io.StringIO()
+    for command in ("status", "table", "compare", "data", "cancel"):
+        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+            main([command, "--help"])
+    return named_in(shown.getvalue())
+
+
+def test_every_named_option_exists():
+    launcher = {word for action in _launch_parser()._actions for word in action.option_strings}
+    declared = (*SHARED_OPTIONS, *options_of_parts())
+    known = launcher | {f"--{spelling}" for option in declared for spelling in option.spellings}
+    known |= options_of_commands() | {"--help"}
+    in_examples = set()  # those of the plug-ins that the pages show, and of other programs where the page says so
+    for block in BLOCKS:
+        if block.language == "python":
+            in_examples |= {f"--{name}" for name in re.findall(r'Option\("(\w+)"', block.content)}
+    of_others = {"--savecheck", "--loadcheck"}
+    assert named_in(TEXT) - known - in_examples - of_others == set()
+    assert not of_others & named_in(TEXT.replace(PAGES["coming-from.md"], ""))
+
+
+# -- Commands ---------------------------------------------------------------------------------------------------------
+
+
 def test_the_first_result(tmp_path):
-    (command,) = [command for command in COMMANDS if "utils/main.py --preset demo" in command]
+    (command,) = [command for command in commands("python utils/main.py") if command.endswith("--preset demo")]
     shown = run(command, tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "after task 5/5" in shown.stdout
@@ -47,13 +163,39 @@ def test_the_first_table(tmp_path):
     assert "started" not in again.stdout
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python utils/main.py")])
+@pytest.mark.parametrize("command", commands("python utils/main.py"))
 def test_every_command_of_a_run_is_understood(command):
-    configure(shlex.split(command)[2:])
+    with pytest.raises(SystemExit) if "--help" in command else contextlib.nullcontext():
+        configure(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("command", commands("python run.py -"))
+def test_every_command_of_a_grid_has_a_plan(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, (50,) * 100))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main([*shlex.split(command)[2:], "--dry_run"]) == 0
+    assert "python utils/main.py --model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [each for each in commands("python run.py ") if each.split()[2][0] != "-"])
+def test_every_other_command_is_understood(command, tmp_path, monkeypatch, capsys):
+    for group in ("demo", "demo-2"):
+        write_record(tmp_path / "results" / group / "run", {**ONLINE, "nl": "BN", "seed": 0}, finals=[50, 50])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.arrays.Dataset.download", lambda self, data_root: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))  # of --watch
+    code = main(shlex.split(command)[2:])
+    told = capsys.readouterr()
+    if "cancel" in command:
+        assert "no launcher is at results/demo" in told.err
+    else:
+        assert code == 0 or "--watch" in command, told.err
+        assert told.out
 
 
 def test_example_without_data_says_where_to_put_it(tmp_path):
-    (command,) = [command for command in COMMANDS if "main.py" in command and "seq-cifar10 " in command]
+    command = next(command for command in COMMANDS if "main.py" in command and "seq-cifar10 " in command)
     shown = run(command, tmp_path)
     assert shown.returncode == 2
     assert "cifar10" in shown.stderr
@@ -61,35 +203,14 @@ def test_example_without_data_says_where_to_put_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("registry", [METHODS, DATASETS, NORMS, BACKBONES], ids=lambda registry: registry.kind)
-def test_every_part_is_named(registry):
-    assert all(f"`{name}`" in README for name in registry.names())
+# -- Python -----------------------------------------------------------------------------------------------------------
 
 
-def named_in(text):
-    return set(re.findall(r"--[a-z][a-z_0-9]+", text))
-
-
-def test_every_named_option_exists(capsys):
-    launcher = {word for action in _launch_parser()._actions for word in action.option_strings}
-    known = launcher | {f"--{spelling}" for option in SHARED_OPTIONS for spelling in (option.name, *option.aliases)}
-    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
-        for name in registry.names():
-            part = registry.get(name)
-            declared = (*part.options, *getattr(part, "regularizer_options", ()))
-            known |= {f"--{spelling}" for option in declared for spelling in (option.name, *option.aliases)}
-    for command in ("status", "table", "compare", "data", "cancel"):
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-    known |= named_in(capsys.readouterr().out)
-    assert named_in(README) <= known | {"--help"}
-
-
-def test_the_python_example_runs():
+@pytest.mark.parametrize("page", [block.page for block in BLOCKS if "batch_context(network" in block.content])
+def test_converting_a_network_as_shown(page):
     import torch
     from torchvision.models import resnet18
 
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     given = {
         "network": resnet18(num_classes=4),
         "task": 1,
@@ -100,5 +221,124 @@ def test_the_python_example_runs():
         "criterion": torch.nn.functional.cross_entropy,
         "lambd": 0.1,
     }
-    exec(block, given)
+    for block in blocks_of(page):
+        if block.language == "python":
+            exec(block.content, given)
     assert given["loss"].isfinite()
+
+
+TINY = "--nf 4 --threads 1 --nowand 1 --debug_mode 2"
+DRIVER = """
+import contextlib, io, json, multiprocessing, sys
+import models.er, backbone.norm.gn  # torch, once
+from utils.main import main
+
+def start(words):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    return code, out.getvalue(), err.getvalue()
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        json.dump(pool.map(start, json.load(sys.stdin), chunksize=1), sys.stdout)
+"""
+
+
+def start_all(commands, folder):
+    """(exit code, output, errors) of each command line of a run, in processes of their own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CL_DATA_ROOT": str(folder / "data")}
+    shown = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(commands),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)
+
+
+# What a beginner forgets, by the section: pairs of what stands on the page and what stands there in its place.
+MISTAKES = {
+    "A norm layer": ((", affine=True", ""), ("make_affine(affine,", "make_affine(True,")),
+    "A method": (("        return losses\n", ""),),
+    "A dataset": (
+        ('    transforms = {protocol: {"crop_padding": 2, "flip": True} for protocol in ("online", "offline")}\n', ""),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """Every plug-in of the page, and with the mistakes of above: (exit code, output, errors) by section and kind."""
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "data" / "flowers").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        np.save(folder / "data" / "flowers" / f"{split}_x.npy", random.integers(0, 256, (40, 16, 16, 3), np.uint8))
+        np.save(folder / "data" / "flowers" / f"{split}_y.npy", np.arange(40) % 4)
+    starts = {}
+    for section, (plugin, command) in examples().items():
+        starts[section, "as shown"] = (plugin, command)
+        if section in MISTAKES:
+            for shown, mistaken in MISTAKES[section]:
+                assert plugin.count(shown) == 1
+                plugin = plugin.replace(shown, mistaken)
+            starts[section, "mistaken"] = (plugin, command)
+    lines = []
+    for number, (plugin, command) in enumerate(starts.values()):
+        file = folder / str(number) / "mine.py"
+        file.parent.mkdir()
+        file.write_text(plugin, encoding="utf-8")
+        words = shlex.split(command)[2:]
+        words[words.index("mine.py")] = str(file)
+        lines.append([*words, *TINY.split(), "--results_dir", str(file.parent / "results")])
+    return dict(zip(starts, start_all(lines, folder), strict=True)), folder
+
+
+def examples():
+    """The plug-in and the command of each section of docs/parts.md."""
+    found = {}
+    for block in blocks_of("parts.md"):
+        found.setdefault(block.section, {})[block.language] = block.content
+    return {section: (blocks["python"], blocks[""].strip()) for section, blocks in found.items()}
+
+
+def test_every_command_with_a_plugin_is_one_of_the_examples():
+    assert [command for _, command in examples().values()] == WITH_PLUGIN
+
+
+@pytest.mark.parametrize("section", examples())
+def test_plugins_run_as_shown(plugins, section):
+    code, out, err = plugins[0][section, "as shown"]
+    assert code == 0, err
+    assert "Class-IL: A_f" in out
+
+
+@pytest.mark.parametrize("section", MISTAKES)
+def test_messages_for_typical_mistakes_are_as_shown(plugins, section):
+    (message,) = [b.content.strip() for b in blocks_of("parts.md") if (b.section, b.language) == (section, "text")]
+    code, _, err = plugins[0][section, "mistaken"]
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_added_metric_is_in_the_result(plugins):
+    results = [path for path in plugins[1].rglob("result.json") if '"worst"' in path.read_text(encoding="utf-8")]
+    assert len(results) == 1
+
+
+def test_the_trained_network_is_loaded_as_shown(plugins):
+    import torch
+
+    folder = next(plugins[1].rglob("model.pt")).parent
+    (block,) = [block for block in BLOCKS if "load_run" in block.content]
+    given = {"folder": folder, "images": torch.zeros((2, 3, 16, 16), dtype=torch.uint8)}
+    with contextlib.redirect_stderr(io.StringIO()):
+        exec(block.content, given)
+    assert given["scores"].shape == (2, 10)
+    assert sorted(given["learnt_as"]) == list(range(10))
+    assert given["seed"] == 0

@@ -1,5 +1,6 @@
 """What all normalization layers have in common."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from .errors import NormError
 from .options import Option
 
 
-class Norm(nn.Module):
+class Norm(nn.Module, ABC):
     """Base of all normalization layers of feature maps [N, C, H, W].
 
     A subclass implements `normalize` and takes its settings by keyword.
@@ -64,9 +65,9 @@ class Norm(nn.Module):
             )
         return self.normalize(x)
 
+    @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
         """What the layer does."""
-        raise NotImplementedError
 
     def make_affine(self, affine: bool, shape: tuple[int, ...]) -> None:
         """Register `weight` (ones) and `bias` (zeros), or None in their places."""
@@ -95,7 +96,7 @@ class Norm(nn.Module):
         return False
 
     def extra_repr(self) -> str:
-        shown = (f"{name}={getattr(self, name)}" for name in self._shown)
+        shown = (f"{name}={getattr(self, name)}" for name in self._shown if hasattr(self, name))
         return ", ".join([str(self.num_features), *shown, f"affine={self.weight is not None}"])
 
 
@@ -145,9 +146,9 @@ class RunningNorm(Norm):
             )
         return self.normalize_batch(x)
 
+    @abstractmethod
     def normalize_batch(self, x: Tensor) -> Tensor:
         """Normalise by statistics of the batch, and update the running statistics."""
-        raise NotImplementedError
 
     def normalize_running(self, x: Tensor) -> Tensor:
         """Normalise by the running statistics, and change nothing."""

@@ -128,6 +128,8 @@ def _check_layer(layer: Any) -> None:
                 f"{place}: its constructor takes no {needed!r}; a norm layer is made by "
                 "Layer(num_features, *, spatial_size=None, affine=True)"
             )
+    if missing := sorted(layer.__abstractmethods__):
+        raise NormError(f"{place} lacks the method `{missing[0]}`")
     for option in layer.options:
         if option.name not in accepted:
             raise NormError(f"{place}: its constructor takes no {option.name!r}, which it declares as an option")

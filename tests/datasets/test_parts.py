@@ -84,6 +84,13 @@ def test_only_known_protocols_have_transforms(name, tmp_path):
         dataset.transform("unheard", dataset.load(tmp_path))
 
 
+def test_a_dataset_without_transforms_is_told_what_to_write(monkeypatch):
+    dataset = DATASETS.get("seq-digits")
+    monkeypatch.setattr(dataset, "transforms", {})
+    with pytest.raises(UserError, match=r"for --protocol online; give its class some, such as `transforms = \{"):
+        dataset().transform("online", None)
+
+
 # Lyu et al., NeurIPS 2023: tasks, classes, side, border of the crop, mean, standard deviation, milestones, factor.
 PUBLISHED = {
     "seq-cifar10": (5, 10, 32, 4, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615), (), 1.0),

@@ -50,12 +50,16 @@ def test_a_layer_of_ones_own_is_shown_as_written(added, name, shown):
         def __init__(self, num_features, *, alpha=0.5, affine=True, **settings):
             super().__init__(num_features, **settings)
             self.alpha = alpha
-            self.make_affine(affine, (num_features,))
+            self.make_affine(affine, (num_features, 1, 1))
+
+        def normalize(self, x):
+            return self.shifted(self.scaled((self.alpha * x).tanh()))
 
     assert shown in NORMS.names()
     assert NORMS.get(shown.upper()) is DyT
     assert DyT.name == shown
     assert build_norm(shown, 4, alpha=2.0, spatial_size=3).alpha == 2.0
+    assert repr(build_norm(shown, 4)) == "DyT(4, affine=True)"  # not every layer has an eps
     with pytest.raises(NormError, match=rf"{shown} has no option 'beta'; it has alpha, affine"):
         build_norm(shown, 4, beta=1)
 
@@ -75,6 +79,16 @@ def test_a_layer_without_affine_is_refused_when_it_is_registered(added):
 
     with pytest.raises(NormError, match=r"Fixed: its constructor takes no 'affine'; .*affine=True"):
         NORMS.register()(Fixed)
+
+
+@pytest.mark.parametrize(("base", "method"), [(Norm, "normalize"), (RunningNorm, "normalize_batch")])
+def test_a_layer_that_does_nothing_is_refused_when_it_is_registered(added, base, method):
+    class Idle(base):
+        def __init__(self, num_features, *, affine=True, spatial_size=None):
+            super().__init__(num_features, spatial_size=spatial_size)
+
+    with pytest.raises(NormError, match=f"Idle lacks the method `{method}`"):
+        NORMS.register()(Idle)
 
 
 def test_what_is_no_layer_is_refused_when_it_is_registered(added):
