@@ -58,8 +58,10 @@ class Option:
         many: takes one word or more, and may be repeated.
         positional: is typed without its name.
         role: `part`, names a part of the run; `result`, changes what is trained; `measurement`, only what is measured
-            of it; `place`, where and how a run is done, which is no part of its identity; `shorthand`, stands for
-            other options and is gone when these have their values.
+            of it; `place`, where and how a run is done, which is no part of its identity; `shorthand`, is gone when
+            other options have got their values by it.
+        stands_for: options that get its value, those of them that the run has; it has none of its own.
+        meaning: what these options get, by its value, None being nothing; without it, they get the value itself.
         excludes: options that cannot be given together with this one, whose defaults give way to it.
         active_when: what must hold, all of it, for the option to change anything.
         min_tasks: tasks that a stream needs for the option to change anything.
@@ -80,6 +82,8 @@ class Option:
     many: bool = False
     positional: bool = False
     role: Role = "result"
+    stands_for: tuple[str, ...] = ()
+    meaning: Callable[[Any], Any] | None = None
     excludes: tuple[str, ...] = ()
     active_when: tuple[Condition, ...] = ()
     min_tasks: int = 1
@@ -142,6 +146,11 @@ def ranged(kind: type, low=None, high=None) -> Callable[[str], Any]:
 def flag(name: str, help: str, **more) -> Option:
     """An option that is off unless it is named; `--name 0` and `--name 1` work too."""
     return Option(name, boolean, False, help, flag=True, **more)
+
+
+def sets(name: str, option: str, value: Any, help: str, **more) -> Option:
+    """A flag that gives another option a value; `--name 0` gives it none."""
+    return flag(name, help, stands_for=(option,), meaning=lambda is_set: value if is_set else None, **more)
 
 
 def published(name: str, type: Callable[[str], Any], help: str, **more) -> Option:

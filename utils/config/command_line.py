@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from utils.config.options import PART_OPTIONS, Option, boolean
+from utils.config.options import ABSENT, PART_OPTIONS, Option, boolean
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.errors import UserError
 
@@ -164,6 +164,8 @@ def options_of(part: Any) -> tuple[Option, ...]:
 
 def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
     """Why an option is not one of this run: some other part would use it, or nothing at all would."""
+    if name in ABSENT:
+        return f"there is no --{name} here: {ABSENT[name]}"
     users = []
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
         for part_name in registry.names():

@@ -289,6 +289,7 @@ def _resolve(
 ) -> Configuration:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    typed = _spelled_out(typed, options)
     excluded = _excluded(typed, options)
     made_for: dict[str, int | None] = {}  # epochs that a value stands beside
     for origin, layer in _layers(typed, selected, parts):
@@ -296,12 +297,12 @@ def _resolve(
             if name in options and name not in values and name not in excluded and value is not None:
                 values[name], origins[name], made_for[name] = value, origin, layer.get("epochs")
     for name, option in options.items():
-        if name not in values:
+        if name not in values and not option.stands_for:
             values[name], origins[name] = option.default, "default"
     values |= {name: selected.get(name) for name in ("model", "dataset", "nl", "backbone", "protocol")}
     _scale_schedules(values, origins, made_for)
     configuration = Configuration(values, origins, options, parts)
-    _complete(configuration, typed)
+    _complete(configuration)
     return configuration
 
 
@@ -322,6 +323,21 @@ def _scaled(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
     if factor == 1:
         return tuple(milestones)
     return tuple(sorted({int(milestone * factor + 0.5) for milestone in milestones} - {0}))
+
+
+def _spelled_out(typed: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
+    """What was typed, with the options that others stand for in place of these."""
+    own = {name: value for name, value in typed.items() if not options[name].stands_for}
+    found = dict(own)
+    for name, value in typed.items():
+        if name in own or (meant := options[name].meaning(value) if options[name].meaning else value) is None:
+            continue
+        for target in options[name].stands_for:
+            if found.get(target) is not None:
+                raise UserError(f"--{name} gives --{target} its value too: leave out one of them")
+            if target in options:
+                found[target] = meant
+    return found
 
 
 def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
@@ -354,18 +370,9 @@ def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> It
     yield f"protocol {protocol}", PROTOCOLS[protocol].values | parts.norm.protocol_defaults.get(protocol, {})
 
 
-def _complete(configuration: Configuration, typed: dict[str, Any]) -> None:
+def _complete(configuration: Configuration) -> None:
     """Fill in what depends on other values, and make the spellings of one thing one."""
     values, origins = configuration.values, configuration.origins
-    for name, spelled, value in (
-        ("no_affine", "affine", False),
-        ("no_task_shuffle", "class_order", "identity"),
-        ("nowand", "wandb_mode", "disabled"),
-    ):
-        if values.pop(name) and values[spelled] != value:
-            if typed.get(spelled) is not None:
-                raise UserError(f"--{name} contradicts --{spelled} {typed[spelled]}; give one of them")
-            values[spelled], origins[spelled] = value, f"--{name}"
     own_order = configuration.parts.order_rule(values["protocol"])
     if values["class_order"] in (own_order, {"offline": "seeded"}.get(own_order)):
         values["class_order"] = "protocol"

@@ -2,6 +2,8 @@
 part's own beside its class, the launcher's beside its commands.
 """
 
+from operator import not_
+
 from backbone.norm.options import (
     Condition,
     Option,
@@ -14,11 +16,13 @@ from backbone.norm.options import (
     grouped,
     published,
     ranged,
+    sets,
     tristate,
     whole_numbers,
 )
 
 __all__ = [
+    "ABSENT",
     "PART_OPTIONS",
     "PLACE_OPTIONS",
     "SHARED_OPTIONS",
@@ -34,6 +38,7 @@ __all__ = [
     "published",
     "ranged",
     "role_of",
+    "sets",
     "tristate",
     "whole_numbers",
 ]
@@ -71,8 +76,14 @@ _TRAINING = grouped(
     "training",
     Option("seed", ranged(int, 0, 2**31 - 1), 0, "seed of class order, weights, stream, memory and augmentation"),
     Option("epochs", ranged(int, 1), None, "epochs per task", source="by the protocol", aliases=("n_epochs",)),
+    Option("batch_size", ranged(int, 1), None, "images of the stream per step", source="by the protocol"),
     Option(
-        "batch_size", ranged(int, 1), None, "images of the stream per step", source="by the protocol", aliases=("bs",)
+        "bs",
+        ranged(int, 1),
+        None,
+        "both --batch_size and, where memory is replayed, --minibatch_size",
+        source="each has its own",
+        stands_for=("batch_size", "minibatch_size"),
     ),
     published("lr", ranged(float, 0), "learning rate"),
     Option("optim_wd", ranged(float, 0), None, "weight decay", source="by the protocol"),
@@ -95,11 +106,22 @@ _TRAINING = grouped(
         always_in_identity=True,
     ),
     Option(
+        "lr_milestones",
+        ranged(int, 1),
+        None,
+        "the same as --milestones, with blanks between them: 35 45",
+        source="as --milestones",
+        many=True,
+        stands_for=("milestones",),
+        meaning=tuple,
+    ),
+    Option(
         "lr_decay",
         ranged(float, 0, 1),
         None,
         "factor of the learning rate at a milestone",
         source="by the dataset",
+        aliases=("sched_multistep_lr_gamma",),
         active_when=(
             _STEPS,
             Condition(
@@ -133,13 +155,29 @@ _NORM = grouped(
         "trainable scale and shift of the norm layers: auto, true or false",
         source="auto: by the norm layer and the protocol",
     ),
-    flag("no_affine", "the same as --affine false", role="shorthand"),
+    sets("no_affine", "affine", False, "the same as --affine false"),
 )
 
 _DATA = grouped(
     "data",
-    Option("class_order", str, "protocol", "protocol, identity, seeded, icarl, imagenet100 or a list such as 3,1,0,2"),
-    flag("no_task_shuffle", "the same as --class_order identity", role="shorthand"),
+    Option(
+        "class_order",
+        str,
+        "protocol",
+        "protocol, identity, seeded, icarl, imagenet100 or a list such as 3,1,0,2",
+        aliases=("custom_class_order",),
+    ),
+    sets("no_task_shuffle", "class_order", "identity", "the same as --class_order identity"),
+    Option(
+        "permute_classes",
+        boolean,
+        None,
+        "1: the same as --class_order seeded, 0: identity",
+        source="as --class_order",
+        flag=True,
+        stands_for=("class_order",),
+        meaning=lambda permute: "seeded" if permute else "identity",
+    ),
     Option("validation", ranged(float, 0, 0.5), 0.0, "share held out per class and tested on; alone: 0.1", flag=0.1),
     Option(
         "val_fraction",
@@ -148,7 +186,15 @@ _DATA = grouped(
         "share kept from training, for --best_epoch",
         source="by the protocol",
     ),
-    Option("data_root", str, None, "where the data lies", source="$CL_DATA_ROOT, else data", role="place"),
+    Option(
+        "data_root",
+        str,
+        None,
+        "where the data lies",
+        source="$CL_DATA_ROOT, else data",
+        aliases=("base_path",),
+        role="place",
+    ),
 )
 
 _EVALUATION = grouped(
@@ -162,6 +208,13 @@ _EVALUATION = grouped(
         choices=("all", "seen"),
     ),
     Option("ignore_other_metrics", boolean, True, "0 measures forward transfer as well", flag=True, role="measurement"),
+    flag(
+        "enable_other_metrics",
+        "the same as --ignore_other_metrics 0",
+        role="measurement",
+        stands_for=("ignore_other_metrics",),
+        meaning=not_,
+    ),
     Option(
         "retune_norms",
         ranged(int, 0),
@@ -185,14 +238,30 @@ _MACHINE = grouped(
     role="place",
 )
 
+
+def _last_checkpoint(text: str) -> bool:
+    """What mammoth takes: `last`, or as a flag."""
+    if text == "task":
+        raise ValueError("is not to be had: one state is kept, that after the last task (last)")
+    return text == "last" or boolean(text)
+
+
 _OUTPUT = grouped(
     "output",
-    Option("results_dir", str, "results", "where the records go"),
+    Option("results_dir", str, "results", "where the records go", aliases=("results_path",)),
     Option("group", str, "default", "folder of the record inside --results_dir"),
     flag("rerun", "set the record of this run aside and run anew"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
     flag("no_lock", "write without a lock, where the file system has none; start each run once at a time"),
     flag("keep_checkpoint", "keep the checkpoint of a complete run"),
+    Option(
+        "savecheck",
+        _last_checkpoint,
+        False,
+        "as --keep_checkpoint, which `last` means as well",
+        flag=True,
+        stands_for=("keep_checkpoint",),
+    ),
     Option("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", flag=True),
     Option("log_every", ranged(int, 1), 50, "steps between logged losses"),
     flag("non_verbose", "print the results only"),
@@ -210,11 +279,30 @@ _TRACKING = grouped(
         choices=("auto", "online", "offline", "disabled"),
         role="place",
     ),
-    flag("nowand", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
+    sets("nowand", "wandb_mode", "disabled", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
     Option("wandb_entity", str, None, "entity at Weights & Biases", source="its own default", role="place"),
     Option("wandb_project", str, None, "project at Weights & Biases", source="the dataset", role="place"),
     Option("wandb_name", str, None, "name of the run at Weights & Biases", source="the record's", role="place"),
 )
+
+# Options of mammoth that would change nothing here, or something that this suite does not do.
+ABSENT = {
+    "num_workers": "images lie on the device, or are read from a file in place, without worker processes",
+    "optimizer": "every method is trained by SGD; see --optim_mom, --optim_wd and --optim_nesterov",
+    "lr_scheduler": "the learning rate falls at --lr_milestones",
+    "scheduler_mode": "the learning rate changes between epochs",
+    "fitting_mode": "a task is trained for --epochs; --best_epoch val_loss keeps the best of them",
+    "n_iters": "a task is trained for --epochs",
+    "joint": "give --model joint",
+    "eval_future": "give --enable_other_metrics 1, for forward transfer",
+    "eval_epochs": "give --eval_every, in steps",
+    "code_optimization": "give --precision tf32 or bf16, or --fast",
+    "distributed": "a run has one device; run.py uses all devices for many runs",
+    "disable_log": "every run has its record; see --group and --results_dir",
+    "loadcheck": "the same command goes on from where it was stopped",
+    "label_perc": "all images of a task have their labels",
+    "noise_rate": "labels are as the data has them",
+}
 
 SHARED_OPTIONS = PART_OPTIONS + _TRAINING + _NORM + _DATA + _EVALUATION + _MACHINE + _OUTPUT + _TRACKING
 PLACE_OPTIONS = tuple(option for option in SHARED_OPTIONS if option.role == "place")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
 from utils.config.configuration import data_root
-from utils.config.options import Option, grouped
+from utils.config.options import PLACE_OPTIONS, Option, grouped
 from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS
 from utils.launch.plan import Where
 
-RESULTS_DIR = Option("results_dir", Path, Path("results"), "where the records are", group="where")
-DATA_ROOT = Option("data_root", str, None, "where the data lies", source="$CL_DATA_ROOT, else data", group="where")
+_OF_RUNS = {option.name: replace(option, group="where") for option in PLACE_OPTIONS}
+RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="where the records are")
+DATA_ROOT = _OF_RUNS["data_root"]
 PRESET = Option("preset", str, DEFAULT_GRID, "named grid", choices=tuple(GRIDS), group="what to run")
 _ONLY = "the only one there is"
 _NAMED_BY = "the preset's, with what is typed that changes results"

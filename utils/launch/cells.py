@@ -12,7 +12,7 @@ from typing import Any
 
 from utils.config.command_line import options_of
 from utils.config.configuration import accepted_options
-from utils.config.options import PART_OPTIONS, SHARED_OPTIONS, Option
+from utils.config.options import ABSENT, PART_OPTIONS, SHARED_OPTIONS, Option
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.config.variants import VARIANTS, find_variant
 from utils.errors import UserError
@@ -83,10 +83,11 @@ class Asked:
     def _cells_of(self, dataset: str, model: str, method: str, parts: Mapping[str, Sequence[str]]) -> Iterator[Cell]:
         variant = find_variant(method)
         accepted = accepted_options(model, dataset, variant.norm, next(iter(parts.get("backbone", ())), None))
+        follow = _followers(self._typed, accepted)
         typed = {**self._of_run(self._typed, accepted), **parts}
         preset = self._of_run(dict(_named_words(self._grid.fixed)), accepted)
         preset_axes = {name: values for name, values in self._axes_of(dataset).items() if name in accepted}
-        taken = {*typed, *variant.words, *_ruled_out(typed, accepted)}
+        taken = {*typed, *variant.words, *_ruled_out(typed, accepted), *itertools.chain(*follow.values())}
         if "load_best_args" in typed:
             buffers = [*typed.get("buffer_size", ()), *preset_axes.get("buffer_size", ())]
             taken |= _stored(model, dataset, buffers, typed) - self._grid.typed
@@ -98,17 +99,22 @@ class Asked:
         fixed = {name: words for name, words in preset.items() if name not in taken}
         fixed |= {name: words for name, words in typed.items() if name not in axes}
         fixed |= {name: words for name, words in variant.words.items() if name in accepted}
-        wanted = {name: accepted[name].name for name in self._grid.searched if name in accepted}
+        wanted = {name: _own_name(accepted[name]) for name in self._grid.searched if name in accepted}
         self.wanted |= {name: option for name, option in wanted.items() if option in {**axes, **typed, **preset}}
         searched = axes.keys() & wanted.values()
         for tally, names in ((self.searched, searched), (self.compared, axes.keys() - searched)):
             tally |= {name: None for name in axes if name in names and len(axes[name]) > 1}
-        for chosen in _words({name: values for name, values in axes.items() if name not in searched}):
+        for chosen in _words({name: values for name, values in axes.items() if name not in searched}, follow):
             yield Cell(
                 parts=("--model", model, "--dataset", dataset, "--nl", NORMS.canonical(variant.norm)),
                 axes=chosen,
-                settings=tuple(_words({name: axes[name] for name in axes if name in searched})),
-                further=tuple(word for name, words in fixed.items() for word in (f"--{name}", *words)),
+                settings=tuple(_words({name: axes[name] for name in axes if name in searched}, follow)),
+                further=tuple(
+                    word
+                    for name, words in fixed.items()
+                    for each in (name, *follow.get(name, ()))
+                    for word in (f"--{each}", *words)
+                ),
             )
 
     def _of_run(self, words: Mapping[str, Sequence[str]], accepted: Mapping[str, Option]) -> dict[str, Sequence[str]]:
@@ -117,9 +123,11 @@ class Asked:
         for spelled, values in words.items():
             if spelled in accepted:
                 option = accepted[spelled]
-                name = option.name
+                name = _own_name(option)
                 if len(values) > 1 and option.role not in ("part", "result") and not option.many:
                     raise UserError(f"--{spelled} takes one value: it changes nothing that is trained, so is no axis")
+                if len(values) > 1 and option.meaning and not option.many:
+                    raise UserError(f"--{spelled} takes one value: give --{option.stands_for[0]} several")
                 if name in found:
                     raise UserError(f"--{spelled} is another name of an option that was given too: give it once")
                 found[name] = tuple(dict.fromkeys(values))
@@ -131,9 +139,26 @@ class Asked:
         return {name: values for name, values in axes.items() if values}
 
 
+def _own_name(option: Option) -> str:
+    """The option itself, or the first of those that it stands for with the same value, which the others follow."""
+    return option.stands_for[0] if option.stands_for and option.meaning is None else option.name
+
+
+def _followers(typed: Iterable[str], accepted: Mapping[str, Option]) -> dict[str, list[str]]:
+    """Options of a run that take the value of another one, as a shorthand for both was typed, by that one's name."""
+    found = [accepted[spelled] for spelled in typed if spelled in accepted]
+    follow: dict[str, list[str]] = {}
+    for option in found:
+        if option.stands_for and option.meaning is None:
+            for name in {other.name for other in found} & {*option.stands_for}:
+                raise UserError(f"--{option.name} gives --{name} its value too: leave out one of them")
+            follow[_own_name(option)] = [name for name in option.stands_for[1:] if name in accepted]
+    return follow
+
+
 def _ruled_out(typed: Mapping[str, Any], accepted: Mapping[str, Option]) -> set[str]:
     """Options that cannot stand beside what was typed, which comes before a preset."""
-    excluded = {other for name in typed for other in accepted[name].excludes}
+    excluded = {other for name in typed for other in (*accepted[name].excludes, *accepted[name].stands_for)}
     return excluded | {option.name for option in accepted.values() if set(option.excludes) & typed.keys()}
 
 
@@ -150,10 +175,13 @@ def _protocol(model: str, typed: Mapping[str, Sequence[str]]) -> str:
     return next(iter(typed.get("protocol", ())), METHODS.get(model).protocol)
 
 
-def _words(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, ...]]:
-    """Every combination of the axes' values, in words."""
+def _words(axes: Mapping[str, Sequence[Any]], follow: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    """Every combination of the axes' values, in words; what follows an axis has its value."""
     for chosen in itertools.product(*axes.values()):
-        yield tuple(word for name, value in zip(axes, chosen, strict=True) for word in (f"--{name}", str(value)))
+        pairs = (
+            (each, value) for name, value in zip(axes, chosen, strict=True) for each in (name, *follow.get(name, ()))
+        )
+        yield tuple(word for name, value in pairs for word in (f"--{name}", str(value)))
 
 
 def setting_text(setting: Sequence[str]) -> str:
@@ -223,6 +251,8 @@ def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
         name: of the option, without dashes.
         launcher_options: the launcher's own names, which may have been meant.
     """
+    if name in ABSENT:
+        return f"there is no --{name} here: {ABSENT[name]}"
     users: dict[str, list[str]] = defaultdict(list)
     for registry in (METHODS, DATASETS, NORMS, BACKBONES):
         for part_name in registry.names():

@@ -51,8 +51,12 @@ def test_every_method_takes_every_norm(method, norm):
             {"lr": 0.03, "alpha": 0.2, "beta": 0.5, "batch_size": 32, "minibatch_size": 32, "epochs": 50},
         ),
         (
-            "--model derpp --dataset seq-cifar10 --buffer_size 500 --load_best_args --epochs 3 --bs 16 --alpha 0.9",
-            {"alpha": 0.9, "batch_size": 16, "minibatch_size": 32, "epochs": 3},
+            "--model derpp --dataset seq-cifar10 --buffer_size 500 --load_best_args --n_epochs 3 --alpha 0.9",
+            {"alpha": 0.9, "batch_size": 32, "epochs": 3},
+        ),
+        (
+            "--model derpp --dataset seq-cifar10 --buffer_size 500 --load_best_args --epochs 1 --bs 10",
+            {"batch_size": 10, "minibatch_size": 10, "epochs": 1},
         ),
     ],
 )
@@ -103,7 +107,14 @@ def test_where_a_value_came_from_is_kept():
         ("--bs 10", ""),
         ("--batch_size 10 --n_epochs 1", "--epochs 1"),
         ("--nl AdaB2N --ada_t0 1", "--nl AdaB²N --ada_t0 0"),
+        ("--bs 20", "--batch_size 20 --minibatch_size 20"),
         ("--no_task_shuffle", "--class_order identity"),
+        ("--no_task_shuffle", "--permute_classes 0"),
+        ("--custom_class_order 1,0,2,3,4,5,6,7,8,9", "--class_order 1,0,2,3,4,5,6,7,8,9"),
+        ("--enable_other_metrics 1", "--ignore_other_metrics 0"),
+        ("--enable_other_metrics 0", ""),
+        ("--epochs 9 --lr_milestones 3 5 --sched_multistep_lr_gamma 0.1", "--epochs 9 --milestones 3,5 --lr_decay 0.1"),
+        ("--base_path x --results_path y --savecheck last", ""),
         ("--no_affine", "--affine false"),
         ("--nl CN --affine auto", "--nl CN --no_affine"),
         ("--no_affine --affine auto", "--no_affine"),
@@ -190,7 +201,20 @@ def test_other_data_is_another_run():
         ("--model sgd --dataset seq-cifar10 --group " + 300 * "x", "--group"),
         ("--model sgd --dataset seq-cifar10 --milestones 6,5 --lr_decay 0.1 --epochs 9", "rising order"),
         ("--model sgd --dataset seq-cifar10 --optim_nesterov", "--optim_mom"),
-        ("--model sgd --dataset seq-digits --no_affine --affine true", "contradicts --affine"),
+        (
+            "--model er --dataset seq-digits --buffer_size 9 --bs 5 --batch_size 5",
+            "--bs gives --batch_size its value too",
+        ),
+        (
+            "--model er --dataset seq-digits --buffer_size 9 --minibatch_size 5 --bs 5",
+            "--bs gives --minibatch_size its",
+        ),
+        ("--model sgd --dataset seq-digits --savecheck task", "'task' .* one state is kept"),
+        (
+            "--model sgd --dataset seq-digits --num_workers 4",
+            "there is no --num_workers here: images lie on the device",
+        ),
+        ("--model sgd --dataset seq-digits --no_affine --affine true", "--no_affine gives --affine its value too"),
         ("--model sgd --dataset seq-arrays", "type --lr"),
         ("--model derpp --dataset seq-cifar10 --buffer_size 77", "type --lr and --alpha and --beta"),
         ("--model er --dataset seq-arrays --buffer_size 7 --load_best_args", "no published setting"),
@@ -201,6 +225,14 @@ def test_other_data_is_another_run():
 def test_mistakes_name_what_to_change(line, message):
     with pytest.raises(UserError, match=message):
         config(line)
+
+
+def test_what_stands_for_other_options_is_none_itself():
+    resolved = cell(more="--bs 7 --no_task_shuffle --savecheck last --base_path x --results_path y").values
+    assert (resolved["batch_size"], resolved["minibatch_size"]) == (7, 7)
+    assert not {"bs", "no_task_shuffle", "savecheck"} & resolved.keys()
+    assert (resolved["keep_checkpoint"], resolved["data_root"], resolved["results_dir"]) == (True, "x", "y")
+    assert config("--model sgd --dataset seq-cifar10 --bs 7").batch_size == 7
 
 
 def test_an_untyped_schedule_that_never_fires_is_fine():

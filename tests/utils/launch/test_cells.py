@@ -61,7 +61,19 @@ def test_parts_are_an_axis_with_their_own_options(plan):
 
 
 def test_aliases_are_one_option(plan):
-    assert values(plan("--bs 5 8", methods=("BN",)), "batch_size") == [(5,), (8,)]
+    made = plan("--custom_class_order identity protocol", methods=("BN",))
+    assert values(made, "class_order") == [("identity",), ("protocol",)]
+
+
+def test_both_batch_sizes_are_one_axis(plan):
+    sizes = ("batch_size", "minibatch_size")
+    assert values(plan("--bs 5 8", methods=("BN",)), *sizes) == [(5, 5), (8, 8)]
+    assert values(plan("--bs 5", methods=("BN",)), *sizes) == [(5, 5)]
+    assert values(plan("--batch_size 5 8 --minibatch_size 4", methods=("BN",)), *sizes) == [(5, 4), (8, 4)]
+    assert values(plan("--bs 5 8", methods=("BN",), models=("sgd",)), *sizes) == [(5, None), (8, None)]
+    typed = {"preset": "adab2n-50epochs", "datasets": ("seq-cifar10",), "methods": ("BN",), "buffer_size": (500,)}
+    assert values(plan("--bs 5", **typed), *sizes) == [(5, 5)]
+    assert plan("--bs 5 8", methods=("BN",)).axes.compared == ("batch_size",)
     assert plan("--bs 5 8", searched=("bs", "kappa")).axes.searched == ("batch_size", "kappa")
 
 
@@ -77,7 +89,11 @@ def test_a_stored_setting_is_taken_with_its_epochs_as_a_single_run_takes_it(plan
         ("--sharpness 1 2", {}, "no run of this plan uses --sharpness"),
         ("--num_groups 4 8", {}, "no run of this plan uses --num_groups; it belongs to norm layer CN, norm layer GN"),
         ("--num_groups 4 8", {"methods": ("CN*",)}, "--num_groups and CN*, which is CN --num_groups 16, cannot be"),
-        ("--bs 5 8 --batch_size 5", {}, "--batch_size is another name of an option that was given too"),
+        ("--bs 5 8 --batch_size 5", {}, "--bs gives --batch_size its value too: leave out one of them"),
+        ("--bs 5 --minibatch_size 5", {}, "--bs gives --minibatch_size its value too: leave out one of them"),
+        ("--buffer_mode ring --data_root a --base_path b", {}, "--base_path is another name of an option that was"),
+        ("--num_workers 4", {}, "there is no --num_workers here: images lie on the device"),
+        ("--no_affine 0 1", {}, "--no_affine takes one value: give --affine several"),
         ("--lr 0.1 --lr 0.2 0.3", {}, "--lr is given twice"),
         ("--lr 0.1 high", {}, "--lr: 'high' is not a number"),
         ("--notes a b", {}, "--notes takes one value"),
@@ -119,7 +135,7 @@ def test_what_changes_no_cell_stays_in_the_group_of_the_preset(extras, typed):
 def test_what_changes_results_is_in_the_name_of_the_group():
     assert group("--lr 0.1 0.03") == group("--lr 0.03 0.1") == "demo-lr-0.03-0.1"
     assert group("--lr 0.03") == "demo-lr-0.03"
-    assert group("--bs 5") == group("--batch_size 5") == "demo-batch_size-5"
+    assert group("--sched_multistep_lr_gamma 0.5") == group("--lr_decay 0.5") == "demo-lr_decay-0.5"
     assert group("--fast", selection="validation", searched=("lr",)) == "demo-fast-search-lr-selection-validation"
     assert group(epochs=(1, 2)) == "demo-epochs-1-2"
     assert group("--lr 0.03", seeds=(7,)) == group("--lr 0.03")
