@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,33 @@ _DATA = (
 def write_table(where: Where, view: Any = None) -> tuple[Any, DiskError | None]:
     """Write the report of a group from its records, and show its table, whether or not all could be written.
 
+    The table is shown when its own files are written, before the page and the plots are drawn.
+
     Returns:
         The report, for what else is made of it; why some of it is not on the disk, None if all of it is.
     """
-    from utils.report import Report, show, write_report
+    from utils.report import Report, show, write_page, write_tables
 
     report = Report(where.results_dir, where.group, view)
-    written, failure = [], None
+    written: list[Path] = []
+    failure = _write(written, write_tables(report))
     try:
-        written += write_report(report)
-    except DiskError as error:
-        failure = error
-    show(report)
+        show(report)
+    finally:  # also where the reader of the screen has gone
+        failure = failure or _write(written, write_page(report))
     names = [path for path in written if path.parent == report.folder]
     plots = [path for path in written if path.parent != report.folder]
     print(*names, *([f"{plots[0].parent} ({len(plots)} files)"] if plots else []), sep="\n", flush=True)
     return report, failure
+
+
+def _write(written: list[Path], paths: Iterable[Path]) -> DiskError | None:
+    """Note every file as it is written; why some are not, None if all are."""
+    try:
+        written += paths  # as far as it goes
+    except DiskError as error:
+        return error
+    return None
 
 
 def tell_unwritten(failure: DiskError | None) -> int:

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 
 def write_report(report: Report) -> Iterator[Path]:
-    """Write `table.md`, `table.tex`, `table.csv`, `runs.csv`, `report.html` and `plots/` into the group's folder.
+    """Write the tables, the page and the plots. As `write_tables` and `write_page`."""
+    yield from write_tables(report)
+    yield from write_page(report)
+
+
+def write_tables(report: Report) -> Iterator[Path]:
+    """Write `table.md`, `table.tex`, `table.csv` and `runs.csv` into the group's folder.
 
     Yields:
-        Each path when its file is written: the tables need no plots, and need not wait for them.
+        Each path when its file is written.
 
     Raises:
         UserError: there is no such group.
@@ -29,6 +35,14 @@ def write_report(report: Report) -> Iterator[Path]:
     yield write_text(report.folder / "table.csv", to_csv([report.table, *report.further_tables]))
     runs = report.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     yield write_text(report.folder / "runs.csv", runs)
+
+
+def write_page(report: Report) -> Iterator[Path]:
+    """Write `report.html` and `plots/` into the group's folder, which takes seconds.
+
+    Yields, Raises:
+        As `write_tables`.
+    """
     yield write_text(report.folder / "report.html", _page(report))
     for name, plot in report.plots.items() if not isinstance(report.plots, str) else ():
         path = report.folder / "plots" / file_stem(name)
