@@ -11,10 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.config.command_line import make_parser
 from utils.config.options import Option, boolean, ranged
 from utils.errors import COMPLETE, UserError
-from utils.launch.arguments import RESULTS_DIR
+from utils.launch.arguments import group_parser, groups_in, places_of
 from utils.launch.plan import state_of
 from utils.launch.presence import Launcher, launchers_of
 from utils.launch.remaining import last_end
@@ -28,20 +27,15 @@ _ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunSt
 _COUNTED_IF_ANY = (RunState.FAILED, RunState.DAMAGED, RunState.OTHER_VERSION, RunState.NOT_RUN)
 _MOST_NOT_RUN = 20  # of which the names are listed
 _OPTIONS = (
-    Option("name", str, None, "folder of the study", source="all there are", group="where", positional=True),
-    Option("group", str, None, "the same", group="where"),
-    RESULTS_DIR,
     Option("json", boolean, False, "print one document for programs, with every run", flag=True, group="how"),
-    Option(
-        "watch", ranged(float, 0.1), None, "show it every so many seconds, 2 if none are given", flag=2.0, group="how"
-    ),
+    Option("watch", ranged(float, 0.1), None, "show it every so many seconds; alone: 2", flag=2.0, group="how"),
 )
 
 
 def status(words: Sequence[str]) -> int:
     """What is complete, what is going on and until when, what has failed and why, from another terminal."""
-    parser = make_parser(_OPTIONS, prog="python run.py status", description="How the runs of a group stand.")
-    options = parser.parse_args(words)
+    description = "How the runs of a group stand; of all groups, where none is named."
+    options = group_parser("status", description, _OPTIONS).parse_args(words)
     if options.json and options.watch is not None:
         raise UserError("--json prints one document, and --watch goes on: give one of them")
     folders = _folders(options)
@@ -56,17 +50,14 @@ def status(words: Sequence[str]) -> int:
 
 def _folders(options: Any) -> list[Path]:
     """Those of the group that is named; of all of them where none is."""
-    if None not in (options.name, options.group):
-        raise UserError(f"{options.name!r} and --group {options.group} both name a group: give one of them")
-    marks = (path for mark in ("*/plan.json", "*/*/config.json") for path in options.results_dir.glob(mark))
-    names = sorted({path.relative_to(options.results_dir).parts[0] for path in marks})
-    name = options.name or options.group
-    if name is None and not names:
-        raise UserError(f"there is no group in {options.results_dir}; say where the records are with --results_dir")
-    folder = options.results_dir / (name or "")
+    names = groups_in(options.results_dir)
+    if options.name is None and options.group is None and len(names) > 1:
+        return [options.results_dir / name for name in names]
+    where = places_of(options)
+    folder = where.results_dir / where.group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}" + (f"; there are {', '.join(names)}" if names else ""))
-    return [options.results_dir / each for each in names] if name is None else [folder]
+    return [folder]
 
 
 @dataclass(frozen=True)
