@@ -10,8 +10,14 @@ from ._rows import row_affine, row_moments
 from .base import track
 from .context import BatchContext, ContextNorm
 from .errors import NormError
-from .options import Option, above, flag, ranged
+from .options import Condition, Option, above, flag, ranged
 from .registry import NORMS
+
+_REACHED = Condition(
+    ("ada_t0", "num_tasks"),
+    lambda ada_t0, num_tasks: num_tasks is None or ada_t0 < num_tasks,
+    "task {0} is never reached, as there are {1}, counted from 0",
+)
 
 
 @NORMS.register()
@@ -57,7 +63,7 @@ class AdaB2N(ContextNorm):
             0,
             "task from which on the regularizer is added",
             needs_memory=True,
-            active_when=(above("lambd", 0),),
+            active_when=(above("lambd", 0), _REACHED),
         ),
     )
     undecayed = ("task_weight",)

@@ -420,17 +420,7 @@ def _check(configuration: Configuration) -> None:
         )
     _check_schedule(configuration)
     _check_active(configuration)
-    _check_regularizer(configuration)
     method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
-
-
-def _check_regularizer(configuration: Configuration) -> None:
-    values = configuration.values
-    if configuration.origins.get("ada_t0") != "typed":
-        return
-    num_tasks = values.get("n_tasks") or configuration.parts.dataset.num_tasks
-    if values["ada_t0"] >= num_tasks:
-        raise UserError(f"--ada_t0 {values['ada_t0']} is never reached: the tasks are 0 to {num_tasks - 1}")
 
 
 def _check_active(configuration: Configuration) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.configuration import Configuration, readable_name
-from utils.config.registry import DATASETS
+from utils.config.registry import BACKBONES, DATASETS
 from utils.errors import UserError
 from utils.launch.steps import Steps
 from utils.machine import cpu_name
@@ -181,11 +181,13 @@ def _likeness(values: dict[str, Any], plugins: tuple[str, ...], data: str, confi
 
 
 def _step(values: dict[str, Any], data: str) -> tuple[Any, ...]:
-    """What the time of a step depends on most; the side of the images, or else the data themselves."""
-    size = None
-    with contextlib.suppress(UserError):  # the dataset of a plug-in that is not loaded
+    """What the time of a step depends on most: images, layers, and the backbone with its own options."""
+    size, of_backbone = None, []
+    with contextlib.suppress(UserError):  # the dataset or the backbone of a plug-in that is not loaded
         size = DATASETS.get(str(values.get("dataset"))).image_size
-    return (size or data, *(values.get(name) for name in ("nl", "backbone", "nf", "batch_size", "precision")))
+        of_backbone = [option.name for option in BACKBONES.get(str(values.get("backbone"))).options]
+    names = ("nl", "backbone", *of_backbone, "batch_size", "precision")
+    return (size or data, *(values.get(name) for name in names))
 
 
 def _read(folder: Path) -> _Finished | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config.options import PLACE_OPTIONS
+from utils.config.options import TELLING_NOTHING
 from utils.errors import UserError
 from utils.records.collect import Run, collect
 from utils.records.ledger import Axes, Ledger
@@ -19,10 +19,8 @@ from utils.report.files import digest, printable
 from utils.report.stats import mean_and_std
 from utils.report.tables import Cells, in_order
 
-# How and where a run was asked for and done, and what a cell is known by.
-NOT_COMPARED = frozenset(option.name for option in PLACE_OPTIONS) | {
-    *("dataset", "model", "nl", "seed", "preset", "plugin", "load_best_args")
-}
+# What tells nothing, and what a table's columns, rows and repetitions are known by.
+NOT_COMPARED = TELLING_NOTHING | {"dataset", "model", "nl", "seed"}
 
 _LITERATURE = "published"  # in the place of the other groups' names
 _LONGEST = 100  # characters of what is compared in a file's name

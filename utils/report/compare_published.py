@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC
 from utils.records.record import Record
-from utils.records.selection import Cell
+from utils.records.selection import Cell, Column
 from utils.report import markdown
 from utils.report.compare import (
     NOT_COMPARED,
@@ -28,8 +28,7 @@ from utils.report.tables import BASELINE, column_title, in_order, protocol_of
 SCENARIO = "class_il"  # what is published
 _TITLES = ("cell", "norm", "ours", "published", "deviation")
 _WITH_GAINS = "AdaB2N"  # of which only gains over the baseline are published
-# What a grid is made of: such options are typed by their nature.
-_OF_A_GRID = NOT_COMPARED | {"buffer_size", "epochs", "backbone", "validation"}
+_OF_A_GRID = NOT_COMPARED | {*Column._fields}  # what a column is made of is typed by its nature
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.options import PLACE_OPTIONS
+from utils.config.options import TELLING_NOTHING
 from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS
@@ -39,7 +39,7 @@ _COSTS = {
     "processor": "computed on",
     "threads": "threads",
 }
-_NOT_SHOWN = {option.name for option in PLACE_OPTIONS} | {"seed", "plugin"}
+_NOT_SHOWN = TELLING_NOTHING | {"seed"}
 
 
 def to_html(
