@@ -62,6 +62,9 @@ COMMANDS = [
 WITH_PLUGIN = [command for command in COMMANDS if "--plugin" in command]
 
 
+GRID_OF_PLUGINS = [command for command in WITH_PLUGIN if command.startswith("python run.py")]
+
+
 def commands(start):
     return [command for command in dict.fromkeys(COMMANDS) if command.startswith(start) and command not in WITH_PLUGIN]
 
@@ -303,11 +306,11 @@ def examples():
     found = {}
     for block in blocks_of("parts.md"):
         found.setdefault(block.section, {})[block.language] = block.content
-    return {section: (blocks["python"], blocks[""].strip()) for section, blocks in found.items()}
+    return {section: (each["python"], each[""].strip()) for section, each in found.items() if "python" in each}
 
 
 def test_every_command_with_a_plugin_is_one_of_the_examples():
-    assert [command for _, command in examples().values()] == WITH_PLUGIN
+    assert [*(command for _, command in examples().values()), *GRID_OF_PLUGINS] == WITH_PLUGIN
 
 
 @pytest.mark.parametrize("section", examples())
@@ -324,6 +327,27 @@ def test_messages_for_typical_mistakes_are_as_shown(plugins, section):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_grid_of_plugins_searches_their_option_and_ends_with_their_table(plugins):
+    folder = plugins[1] / "grid"
+    folder.mkdir()
+    (folder / "data").symlink_to(plugins[1] / "data")
+    parts = [plugin for plugin, _ in examples().values()]
+    (folder / "mine.py").write_text("\n".join(parts), encoding="utf-8")
+    grid, table = GRID_OF_PLUGINS
+    shown = run(f"{grid} -y --num_seeds 1 --nf 4 --nowandb", folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "3 of 3 runs complete" in shown.stdout
+    (chosen,) = re.findall(r"seq-flowers er_smooth 20: dyt_alpha (0\.5|1)(?:\.0)? \(of 2 tried\)", shown.stdout)
+    assert chosen
+    for row in ("| DyT | 1 |", "| DyT-alpha | 2 |"):
+        assert row in shown.stdout
+    told = run(table, folder)
+    assert told.returncode == 0, told.stderr
+    assert "Accuracy of the worst task at the end" in told.stdout
+    assert "| DyT-alpha | 2 |" in told.stdout
 
 
 def test_an_added_metric_is_in_the_result(plugins):

@@ -8,18 +8,22 @@ from typing import Any
 
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
-from utils.config.options import Option
+from utils.config.options import Option, grouped
+from utils.config.registry import DATASETS, load_plugin
 from utils.errors import COMPLETE, DiskError
 from utils.launch.arguments import DATA_ROOT, RESULTS_DIR, group_parser, places_of
 from utils.launch.plan import Where
 
+_PLUGIN = Option("plugin", str, None, "Python file that adds metrics; may be repeated", source="none", many=True)
 _COMPARED = (
     Option("groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True),
     Option("metric", str, "A_f", "its name in the records, such as A_a or forgetting", group="what"),
+    *grouped("what", _PLUGIN),
     RESULTS_DIR,
 )
 _SHOWN = (
     Option("metric", str, "A_f", "of the main table, such as A_a or forgetting", group="what is shown"),
+    *grouped("what is shown", _PLUGIN),
     Option("scenario", str, "both", "or one", choices=("class_il", "task_il", "both"), group="what is shown"),
     Option("datasets", str, None, "only these", source="all", group="what is shown", many=True),
     Option("models", str, None, "only these methods", source="all", group="what is shown", many=True),
@@ -98,6 +102,8 @@ def table(words: Sequence[str]) -> int:
     options = group_parser("table", description, _SHOWN).parse_args(words)
     from utils.report.report import View
 
+    for path in options.plugin or ():
+        load_plugin(path)
     scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
     shown = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
     _, failure = write_table(places_of(options), View(options.metric, scenarios, *shown, options.names))
@@ -111,6 +117,8 @@ def compare(words: Sequence[str]) -> int:
 
     description = "Set groups side by side, or one group beside the published figures, and say what differs."
     options = make_parser(_COMPARED, prog="python run.py compare", description=description).parse_args(words)
+    for each in options.plugin or ():
+        load_plugin(each)
     text, path = make_comparison(options.results_dir, options.groups, options.metric)
     failure = None
     try:
@@ -123,8 +131,6 @@ def compare(words: Sequence[str]) -> int:
 
 def data(words: Sequence[str]) -> int:
     """What was found of each dataset, and where to put what; fetches those that are named."""
-    from utils.config.registry import DATASETS
-
     description = "What was found of each dataset, and where to put what; or fetch datasets from their official source."
     options = make_parser(_DATA, prog="python run.py data", description=description).parse_args(words)
     root = data_root(options.data_root)
