@@ -67,7 +67,7 @@ class BasicBlock(nn.Module):
         self.norm1 = norm(out_channels, side)
         self.conv2 = convolution(out_channels, out_channels, 3)
         self.norm2 = norm(out_channels, side)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = self.make_shortcut(in_channels, out_channels, stride, norm, side)
         self.last_relu = True
@@ -156,7 +156,7 @@ class ResidualNetwork(nn.Module):
         stages["final"] = self.stages[-1]
         if stage not in stages:
             raise UserError(f"--backbone {self.name} has no stage {stage}; choose among {', '.join(stages)}")
-        stages[stage][-1].last_relu = False
+        last_block(stages[stage]).last_relu = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D] of images [N, 3, S, S]."""
@@ -172,6 +172,12 @@ class ResidualNetwork(nn.Module):
         return x.mean(dim=(2, 3)), maps
 
 
+def last_block(stage: nn.Module) -> BasicBlock:
+    """The block at the end of a stage."""
+    *_, block = (module for module in stage.children() if isinstance(module, BasicBlock))
+    return block
+
+
 def draw_kaiming_normal(network: nn.Module) -> None:
     """Draw the weights of all convolutions from N(0, 2 / fan-out) (He et al., ICCV 2015)."""
     for module in network.modules():
@@ -185,5 +191,6 @@ def zero_last_scales(network: nn.Module) -> None:
     A norm layer without a trainable scale stays as it is.
     """
     for module in network.modules():
-        if isinstance(module, BasicBlock) and getattr(module.norm2, "weight", None) is not None:
-            nn.init.zeros_(module.norm2.weight)
+        scale = getattr(module.norm2, "weight", None) if isinstance(module, BasicBlock) else None
+        if scale is not None:
+            nn.init.zeros_(scale)

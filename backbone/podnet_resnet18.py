@@ -2,7 +2,14 @@
 
 from torch import nn
 
-from backbone.blocks import WIDTH_OPTION, NormFactory, ResidualNetwork, draw_kaiming_normal, zero_last_scales
+from backbone.blocks import (
+    WIDTH_OPTION,
+    NormFactory,
+    ResidualNetwork,
+    draw_kaiming_normal,
+    last_block,
+    zero_last_scales,
+)
 from utils.config.registry import BACKBONES
 
 
@@ -26,7 +33,7 @@ class PODNetResNet18(ResidualNetwork):
     def __init__(self, norm: NormFactory, *, image_size: int, nf: int = WIDTH_OPTION.default) -> None:
         super().__init__(norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf, 8 * nf), num_blocks=(2, 2, 2, 2))
         for stage in self.stages:
-            stage[-1].last_relu = False
+            last_block(stage).last_relu = False
         draw_kaiming_normal(self)
         zero_last_scales(self)
 

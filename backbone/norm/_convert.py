@@ -137,8 +137,9 @@ def _with_what_follows(new: Norm, old: nn.BatchNorm2d) -> nn.Module:
     """The new layer, followed by what a subclass of the old one does after normalizing."""
     if type(old).forward is nn.BatchNorm2d.forward:
         return new
-    if isinstance(getattr(old, "drop", None), nn.Module) and isinstance(getattr(old, "act", None), nn.Module):
-        return nn.Sequential(new, old.drop, old.act)  # timm's BatchNormAct2d
+    drop, act = getattr(old, "drop", None), getattr(old, "act", None)
+    if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
+        return nn.Sequential(new, drop, act)  # timm's BatchNormAct2d
     raise NormError(f"{type(old).__name__} does more than BatchNorm2d, and would lose it: build the network with that")
 
 
@@ -149,7 +150,8 @@ def _sides_of_maps(
     shapes: dict[int, set[tuple[int, int]]] = {key: set() for key in layers}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes[id(layer)].add(tuple(inputs[0].shape[2:]))
+        height, width = inputs[0].shape[2:]
+        shapes[id(layer)].add((height, width))
 
     handles = [layer.register_forward_pre_hook(note) for layer in layers.values()]
     modes = [(module, module.training) for module in network.modules()]

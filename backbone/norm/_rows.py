@@ -5,6 +5,8 @@ operations, which are the only ones to touch the feature maps: once for the mome
 on the way back.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -42,7 +44,7 @@ def row_affine(x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> T
 
 class _RowMoments(Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         means, variances = _moments(_as_rows(x))
         means, variances = means.view(x.shape[:2]), variances.view(x.shape[:2])
         ctx.save_for_backward(x, means)
@@ -50,7 +52,7 @@ class _RowMoments(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_means: Tensor, grad_variances: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_means: Tensor, grad_variances: Tensor) -> Tensor:
         x, means = ctx.saved_tensors
         share = 1 / x.shape[2:].numel()
         return _affine(x, means, grad_variances * (2 * share), grad_means * share)
@@ -58,13 +60,13 @@ class _RowMoments(Function):
 
 class _RowAffine(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
         ctx.save_for_backward(x, centers, slopes)
         return _affine(x, centers, slopes, offsets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:
         x, centers, slopes = ctx.saved_tensors
         # Batch normalization in evaluation is the same map, with a "channel" for every row.
         grad_x, grad_slopes, grad_offsets = torch.ops.aten.native_batch_norm_backward(

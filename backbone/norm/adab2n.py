@@ -113,12 +113,12 @@ class AdaB2N(ContextNorm):
         weights = self._weights(self.context_of(x), means)
         mean = (weights * means).sum(0)
         variance = (weights * (variances + (means - mean).square())).sum(0)
-        self._track(mean, variance)
+        self._regularizer = regularizer = _Regularizer(self._track(mean, variance))
         slope = self.scaled(torch.rsqrt(variance + self.eps))
         centers = means.detach()
         y = row_affine(x, centers, slope.expand_as(means), self.shifted(slope * (centers - mean)))
         if y.requires_grad:
-            y.register_hook(self._regularizer.release)
+            y.register_hook(regularizer.release)
         return y
 
     def take_regularizer(self) -> Tensor | None:
@@ -135,14 +135,13 @@ class AdaB2N(ContextNorm):
         weights = (tables.shares * (counts / counts.sum())).sum(1, keepdim=True)
         return weights / weights.sum() if self.renormalize_absent else weights
 
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics and keep the distance from them."""
+    def _track(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Update the running statistics; the distance [] from them."""
         self.num_batches_tracked.add_(1)
         step = step_size(self.num_batches_tracked.to(self.running_mean.dtype), self.kappa, self.momentum)
         track(self.running_mean, mean, step)
         track(self.running_var, variance, step)
-        distance = (mean - self.running_mean).square().mean() + (variance - self.running_var).square().mean()
-        self._regularizer = _Regularizer(distance)
+        return (mean - self.running_mean).square().mean() + (variance - self.running_var).square().mean()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_regularizer": None}

@@ -42,6 +42,9 @@ class Norm(nn.Module, ABC):
     min_values: ClassVar[int] = 1
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()
         if num_features < 1:
@@ -114,6 +117,10 @@ class RunningNorm(Norm):
 
     min_values = 2
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(
         self, num_features: int, *, spatial_size: int | None = None, affine: bool = True, eps: float = 1e-5
     ) -> None:
@@ -130,8 +137,9 @@ class RunningNorm(Norm):
 
     @torch.no_grad()
     def take_statistics(self, old: nn.BatchNorm2d) -> bool:
-        self.running_mean.copy_(old.running_mean)
-        self.running_var.copy_(old.running_var)
+        mean, variance = statistics_of(old)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(variance)
         if old.num_batches_tracked is not None:
             self.num_batches_tracked.copy_(old.num_batches_tracked)
         return True
@@ -153,6 +161,13 @@ class RunningNorm(Norm):
     def normalize_running(self, x: Tensor) -> Tensor:
         """Normalise by the running statistics, and change nothing."""
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def statistics_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance [C] of a layer of batch normalization. Raises ValueError if it keeps none."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise ValueError(f"{layer} keeps no running statistics")
+    return layer.running_mean, layer.running_var
 
 
 def at_least_single(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Batch normalization."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +23,7 @@ class BN(RunningNorm):
         momentum: weight of the batch in the running statistics.
     """
 
-    _shown = ("eps", "momentum")
+    _shown: ClassVar[tuple[str, ...]] = ("eps", "momentum")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._rows import row_affine, row_moments
-from .base import RunningNorm, track
+from .base import RunningNorm, statistics_of, track
 from .registry import NORMS
 
 
@@ -28,6 +28,8 @@ class BRN(RunningNorm):
     shared_arguments = ("affine", "momentum")  # eps is added to the standard deviation here
     _shown = ("eps", "momentum")
 
+    running_std: Tensor
+
     def __init__(
         self,
         num_features: int,
@@ -48,8 +50,9 @@ class BRN(RunningNorm):
     @torch.no_grad()
     def take_statistics(self, old: nn.BatchNorm2d) -> bool:
         """The counter stays at 0: training goes on as batch normalization, and the correction grows from there."""
-        self.running_mean.copy_(old.running_mean)
-        self.running_std.copy_((old.running_var + old.eps).sqrt())
+        mean, variance = statistics_of(old)
+        self.running_mean.copy_(mean)
+        self.running_std.copy_((variance + old.eps).sqrt())
         return True
 
     def normalize_batch(self, x: Tensor) -> Tensor:

@@ -63,9 +63,11 @@ class BatchContext:
 
     def tables(self, device: torch.device, dtype: torch.dtype) -> TaskTables:
         """The tasks of the samples on a device; computed on the host and sent there once, not once per layer."""
+        if self.task_of_sample is None:
+            raise ValueError("the context does not know the tasks of the samples")
         key = (device, dtype)
         if key not in self._tables:
-            sent = _send(self._count(dtype), device)
+            sent = _send(self._count(self.task_of_sample, dtype), device)
             self._tables[key] = TaskTables(counts=sent[0], shares=sent[1:])
         return self._tables[key]
 
@@ -85,7 +87,7 @@ class BatchContext:
         self._check(task_of_sample)
         self.task_of_sample = task_of_sample
         for (device, dtype), tables in self._tables.items():
-            sent = _send(self._count(dtype), device)
+            sent = _send(self._count(task_of_sample, dtype), device)
             tables.counts.copy_(sent[0])
             tables.shares.copy_(sent[1:])
 
@@ -106,10 +108,10 @@ class BatchContext:
         if len(task_of_sample) and not 0 <= int(task_of_sample.min()) <= int(task_of_sample.max()) <= self.task:
             raise ValueError(f"task_of_sample must lie between 0 and the task being trained, {self.task}")
 
-    def _count(self, dtype: torch.dtype) -> Tensor:
+    def _count(self, task_of_sample: Tensor, dtype: torch.dtype) -> Tensor:
         """Counts [1, task + 1] above shares [N, task + 1], on the host."""
-        member = torch.zeros(len(self.task_of_sample), self.task + 1, dtype=dtype)
-        member.scatter_(1, self.task_of_sample.unsqueeze(1), 1)
+        member = torch.zeros(len(task_of_sample), self.task + 1, dtype=dtype)
+        member.scatter_(1, task_of_sample.unsqueeze(1), 1)
         counts = member.sum(0, keepdim=True)
         return torch.cat([counts, member / counts.clamp(min=1)])
 
@@ -135,6 +137,8 @@ class ContextNorm(RunningNorm):
     """
 
     needs_joint = True
+
+    cur_tasks: Tensor
 
     def __init__(self, num_features: int, **settings: Any) -> None:
         super().__init__(num_features, **settings)
@@ -224,8 +228,8 @@ def norm_loss(network: nn.Module) -> Tensor:
     It can be had once, and carries gradients until a backward pass through the network has used up its graph. Zero if
     no layer has one.
     """
-    terms = [layer.take_regularizer() for layer in context_layers(network)]
-    terms = [term for term in terms if term is not None]
+    taken = [layer.take_regularizer() for layer in context_layers(network)]
+    terms = [term for term in taken if term is not None]
     if terms:
         return torch.stack(terms).sum()
     parameter = next(network.parameters(), None)
@@ -252,8 +256,9 @@ def num_described(network: nn.Module) -> int | None:
 
 def rows_needed(network: nn.Module) -> int:
     """Samples without which some layer has too few values per channel in training, by the side of its maps if known."""
-    layers = [module for module in network.modules() if isinstance(module, Norm) and module.spatial_size]
-    return max((math.ceil(layer.min_values / layer.spatial_size**2) for layer in layers), default=1)
+    layers = [module for module in network.modules() if isinstance(module, Norm)]
+    known = [(layer.min_values, layer.spatial_size) for layer in layers if layer.spatial_size]
+    return max((math.ceil(min_values / side**2) for min_values, side in known), default=1)
 
 
 def undecayed_parameters(network: nn.Module) -> list[nn.Parameter]:

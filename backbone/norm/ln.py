@@ -31,6 +31,7 @@ class LN(Norm):
     ) -> None:
         super().__init__(num_features, spatial_size=spatial_size)
         self.eps = eps
+        assert spatial_size is not None  # or the base class had raised an error
         self.make_affine(affine, (num_features, spatial_size, spatial_size))
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -127,10 +127,10 @@ def boolean(text: str) -> bool:
     raise ValueError("is neither 1/true nor 0/false")
 
 
-def ranged(kind: type, low=None, high=None) -> Callable[[str], Any]:
+def ranged(kind: type[int] | type[float], low: float | None = None, high: float | None = None) -> Callable[[str], Any]:
     """A finite number type with inclusive bounds."""
 
-    def parse(text: str):
+    def parse(text: str) -> float:
         value = kind(text)
         if value != value or abs(value) == float("inf"):
             raise ValueError("must be finite")
@@ -143,17 +143,17 @@ def ranged(kind: type, low=None, high=None) -> Callable[[str], Any]:
     return parse
 
 
-def flag(name: str, help: str, **more) -> Option:
+def flag(name: str, help: str, **more: Any) -> Option:
     """An option that is off unless it is named; `--name 0` and `--name 1` work too."""
     return Option(name, boolean, False, help, flag=True, **more)
 
 
-def sets(name: str, option: str, value: Any, help: str, **more) -> Option:
+def sets(name: str, option: str, value: Any, help: str, **more: Any) -> Option:
     """A flag that gives another option a value; `--name 0` gives it none."""
     return flag(name, help, stands_for=(option,), meaning=lambda is_set: value if is_set else None, **more)
 
 
-def published(name: str, type: Callable[[str], Any], help: str, **more) -> Option:
+def published(name: str, type: Callable[[str], Any], help: str, **more: Any) -> Option:
     """An option that the published settings of a method give, and that is required where there are none."""
     return Option(name, type, None, help, source="from the published settings", required=True, **more)
 

@@ -108,7 +108,7 @@ def constructor_arguments(layer: type) -> list[str]:
     names: dict[str, None] = {}
     for each in layer.__mro__:
         if "__init__" in vars(each):
-            parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
+            parameters = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]
             names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break

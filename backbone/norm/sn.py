@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._rows import row_affine, row_moments
-from .base import Norm, track
+from .base import Norm, statistics_of, track
 from .registry import NORMS
 
 
@@ -28,6 +28,9 @@ class SN(Norm):
 
     _shown = ("eps", "decay")
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(
         self,
         num_features: int,
@@ -48,8 +51,9 @@ class SN(Norm):
 
     @torch.no_grad()
     def take_statistics(self, old: nn.BatchNorm2d) -> bool:
-        self.running_mean.copy_(old.running_mean)
-        self.running_var.copy_(old.running_var)
+        mean, variance = statistics_of(old)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(variance)
         return False  # they are a third of the mix
 
     def normalize(self, x: Tensor) -> Tensor:
