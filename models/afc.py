@@ -13,6 +13,7 @@ from backbone.norm import BatchContext, batch_context
 from models.base import Stage
 from models.heads import Outputs
 from models.podnet import PROXY_OPTIONS, PodNet
+from utils.config.configuration import Configuration
 from utils.config.options import published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
@@ -41,7 +42,7 @@ class Afc(PodNet):
         self.replayed: dict[str, Any] | None = None  # the exemplars of the main stage, during the second one
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         stages = super().stages(config, sizes, task)
         return [*stages, replace(stages[0], name="importance", epochs=1, lr=0.0, keep="last", trains=False)]
 
@@ -58,6 +59,7 @@ class Afc(PodNet):
         return self.measure(batch) if self.stage_name == "importance" else super().observe(batch)
 
     def distill(self, outputs: Outputs, taught: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        assert self.importance is not None  # from the end of the first task on
         weight = self.config.afc_lambda * self.multiplier
         return {"discrepancy": weight * discrepancy(outputs.maps, taught.maps, self.importance)}
 
@@ -83,6 +85,7 @@ class Afc(PodNet):
         self.sums = [total + each for total, each in zip(sums, measured, strict=True)]
 
     def end_task(self, task: int) -> None:
+        assert self.sums is not None  # of the stage that measures them
         means = [total.mean() for total in self.sums]  # 0 where no gradient came through: then all are alike
         self.importance = [
             torch.where(mean > 0, total / mean, torch.ones_like(total))

@@ -3,10 +3,8 @@
 The loop knows a method by `begin_task`, `stages`, `observe`, `end_task` and `scores`, and saves it by `state_dict`.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -21,10 +19,15 @@ from backbone.norm import (
     rows_needed,
     undecayed_parameters,
 )
+from models.heads import Head, Network
 from models.settings import Setting, find_setting
+from utils.config.configuration import Configuration
 from utils.config.options import Option, grouped, ranged
+from utils.config.parts import BackbonePart, NormPart
 from utils.data.batch import Batch
-from utils.data.plan import CountedStage, DataPlan, Plain, Rows, StreamSizes, TaskStream
+from utils.data.buffer import Memory
+from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSizes, TaskStream
+from utils.data.pools import Stream
 from utils.errors import UserError
 from utils.seeds import derive_seed
 
@@ -43,43 +46,7 @@ REPLAY_OPTIONS = grouped(
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What is trained on what.
-
-    Attributes:
-        data: the images (`utils/data/plan.py`).
-        epochs: passes over them.
-        lr: learning rate of the first epoch; multiplied by `lr_decay` at every milestone.
-        milestones: epochs, counted from 0, at whose start the learning rate falls.
-        keep: the epoch whose network stays, `last` or the one of the lowest `val_loss`.
-        held_out: tasks on whose held-out images that loss is taken.
-        name: for a method with several stages to know them by.
-        schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
-        trains: False for passes that move no parameter, whose batches are no training steps.
-        chooses_exemplars: whether the exemplars of the task's own classes are chosen before the stage, to be in it.
-    """
-
-    data: DataPlan
-    epochs: int
-    lr: float
-    milestones: tuple[int, ...] = ()
-    lr_decay: float = 1.0
-    keep: str = "last"
-    held_out: tuple[int, ...] = ()
-    name: str = "main"
-    schedule: str = "steps"
-    trains: bool = True
-    chooses_exemplars: bool = False
-
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        if self.schedule == "cosine":  # an epoch late, as in the published runs that use it
-            return self.lr / 2 * (1 + math.cos(math.pi * max(epoch - 1, 0) / self.epochs))
-        return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
-
-
-def head_grows(config: Any) -> bool:
+def head_grows(config: Configuration) -> bool:
     """Whether every task adds its outputs to the classifier."""
     return config.parts.head != "linear"
 
@@ -116,10 +83,10 @@ class Method(ABC):
 
     def __init__(
         self,
-        network: nn.Module,
-        config: Any,
-        stream: Any,
-        memory: Any = None,
+        network: Network[Head],
+        config: Configuration,
+        stream: Stream,
+        memory: Any = None,  # `Memory`, or `ExemplarMemory` of a method that keeps exemplars: subclasses say which
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.network = network
@@ -138,7 +105,7 @@ class Method(ABC):
         return find_setting(cls.name, dataset, buffer_size, protocol)
 
     @classmethod
-    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type[NormPart]) -> dict[str, Any]:
         """What `auto` stands for, by the name of the option. Raises UserError where a choice has no meaning."""
         return {}
 
@@ -147,7 +114,7 @@ class Method(ABC):
         """Raise UserError for options that cannot be together; `num_classes` is None before the data are read."""
 
     @classmethod
-    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+    def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]:
         """The values of a run's active options, with those made one that give equal computations.
 
         Args:
@@ -159,7 +126,7 @@ class Method(ABC):
         return values
 
     @classmethod
-    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type[NormPart]) -> list[str]:
         """What is not to be expected of a run with these options, in sentences that are shown before it begins."""
         return []
 
@@ -169,7 +136,7 @@ class Method(ABC):
         return True
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         """What is trained during a task; one stage on its own data unless a method has another plan.
 
         Args:
@@ -180,24 +147,24 @@ class Method(ABC):
         return [cls.stage(config, (task,))]
 
     @classmethod
-    def stage(cls, config: Any, tasks: tuple[int, ...]) -> Stage:
+    def stage(cls, config: Configuration, tasks: tuple[int, ...]) -> Stage:
         """A stage on the data of these tasks, with the run's epochs, learning rate and choice of the epoch."""
         data = Plain(Rows(tasks)) if head_grows(config) else TaskStream(tasks)
         return cls.stage_on(config, data, held_out=tasks)
 
     @classmethod
-    def stage_on(cls, config: Any, data: DataPlan, held_out: tuple[int, ...]) -> Stage:
+    def stage_on(cls, config: Configuration, data: DataPlan, held_out: tuple[int, ...]) -> Stage:
         """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
         schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
         return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=cls.schedule)
 
     @classmethod
-    def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:
+    def num_exemplars(cls, config: Configuration, sizes: StreamSizes, num_seen: int) -> int:
         """Images in a memory that is filled after each task, once `num_seen` classes have been seen."""
         return 0
 
     @classmethod
-    def forward_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int:
+    def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
         """Rows of the smallest training forward of a step; a norm layer may need more than one.
 
         Args:
@@ -272,7 +239,9 @@ class Method(ABC):
         undecayed = {id(parameter) for parameter in undecayed_parameters(self.network)}
         trained = list(self.trained(stage))
         self._learn_only(trained)
-        groups = [{"params": [parameter for parameter in trained if id(parameter) not in undecayed]}]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in trained if id(parameter) not in undecayed]}
+        ]
         apart = [parameter for parameter in trained if id(parameter) in undecayed]
         if apart:
             groups.append({"params": apart, "weight_decay": 0.0})
@@ -293,6 +262,7 @@ class Method(ABC):
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
         """Set the epoch's learning rate."""
+        assert self.optimizer is not None  # made by `begin_stage`
         for group in self.optimizer.param_groups:
             group["lr"] = stage.lr_at(epoch)
 
@@ -307,12 +277,13 @@ class Method(ABC):
         """What evaluation compares: [N, K]."""
         return self.network(images)
 
-    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def logits(self, network: Network[Any], images: Tensor) -> Tensor:
         """What a cross-entropy is taken of, such as the validation loss, [N, K]; `network` may be a copy."""
         return network(images)
 
     def update(self, loss: Tensor) -> dict[str, Tensor]:
         """Step the optimizer down a loss."""
+        assert self.optimizer is not None  # made by `begin_stage`
         self.optimizer.zero_grad()
         loss.backward()
         self.clip_gradients()
@@ -358,7 +329,7 @@ class MemoryMethod(Method):
         self._norm_loss: Tensor | None = None
 
     @classmethod
-    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+    def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]:
         values = super().identity_values(values, backbone)
         if values.get("ada_t0") == 1 and not cls.replays_in_first_task:
             return values | {"ada_t0": 0}
@@ -392,10 +363,11 @@ class ReplayMethod(MemoryMethod):
     """Base of the methods that replay rows of a memory beside the stream's."""
 
     options = REPLAY_OPTIONS
+    memory: Memory
     auto_forward: ClassVar[str] = "separate"  # how the ordinary norm layers are fed in the published runs
 
     @classmethod
-    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type[NormPart]) -> dict[str, Any]:
         """The batch composition in force: for `auto`, that of the online study (Lyu et al., NeurIPS 2023)."""
         forward = values["forward"]
         if forward == "separate" and norm.needs_joint:
@@ -408,7 +380,7 @@ class ReplayMethod(MemoryMethod):
         return {"forward": forward}
 
     @classmethod
-    def forward_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int:
+    def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
         num_drawn = min(config.minibatch_size, num_remembered) if task > 0 or cls.replays_in_first_task else 0
         if not num_drawn:
             return num_rows
@@ -416,9 +388,8 @@ class ReplayMethod(MemoryMethod):
 
     def replay(self, num_draws: int) -> list[Batch]:
         """Independent draws from memory; none while it is empty."""
-        if len(self.memory) == 0:
-            return []
-        return [self.memory.draw(self.config.minibatch_size) for _ in range(num_draws)]
+        draws = (self.memory.draw(self.config.minibatch_size) for _ in range(num_draws))
+        return [draw for draw in draws if draw is not None]
 
     def forward(self, current: Batch, draws: Sequence[Batch] = ()) -> list[Tensor]:
         """Logits of the current rows, then of each draw.

@@ -3,15 +3,18 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cross_entropy, kl_div
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod, frozen_copy
+from models.heads import Head, Network, Outputs
+from utils.config.configuration import Configuration
 from utils.config.options import Condition, Option, boolean, changed, ranged
+from utils.config.parts import NormPart
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
-from utils.data.plan import Plain, Rows, StreamSizes
+from utils.data.plan import DataPlan, Plain, Rows, StreamSizes
 
 TEMPERATURE = 2.0
 _IN_PAIRS = {  # the second stage pairs rows too
@@ -70,21 +73,21 @@ class Eeil(ExemplarMethod):
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
-        self.unbalanced: nn.Module | None = None  # during the second stage, the network as it was before
+        self.unbalanced: Network[Head] | None = None  # during the second stage, the network as it was before
 
     @classmethod
-    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type[NormPart]) -> list[str]:
         if values["eeil_second_stage"] == "released" or not norm.needs_joint:
             return []
         return [f"current and memory rows of the balanced second stage are one to {norm.name}, which balances nothing"]
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         main = cls.main_stage(config, task)
         if task == 0:
             return [main]
         if config.eeil_second_stage == "released":
-            data = cls.pairs(config, Rows((task,), exemplars=2))
+            data: DataPlan = cls.pairs(config, Rows((task,), exemplars=2))
         else:
             data = Plain(Rows((task,), exemplars=1, balanced=True))
         schedule = {"epochs": config.second_epochs, "lr": 0.01 * config.lr, "keep": config.best_epoch}
@@ -111,7 +114,7 @@ class Eeil(ExemplarMethod):
         return range(self.task, self.task + 1) if self.config.eeil_distill == "kl" else range(self.task)
 
     @torch.no_grad()
-    def teach(self, images: Tensor) -> Any:
+    def teach(self, images: Tensor) -> Outputs:
         if self.unbalanced is None:
             return super().teach(images)
         return self.unbalanced.outputs(images)

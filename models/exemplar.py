@@ -7,13 +7,16 @@ from functools import partial, reduce
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.base import MemoryMethod, Stage, head_grows
+from models.heads import Head, Network, Outputs
+from utils.config.configuration import Configuration
 from utils.config.options import Condition, Option, chosen, grouped, ranged
+from utils.config.parts import BackbonePart, NormPart
 from utils.data.batch import Batch
-from utils.data.exemplars import EXEMPLAR_OPTIONS, exemplars_per_class
-from utils.data.plan import Pairs, Plain, Rows, StreamSizes, check_ratio
+from utils.data.exemplars import EXEMPLAR_OPTIONS, ExemplarMemory, exemplars_per_class
+from utils.data.plan import DataPlan, Pairs, Plain, Rows, StreamSizes, check_ratio
 from utils.errors import UserError
 from utils.inference import evaluating
 
@@ -78,7 +81,7 @@ class ExemplarMethod(MemoryMethod):
     options = EXEMPLAR_OPTIONS + PAIR_OPTIONS
     keeps_exemplars = True
     replays_in_first_task = False
-    heads = ("growing",)
+    heads: ClassVar[tuple[str, ...]] = ("growing",)
     protocol = "offline"
     default_batching: ClassVar[str] = "ratio"
     default_pool: ClassVar[str] = "task"
@@ -86,12 +89,14 @@ class ExemplarMethod(MemoryMethod):
     has_teacher: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
 
+    memory: ExemplarMemory
+
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
-        self.teacher: nn.Module | None = None
+        self.teacher: Network[Head] | None = None
 
     @classmethod
-    def resolve_auto(cls, values: dict[str, Any], norm: type) -> dict[str, Any]:
+    def resolve_auto(cls, values: dict[str, Any], norm: type[NormPart]) -> dict[str, Any]:
         """Rows always go through the network together; a layer that balances them needs parts of fixed sizes."""
         batching, pool = values["batching"], values["current_pool"]
         if batching == "union" and norm.needs_joint:
@@ -115,14 +120,14 @@ class ExemplarMethod(MemoryMethod):
             check_ratio(values["batch_size"], values["batch_ratio"])
 
     @classmethod
-    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+    def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]:
         values = super().identity_values(values, backbone)
         if values.get("batching") == "union":
             return values | {"current_pool": cls.default_pool}  # as in records from when it was allowed
         return values
 
     @classmethod
-    def num_exemplars(cls, config: Any, sizes: StreamSizes, num_seen: int) -> int:
+    def num_exemplars(cls, config: Configuration, sizes: StreamSizes, num_seen: int) -> int:
         if not num_seen:
             return 0
         quota = exemplars_per_class(config.buffer_size, config.quota, num_seen, sizes.num_classes)
@@ -144,22 +149,22 @@ class ExemplarMethod(MemoryMethod):
         return slice(classes.start, classes.stop)
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         return [cls.main_stage(config, task)]
 
     @classmethod
-    def main_stage(cls, config: Any, task: int) -> Stage:
+    def main_stage(cls, config: Configuration, task: int) -> Stage:
         """The first task alone; a later one with the exemplars beside it, or among its own images."""
         if task == 0:
             return cls.stage(config, (0,))
         if config.batching == "union":
-            data = Plain(Rows((task,), exemplars=1), drop_last=head_grows(config))
+            data: DataPlan = Plain(Rows((task,), exemplars=1), drop_last=head_grows(config))
         else:
             data = cls.pairs(config, Rows((task,), exemplars=int(config.current_pool == "union")))
         return cls.stage_on(config, data, held_out=(task,))
 
     @classmethod
-    def pairs(cls, config: Any, current: Rows) -> Pairs:
+    def pairs(cls, config: Configuration, current: Rows) -> Pairs:
         """Batches of these current rows beside the exemplars."""
         return Pairs(current, Rows(exemplars=1), config.batch_ratio, config.ratio_cycle, cls.drops_last)
 
@@ -177,7 +182,7 @@ class ExemplarMethod(MemoryMethod):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss by name, which are summed."""
 
-    def forward(self, batch: Batch) -> Any:
+    def forward(self, batch: Batch) -> Outputs:
         """Scores, features and any maps of a batch; the norm layers are told which rows come from memory."""
         call = partial(self.network.outputs, maps=self.reads_maps)
         if batch.num_current is None:
@@ -185,8 +190,9 @@ class ExemplarMethod(MemoryMethod):
         return self.described(batch.images, batch.tasks, batch.num_current, call)
 
     @torch.no_grad()
-    def teach(self, images: Tensor) -> Any:
+    def teach(self, images: Tensor) -> Outputs:
         """Scores, features and any maps of the network as it was after the last task."""
+        assert self.teacher is not None  # from the end of the first task on
         return self.teacher.outputs(images, maps=self.reads_maps)
 
     def end_task(self, task: int) -> None:
@@ -201,6 +207,7 @@ class ExemplarMethod(MemoryMethod):
 
     def features_of(self, raw: Tensor) -> Tensor:
         """Features [N, D] of raw images [N, C, H, W]."""
+        assert self.prepare is not None  # given to every method that is trained
         return self.network.outputs(self.prepare(raw)).features
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,6 +228,6 @@ class ExemplarMethod(MemoryMethod):
         self.memory.load_state_dict(state, self.stream.pool(range(self.stream.num_tasks)))
 
 
-def frozen_copy(network: nn.Module) -> nn.Module:
+def frozen_copy(network: Network[Head]) -> Network[Head]:
     """A copy in evaluation mode that learns nothing more."""
     return copy.deepcopy(network).eval().requires_grad_(False)

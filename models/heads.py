@@ -1,17 +1,54 @@
 """Classifiers: parts that a protocol or a method names and that go on any backbone."""
 
 import contextlib
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HEADS = {}
+from utils.config.parts import BackbonePart
 
 
-def _head(name: str):
-    def add(head: type) -> type:
+class Head(Protocol):
+    """A classifier, an `nn.Module`: features [N, D] -> scores [N, K].
+
+    Attributes:
+        grows: whether it gets the outputs of a task when that begins.
+    """
+
+    grows: ClassVar[bool]
+
+    def __init__(self, num_features: int, *sizes: int) -> None: ...
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs K so far."""
+        ...
+
+    def __call__(self, features: Tensor) -> Tensor: ...
+
+    def grow(self, num_classes: int) -> None:
+        """Add the outputs of a task, if they are not there."""
+        ...
+
+    def newest_parameters(self) -> list[nn.Parameter]:
+        """Those of the newest task's outputs."""
+        ...
+
+    def old_parameters(self) -> list[nn.Parameter]:
+        """Those of the outputs of all tasks before the newest one."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+HEADS: dict[str, type[Head]] = {}
+
+
+def _head(name: str) -> Callable[[type], type]:
+    def add(head: Any) -> Any:
         HEADS[name] = head
         return head
 
@@ -66,6 +103,8 @@ class GrownHead(nn.Module):
     grows: ClassVar[bool] = True
     has_bias: ClassVar[bool] = False
 
+    _place: Tensor
+
     def __init__(self, num_features: int, rows_per_class: int = 1) -> None:
         super().__init__()
         self.num_features = num_features
@@ -106,7 +145,10 @@ class GrownHead(nn.Module):
         """Rows of all tasks, one after another, [rows, D]. Raises RuntimeError before the first task."""
         if not self.parts:
             raise RuntimeError("the head has no outputs yet: call grow when the first task begins")
-        return torch.cat([part.weight for part in self.parts])
+        return torch.cat([part.weight for part in self._linear_parts()])
+
+    def _linear_parts(self) -> list[nn.Linear]:
+        return [part for part in self.parts if isinstance(part, nn.Linear)]
 
     def newest_parameters(self) -> list[nn.Parameter]:
         """Those of the newest task's outputs; a scale that all tasks share is in neither list."""
@@ -125,7 +167,7 @@ class GrowingHead(GrownHead):
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores [N, K] of features [N, D]."""
-        return F.linear(features, self.weight, torch.cat([part.bias for part in self.parts]))
+        return F.linear(features, self.weight, torch.cat([part.bias for part in self._linear_parts()]))
 
 
 @_head("cosine")
@@ -222,14 +264,17 @@ class Outputs(NamedTuple):
     maps: list[Tensor]
 
 
-class Network(nn.Module):
+AnyHead = TypeVar("AnyHead", bound=Head, covariant=True)
+
+
+class Network(nn.Module, Generic[AnyHead]):
     """A backbone and a classifier on it: images [N, C, H, W] -> scores [N, K] in float32.
 
     Args:
         half: compute in bfloat16 where it is safe (autocast); weights and losses stay in float32.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, half: bool = False) -> None:
+    def __init__(self, backbone: BackbonePart, head: AnyHead, half: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

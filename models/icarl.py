@@ -8,6 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from models.exemplar import ExemplarMethod
 from utils.config.options import Option, boolean, changed
+from utils.config.parts import NormPart
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.inference import evaluating, inference_batch_size
@@ -48,7 +49,7 @@ class Icarl(ExemplarMethod):
         self.means: Tensor | None = None
 
     @classmethod
-    def warnings(cls, values: dict[str, Any], norm: type) -> list[str]:
+    def warnings(cls, values: dict[str, Any], norm: type[NormPart]) -> list[str]:
         if values["best_epoch"] == "last":
             return []
         return ["the epoch is chosen by the classifier's loss, and images are classified by the nearest mean"]

@@ -1,11 +1,10 @@
 """Joint: training on the union of all tasks that have arrived; the upper bound."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.base import Method, Stage, head_grows
+from utils.config.configuration import Configuration
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 from utils.data.plan import StreamSizes
@@ -26,7 +25,7 @@ class Joint(Method):
         return head != "linear"
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         arrived = tuple(range(task + 1))
         return [cls.stage(config, arrived)] if head_grows(config) or len(arrived) == sizes.num_tasks else []
 

@@ -9,11 +9,13 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod
+from models.heads import CosineHead, Network
 from utils.config.options import Condition, Option, above, boolean, chosen, ranged
+from utils.config.parts import BackbonePart
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 
-_RANKING = {"min_tasks": 2, "active_when": (chosen("lucir_ranking", True),)}
+_RANKING: dict[str, Any] = {"min_tasks": 2, "active_when": (chosen("lucir_ranking", True),)}
 
 
 @METHODS.register()
@@ -65,12 +67,15 @@ class Lucir(ExemplarMethod):
     default_pool = "union"
     has_teacher = True
 
+    network: Network[CosineHead]
+    teacher: Network[CosineHead] | None
+
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
         self.network.backbone.drop_last_relu(self.config.lucir_relu)
 
     @classmethod
-    def identity_values(cls, values: dict[str, Any], backbone: type) -> dict[str, Any]:
+    def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]:
         values = super().identity_values(values, backbone)
         if "lucir_relu" in values and getattr(backbone, "num_stages", None) == 3:
             return values | {"lucir_relu": "layer3"}
@@ -97,6 +102,7 @@ class Lucir(ExemplarMethod):
         if self.config.lucir_distill == "features":
             return cosine_distance(features, taught).mean()
         cosines = self.network.head.cosines(features)[:, : self.num_old]
+        assert self.teacher is not None  # from the end of the first task on
         return self.num_old * mse_loss(cosines, self.teacher.head.cosines(taught))
 
 

@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from models.base import Stage
 from models.exemplar import ExemplarMethod
-from models.heads import Outputs
+from models.heads import Network, Outputs, ProxyHead
 from models.kmeans import cluster_centres
 from models.lucir import cosine_distance
+from utils.config.configuration import Configuration
 from utils.config.options import Option, above, boolean, changed, published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
@@ -85,6 +86,8 @@ class PodNet(ExemplarMethod):
     has_teacher = True
     reads_maps = True
 
+    network: Network[ProxyHead]
+
     # -- stages ------------------------------------------------------------------------------------------------------
 
     def begin_task(self, task: int) -> None:
@@ -93,7 +96,7 @@ class PodNet(ExemplarMethod):
             self.imprint()
 
     @classmethod
-    def stages(cls, config: Any, sizes: StreamSizes, task: int) -> list[Stage]:
+    def stages(cls, config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
         main = cls.main_stage(config, task)
         if task == 0:
             return [main]
@@ -109,6 +112,7 @@ class PodNet(ExemplarMethod):
 
     def clip_gradients(self) -> None:
         """Limit every entry, as in the published runs."""
+        assert self.optimizer is not None  # made by `begin_stage`
         parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
         nn.utils.clip_grad_value_(parameters, GRADIENT_LIMIT)
 
@@ -130,7 +134,7 @@ class PodNet(ExemplarMethod):
         """The classification loss of the scaled similarities [N, K], averaged over rows."""
         return nca(self.network.head.eta * scores, labels, self.config.nca)
 
-    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def logits(self, network: Network[Any], images: Tensor) -> Tensor:
         """The similarities as the loss scales them."""
         return network.head.eta * network(images)
 
@@ -156,7 +160,7 @@ class PodNet(ExemplarMethod):
     def imprint(self) -> None:
         """Put the proxies of the new classes at centres of their features, as long as the old proxies on average."""
         head = self.network.head
-        length = torch.cat(head.old_parameters()).norm(dim=1).mean()
+        length = torch.cat([*head.old_parameters()]).norm(dim=1).mean()
         (proxies,) = head.newest_parameters()
         with evaluating(self.network):
             centres = [self.centres_of(label, head.rows_per_class) for label in range(self.num_old, self.num_seen)]

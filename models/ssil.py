@@ -1,5 +1,7 @@
 """SS-IL: separated softmax for incremental learning (Ahn et al., ICCV 2021), as in Cha et al., CVPR 2023."""
 
+import operator
+from functools import reduce
 from typing import Any
 
 from torch import Tensor
@@ -57,4 +59,4 @@ class SsIl(ExemplarMethod):
         """Σ over the distilled tasks of the divergence between their softened outputs."""
         first = self.task - 1 if self.config.ssil_distill == "last" else 0
         parts = [self.columns(task) for task in range(first, self.task)]
-        return sum(softened_kl(scores[:, part], taught[:, part]) for part in parts)
+        return reduce(operator.add, (softened_kl(scores[:, part], taught[:, part]) for part in parts))

@@ -4,6 +4,8 @@ The only file that imports all packages. What is heavy is imported inside the fu
 mistake answer at once and a signal during the imports ends the run quietly.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import time
@@ -12,8 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
@@ -35,6 +36,25 @@ from utils.errors import (
 from utils.machine import default_threads, print_any_text
 from utils.records.record import FORMER, DamagedRecord, Record
 from utils.run.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from datasets.arrays import Arrays
+    from datasets.stream import Stream
+    from models.base import Method
+    from models.heads import Head, Network
+    from utils.config.parts import DatasetPart
+    from utils.data.augment import Augmentation, Transform
+    from utils.data.buffer import Memory
+    from utils.data.exemplars import ExemplarMemory
+    from utils.data.plan import CountedStage, StreamSizes
+    from utils.run.measurements import Measurements
+    from utils.run.progress import Screen
+    from utils.run.training import Training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +133,14 @@ def without_rerun(arguments: list[str]) -> list[str]:
 
 
 def train(
-    config, dataset, arrays, record: Record, facts: dict[str, Any], screen, stop: StopRequest, started: float
+    config: Configuration,
+    dataset: DatasetPart,
+    arrays: Arrays,
+    record: Record,
+    facts: dict[str, Any],
+    screen: Screen,
+    stop: StopRequest,
+    started: float,
 ) -> dict[str, Any]:
     """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
     from utils.data.loaders import Loaders
@@ -186,7 +213,7 @@ def train(
     return result
 
 
-def threads_begun_with(config: Configuration, record: Record, screen) -> int | None:
+def threads_begun_with(config: Configuration, record: Record, screen: Screen) -> int | None:
     """Threads of a run that goes on, None for one that begins: the same number adds in the same order.
 
     Where this is no more known the checkpoint is set aside, and the run starts over.
@@ -204,13 +231,13 @@ def threads_begun_with(config: Configuration, record: Record, screen) -> int | N
     return begun_with
 
 
-def count_total_steps(config: Configuration, counted) -> int:
+def count_total_steps(config: Configuration, counted: Sequence[Sequence[CountedStage]]) -> int:
     """Training steps of the whole run, from its counted stages (`utils/data/plan.py`) of every task."""
     stages = [each for stages in counted for each in stages if each.stage.trains]
     return sum(each.stage.epochs * min(each.num_batches, config.debug_mode or each.num_batches) for each in stages)
 
 
-def make_stream(config: Configuration, dataset, arrays, device):
+def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:
     """The tasks of the data in this run's class order."""
     from datasets.stream import Stream, class_order
 
@@ -229,11 +256,12 @@ def make_stream(config: Configuration, dataset, arrays, device):
     )
 
 
-def make_augmentation(config: Configuration, dataset, arrays, device):
+def make_augmentation(
+    config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device
+) -> Augmentation:
     """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
     memory's."""
-    from utils.data.augment import augment, normalise
-    from utils.run.training import Augmentation
+    from utils.data.augment import Augmentation, augment, normalise
     from utils.seeds import generator
 
     transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
@@ -246,7 +274,7 @@ def make_augmentation(config: Configuration, dataset, arrays, device):
     )
 
 
-def make_method(config: Configuration, stream, augmentation, device):
+def make_method(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Method:
     """The method with its network and its memory."""
     import torch
 
@@ -257,18 +285,20 @@ def make_method(config: Configuration, stream, augmentation, device):
         make_memory = make_exemplars if method.keeps_exemplars else make_replay
         memory = make_memory(config, stream, augmentation, device)
     sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
-    network = make_network(config, stream, image_size=augmentation.prepare(sample).shape[-1]).to(device)
-    return method(network, config, stream, memory, augmentation.prepare)
+    image_size = augmentation.prepare(sample).shape[-1]
+    network = make_network(config, stream.num_tasks, stream.num_classes, image_size).to(device)
+    made = cast("type[Method]", method)  # its class is known to this file alone
+    return made(network, config, stream, memory, augmentation.prepare)
 
 
-def check_retuning(config: Configuration, sizes) -> None:
+def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
     """Raise UserError if `--retune_norms` could not measure what it is for."""
     from models.base import Method
     from utils.data.plan import all_until, count_batches
 
     if not config.retune_norms:
         return
-    method = config.parts.method
+    method = cast(type[Method], config.parts.method)
     if method.scores is not Method.scores:
         raise UserError(f"--retune_norms measures the network's own outputs, and --model {config.model} has other ones")
     data = all_until(0 if method.measures_every_task(config.parts.head) else sizes.num_tasks - 1)
@@ -278,7 +308,7 @@ def check_retuning(config: Configuration, sizes) -> None:
         raise UserError(f"--retune_norms trains on full batches: {error}") from None
 
 
-def make_replay(config: Configuration, stream, augmentation, device):
+def make_replay(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Memory:
     """A memory that is filled while training."""
     from utils.data.buffer import make_memory
 
@@ -292,7 +322,9 @@ def make_replay(config: Configuration, stream, augmentation, device):
     )
 
 
-def make_exemplars(config: Configuration, stream, augmentation, device):
+def make_exemplars(
+    config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device
+) -> ExemplarMemory:
     """A memory that is filled after each task."""
     from utils.data.exemplars import ExemplarMemory
 
@@ -308,7 +340,7 @@ def make_exemplars(config: Configuration, stream, augmentation, device):
 
 
 @as_user_errors()
-def make_network(config: Configuration, stream, image_size: int):
+def make_network(config: Configuration, num_tasks: int, num_classes: int, image_size: int) -> Network[Head]:
     """Backbone and classifier, their weights drawn on the CPU from their own generators, whatever the norm layer is."""
     import torch
 
@@ -318,19 +350,19 @@ def make_network(config: Configuration, stream, image_size: int):
 
     parts = config.parts
     norm_options = config.chosen(parts.norm.options) | {"affine": config.affine}
-    norm = norm_factory(config.nl, num_tasks=stream.num_tasks, **norm_options)
+    norm = norm_factory(config.nl, num_tasks=num_tasks, **norm_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         backbone = parts.backbone(norm, image_size=image_size, **config.chosen(parts.backbone.options))
         torch.manual_seed(derive_seed(config.seed, "head", 0))
         kind = HEADS[parts.head]
-        head = kind(backbone.num_features) if kind.grows else kind(backbone.num_features, stream.num_classes)
+        head = kind(backbone.num_features) if kind.grows else kind(backbone.num_features, num_classes)
     if not any(isinstance(module, parts.norm) for module in backbone.modules()):
         raise UserError(f"--nl {config.nl} reached no layer of --backbone {config.backbone}")
     return Network(backbone, head, half=config.precision == "bf16")
 
 
-def keep_model(record: Record, stream, network, transform) -> None:
+def keep_model(record: Record, stream: Stream, network: Network[Head], transform: Transform) -> None:
     """Write `model.pt`: the weights, and what their network cannot be put together and fed without."""
     import torch
 
@@ -362,8 +394,8 @@ class TrainedRun:
             output k is of class `class_order[k]`.
     """
 
-    network: Any
-    prepare: Any
+    network: Network[Head]
+    prepare: Callable[[Tensor], Tensor]
     config: Configuration
     class_order: tuple[int, ...]
 
@@ -381,8 +413,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     content, saved = load_model(record.model_path), record.read_config()
     config = restore(saved["values"], saved["origins"])
     sizes, labels = content["task_sizes"], content["label_of_class"]
-    stream = SimpleNamespace(num_tasks=len(sizes), num_classes=len(labels))
-    network = make_network(config, stream, content["image_size"])
+    network = make_network(config, len(sizes), len(labels), content["image_size"])
     if config.parts.head != "linear":
         for size in sizes:
             network.head.grow(size)
@@ -393,7 +424,9 @@ def load_run(folder: str | Path) -> TrainedRun:
     return TrainedRun(network.eval(), prepare, config, order)
 
 
-def make_result(config: Configuration, measured, training, identity: str, device) -> dict[str, Any]:
+def make_result(
+    config: Configuration, measured: Measurements, training: Training, identity: str, device: torch.device
+) -> dict[str, Any]:
     """What `result.json` holds."""
     from utils.records.metrics import summarise
     from utils.run.environment import peak_memory
@@ -413,7 +446,9 @@ def make_result(config: Configuration, measured, training, identity: str, device
     }
 
 
-def show_plan(config: Configuration, stream, record: Record, screen, device, threads: int) -> None:
+def show_plan(
+    config: Configuration, stream: Stream, record: Record, screen: Screen, device: torch.device, threads: int
+) -> None:
     """What is about to be run, and where the values came from that nobody typed."""
     tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
@@ -454,7 +489,7 @@ def describe_batches(config: Configuration) -> str:
     return f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}, {config.forward} forward"
 
 
-def show_result(config: Configuration, result: dict[str, Any], screen) -> None:
+def show_result(config: Configuration, result: dict[str, Any], screen: Screen) -> None:
     """The final metrics, those that lead in the protocol."""
     from utils.config.protocols import PROTOCOLS
 

@@ -34,8 +34,8 @@ class ScriptedMemory:
     def __len__(self) -> int:
         return len(self.draws)
 
-    def draw(self, n: int) -> Batch:
-        return self.draws.pop(0)
+    def draw(self, n: int) -> Batch | None:
+        return self.draws.pop(0) if self.draws else None
 
     def insert(self, raw: Tensor, labels: Tensor, tasks: Tensor, **extras: Tensor) -> None:
         self.inserted.append({"raw": raw, "labels": labels, "tasks": tasks, **extras})

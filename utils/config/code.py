@@ -81,7 +81,8 @@ def current_digests() -> dict[str, str]:
     """What `released.json` holds if all parts are as released, by the path inside the repository."""
     registries = (BACKBONES, DATASETS, METHODS, NORMS)
     parts = [registry.get(name) for registry in registries for name in registry.names()]
-    paths = sorted({Path(sys.modules[part.__module__].__file__) for part in parts})
+    files = [sys.modules[part.__module__].__file__ for part in parts]
+    paths = sorted({Path(file) for file in files if file is not None})
     return {_name_of(path): code_digest(path.read_text(encoding="utf-8")) for path in paths}
 
 

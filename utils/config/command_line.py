@@ -2,16 +2,16 @@
 
 import argparse
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.config.options import ABSENT, PART_OPTIONS, Option, boolean
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.errors import UserError
 
 SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
-PROGRAM = {
+PROGRAM: dict[str, Any] = {
     "prog": "python utils/main.py",
     "usage": "python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
     "description": "One run of class-incremental learning, end to end.",
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **program: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **program)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
@@ -100,7 +100,7 @@ def _metavar(option: Option) -> str:
     return option.name.rstrip("s").upper() if option.positional else word
 
 
-def _converter(option: Option):
+def _converter(option: Option) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             value = option.type(text)

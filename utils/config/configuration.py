@@ -24,6 +24,7 @@ from utils.config.command_line import (
     typed_text,
 )
 from utils.config.options import SHARED_OPTIONS, Option
+from utils.config.parts import BackbonePart, DatasetPart, MethodPart, NormPart, Part
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, as_user_errors, load_plugin
@@ -32,7 +33,7 @@ from utils.errors import UserError
 RESULTS_VERSION = 1  # raised when a change of the code changes numbers
 
 
-def _with_headings(parts: Mapping[str, type]) -> Iterable[Option]:
+def _with_headings(parts: Mapping[str, type[Part]]) -> Iterable[Option]:
     """The options of parts, by their kind, under the heading of `--help` that names the part."""
     for kind, part in parts.items():
         for option in options_of(part):
@@ -48,10 +49,10 @@ class Parts:
         head: the kind of classifier (`models/heads.py`).
     """
 
-    method: type
-    dataset: type
-    norm: type
-    backbone: type
+    method: type[MethodPart]
+    dataset: type[DatasetPart]
+    norm: type[NormPart]
+    backbone: type[BackbonePart]
     head: str
 
     @property
@@ -75,7 +76,8 @@ class Parts:
 
     def transforms(self, protocol: str) -> str:
         """Which of the dataset's transforms are used: the method's own, where the dataset has them."""
-        return self.method.transforms if self.method.transforms in self.dataset.transforms else protocol
+        own = self.method.transforms
+        return own if own is not None and own in self.dataset.transforms else protocol
 
     def facts(self, values: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
         """What the conditions of options (`utils.config.options.Condition`) may name beside the values of options."""
@@ -250,7 +252,7 @@ def _find_parts(selected: dict[str, Any]) -> Parts:
     selected.setdefault("nl", "BN")
     protocol, head = _protocol_and_head(selected, method)
     selected["protocol"] = protocol
-    dataset = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
+    dataset: Any = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
     selected.setdefault("backbone", _default_backbone(method, dataset, protocol))
     return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head)
 
@@ -264,7 +266,7 @@ class _NoDataset:
     protocol_values: ClassVar[dict[str, Any]] = {}
 
 
-def _protocol_and_head(selected: dict[str, Any], method: type) -> tuple[str, str]:
+def _protocol_and_head(selected: dict[str, Any], method: type[MethodPart]) -> tuple[str, str]:
     name = selected.get("protocol") or method.protocol
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}. Known: {', '.join(PROTOCOLS)}.")
@@ -277,7 +279,7 @@ def _protocol_and_head(selected: dict[str, Any], method: type) -> tuple[str, str
     return name, heads[0]
 
 
-def _default_backbone(method: type, dataset: type, protocol: str) -> str:
+def _default_backbone(method: type[MethodPart], dataset: type[DatasetPart], protocol: str) -> str:
     """The published one of the method on the dataset, else the dataset's, else the protocol's."""
     setting = method.published_setting(dataset.name, None, protocol)
     layers = (setting.values if setting else {}, dataset.protocol_values.get(protocol, {}), PROTOCOLS[protocol].values)
@@ -330,7 +332,8 @@ def _spelled_out(typed: dict[str, Any], options: dict[str, Option]) -> dict[str,
     own = {name: value for name, value in typed.items() if not options[name].stands_for}
     found = dict(own)
     for name, value in typed.items():
-        if name in own or (meant := options[name].meaning(value) if options[name].meaning else value) is None:
+        meaning = options[name].meaning
+        if name in own or (meant := meaning(value) if meaning else value) is None:
             continue
         for target in options[name].stands_for:
             if found.get(target) is not None:
@@ -352,7 +355,7 @@ def _excluded(typed: dict[str, Any], options: dict[str, Option]) -> set[str]:
 def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> Iterable[tuple[str, dict[str, Any]]]:
     """The sources of values, the first that has one wins."""
     protocol, dataset = selected["protocol"], parts.dataset.name
-    preset = PRESETS.get(selected.get("preset"), {})
+    preset = PRESETS.get(selected.get("preset", ""), {})
     buffer_size = typed.get("buffer_size", preset.get("buffer_size"))
     setting = parts.method.published_setting(dataset, buffer_size, protocol)
     yield "typed", typed

@@ -52,6 +52,8 @@ def load_plugin(path: str) -> None:
     module_name = f"plugin_{file.stem}_{digest[:8]}.{file.stem}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise UserError(f"--plugin {path}: give a Python file, whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:

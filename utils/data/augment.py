@@ -1,5 +1,6 @@
 """Crop, flip, brighten and normalise a batch on its device, each image on its own, from an explicit generator."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +44,27 @@ class Transform:
             raise UserError(
                 "a transform with test_side needs resized_crop, or training images are larger than test images"
             )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augments batches of the stream and of memory, each from its own generator.
+
+    Attributes:
+        transform: (raw uint8 [N, C, H, W], generator) -> float images.
+        prepare: raw -> normalised images, for evaluation.
+        generators: by purpose, `stream` and `memory`.
+    """
+
+    transform: Callable[[Tensor, torch.Generator], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    generators: dict[str, torch.Generator]
+
+    def of_stream(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["stream"])
+
+    def of_memory(self, raw: Tensor) -> Tensor:
+        return self.transform(raw, self.generators["memory"])
 
 
 def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
@@ -151,8 +173,8 @@ def centre_crop(images: Tensor, side: int) -> Tensor:
 @lru_cache(maxsize=16)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation as [C, 1, 1] on a device, sent there once."""
-    mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
-    return mean, std
+    first, second = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
+    return first, second
 
 
 @lru_cache(maxsize=16)

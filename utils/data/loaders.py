@@ -8,14 +8,15 @@ has to be kept to go on in the middle of an epoch, and a batch that comes again 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
+from utils.data.augment import Augmentation
 from utils.data.batch import Batch
 from utils.data.plan import DataPlan, Plain, Rows, TaskStream, count_batches, count_plain, pair_up, part_sizes
-from utils.data.pools import Pool, SubsetPool, UnionPool
+from utils.data.pools import Pool, Stream, SubsetPool, UnionPool
 from utils.errors import UserError
 from utils.seeds import generator
 
@@ -100,8 +101,8 @@ class Paired:
         for (current_pass, current_index), (memory_pass, memory_index) in self._plan[start:]:
             current = self._current.batch((epoch, "current", current_pass), current_index)
             memory = self._memory.batch((epoch, "memory", memory_pass), memory_index)
-            joined = [torch.cat(parts) for parts in zip(current, memory, strict=True)]
-            yield Batch(*joined, num_current=self._current.batch_size)
+            images, labels, raw, tasks = (torch.cat(parts) for parts in zip(current, memory, strict=True))
+            yield Batch(images, labels, raw, tasks, num_current=self._current.batch_size)
 
 
 class _Shuffler:
@@ -147,6 +148,11 @@ class Loader(Protocol):
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
+class _Draws(TypedDict):
+    seed: int
+    purpose: Purpose
+
+
 @dataclass(frozen=True)
 class Loaders:
     """Makes the loader of a stage.
@@ -154,18 +160,18 @@ class Loaders:
     Attributes:
         stream: gives tasks (`datasets/stream.py`).
         memory: gives exemplars, None for a method without memory.
-        augmentation: of the images (`utils/run/training.py`).
+        augmentation: of the images.
         batch_size: rows of a batch.
         seed: of the run.
     """
 
-    stream: Any
-    memory: Any
-    augmentation: Any
+    stream: Stream
+    memory: Any  # an `ExemplarMemory` where a stage asks for exemplars
+    augmentation: Augmentation
     batch_size: int
     seed: int
 
-    def of(self, data: DataPlan, purpose: tuple[int, ...]) -> Loader:
+    def of(self, data: DataPlan, purpose: tuple[str | int, ...]) -> Loader:
         """The loader of a stage.
 
         Args:
@@ -179,13 +185,14 @@ class Loaders:
         num_batches = count_batches(data, [len(pool) for pool in pools], self.batch_size)
         if isinstance(data, TaskStream):
             return _StreamLoader(self.stream, self.augmentation.of_stream, data.tasks, self.batch_size, num_batches)
-        augment, draws = self.augmentation.transform, {"seed": self.seed, "purpose": purpose}
+        augment, draws = self.augmentation.transform, _Draws(seed=self.seed, purpose=purpose)
         if isinstance(data, Plain):
-            return Shuffled(*pools, self.batch_size, augment, drop_last=data.drop_last, **draws)
+            return Shuffled(pools[0], self.batch_size, augment, drop_last=data.drop_last, **draws)
+        current, memory = pools
         sizes = part_sizes(self.batch_size, data.ratio)
-        return Paired(*pools, *sizes, augment, cycle=data.cycle, drop_last=data.drop_last, **draws)
+        return Paired(current, memory, *sizes, augment, cycle=data.cycle, drop_last=data.drop_last, **draws)
 
-    def _pool(self, rows: Rows, purpose: tuple[int, ...]) -> Pool:
+    def _pool(self, rows: Rows, purpose: tuple[str | int, ...]) -> Pool:
         pools = [self.stream.pool(rows.tasks)] if rows.tasks else []
         if rows.exemplars:
             exemplars = self.memory.pool()
@@ -194,7 +201,7 @@ class Loaders:
             pools += [exemplars] * rows.exemplars
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
-    def _sample(self, pool: Pool, number: int, purpose: tuple[int, ...]) -> Pool:
+    def _sample(self, pool: Pool, number: int, purpose: tuple[str | int, ...]) -> Pool:
         """At most so many rows of a pool, drawn at random once per stage."""
         draws = generator(self.seed, "sample", *purpose)
         return SubsetPool(pool, torch.randperm(len(pool), generator=draws)[:number])
@@ -205,7 +212,7 @@ class _StreamLoader:
 
     def __init__(
         self,
-        stream: Any,
+        stream: Stream,
         augment: Callable[[Tensor], Tensor],
         tasks: tuple[int, ...],
         batch_size: int,

@@ -5,12 +5,17 @@ The check before training, the launcher's count of steps and the loaders (`loade
 """
 
 import inspect
+import math
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from utils.config.configuration import Configuration
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.data.pools import Stream
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class StreamSizes:
     task_classes: tuple[range, ...]
 
     @classmethod
-    def of(cls, stream: Any) -> "StreamSizes":
+    def of(cls, stream: "Stream") -> "StreamSizes":
         """Those of a stream (`datasets/stream.py`), of what it holds out nothing."""
         tasks = range(stream.num_tasks)
         counts = stream.pool(tasks).labels.bincount(minlength=stream.num_classes)
@@ -207,10 +212,10 @@ def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> i
         return len(pair_up(num_rows, sizes, replays=data.cycle == "replay", drop_last=data.drop_last))
     if not num_rows[0]:
         raise UserError("there are no images to train on: give a --dataset that has some")
-    drop_last = isinstance(data, Plain) and data.drop_last
-    if drop_last:
-        _check_filled(num_rows[0], batch_size, f"{batch_size} rows", data.rows)
-    return count_plain(num_rows[0], batch_size, drop_last)
+    if isinstance(data, TaskStream) or not data.drop_last:
+        return count_plain(num_rows[0], batch_size, drop_last=False)
+    _check_filled(num_rows[0], batch_size, f"{batch_size} rows", data.rows)
+    return count_plain(num_rows[0], batch_size, drop_last=True)
 
 
 def _check_filled(num_rows: int, size: int, part: str, rows: Rows) -> None:
@@ -222,11 +227,47 @@ def _check_filled(num_rows: int, size: int, part: str, rows: Rows) -> None:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What is trained on what.
+
+    Attributes:
+        data: the images.
+        epochs: passes over them.
+        lr: learning rate of the first epoch; multiplied by `lr_decay` at every milestone.
+        milestones: epochs, counted from 0, at whose start the learning rate falls.
+        keep: the epoch whose network stays, `last` or the one of the lowest `val_loss`.
+        held_out: tasks on whose held-out images that loss is taken.
+        name: for a method with several stages to know them by.
+        schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
+        trains: False for passes that move no parameter, whose batches are no training steps.
+        chooses_exemplars: whether the exemplars of the task's own classes are chosen before the stage, to be in it.
+    """
+
+    data: DataPlan
+    epochs: int
+    lr: float
+    milestones: tuple[int, ...] = ()
+    lr_decay: float = 1.0
+    keep: str = "last"
+    held_out: tuple[int, ...] = ()
+    name: str = "main"
+    schedule: str = "steps"
+    trains: bool = True
+    chooses_exemplars: bool = False
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        if self.schedule == "cosine":  # an epoch late, as in the published runs that use it
+            return self.lr / 2 * (1 + math.cos(math.pi * max(epoch - 1, 0) / self.epochs))
+        return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
 class CountedStage:
     """A stage of a run, before it runs.
 
     Attributes:
-        stage: of the method (`models/base.py`).
+        stage: of the method.
         task: during which it is trained, from 0.
         place: which stage of which task it is, in words.
         num_batches: of an epoch.
@@ -234,7 +275,7 @@ class CountedStage:
         last_batch: rows of the last one.
     """
 
-    stage: Any
+    stage: Stage
     task: int
     place: str
     num_batches: int
@@ -247,7 +288,7 @@ class CountedStage:
         return self.stage.epochs * self.num_batches if self.stage.trains else 0
 
 
-def count_stages(config: Any, sizes: StreamSizes) -> tuple[tuple[CountedStage, ...], ...]:
+def count_stages(config: Configuration, sizes: StreamSizes) -> tuple[tuple[CountedStage, ...], ...]:
     """Every stage of every task of a run.
 
     Args:
@@ -262,7 +303,7 @@ def count_stages(config: Any, sizes: StreamSizes) -> tuple[tuple[CountedStage, .
     return tuple(tuple(_count_stage(config, sizes, task, *each) for each in enumerate(planned[task])) for task in tasks)
 
 
-def _stages_of(config: Any, sizes: StreamSizes, task: int) -> list[Any]:
+def _stages_of(config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
     """The stages of a task. Raises UserError for a method of a plug-in that is not whole, or fails."""
     method = config.parts.method
     missing = sorted(getattr(method, "__abstractmethods__", ()))
@@ -286,7 +327,7 @@ def _stages_of(config: Any, sizes: StreamSizes, task: int) -> list[Any]:
     return stages
 
 
-def _count_stage(config: Any, sizes: StreamSizes, task: int, number: int, stage: Any) -> CountedStage:
+def _count_stage(config: Configuration, sizes: StreamSizes, task: int, number: int, stage: Stage) -> CountedStage:
     place = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
     classes, data, batch_size = sizes.classes_of_task(task), stage.data, config.batch_size
     num_seen = classes.stop if stage.chooses_exemplars else classes.start

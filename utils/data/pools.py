@@ -1,7 +1,7 @@
 """Images that batches are taken from by row: on the run's device, on disk, or both together."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,39 @@ class Pool(Protocol):
         Returns:
             Raw images [n, C, H, W] uint8 and labels [n] on the device, their tasks [n] on the host.
         """
+        ...
+
+
+class Stream(Protocol):
+    """The tasks of a run and their images, as `datasets/stream.py` makes them.
+
+    Attributes:
+        num_tasks, num_classes: T and K.
+        image_shape: (C, H, W).
+        task_of_class: task of each label, [K] int64, on the host.
+    """
+
+    num_tasks: int
+    num_classes: int
+    image_shape: tuple[int, ...]
+    task_of_class: Tensor
+
+    def classes_of_task(self, task: int) -> range:
+        """The labels of a task."""
+        ...
+
+    def batches(
+        self, tasks: Sequence[int], epoch: int, batch_size: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Raw images, labels and tasks of the batches of one epoch, from batch `start` on."""
+        ...
+
+    def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
+        """The images of some tasks: `train`, `validation` (what was held out of it) or `test`."""
+        ...
+
+    def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
+        """Raw test images and labels of a task, on the device."""
         ...
 
 

@@ -7,7 +7,7 @@ needs something that was not measured is NaN, and None in a summary. A metric is
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,11 +27,20 @@ class Measured(Protocol):
         anytime: mean Class-IL accuracy over the tasks seen in percent, at every evaluation point.
     """
 
-    class_il: Sequence[Sequence[int | None]]
-    task_il: Sequence[Sequence[int | None]]
-    total: Sequence[Sequence[int | None]]
-    untrained: dict[str, Sequence[int]] | None
-    anytime: Sequence[float]
+    @property
+    def class_il(self) -> Sequence[Sequence[int | None]]: ...
+
+    @property
+    def task_il(self) -> Sequence[Sequence[int | None]]: ...
+
+    @property
+    def total(self) -> Sequence[Sequence[int | None]]: ...
+
+    @property
+    def untrained(self) -> Mapping[str, Sequence[int]] | None: ...
+
+    @property
+    def anytime(self) -> Sequence[float]: ...
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from utils.records.progress import Progress
 SCHEMA_VERSION = 1
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file aside, flush it to the disk and rename it into place; on failure the old file stays.
 
     Raises:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from utils.config.registry import ROOT
@@ -32,6 +32,22 @@ FINISH_SECONDS = 30.0  # after the last line of a complete run, in which it may 
 CLOSE_SECONDS = 5.0  # that a run waits at its end: another run wants its place, and a cluster does not wait long either
 SERVER = "https://api.wandb.ai"
 LONGEST_TAG = 64  # characters; wandb refuses a run with a longer one
+
+
+class Tracker(Protocol):
+    """Shows a run's numbers elsewhere."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`."""
+        ...
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """The content of `result.json`; the run is complete."""
+        ...
+
+    def close(self, exit_code: int) -> None:
+        """The run ends without a result."""
+        ...
 
 
 class NullTracker:
@@ -211,7 +227,7 @@ def send_summaries(summaries: Sequence[tuple[dict[str, Any], Summary]], say: Cal
     return messenger.end(0, FINISH_SECONDS * len(summaries))
 
 
-def make_tracker(mode: str, *, say: Callable[[str], None], **settings: Any) -> NullTracker | WandbTracker:
+def make_tracker(mode: str, *, say: Callable[[str], None], **settings: Any) -> Tracker:
     """The tracker of a run.
 
     Args:

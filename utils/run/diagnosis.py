@@ -12,16 +12,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from utils.config.configuration import Configuration
 from utils.data.batch import Batch
+from utils.data.loaders import Loader, Loaders
 from utils.data.plan import all_until
+from utils.data.pools import Stream
 from utils.inference import evaluating, inference_batch_size
 from utils.run.evaluate import Counts
+
+if TYPE_CHECKING:
+    from utils.run.training import Sinks
 
 LR_FACTOR = 0.1  # of the run's learning rate, constant while re-tuning; this suite's choice
 _COUNTS = ("class_il", "task_il", "total")
@@ -41,12 +47,12 @@ class NormDiagnosis:
         check: called before every batch; may raise to stop.
     """
 
-    stream: Any
-    loaders: Any
+    stream: Stream
+    loaders: Loaders
     prepare: Callable[[Tensor], Tensor]
     logits: Callable[[nn.Module, Tensor], Tensor]
-    config: Any
-    sinks: Any
+    config: Configuration
+    sinks: "Sinks"
     check: Callable[[], None]
 
     def measure(self, network: nn.Module, task: int) -> tuple[dict[str, list[float | None]], nn.Module | None]:
@@ -72,10 +78,10 @@ class NormDiagnosis:
 
     def layers(self, network: nn.Module) -> dict[str, nn.Module]:
         """The norm layers by their names in the network, in its order."""
-        kind = self.config.parts.norm
+        kind: Any = self.config.parts.norm
         return {name: module for name, module in network.named_modules() if isinstance(module, kind)}
 
-    def loader(self, task: int) -> Any:
+    def loader(self, task: int) -> Loader:
         """Batches of the run's size of the training images of all tasks seen, none of their rows from memory.
 
         Raises:
@@ -215,6 +221,7 @@ class Moments:
 
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
         """[C] each in float64, the variance biased."""
+        assert self._sums is not None  # of maps that were added
         mean, square = self._sums / self._num_values
         return mean, (square - mean.square()).clamp(min=0)
 
@@ -229,7 +236,7 @@ def watching(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Moments]]:
         yield moments
 
 
-def _watch(layer: nn.Module, moments: Moments) -> Callable[[], None]:
+def _watch(layer: Any, moments: Moments) -> Callable[[], None]:
     """Let a layer add what its running statistics are of; the result ends that."""
     inner = getattr(layer, "normalize_running", None)
     if inner is None:
@@ -243,7 +250,7 @@ def _watch(layer: nn.Module, moments: Moments) -> Callable[[], None]:
     return partial(delattr, layer, "normalize_running")
 
 
-def distance(layer: nn.Module, moments: Moments) -> Tensor:
+def distance(layer: Any, moments: Moments) -> Tensor:
     """How far the running statistics of a layer are from those of the data, over its channels c: [2] in float64.
 
     sqrt(mean_c ((m_c − μ_c) / σ_c)²) of the running means m from the means μ of the data, and sqrt(mean_c log²(s_c /

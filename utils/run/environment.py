@@ -49,7 +49,7 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be deterministic
     # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
     torch.set_deterministic_debug_mode("default" if fast else "error")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module's own class has it
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Measurements:
     @classmethod
     def empty(cls, num_tasks: int) -> "Measurements":
         """Nothing measured yet."""
-        return cls(*([[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)))
+        tables: list[list[list[int | None]]] = [[[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)]
+        class_il, task_il, total = tables
+        return cls(class_il, task_il, total)
 
     def add_seconds(self, kind: str, seconds: float) -> None:
         """Add time that was spent."""

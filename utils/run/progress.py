@@ -73,8 +73,8 @@ class Screen:
         eta = "unknown" if left is None else clock(left)
         told = f"{progress.steps}  loss {loss}  {speed} steps/s  ETA {eta}"
         if self._bar:
-            shown = {"description": progress.title, "total": progress.total_steps, "completed": progress.step}
-            self._bar.update(self._bar.task_ids[0], told=told, **shown)
+            total, title = progress.total_steps, progress.title
+            self._bar.update(self._bar.task_ids[0], description=title, total=total, completed=progress.step, told=told)
         else:
             self.say(f"{progress.title}  {told}", detail=True)
 
@@ -156,7 +156,8 @@ class ProgressReport:
         now = time.monotonic()
         if now < self._write_at and now < self._show_at:
             return
-        self._told = dataclasses.replace(self._told, **self._latest, **self._memory(), updated=time.time())
+        changes = self._latest | self._memory()
+        self._told = dataclasses.replace(self._told, **changes, updated=time.time())
         self._latest = {}
         if now >= self._write_at:
             self._record.write_progress(self._told)

@@ -2,6 +2,7 @@
 
 import signal
 from types import FrameType
+from typing import Any
 
 from utils.errors import Stopped, stop_signals
 
@@ -16,7 +17,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._deferred = False
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Any] = {}  # as `signal.signal` gives and takes them
 
     def __enter__(self) -> "StopRequest":
         self._former = {number: signal.signal(number, self._handle) for number in stop_signals()}

@@ -6,27 +6,32 @@ measured so far. That is what a checkpoint holds, and why a run that was killed 
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from utils.config.configuration import Configuration
 from utils.config.registry import as_user_errors
+from utils.data.augment import Augmentation
 from utils.data.batch import Batch
-from utils.data.plan import StreamSizes, mixes_memory
+from utils.data.loaders import Loader, Loaders
+from utils.data.plan import Stage, StreamSizes, mixes_memory
+from utils.data.pools import Stream
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
 from utils.records.record import Record
+from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
 from utils.run.diagnosis import NormDiagnosis, note
 from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
-from utils.run.progress import ProgressReport
+from utils.run.progress import ProgressReport, Screen
 from utils.run.stopping import StopRequest
 
 
@@ -57,8 +62,8 @@ class Sinks:
     """Where a run writes and shows what happens."""
 
     record: Record
-    tracker: Any
-    screen: Any
+    tracker: Tracker
+    screen: Screen
     progress: ProgressReport
     identity: str
 
@@ -68,25 +73,36 @@ class Sinks:
         self.tracker.log(line)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Augments batches of the stream and of memory, each from its own generator.
+class Method(Protocol):
+    """A method as the loop sees it (`models/base.py`)."""
 
-    Attributes:
-        transform: (raw uint8 [N, C, H, W], generator) -> float images.
-        prepare: raw -> normalised images, for evaluation.
-        generators: by purpose, `stream` and `memory`.
-    """
+    optimizer: torch.optim.Optimizer | None
+    keeps_exemplars: ClassVar[bool]
 
-    transform: Callable[[Tensor, torch.Generator], Tensor]
-    prepare: Callable[[Tensor], Tensor]
-    generators: dict[str, torch.Generator]
+    @property
+    def network(self) -> nn.Module: ...
 
-    def of_stream(self, raw: Tensor) -> Tensor:
-        return self.transform(raw, self.generators["stream"])
+    def stages(self, config: Configuration, sizes: StreamSizes, task: int) -> Sequence[Stage]: ...
 
-    def of_memory(self, raw: Tensor) -> Tensor:
-        return self.transform(raw, self.generators["memory"])
+    def begin_task(self, task: int) -> None: ...
+
+    def begin_stage(self, stage: Stage) -> None: ...
+
+    def begin_epoch(self, stage: Stage, epoch: int) -> None: ...
+
+    def observe(self, batch: Batch) -> dict[str, Tensor]: ...
+
+    def check_described(self, mixed: bool) -> None: ...
+
+    def end_task(self, task: int) -> None: ...
+
+    def scores(self, images: Tensor) -> Tensor: ...
+
+    def logits(self, network: Any, images: Tensor) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Training:
@@ -104,11 +120,11 @@ class Training:
 
     def __init__(
         self,
-        method: Any,
-        stream: Any,
-        loaders: Any,
+        method: Method,
+        stream: Stream,
+        loaders: Loaders,
         augmentation: Augmentation,
-        config: Any,
+        config: Configuration,
         sinks: Sinks,
         stop: StopRequest,
     ) -> None:
@@ -217,11 +233,12 @@ class Training:
                 method.end_task(position.task)
             position.ended = True
 
-    def _train_stage(self, stage: Any, num_stages: int) -> None:
+    def _train_stage(self, stage: Stage, num_stages: int) -> None:
         position = self.position
         self._stage = {"stage": stage.name} if num_stages > 1 else {}
         self.method.begin_stage(stage)
         if self._optimizer_state is not None:
+            assert self.method.optimizer is not None  # made by `begin_stage`
             self.method.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
         loader = self.loaders.of(stage.data, (position.task, position.stage))
@@ -237,7 +254,7 @@ class Training:
                 position.epoch, position.batch = position.epoch + 1, 0
         self.best.restore(self.method.network)
 
-    def _train_epoch(self, stage: Any, loader: Any, num_batches: int) -> None:
+    def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
             self._step(batch, stage.trains)
             self._mixed |= mixes_memory(stage.data)
@@ -248,7 +265,7 @@ class Training:
         if stage.keep == "val_loss":
             self._validate(stage)
 
-    def _batches(self, loader: Any, num_batches: int, trains: bool):
+    def _batches(self, loader: Loader, num_batches: int, trains: bool) -> Iterator[Batch]:
         """The rest of the present epoch; between steps that train, the network may be evaluated."""
         batches = loader.batches(self.position.epoch, start=self.position.batch)
         for _ in range(self.position.batch, num_batches):
@@ -258,7 +275,7 @@ class Training:
                 batch = next(batches)
             yield batch
 
-    def _validate(self, stage: Any) -> None:
+    def _validate(self, stage: Stage) -> None:
         """Offer the network as it is after an epoch, with its loss on the held-out images."""
         with self._doing("evaluation"), evaluating(self.method.network):
             loss = mean_cross_entropy(
@@ -286,6 +303,7 @@ class Training:
         if not self.meter.num_steps:
             return
         self._check_losses()
+        assert self.method.optimizer is not None  # which has made these steps
         lr = self.method.optimizer.param_groups[0]["lr"]
         self.sinks.write(self._line("train") | self.meter.read() | {"lr": lr})
 
@@ -353,7 +371,7 @@ class Training:
         line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
         self.sinks.write(line)
 
-    def _count(self, task: int, *, seen_task: int, network: Any = None) -> Counts:
+    def _count(self, task: int, *, seen_task: int, network: nn.Module | None = None) -> Counts:
         """Correct predictions on the test set of a task, by the method as it is or by another network."""
         seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
         with self._doing("evaluation"), evaluating(network or self.method.network):

@@ -83,3 +83,10 @@ def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
         file.write_text(content)
     with pytest.raises(UserError, match=message):
         load_plugin(str(file))
+
+
+def test_plugin_that_is_no_python_file_is_named(tmp_path):
+    file = tmp_path / "plugin.txt"
+    file.write_text("")
+    with pytest.raises(UserError, match=r"give a Python file, whose name ends in \.py"):
+        load_plugin(str(file))
