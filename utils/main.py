@@ -20,6 +20,7 @@ if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from utils.config.command_line import typed_text
 from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
 from utils.config.registry import as_user_errors
 from utils.errors import (
@@ -94,6 +95,9 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     identity = config.identity(fingerprint)
     group = f"{config.group}/debug" if config.debug_mode else config.group
     record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
+    if config.dry_run:
+        show_dry_run(config, dataset, arrays, record, screen)
+        return COMPLETE
     if config.rerun and record.folder.exists():
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
@@ -465,6 +469,28 @@ def show_plan(
     for remark in config.parts.method.warnings(config.values, config.parts.norm):
         screen.say(f"  note: {remark}", detail=True)
     screen.say(f"  record: {record.folder}", detail=True)
+
+
+def show_dry_run(config: Configuration, dataset, arrays, record: Record, screen) -> None:
+    """The plan of a run that is not started, with its steps, how it stands, and every value that its result depends on.
+
+    Raises:
+        UserError: what would end the run before its first step, as far as that shows without a network.
+    """
+    from utils.data.plan import StreamSizes, count_stages
+    from utils.run.environment import choose_device
+
+    device, threads = choose_device(config.device), config.threads or default_threads()
+    stream = make_stream(config, dataset, arrays, "cpu")
+    sizes = StreamSizes.of(stream)
+    num_steps = count_total_steps(config, count_stages(config, sizes))
+    check_retuning(config, sizes)
+    show_plan(config, stream, record, screen, device, threads)
+    state = "complete" if record.complete else "started" if record.started else "not run"
+    screen.say(f"  {num_steps:,} training steps; {state}")
+    for name, value in sorted(config.used().items()):
+        if config.options[name].changes_result:
+            screen.say(f"  --{name} {typed_text(value) or 'none'}  ({config.origins[name]})", detail=True)
 
 
 def describe_epochs(config: Configuration) -> str:

@@ -109,6 +109,18 @@ def test_a_run_takes_one_thread_and_its_command_says_so(start, tmp_path, monkeyp
     assert found == {"none": (1, ["--threads", "1"]), "two": (2, ["--threads", "2"])}
 
 
+def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(start, tmp_path, capsys):
+    assert start("--dry_run", norm="AdaB2N", kappa=0.7) == 0
+    shown = capsys.readouterr().out
+    assert "12 training steps; not run" in shown
+    assert "--kappa 0.7  (typed)" in shown
+    assert "--epochs 1  (protocol online)" in shown
+    assert not (tmp_path / "results").exists()
+    assert start(norm="AdaB2N", kappa=0.7) == 0
+    assert start("--dry_run", norm="AdaB2N", kappa=0.7) == 0
+    assert "12 training steps; complete" in capsys.readouterr().out
+
+
 def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
     assert start() == start() == 0
     assert "--rerun sets it aside and runs anew" in capsys.readouterr().out

@@ -251,6 +251,7 @@ _OUTPUT = grouped(
     "output",
     Option("results_dir", str, "results", "where the records go", aliases=("results_path",)),
     Option("group", str, "default", "folder of the record inside --results_dir"),
+    flag("dry_run", "print what the run would be, and stop"),
     flag("rerun", "set the record of this run aside and run anew"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
     flag("no_lock", "write without a lock, where the file system has none; start each run once at a time"),
