@@ -35,7 +35,8 @@ from utils.errors import (
     is_out_of_memory,
 )
 from utils.machine import default_threads, print_any_text
-from utils.records.record import FORMER, DamagedRecord, Record
+from utils.records.content import DamagedRecord, RecordedConfig, Result
+from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -111,17 +112,15 @@ def run(arguments: list[str], stop: StopRequest) -> int:
             if not record.complete:
                 record.remove_progress()
                 failure = record.read_failure()
-                if failure:
-                    raise Diverged(f"{failure['message']} (found before; --rerun tries again)")
+                if failure is not None:
+                    raise Diverged(f"{failure.message} (found before; --rerun tries again)")
                 command = ["python", "utils/main.py", *without_rerun(arguments)]
                 facts = {"identity": identity, "data": fingerprint, "command": command}
-                show_result(config, train(config, dataset, arrays, record, facts, screen, stop, started), screen)
+                train(config, dataset, arrays, record, facts, screen, stop, started)
+                show_result(config, record.read_result(), screen)
                 return COMPLETE
     screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
-    try:
-        show_result(config, record.read_result(), screen)
-    except (LookupError, TypeError, AttributeError):
-        raise UserError("its result is damaged; --rerun sets it aside and runs anew") from None
+    show_result(config, record.read_result(), screen)
     return COMPLETE
 
 
@@ -145,7 +144,7 @@ def train(
     screen: Screen,
     stop: StopRequest,
     started: float,
-) -> dict[str, Any]:
+) -> None:
     """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
     from utils.data.loaders import Loaders
     from utils.data.plan import StreamSizes, count_stages
@@ -155,7 +154,8 @@ def train(
     from utils.run.training import Sinks, Training
 
     device = choose_device(config.device)
-    threads = threads_begun_with(config, record, screen) or config.threads or default_threads()
+    former = read_former_start(config, record, screen) or RecordedConfig({})
+    threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
@@ -168,10 +168,12 @@ def train(
     method.check_batches(counted)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
         facts["command"] += ["--threads", str(threads)]
+    environment = describe(device, threads)
+    kept = [each for each in former.environments if each != environment]
     record.write_config(
         facts
         | {"values": config.values, "origins": config.origins, "plugins": config.parts.unreleased_code}
-        | {"environment": describe(device, threads)}
+        | {"environment": environment, "environments": [*kept, environment]}
     )
     tracker = make_tracker(
         config.wandb_mode,
@@ -214,25 +216,26 @@ def train(
     tracker.finish(result)
     if not config.keep_checkpoint:
         record.checkpoint_path.unlink(missing_ok=True)
-    return result
 
 
-def threads_begun_with(config: Configuration, record: Record, screen: Screen) -> int | None:
-    """Threads of a run that goes on, None for one that begins: the same number adds in the same order.
+def read_former_start(config: Configuration, record: Record, screen: Screen) -> RecordedConfig | None:
+    """What is known of the start that a run goes on from, None for one that begins.
 
-    Where this is no more known the checkpoint is set aside, and the run starts over.
+    It goes on with the same number of threads, which adds in the same order. Where this is no more known the checkpoint
+    is set aside, and the run starts over.
     """
     if not record.started:
         return None
     try:
-        begun_with = record.read_config().get("environment", {}).get("threads")
-    except (DamagedRecord, AttributeError):
+        former = record.read_config()
+    except DamagedRecord:
         name = record.set_checkpoint_aside().name
         screen.say(f"note: config.json is damaged: {name} is set aside, and the run starts over")
         return None
-    if begun_with is not None and config.threads not in (None, begun_with):
-        screen.say(f"note: --threads {config.threads} is not used: the run goes on with {begun_with}, as it began")
-    return begun_with
+    threads = former.environment.get("threads") if former else None
+    if threads is not None and config.threads not in (None, threads):
+        screen.say(f"note: --threads {config.threads} is not used: the run goes on with {threads}, as it began")
+    return former
 
 
 def count_total_steps(config: Configuration, counted: Sequence[Sequence[CountedStage]]) -> int:
@@ -415,7 +418,9 @@ def load_run(folder: str | Path) -> TrainedRun:
 
     record = Record(Path(folder))
     content, saved = load_model(record.model_path), record.read_config()
-    config = restore(saved["values"], saved["origins"])
+    if saved is None:
+        raise UserError(f"{record.config_path} is missing: without it the network cannot be put together")
+    config = restore(saved.values, saved.origins)
     sizes, labels = content["task_sizes"], content["label_of_class"]
     network = make_network(config, len(sizes), len(labels), content["image_size"])
     if config.parts.head != "linear":
@@ -515,17 +520,17 @@ def describe_batches(config: Configuration) -> str:
     return f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}, {config.forward} forward"
 
 
-def show_result(config: Configuration, result: dict[str, Any], screen: Screen) -> None:
+def show_result(config: Configuration, result: Result, screen: Screen) -> None:
     """The final metrics, those that lead in the protocol."""
     from utils.config.protocols import PROTOCOLS
 
     leading = PROTOCOLS[config.protocol].leading_metrics
     for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):
-        metrics = result["metrics"][scenario]
+        metrics = result.metrics[scenario]
         shown = [f"{name} {metrics[name]:.2f}" for name in leading if metrics.get(name) is not None]
         screen.say(f"{title}: {'  '.join(shown)}")
-    seconds = sum(result["timings"].values())
-    screen.say(f"{result['steps']} steps in {seconds:.0f} s; record complete", detail=True)
+    seconds = sum(result.seconds.values())
+    screen.say(f"{result.steps} steps in {seconds:.0f} s; record complete", detail=True)
 
 
 if __name__ == "__main__":

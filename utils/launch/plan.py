@@ -4,9 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from types import NoneType
 
 from utils.config.configuration import Configuration, configure, readable_name
 from utils.config.registry import as_user_errors, load_plugin
@@ -17,7 +15,7 @@ from utils.launch.data import Data, DataFacts
 from utils.launch.grid import Grid
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
-from utils.records.record import OtherVersion, Record
+from utils.records.record import Record
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
 
@@ -64,30 +62,8 @@ class Job:
         return bool(self.data.fingerprint)
 
     def state(self) -> RunState:
-        """How it stands, as the disk has it now (`state_of`)."""
-        return state_of(self.record)[0]
-
-
-def state_of(record: Record) -> tuple[RunState, str]:
-    """How a run stands, as the disk has it now and as the table judges it, and why its record cannot be read.
-
-    `STARTED` means here that there is a state to go on from.
-    """
-    cause, reason = _damage(record.folder, record.stamps())
-    if issubclass(cause, OtherVersion):
-        return RunState.OTHER_VERSION, reason
-    if record.complete or record.diverged:
-        if cause is not NoneType and not issubclass(cause, OSError):  # what a disk does not give now may be whole
-            return RunState.DAMAGED, reason
-        return RunState.COMPLETE if record.complete else RunState.DIVERGED, ""
-    return RunState.STARTED if record.started else RunState.NOT_RUN, ""
-
-
-@lru_cache(maxsize=2**14)
-def _damage(folder: Path, stamps: tuple[tuple[int, ...], ...]) -> tuple[type, str]:
-    """What keeps a record from being read, and in words; a plan asks often, and it takes long for thousands."""
-    run = read_run(folder)
-    return run.cause or NoneType, run.reason
+        """How it stands, as the disk has it now."""
+        return read_run(self.record.folder).state
 
 
 @dataclass(frozen=True, eq=False)

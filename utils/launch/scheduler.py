@@ -14,7 +14,8 @@ from typing import Any
 
 from utils import errors
 from utils.launch.engine import Child
-from utils.launch.plan import Job, state_of
+from utils.launch.plan import Job
+from utils.records.collect import read_run
 from utils.records.state import RunState
 
 # What a job needs no start for, and what becomes of it.
@@ -22,6 +23,7 @@ _OVER = {
     RunState.COMPLETE: RunState.COMPLETE,
     RunState.DIVERGED: RunState.DIVERGED,
     RunState.OTHER_VERSION: RunState.FAILED,
+    RunState.UNREADABLE: RunState.FAILED,
 }
 
 
@@ -156,7 +158,8 @@ class Scheduler:
             state = job.state()
             if state in _OVER:
                 self._waiting.popleft()
-                self._close(job, _OVER[state], state_of(job.record)[1] if state is RunState.OTHER_VERSION else "")
+                reason = "" if state.is_answer else read_run(job.record.folder).reason
+                self._close(job, _OVER[state], reason)
                 continue
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue

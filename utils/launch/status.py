@@ -14,17 +14,23 @@ from typing import Any
 from utils.config.options import Option, boolean, ranged
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_parser, groups_in, places_of
-from utils.launch.plan import state_of
 from utils.launch.presence import Launcher, launchers_of
 from utils.launch.remaining import last_end
-from utils.records.ledger import Ledger, Planned
+from utils.records.collect import Run, read_run
+from utils.records.content import DamagedRecord
+from utils.records.ledger import Ledger
 from utils.records.progress import Progress, clock
-from utils.records.record import DamagedRecord, Record, record_folders
+from utils.records.record import Record, record_folders
 from utils.records.state import RunState
 
 SCHEMA = 1  # of the document for programs
 _ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunState.STARTED)
-_COUNTED_IF_ANY = (RunState.FAILED, RunState.DAMAGED, RunState.OTHER_VERSION, RunState.NOT_RUN)
+_COUNTED_IF_ANY = (
+    *(RunState.STOPPED, RunState.FAILED, RunState.DAMAGED, RunState.UNREADABLE, RunState.OTHER_VERSION),
+    RunState.NOT_RUN,
+)
+_NO_ANSWER = (RunState.STARTED, RunState.NOT_RUN, RunState.STOPPED, RunState.FAILED)
+_EXPLAINED = (RunState.FAILED, RunState.UNREADABLE, RunState.OTHER_VERSION)
 _MOST_NOT_RUN = 20  # of which the names are listed
 _OPTIONS = (
     Option("json", boolean, False, "print one document for programs, with every run", flag=True, group="how"),
@@ -119,7 +125,8 @@ class GroupStatus:
             return None
         typical = sum(run.progress.total_steps * run.progress.seconds_per_step for run in known) / len(known)
         ends = [typical if run.seconds_left is None else run.seconds_left for run in running]
-        num_waiting = self.counts[RunState.NOT_RUN] + self.counts[RunState.STARTED] if self.launchers else 0
+        waiting = (RunState.NOT_RUN, RunState.STARTED, RunState.STOPPED)
+        num_waiting = sum(self.counts[state] for state in waiting) if self.launchers else 0
         return last_end(ends, [typical] * num_waiting)
 
     @property
@@ -163,28 +170,19 @@ def group_status(folder: Path) -> GroupStatus:
         planned = Ledger(folder).read()
     except DamagedRecord as error:
         damage = str(error)
-    found = {each.name: Record(each) for each in record_folders(folder)}
-    names = sorted(found.keys() | planned.keys())
-    runs = tuple(run_status(name, found.get(name), planned.get(name)) for name in names)
+    names = sorted({each.name for each in record_folders(folder)} | planned.keys())
+    runs = tuple(run_status(read_run(folder / name, planned.get(name))) for name in names)
     return GroupStatus(folder, runs, tuple(launchers_of(folder)), damage)
 
 
-def run_status(name: str, record: Record | None, entry: Planned | None) -> RunStatus:
-    """How a run stands now, by its record and by what was planned; either may be missing."""
-    reason = entry.reason if entry is not None else ""
-    if record is None:
-        has_failed = entry is not None and entry.outcome is RunState.FAILED
-        return RunStatus(name, RunState.FAILED if has_failed else RunState.NOT_RUN, reason)
-    state, cause = state_of(record)
-    if state not in (RunState.NOT_RUN, RunState.STARTED):
-        progress = record.read_progress() if state is RunState.DIVERGED else None
-        return RunStatus(name, state, cause if state is RunState.OTHER_VERSION else "", progress)
-    progress = record.read_progress()
-    if record.is_held():
+def run_status(run: Run) -> RunStatus:
+    """How a run stands now."""
+    record, name = Record(run.folder), run.folder.name
+    progress = None if run.state is RunState.COMPLETE or not run.has_record else record.read_progress()
+    if run.state in _NO_ANSWER and run.has_record and record.is_held():
         return RunStatus(name, RunState.RUNNING, "", progress, progress and progress.seconds_left(time.time()))
-    if entry is not None and entry.outcome is RunState.FAILED:
-        return RunStatus(name, RunState.FAILED, reason, progress)
-    return RunStatus(name, RunState.STARTED, "", progress)
+    reason = run.reason if run.state in _EXPLAINED else ""
+    return RunStatus(name, run.state, reason.removeprefix(f"{run.state}: "), progress)
 
 
 def _lines(folders: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ from utils.launch.plan import Job
 from utils.launch.remaining import Remaining
 from utils.launch.scheduler import Progress
 from utils.launch.screen import draw, setting_of
+from utils.records.content import UnreadableRecord
 from utils.records.progress import clock
 from utils.records.record import Record
 from utils.records.state import RunState
@@ -136,7 +137,8 @@ def _tell(child: Child) -> str:
 
 def _final(record: Record) -> str:
     try:
-        value = record.read_result()["metrics"]["class_il"]["A_f"]
-    except Exception:  # a damaged result is the report's to name
+        result = record.read_result()
+    except UnreadableRecord:  # which is the report's to name
         return "complete"
+    value = result.metrics["class_il"]["A_f"] if result else None
     return "complete" if value is None else f"final Class-IL {value:.2f} %"

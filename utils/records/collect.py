@@ -4,52 +4,55 @@ Runs that were planned and have no record tell by the group's ledger what became
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from utils.errors import UserError
+from utils.records.content import DamagedRecord, OtherVersion, RecordedConfig, Result, UnreadableRecord
 from utils.records.ledger import Ledger, Planned
-from utils.records.metrics import summarise
-from utils.records.record import OtherVersion, Record, record_folders
+from utils.records.record import Record, record_folders
 from utils.records.state import RunState
-
-_DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-_PLAIN = str | int | float | bool | None
-_KINDS = {
-    **dict.fromkeys(("dataset", "model", "backbone", "protocol", "buffer_mode", "forward", "notes"), str | None),
-    **dict.fromkeys(("buffer_size", "epochs", "batch_size", "minibatch_size", "nf", "validation"), int | float | None),
-}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run, as its files tell of it.
 
     Attributes:
         folder: where its record lies, or would.
         values: the resolved options, empty if the configuration is damaged.
-        state: how it stands by its record alone; `NOT_RUN` if it is planned and has none.
+        state: how it stands (`read_run`).
         reason: why there is no result, in one line; empty if there is one.
-        metrics: as `utils.records.metrics.summarise` gives them from the counts; None without a result.
+        config: what its `config.json` holds; None if there is none, or none that can be read.
+        result: what its `result.json` holds; None unless it is complete.
         command: the command line that it was started with.
         for_search: whether a search is all that it is for: its figure is not one of the table.
         is_planned: whether it is of a plan of its group, or the group has none.
-        cause: the kind of error that keeps a damaged record from being read.
-        environment: versions and hardware of a complete run, as far as its record tells them.
+        has_record: whether there is a folder of it.
     """
 
     folder: Path
-    values: dict[str, Any]
+    values: Mapping[str, Any]
     state: RunState
     reason: str = ""
-    metrics: dict[str, Any] | None = None
+    config: RecordedConfig | None = None
+    result: Result | None = None
     command: tuple[str, ...] = ()
     for_search: bool = False
     is_planned: bool = True
-    cause: type[Exception] | None = None
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    has_record: bool = True
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """By scenario, as `utils.records.metrics.summarise` gives them; none without a result."""
+        return self.result.metrics if self.result else {}
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions and hardware of its last start, as far as its record tells them."""
+        return self.config.environment if self.config else {}
 
 
 def collect(results_dir: Path, group: str) -> list[Run]:
@@ -61,12 +64,13 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     folder = results_dir / group
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; name the group with --group and its place with --results_dir")
-    planned, unreadable = _read_ledger(folder)
-    runs = {each.name: read_run(each) for each in record_folders(folder)}
-    runs |= {name: _without_record(folder / name, entry) for name, entry in planned.items() if name not in runs}
-    told = [_with_outcome(run, planned.get(name)) for name, run in sorted(runs.items())]
-    told = [replace(run, is_planned=not planned or run.folder.name in planned) for run in told]
-    return [*told, *unreadable]
+    try:
+        planned, unreadable = Ledger(folder).read(), []
+    except DamagedRecord as error:  # which stands in the place of a damaged record
+        planned, unreadable = {}, [Run(folder, {}, RunState.DAMAGED, str(error))]
+    names = sorted({each.name for each in record_folders(folder)} | planned.keys())
+    runs = [read_run(folder / name, planned.get(name)) for name in names]
+    return [*(replace(run, is_planned=not planned or run.folder.name in planned) for run in runs), *unreadable]
 
 
 def of_no_cell(runs: Iterable[Run]) -> list[str]:
@@ -78,87 +82,51 @@ def of_no_cell(runs: Iterable[Run]) -> list[str]:
     return [*(run.reason for run in runs if not run.values), *unplanned]
 
 
-def _read_ledger(folder: Path) -> tuple[Mapping[str, Planned], list[Run]]:
-    """The planned runs, and a damaged plan in the place of a damaged record."""
-    ledger = Ledger(folder)
-    try:
-        planned = ledger.read()
-        for entry in planned.values():
-            _sound(dict(entry.values))
-    except (UserError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{ledger.plan_path} is damaged"
-        return {}, [Run(folder, {}, RunState.DAMAGED, reason)]
-    return planned, []
+def read_run(folder: Path, planned: Planned | None = None) -> Run:
+    """One run by what lies in its folder now, and by what its group's ledger adds where that is no answer.
 
-
-def _without_record(folder: Path, entry: Planned) -> Run:
-    return Run(folder, dict(entry.values), RunState.NOT_RUN, "not run", None, entry.command)
-
-
-def _with_outcome(run: Run, entry: Planned | None) -> Run:
-    """What the ledger adds to a run without a result."""
-    if entry is None:
-        return run
-    run = replace(run, for_search=entry.for_search)
-    if run.state.is_answer:
-        return run
-    if run.state is RunState.DAMAGED:
-        return run if run.values else replace(run, values=dict(entry.values), command=entry.command)
-    return replace(run, reason=f"{entry.outcome}: {entry.reason}") if entry.outcome else run
-
-
-def read_run(folder: Path) -> Run:
-    """One record, whatever state it is in."""
+    This is how the state of a run is told, for plans, tables and `status`; that a process is writing the folder
+    (`Record.is_held`) is not looked at.
+    """
     record = Record(folder)
+    run = _read_files(folder, record.stamps())
+    if run.state is RunState.NOT_RUN and record.started:
+        run = replace(run, state=RunState.STARTED, reason="not complete")
+    if planned is None:
+        return run
+    run = replace(run, for_search=planned.for_search)
+    if not run.values:
+        run = replace(run, values=planned.values, command=planned.command)
+    if planned.outcome and run.state in (RunState.STARTED, RunState.NOT_RUN):
+        run = replace(run, state=planned.outcome, reason=f"{planned.outcome}: {planned.reason}")
+    return run
+
+
+@lru_cache(maxsize=2**14)
+def _read_files(folder: Path, stamps: tuple[tuple[int, ...], ...]) -> Run:
+    """A run by its configuration, result and failure; a plan asks often, and it takes long for thousands."""
+    record = Record(folder)
+    is_complete, has_answer = record.complete, record.complete or record.diverged
+    config, result, problem = None, None, None
     try:
         config = record.read_config()
-        values, command = _sound(config["values"]), tuple(map(str, config["command"]))
-        environment = config.get("environment")
-    except _DAMAGE as error:
-        return Run(folder, {}, RunState.DAMAGED, _explain_damage(folder, error), cause=type(error))
-    try:
-        if record.complete:
-            told = environment if isinstance(environment, dict) else {}
-            metrics = _metrics(record.read_result())
-            return Run(folder, values, RunState.COMPLETE, "", metrics, command, environment=told)
-        failure = record.read_failure()
-    except _DAMAGE as error:
-        return Run(folder, values, RunState.DAMAGED, _explain_damage(folder, error), None, command, cause=type(error))
-    if failure:
-        return Run(folder, values, RunState.DIVERGED, "diverged", None, command)
-    return Run(folder, values, RunState.STARTED, "not complete", None, command)
-
-
-def _explain_damage(folder: Path, error: Exception) -> str:
-    """In one line: a record of another version says so, of what a disk has damaged the name is enough."""
-    return str(error) if isinstance(error, OtherVersion) else f"damaged record {folder.name}"
-
-
-def _sound(values: dict[str, Any]) -> dict[str, Any]:
-    """The options, if they are of the kinds that options have.
-
-    Raises:
-        KeyError, TypeError, AttributeError: they are not.
-    """
-    plain = (value for entry in values.values() for value in (entry if isinstance(entry, list) else [entry]))
-    are_of_kind = all(isinstance(values.get(name), kind) for name, kind in _KINDS.items())
-    is_run = isinstance(values["nl"], str) and type(values["seed"]) is int
-    if not (are_of_kind and is_run and all(isinstance(value, _PLAIN) for value in plain)):
-        raise TypeError("options of a kind that no option has")
-    return values
-
-
-def _metrics(result: dict[str, Any]) -> dict[str, Any]:
-    """Computed again from the counts, so that a table does not depend on the version that wrote the record."""
-    counts = {name: result["counts"][name] for name in ("class_il", "task_il", "total")}
-    num_tasks = len(counts["total"])
-    if any(len(matrix) != num_tasks or {len(row) for row in matrix} != {num_tasks} for matrix in counts.values()):
-        raise ValueError("the counts are no square matrices of one size")
-    if not all(_can_be(counts[name], counts["total"]) for name in ("class_il", "task_il")):
-        raise ValueError("counts that no test set gives")
-    return summarise(SimpleNamespace(untrained=result["untrained"], anytime=result["anytime"], **counts))
-
-
-def _can_be(correct: list[list[int | None]], total: list[list[int | None]]) -> bool:
-    pairs = [pair for rows in zip(correct, total, strict=True) for pair in zip(*rows, strict=True)]
-    return all(some is None if number is None else number > 0 and 0 <= (some or 0) <= number for some, number in pairs)
+        result = record.read_result() if is_complete else None
+        if not is_complete and has_answer:
+            record.read_failure()
+        if has_answer and config is None:
+            raise DamagedRecord("config.json is missing")
+    except UnreadableRecord as error:
+        problem = error
+    run = Run(folder, config.values if config else {}, RunState.NOT_RUN, "not run", config)
+    run = replace(run, command=config.command if config else (), has_record=any(stamps))
+    if problem is not None:
+        is_damaged = isinstance(problem, DamagedRecord)
+        # What is damaged and was no answer is started anew; what another version has written is left to that one.
+        state = RunState.STARTED if not has_answer else RunState.DAMAGED if is_damaged else RunState.UNREADABLE
+        state = RunState.OTHER_VERSION if isinstance(problem, OtherVersion) else state
+        return replace(run, state=state, reason=f"damaged record {folder.name}" if is_damaged else str(problem))
+    if is_complete:
+        return replace(run, state=RunState.COMPLETE, reason="", result=result)
+    if has_answer:
+        return replace(run, state=RunState.DIVERGED, reason="diverged")
+    return replace(run, state=RunState.STARTED, reason="not complete") if config else run

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.locks import held
-from utils.records.record import LOCKS, SCHEMA_VERSION, DamagedRecord, write_atomically
+from utils.records.content import (
+    SCHEMA_VERSION,
+    DamagedRecord,
+    load_json,
+    mapping,
+    option_values,
+    text,
+    texts,
+)
+from utils.records.record import LOCKS, write_atomically
 from utils.records.state import RunState
 
 
@@ -111,12 +120,12 @@ class Ledger:
             DamagedRecord: the plan cannot be read.
         """
         try:
-            content = json.loads(self.plan_path.read_bytes())
-            runs = {name: _planned(content["shared"], run) for name, run in content["runs"].items()}
-            schema = content["schema"]
+            content = load_json(self.plan_path.read_bytes())
+            schema = content.get("schema")
+            runs = _planned_runs(content) if schema == SCHEMA_VERSION else {}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError):
             raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group writes it anew") from None
         if schema != SCHEMA_VERSION:
             what = f"has schema {schema}, this version reads {SCHEMA_VERSION}"
@@ -129,9 +138,9 @@ class Ledger:
     def read_axes(self) -> Axes:
         """What the latest plan tries several values of; nothing where there is none, or none that can be read."""
         try:
-            axes = json.loads(self.plan_path.read_bytes())["axes"]
-            return Axes(*(tuple(map(str, axes[name])) for name in ("searched", "compared")))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            axes = mapping(load_json(self.plan_path.read_bytes()).get("axes"))
+            return Axes(*(texts(axes.get(name)) for name in ("searched", "compared")))
+        except (OSError, ValueError):
             return Axes()
 
     def _outcomes(self) -> list[tuple[str, RunState, str]]:
@@ -160,16 +169,21 @@ class Ledger:
         write_atomically(self.plan_path, lambda file: file.write(json.dumps(content).encode()))
 
 
-def _planned(shared: Mapping[str, Any], run: Mapping[str, Any]) -> Planned:
-    return Planned({**shared, **run["values"]}, tuple(map(str, run["command"])), for_search=bool(run["for_search"]))
+def _planned_runs(content: Mapping[str, Any]) -> dict[str, Planned]:
+    """Raises ValueError if one is damaged."""
+    shared, planned = mapping(content.get("shared")), {}
+    for name, run in mapping(content.get("runs")).items():
+        values = option_values({**shared, **mapping(mapping(run).get("values"))})
+        planned[name] = Planned(values, texts(run.get("command")), for_search=bool(run.get("for_search")))
+    return planned
 
 
 def _read_note(line: bytes) -> tuple[str, RunState, str] | None:
     """Run, outcome and reason; None if the line is not whole."""
     try:
-        note = json.loads(line)
-        return str(note["run"]), RunState(note["outcome"]), str(note["reason"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+        note = load_json(line)
+        return text(note.get("run")), RunState(note.get("outcome")), text(note.get("reason"))
+    except ValueError:
         return None
 
 

@@ -14,8 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from utils.errors import UserError
-
-SCENARIOS = ("class_il", "task_il")  # task unknown (argmax over all classes) and task given
+from utils.records.content import SCENARIOS
 
 
 class Measured(Protocol):

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from utils.records.content import load_json
+
 PROGRESS_SCHEMA = 1
+_LONGEST_LOSS = 8  # characters
 _WITHOUT_STEPS = ("measuring", "measuring norm layers")  # phases that go through batches and take no training step
 
 
@@ -65,9 +68,17 @@ class Progress:
         return f"step {self.step}" + (f"/{self.total_steps}" if self.total_steps is not None else "")
 
     @property
+    def loss_text(self) -> str:
+        """The loss in at most eight characters, however large it is."""
+        if self.loss is None:
+            return "–"
+        texts = (f"{self.loss:.{digits}g}" for digits in (4, 3, 2, 1))
+        return next(text for text in texts if len(text) <= _LONGEST_LOSS)
+
+    @property
     def words(self) -> str:
         """The same for people."""
-        loss = "" if self.loss is None else f", loss {self.loss:.4g}"
+        loss = "" if self.loss is None else f", loss {self.loss_text}"
         return f"{self.title}, {self.steps}{loss}"
 
     @property
@@ -90,12 +101,14 @@ class Progress:
     def from_json(cls, content: bytes) -> "Progress | None":
         """What a file tells; None if it is damaged or was written by another version."""
         try:
-            values = json.loads(content)
-            schema = values.pop("schema")
-            progress = cls(**values)
-        except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
+            values = load_json(content)
+        except ValueError:
             return None
-        return progress if schema == PROGRESS_SCHEMA and _is_sound(progress) else None
+        names = {field.name for field in dataclasses.fields(cls)}
+        if values.pop("schema", None) != PROGRESS_SCHEMA or values.keys() != names:
+            return None
+        progress = cls(**values)
+        return progress if _is_sound(progress) else None
 
 
 def _is_sound(progress: Progress) -> bool:

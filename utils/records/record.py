@@ -14,9 +14,8 @@ from typing import IO, Any
 
 from utils.errors import Busy, DiskError, UserError
 from utils.locks import Lock, is_held
+from utils.records.content import SCHEMA_VERSION, Failure, RecordedConfig, Result, read_file
 from utils.records.progress import Progress
-
-SCHEMA_VERSION = 1
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -65,14 +64,6 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-class DamagedRecord(UserError):
-    """A file of a record holds something else than was written."""
-
-
-class OtherVersion(UserError):
-    """A file of a record was written by a version of the suite that this one cannot read."""
 
 
 LOCKS = ".locks"  # in the folder of a group
@@ -189,26 +180,26 @@ class Record:
         """Write `config.json`."""
         self._write_json(self.config_path, {"schema": SCHEMA_VERSION, **config})
 
-    def read_config(self) -> dict[str, Any]:
-        """The configuration of an earlier start, empty if there is none. Raises UserError if it is damaged."""
-        return self._read_json(self.config_path)
+    def read_config(self) -> RecordedConfig | None:
+        """The configuration of the last start, None if there is none. Raises UnreadableRecord."""
+        return read_file(self.config_path, RecordedConfig.parse)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`, which makes the run complete: nothing is under way any more."""
         self._write_json(self.result_path, {"schema": SCHEMA_VERSION, **result})
         self.remove_progress()
 
-    def read_result(self) -> dict[str, Any]:
-        """The result of a complete run."""
-        return self._read_json(self.result_path)
+    def read_result(self) -> Result | None:
+        """The result of a complete run, None of another one. Raises UnreadableRecord."""
+        return read_file(self.result_path, Result.parse)
 
     def write_failure(self, failure: dict[str, Any]) -> None:
         """Write down a failure that would come back the same way."""
         self._write_json(self.failure_path, {"schema": SCHEMA_VERSION, **failure})
 
-    def read_failure(self) -> dict[str, Any]:
-        """The failure that was written down, empty if there is none."""
-        return self._read_json(self.failure_path)
+    def read_failure(self) -> Failure | None:
+        """The failure that was written down, None if there is none. Raises UnreadableRecord."""
+        return read_file(self.failure_path, Failure.parse)
 
     def write_progress(self, progress: Progress) -> None:
         """Tell other processes how far the run is; worth neither a failure nor a wait for the disk."""
@@ -259,20 +250,3 @@ class Record:
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:
         encoded = _json_bytes(content)
         write_atomically(path, lambda file: file.write(encoded))
-
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        if not path.exists():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = content.get("schema")
-        except (ValueError, AttributeError, RecursionError, IsADirectoryError):
-            found = None
-        if type(found) is not int:  # every version writes a number
-            raise DamagedRecord(f"{path} is damaged; remove the folder {self.folder} to run it anew")
-        if found != SCHEMA_VERSION:
-            raise OtherVersion(
-                f"{path} has schema {found}, this version reads {SCHEMA_VERSION}; "
-                "choose another --results_dir or --group"
-            )
-        return content

@@ -16,7 +16,8 @@ from utils.records.state import RunState
 ORACLE, VALIDATION = "oracle", "validation"
 SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
 
-_OPEN = (RunState.STARTED, RunState.NOT_RUN)
+_OPEN = (RunState.STARTED, RunState.NOT_RUN, RunState.STOPPED, RunState.FAILED)
+_WITHOUT_ANSWER = (RunState.DIVERGED, RunState.DAMAGED, RunState.UNREADABLE, RunState.OTHER_VERSION)
 _STRUCTURE = ("dataset", "model", "nl", "seed", "validation")  # columns, rows, repetitions, and what is tested on
 
 Key = TypeVar("Key", bound=Hashable)
@@ -245,7 +246,7 @@ def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) 
     complete = {run.values["seed"]: run for run in chosen if run.state is RunState.COMPLETE}
     if not search_reason and any(run.state in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))
-    tried = [key for key in keys if any(run.state is not RunState.NOT_RUN for run in settings[key])]
+    tried = [key for key in keys if any(run.has_record and run.state is not RunState.NOT_RUN for run in settings[key])]
     return Cell(
         runs=dict(sorted(complete.items())),
         num_settings=max(1, len(tried)),
@@ -293,7 +294,7 @@ def setting_in_words(setting: Mapping[str, Any]) -> str:
 def _search_reason(runs: Sequence[Run], num_settings: int) -> str:
     num_runs = max(len(runs), num_settings * len({run.values["seed"] for run in runs}))
     counts = Counter(run.state for run in runs)
-    others = [f", {counts[state]} {state}" for state in (RunState.DIVERGED, RunState.DAMAGED) if counts[state]]
+    others = [f", {counts[state]} {state}" for state in _WITHOUT_ANSWER if counts[state]]
     return f"search: {counts[RunState.COMPLETE]} of {num_runs} runs complete" + "".join(others)
 
 
@@ -312,7 +313,7 @@ def _one_per_seed(runs: Sequence[Run], searched: Sequence[str]) -> list[Run]:
 
 
 def _told(run: Run) -> tuple[bool, bool, int]:
-    measured = [value for metrics in (run.metrics or {}).values() for value in metrics.values() if value is not None]
+    measured = [value for metrics in run.metrics.values() for value in metrics.values() if value is not None]
     return run.state is RunState.COMPLETE, run.state is RunState.DIVERGED, len(measured)
 
 

@@ -7,8 +7,9 @@ class RunState(str, Enum):
     """How a run stands. Its value is the word that people and files see.
 
     `COMPLETE` and `DIVERGED` are answers; `FAILED` and `STOPPED` are how a launcher saw a run without an answer end;
-    `RUNNING` is held by a process; `STARTED` has left a record and no answer; `NOT_RUN` has none; `DAMAGED` had an
-    answer that cannot be read any more; `OTHER_VERSION` was written by another version of the suite.
+    `RUNNING` is held by a process; `STARTED` has left a record and no answer; `NOT_RUN` has none. Of some that had an
+    answer it cannot be read: `DAMAGED`, for it is none any more; `UNREADABLE`, for the disk does not give it now;
+    `OTHER_VERSION`, for another version of the suite has written it.
     """
 
     COMPLETE = "complete"
@@ -19,6 +20,7 @@ class RunState(str, Enum):
     STARTED = "started"
     NOT_RUN = "not run"
     DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
     OTHER_VERSION = "other version"
 
     __str__ = str.__str__

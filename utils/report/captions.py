@@ -1,7 +1,7 @@
 """What is said under a table: what the figures are, what to know about them, and why some are missing. Plain text."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.config.variants import VARIANTS
@@ -172,7 +172,27 @@ def _mixed(table: Table) -> list[str]:
             if len(seeds) > 1:
                 told = "; ".join(f"{machine}: seed {', '.join(map(str, found))}" for machine, found in seeds.items())
                 lines[f"{table.title(column)}, {table.show(row)}: computed on different machines ({told})"] = None
-    return [f"{line}, which changes figures by itself" for line in lines]
+    return [f"{line}, which changes figures by itself" for line in [*lines, *_continued(table)]]
+
+
+def _continued(table: Table) -> list[str]:
+    """The runs that went on with other versions or hardware than they began with, a line each."""
+    lines = []
+    for column in table.columns:
+        for row in table.rows:
+            cell = table.entries[row, column].cell
+            for seed, run in cell.runs.items() if cell else ():
+                told = _changes(run.config.environments if run.config else ())
+                if told:
+                    lines.append(f"{table.title(column)}, {table.show(row)}: seed {seed} went on elsewhere ({told})")
+    return list(dict.fromkeys(lines))
+
+
+def _changes(environments: Sequence[Mapping[str, Any]]) -> str:
+    """What differs between the starts of a run, such as `torch 2.4.0, then 2.5.1`; empty if nothing does."""
+    names = dict.fromkeys(name for each in environments for name in each)
+    told = {name: list(dict.fromkeys(str(each.get(name)) for each in environments)) for name in names}
+    return "; ".join(f"{name} {', then '.join(values)}" for name, values in told.items() if len(values) > 1)
 
 
 def gaps(table: Table) -> dict[tuple[str, tuple], str]:

@@ -135,7 +135,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     found = [
         (name, value)
         for run in runs
-        for metrics in (run.metrics or {}).values()
+        for metrics in run.metrics.values()
         for name, value in metrics.items()
         if not isinstance(value, list)
     ]

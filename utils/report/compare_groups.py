@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from utils.errors import UserError
 from utils.records.collect import Run
-from utils.records.record import Record
 from utils.records.selection import Cell, Column
 from utils.report import markdown
 from utils.report.compare import (
@@ -212,7 +210,7 @@ def _facts(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[st
     for cells in shared.values():
         for name, cell in cells.items():
             for run in cell.runs.values():
-                for kind, value in _facts_of(run).items():
+                for kind, value in _facts_of(run):
                     kinds[kind] = None
                     found[kind, name].add(value)
     return [
@@ -222,19 +220,16 @@ def _facts(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[st
     ]
 
 
-def _facts_of(run: Run) -> dict[str, str]:
-    try:
-        config = Record(run.folder).read_config()
-    except (UserError, OSError):  # changed since it was collected
-        return {}
-    environment = config.get("environment")
-    environment = environment if isinstance(environment, dict) else {}
-    facts = {name: str(environment[name]) for name in _ENVIRONMENT if environment.get(name) is not None}
-    if config.get("data"):
-        facts[f"data of {run.values['dataset']} (fingerprint)"] = str(config["data"])[:10]
-    if config.get("plugins"):
-        facts["plug-in files (digests)"] = plain_value([str(digest)[:10] for digest in config["plugins"]])
-    return facts
+def _facts_of(run: Run) -> Iterator[tuple[str, str]]:
+    """Kinds of facts with their values: one that it went on with elsewhere has several."""
+    if run.config is None:
+        return
+    for environment in run.config.environments:
+        yield from ((name, str(environment[name])) for name in _ENVIRONMENT if environment.get(name) is not None)
+    if run.config.data:
+        yield f"data of {run.values['dataset']} (fingerprint)", run.config.data[:10]
+    if run.config.plugins:
+        yield "plug-in files (digests)", plain_value([digest[:10] for digest in run.config.plugins])
 
 
 def _unshared(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:

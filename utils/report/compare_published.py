@@ -5,10 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC
-from utils.records.record import Record
 from utils.records.selection import Cell, Column
 from utils.report import markdown
 from utils.report.compare import (
@@ -148,11 +146,7 @@ def _typed(found: Iterable[Comparison], axes: Collection[str]) -> list[str]:
 
 
 def _typed_options(run: Run) -> list[str]:
-    try:
-        origins = Record(run.folder).read_config().get("origins")
-    except (UserError, OSError):  # changed since it was collected
-        return []
-    origins = origins if isinstance(origins, dict) else {}
+    origins = run.config.origins if run.config else {}
     return [name for name, origin in origins.items() if origin == "typed" and name not in _OF_A_GRID]
 
 

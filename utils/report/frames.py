@@ -5,10 +5,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
 from utils.records.collect import Run
 from utils.records.metrics import METRICS, SCENARIOS
-from utils.records.record import Record
 from utils.records.selection import Column
 from utils.report.captions import gaps, processor_of, setting_text
 from utils.report.tables import Cells, Entry, Table, column_order, column_title, in_order, tested_on
@@ -89,22 +87,12 @@ def _metrics(run: Run) -> list[float | None]:
 
 
 def _costs(run: Run) -> list[Any]:
-    try:
-        result = Record(run.folder).read_result()
-    except (UserError, OSError):  # changed since it was collected
-        result = {}
-    seconds, memory = (_numbers(result.get(name)) for name in ("timings", "peak_memory"))
+    seconds, memory = run.result.seconds, run.result.peak_memory
     return [
         sum(seconds.values()) if seconds else None,
-        seconds.get("training_seconds"),
+        seconds.get("training"),
         *(round(memory[name] / 1e6) if name in memory else None for name in ("host_bytes", "device_bytes")),
         processor_of(run),
-        _numbers(run.environment).get("threads"),
+        run.environment.get("threads"),
         run.folder.name,
     ]
-
-
-def _numbers(found: Any) -> dict[str, float]:
-    """What of a mapping is a number; a damaged one has none."""
-    items = found.items() if isinstance(found, dict) else ()
-    return {name: value for name, value in items if isinstance(value, int | float) and not isinstance(value, bool)}

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
 from utils.records.collect import Run
+from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC, accuracies, average_accuracies
-from utils.records.record import Record
 from utils.records.selection import Cell
 from utils.report import markdown
 from utils.report.stats import mean_and_std
@@ -18,7 +16,6 @@ from utils.report.tables import SCENARIOS, Cells, column_order, column_title, in
 
 TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (difference)"
 DISTANCES = ("mean", "std")
-_DAMAGE = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def retuning_to_markdown(cells: Cells) -> str:
 
 
 def _asked(norms: Mapping[str, Cell]) -> dict[str, list[Run]]:
-    """The complete runs that measured their norm layers, by layer."""
+    """The complete runs that were asked to measure their norm layers, by layer."""
     runs = {norm: [run for run in cell.runs.values() if run.values.get("retune_norms")] for norm, cell in norms.items()}
     return {norm: found for norm, found in runs.items() if found}
 
@@ -79,8 +76,8 @@ def _caption(runs: Sequence[Run]) -> str:
 
 
 def _cell(runs: Sequence[Run], scenario: str, tell: Callable[[np.ndarray, np.ndarray], str]) -> str:
-    results = [result for run in runs if (result := _read(run)) is not None]
-    if results and all(result["norms"]["retuned"] is None for result in results):
+    results = [run.result for run in runs if run.result.norms is not None]
+    if results and all(result.norms.retuned is None for result in results):
         return "nothing to re-tune"
     pairs = [pair for result in results if (pair := _before_and_after(result, scenario)) is not None]
     pairs = [pair for pair in pairs if pair.shape == pairs[0].shape]
@@ -104,14 +101,13 @@ _SHOWN = (*((scenario, _change) for scenario in SCENARIOS), ("class_il", _course
 _MORE = {_change: "", _course: " difference after each task"}
 
 
-def _before_and_after(result: Mapping[str, Any], scenario: str) -> np.ndarray | None:
+def _before_and_after(result: Result, scenario: str) -> np.ndarray | None:
     """Average accuracy in percent over the tasks seen [2, T], after each task; None if the last cannot be told."""
-    try:
-        both = [result["counts"], result["norms"]["retuned"]]
-        pair = np.array([average_accuracies(accuracies(counts[scenario], counts["total"])) for counts in both])
-        return pair if np.isfinite(pair[:, -1]).all() else None
-    except _DAMAGE:
+    if result.norms.retuned is None:
         return None
+    both = (result.counts, result.norms.retuned)
+    pair = np.array([average_accuracies(accuracies(counts[scenario], counts["total"])) for counts in both])
+    return pair if np.isfinite(pair[:, -1]).all() else None
 
 
 def mean_distances(cell: Cell, kind: str) -> np.ndarray | None:
@@ -127,20 +123,6 @@ def mean_distances(cell: Cell, kind: str) -> np.ndarray | None:
 
 
 def _distances(run: Run, kind: str) -> np.ndarray | None:
-    result = _read(run)
-    try:
-        table = np.array([layer[kind] for layer in result["norms"]["distances"].values()], dtype=float)
-    except _DAMAGE:
-        return None
+    norms = run.result.norms
+    table = np.array([pair[kind] for pair in norms.distances.values()] if norms else [], dtype=float)
     return table if table.ndim == 2 and np.isfinite(table).any() else None
-
-
-def _read(run: Run) -> dict[str, Any] | None:
-    """The result of a run that measured its norm layers, None if it cannot be had."""
-    if not run.values.get("retune_norms"):
-        return None
-    try:
-        result = Record(run.folder).read_result()
-        return result if {"retuned", "distances"} <= result["norms"].keys() else None
-    except _DAMAGE:
-        return None

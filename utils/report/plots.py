@@ -5,16 +5,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.config.protocols import PROTOCOLS
-from utils.errors import UserError
-from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS, accuracies
-from utils.records.record import Record
 from utils.records.selection import Cell
 from utils.report.names import PUBLISHED_NAMES, shown
 from utils.report.norms import DISTANCES, mean_distances
@@ -314,25 +310,14 @@ def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
 
 
 def _mean_matrices(cell: Cell) -> dict[str, np.ndarray]:
-    """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet.
-
-    The mean is over the seeds whose record still tells it.
-    """
-    read = [matrices for run in cell.runs.values() if (matrices := _read_matrices(run)) is not None]
-    read = [matrices for matrices in read if matrices.shape == read[0].shape]
-    if not read:
+    """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet; mean over seeds."""
+    counts = [run.result.counts for run in cell.runs.values() if run.result.counts]
+    found = [np.stack([accuracies(each[name], each["total"]) for name in SCENARIOS]) for each in counts]
+    found = [matrices for matrices in found if matrices.shape == found[0].shape]
+    if not found:
         return {}
-    means = np.where(np.tri(read[0].shape[1], dtype=bool), np.mean(read, axis=0), np.nan)
+    means = np.where(np.tri(found[0].shape[1], dtype=bool), np.mean(found, axis=0), np.nan)
     return {name: mean for name, mean in zip(SCENARIOS, means, strict=True) if np.isfinite(mean).any()}
-
-
-def _read_matrices(run: Run) -> np.ndarray | None:
-    """Accuracy in percent [scenarios, T, T]."""
-    try:
-        counts = Record(Path(run.folder)).read_result()["counts"]
-        return np.stack([accuracies(counts[scenario], counts["total"]) for scenario in SCENARIOS])
-    except (UserError, OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
-        return None  # the record was taken away or damaged after it was collected
 
 
 # -- Distance of the running statistics -------------------------------------------------------------------------------

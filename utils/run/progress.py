@@ -67,11 +67,10 @@ class Screen:
 
     def show(self, progress: Progress) -> None:
         """Show how far the run is."""
-        loss = "–" if progress.loss is None else f"{progress.loss:.4f}"
         pace, left = progress.seconds_per_step, progress.seconds_left(progress.updated)
         speed = "–" if not pace else f"{1 / pace:.1f}"
         eta = "unknown" if left is None else clock(left)
-        told = f"{progress.steps}  loss {loss}  {speed} steps/s  ETA {eta}"
+        told = f"{progress.steps}  loss {progress.loss_text}  {speed} steps/s  ETA {eta}"
         if self._bar:
             total, title = progress.total_steps, progress.title
             self._bar.update(self._bar.task_ids[0], description=title, total=total, completed=progress.step, told=told)

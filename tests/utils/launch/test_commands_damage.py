@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from tests.utils.records.rig import progress
 from tests.utils.report.rig import counts
 from utils.launch.cli import main
 from utils.records.record import Record
@@ -32,7 +33,7 @@ def group(tmp_path):
         for run in ("damaged", "sound"):
             record = Record(tmp_path / "group" / f"{state}-{run}").open()
             record.write_config(CONFIG)
-            record.append_metrics({"kind": "train", "task": 1, "step": 150})
+            record.write_progress(progress())
             if state == "complete":
                 record.write_result(RESULT)
             if state == "diverged":
@@ -47,7 +48,7 @@ def test_status_goes_on(group, capsys, damage):
         DAMAGE[damage](path)
     assert main(["status", "--results_dir", str(group.parent), "--group", "group"]) == 0
     shown = capsys.readouterr().out
-    assert "started   started-sound  task 2, step 150" in shown
+    assert "started   started-sound  task 2/3, step 50/120" in shown
     assert shown.splitlines()[0].endswith(": 1 complete, 0 running, 1 diverged, 2 started, 2 damaged")
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.utils.report.rig import counts
 from utils.config.configuration import configure, readable_name
 from utils.config.registry import ROOT
 from utils.launch.data import Data
@@ -38,7 +39,7 @@ def complete(root, job, group="group", training=10.0, device_bytes=None, steps=1
     peak = {"host_bytes": 1} | ({} if device_bytes is None else {"device_bytes": device_bytes})
     timings = {"training_seconds": training, "evaluation_seconds": 1.0}
     timings |= other or {}
-    record.write_result({"timings": timings, "peak_memory": peak, "steps": steps})
+    record.write_result({"counts": counts([50, 50]), "timings": timings, "peak_memory": peak, "steps": steps})
     return record
 
 

@@ -8,7 +8,8 @@ from utils.errors import UserError
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import Where, make_plan, state_of
+from utils.launch.plan import Where, make_plan
+from utils.records.collect import read_run
 from utils.records.state import RunState
 
 
@@ -208,11 +209,11 @@ def test_records_of_another_schema_are_told_from_damaged_ones(plan):
         each.record.folder.mkdir(parents=True)
         each.record.config_path.write_text(text)
     assert [each.state() for each in plan("demo").jobs[:3]] == [
-        RunState.NOT_RUN,
+        RunState.STARTED,
         RunState.OTHER_VERSION,
         RunState.NOT_RUN,
     ]
-    assert "has schema 99, this version reads 1; choose another --results_dir" in state_of(other.record)[1]
+    assert "has schema 99, this version reads 1; choose another --results_dir" in read_run(other.record.folder).reason
 
 
 def test_missing_data_are_told_with_the_plan(tmp_path):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.utils.launch.rig import FakeJob, job, num_starts, scheduler
+from utils.records.collect import read_run
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -185,8 +186,8 @@ class DamagedJob(FakeJob):
     """Its record is damaged until a run has written it."""
 
     def state(self):
-        is_damaged = self.record.complete and "metrics" not in self.record.read_result()
-        return RunState.DAMAGED if is_damaged else super().state()
+        state = read_run(self.record.folder).state
+        return RunState.DAMAGED if state is RunState.DAMAGED else super().state()
 
 
 def test_a_damaged_record_that_a_process_holds_is_left_alone(tmp_path):

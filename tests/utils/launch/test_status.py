@@ -28,7 +28,7 @@ def status(tmp_path, capsys):
 
 @pytest.fixture
 def ledger(tmp_path):
-    runs = {name: Planned({}, ()) for name in ("complete", "failed", "stopped", "later", "again")}
+    runs = {name: Planned(CONFIG["values"], ()) for name in ("complete", "failed", "stopped", "later", "again")}
     ledger = Ledger(tmp_path / "group")
     ledger.plan(runs)
     ledger.note("failed", RunState.FAILED, "give --lr")
@@ -45,13 +45,13 @@ def ledger(tmp_path):
 
 def test_planned_runs_are_counted_and_failures_say_why(status, ledger):
     first, *lines = status()
-    assert first.endswith(": 5 runs: 1 complete, 0 running, 0 diverged, 1 started, 2 failed, 1 not run")
+    assert first.endswith(": 5 runs: 1 complete, 0 running, 0 diverged, 0 started, 1 stopped, 2 failed, 1 not run")
     failed = ["  failed    again  boom", "  failed    failed  give --lr"]
-    assert lines == [*failed, "  started   stopped", "  not run   later"]
+    assert lines == [*failed, "  stopped   stopped", "  not run   later"]
 
 
 def test_of_many_runs_that_are_not_run_some_are_named(tmp_path, status):
-    Ledger(tmp_path / "group").plan({f"run{number:03}": Planned({}, ()) for number in range(100)})
+    Ledger(tmp_path / "group").plan({f"run{number:03}": Planned(CONFIG["values"], ()) for number in range(100)})
     first, *lines = status()
     assert first.endswith("100 not run")
     assert (lines[0], lines[-1], len(lines)) == ("  not run   run000", "  and 80 more that are not run", 21)
@@ -60,7 +60,7 @@ def test_of_many_runs_that_are_not_run_some_are_named(tmp_path, status):
 def test_a_failed_run_that_goes_on_again_is_running(tmp_path, status, ledger):
     record = Record(tmp_path / "group" / "again").open()
     try:
-        assert "1 running, 0 diverged, 1 started, 1 failed" in status()[0]
+        assert "1 running, 0 diverged, 0 started, 1 stopped, 1 failed" in status()[0]
     finally:
         record.close()
 
@@ -76,7 +76,7 @@ def test_a_record_of_another_version_says_so_and_hides_no_other(tmp_path, status
     (tmp_path / "group" / "again" / "config.json").write_text('{"schema": 99}')
     first, *lines = status()
     assert first.endswith(
-        ": 5 runs: 1 complete, 0 running, 0 diverged, 1 started, 1 failed, 1 other version, 1 not run"
+        ": 5 runs: 1 complete, 0 running, 0 diverged, 0 started, 1 stopped, 1 failed, 1 other version, 1 not run"
     )
     assert "again  " in lines[0]
     assert "has schema 99, this version reads 1" in lines[0]
@@ -114,7 +114,7 @@ def test_a_run_that_has_told_nothing_yet_is_starting(status, running):
 
 def test_a_stopped_run_tells_where_it_stopped(tmp_path, status, ledger):
     Record(tmp_path / "group" / "stopped").write_progress(progress())
-    assert "  started   stopped  task 2/3, step 50/120, loss 0.25" in status()
+    assert "  stopped   stopped  task 2/3, step 50/120, loss 0.25" in status()
 
 
 def test_a_complete_run_is_not_under_way(tmp_path, status, ledger):
@@ -123,7 +123,7 @@ def test_a_complete_run_is_not_under_way(tmp_path, status, ledger):
 
 
 def test_groups_are_listed_where_none_is_named(tmp_path, capsys, ledger):
-    Ledger(tmp_path / "other").plan({"run": Planned({}, ())})
+    Ledger(tmp_path / "other").plan({"run": Planned(CONFIG["values"], ())})
     assert main(["status", "--results_dir", str(tmp_path)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{tmp_path / 'group'}: 5 runs: 1 complete")
@@ -139,7 +139,7 @@ def test_one_document_for_programs(tmp_path, capsys, running):
     document = json.loads(capsys.readouterr().out)
     (group,) = document["groups"]
     assert (document["schema"], group["group"]) == (1, "group")
-    assert group["counts"] == {"running": 1, "complete": 1, "failed": 1, "not run": 1, "started": 1}
+    assert group["counts"] == {"running": 1, "complete": 1, "failed": 1, "not run": 1, "stopped": 1}
     runs = {run["name"]: run for run in group["runs"]}
     assert runs["again"]["progress"]["step"] == 50
     assert 6 < runs["again"]["seconds_left"] <= 7

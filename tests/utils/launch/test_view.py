@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from tests.utils.launch.rig import FakePlace, job
+from tests.utils.launch.rig import RESULT, FakePlace, job
 from tests.utils.records.rig import progress as told
 from utils.launch.engine import Child
 from utils.launch.remaining import Remaining, Sources
@@ -40,13 +40,13 @@ def shown(view):
 
 def test_a_start_and_an_end_are_a_line_each(tmp_path, view):
     each = job(tmp_path, "run")
-    each.record.open().write_result({"metrics": {"class_il": {"A_f": 50.123}}})
+    each.record.open().write_result(RESULT)
     child = child_of(each, started=65.0)
     view.started(child)
     view.ended(each, RunState.COMPLETE, "", child, Progress(1, outcomes={"run": (RunState.COMPLETE, "")}))
     assert shown(view).splitlines() == [
         "started run on GPU 0",
-        "[1/1] run: final Class-IL 50.12 %, 0:01:05, ETA 0:00:00",
+        "[1/1] run: final Class-IL 50.00 %, 0:01:05, ETA 0:00:00",
     ]
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from utils.errors import DiskError
+from utils.records.content import DamagedRecord
 from utils.records.ledger import Ledger, Planned
-from utils.records.record import DamagedRecord
 from utils.records.state import RunState
 
 BN = Planned({"nl": "BN", "seed": 0, "lr": 0.1}, ("python", "utils/main.py", "--nl", "BN"))

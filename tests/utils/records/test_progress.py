@@ -15,7 +15,7 @@ from utils.records.progress import Progress, clock
         ({"num_epochs": 20, "epoch": 3}, "task 2/3, epoch 4/20, step 50/120, loss 0.25"),
         ({"phase": "choosing exemplars"}, "task 2/3, choosing exemplars, step 50/120, loss 0.25"),
         ({"total_steps": None, "loss": None}, "task 2/3, step 50"),
-        ({"loss": 1.23456e30}, "task 2/3, step 50/120, loss 1.235e+30"),
+        ({"loss": 1.23456e30}, "task 2/3, step 50/120, loss 1.23e+30"),
     ],
 )
 def test_progress_in_words(changes, words):
@@ -32,6 +32,12 @@ def test_time_left_is_by_the_runs_own_speed():
 @pytest.mark.parametrize("changes", [{"total_steps": None}, {"first_step": 50}, {"step": 0}])
 def test_time_left_is_unknown_where_nothing_tells_it(changes):
     assert progress(**changes).seconds_left(1005.0) is None
+
+
+@pytest.mark.parametrize("loss", [0.0, 2.302585, -1.2345e-300, 1e308, -1.2e308, 123456789, 0.00001234567])
+def test_no_loss_takes_more_than_eight_characters(loss):
+    assert len(progress(loss=loss).loss_text) <= 8
+    assert float(progress(loss=loss).loss_text) == pytest.approx(loss, rel=0.5)
 
 
 def test_a_file_gives_back_what_was_written():

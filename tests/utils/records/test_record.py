@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.utils.report.rig import counts
 from utils.config.registry import ROOT
 from utils.errors import Busy, DiskError, UserError
 from utils.records.record import Record, write_atomically
@@ -47,9 +48,10 @@ def test_lock_of_a_killed_process_is_free(record):
 def test_result_makes_the_run_complete(record):
     record.open()
     assert not record.complete
-    record.write_result({"metrics": {"a": None}})
+    assert record.read_result() is None
+    record.write_result({"counts": counts([50, 60]), "steps": 7})
     assert record.complete
-    assert record.read_result()["metrics"] == {"a": None}
+    assert record.read_result().steps == 7
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99}', "\x00\xff"])

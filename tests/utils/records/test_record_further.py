@@ -5,7 +5,8 @@ import pytest
 
 from tests.utils.records.rig import progress
 from utils.errors import DiskError, UserError
-from utils.records.record import DamagedRecord, OtherVersion, Record
+from utils.records.content import DamagedRecord, OtherVersion
+from utils.records.record import Record
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_record_of_another_version_is_told_from_a_damaged_one(record):
             record.read_config()
     for content in ("{}", '{"schema": null}', '{"schema": "1"}', '{"schema": true}'):
         record.config_path.write_text(content)
-        with pytest.raises(DamagedRecord, match=r"config\.json is damaged; remove the folder"):
+        with pytest.raises(DamagedRecord, match=r"config\.json is damaged; --rerun sets it aside"):
             record.read_config()
 
 

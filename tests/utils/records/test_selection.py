@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from utils.records.collect import Run
+from utils.records.content import Result
 from utils.records.ledger import Axes
 from utils.records.selection import best_setting, select
 from utils.records.state import RunState
@@ -12,9 +13,9 @@ VALUES = {"dataset": "d", "model": "er", "buffer_size": 5, "epochs": 1, "validat
 
 
 def run(norm, seed, final=None, state=RunState.COMPLETE, **values):
-    metrics = {"class_il": {"A_f": final}, "task_il": {"A_f": final}} if final is not None else None
+    result = Result({"class_il": {"A_f": final}, "task_il": {"A_f": final}}) if final is not None else None
     reason = "" if state is RunState.COMPLETE else str(state)
-    return Run(Path("x"), {**VALUES, "nl": norm, "seed": seed, **values}, state, reason, metrics)
+    return Run(Path("x"), {**VALUES, "nl": norm, "seed": seed, **values}, state, reason, result=result)
 
 
 def choose(runs):
@@ -318,7 +319,7 @@ def test_a_variant_whose_option_is_an_axis_is_its_layer():
 def test_what_is_measured_or_where_is_no_setting_and_one_run_stands_for_a_seed(name):
     more = {"A_f": 50.0, "AAA": 40.0}
     runs = [run("BN", 0, 50.0, **{name: 1}), run("BN", 0, 50.0, **{name: 2}), run("BN", 1, state=RunState.STARTED)]
-    runs[1] = replace(runs[1], metrics={"class_il": more, "task_il": more})
+    runs[1] = replace(runs[1], result=Result({"class_il": more, "task_il": more}))
     runs += [run("BN", 1, 40.0, **{name: 2})]
     cell = only(select(runs), "BN")
     assert (cell.num_settings, cell.setting, cell.reason) == (1, {}, "")

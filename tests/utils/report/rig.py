@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from utils.records.collect import Run
+from utils.records.content import RecordedConfig, Result
 from utils.records.state import RunState
 
 OFFLINE = {
@@ -32,9 +33,10 @@ ONLINE = {
 
 def run(norm, seed, class_il, task_il=None, state="complete", reason="", command=(), folder=None, **values):
     """A run in memory with the given metrics; `values` change those of ONLINE."""
-    metrics = None if class_il is None else {"class_il": class_il, "task_il": task_il or class_il}
+    result = None if class_il is None else Result({"class_il": class_il, "task_il": task_il or class_il})
     named = {**ONLINE, "nl": norm, "seed": seed, **values}
-    return Run(Path(folder or f"{norm}-{seed}"), named, RunState(state), reason, metrics, tuple(command))
+    folder = Path(folder or f"{norm}-{seed}")
+    return Run(folder, named, RunState(state), reason, RecordedConfig(named), result, tuple(command))
 
 
 def counts(finals, total=100, learned=90):

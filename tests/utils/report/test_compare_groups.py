@@ -5,7 +5,8 @@ import json
 import pytest
 from scipy.stats import ttest_rel
 
-from tests.utils.report.rig import run
+from tests.utils.report.rig import ONLINE, run, write_record
+from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report.compare import Group
@@ -161,12 +162,12 @@ def test_incomplete_cells_are_explained():
 
 @pytest.fixture
 def written(tmp_path):
-    def write(name, environment, data="d" * 64):
-        folder = tmp_path / name
-        folder.mkdir()
-        config = {"schema": 1, "environment": environment, "data": data, "plugins": []}
+    def write(name, environment, data="d" * 64, **more):
+        folder = tmp_path / name / "run"
+        write_record(folder, {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
+        config = json.loads((folder / "config.json").read_text()) | {"environment": environment, "data": data} | more
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return group(name, [run("BN", 0, {"A_f": 1.0}, folder=folder)])
+        return group(name, [read_run(folder)])
 
     return write
 
@@ -181,7 +182,14 @@ def test_data_and_versions_that_differ_are_named(written):
     ]
 
 
-@pytest.mark.parametrize("environment", [None, "damaged", {"torch": None}])
+def test_every_version_that_a_run_was_trained_with_counts(written):
+    environments = [{"torch": "2.1.0"}, {"torch": "2.2.0"}]
+    first, other = written("a", environments[0]), written("b", environments[1], environments=environments)
+    differing = section(to_markdown([first, other], "A_f"), "Data, code and machines that differ")
+    assert differing == ["- torch: 2.1.0 in a, 2.1.0 or 2.2.0 in b"]
+
+
+@pytest.mark.parametrize("environment", [None, {}, {"torch": None}])
 def test_unknown_versions_are_no_difference(written, environment):
     assert "machines" not in to_markdown([written("a", {"torch": "2.1.0"}), written("b", environment)], "A_f")
 

@@ -1,6 +1,6 @@
 """One group beside the literature; the published figures are those of Cha et al., CVPR 2023, tables of CIFAR-100."""
 
-import json
+from dataclasses import replace
 
 import pytest
 
@@ -106,11 +106,10 @@ def test_gains_are_held_against_the_published_ones():
     assert "ours gains" not in text_of(ada)
 
 
-def test_typed_options_are_named_but_not_the_axes(tmp_path):
+def test_typed_options_are_named_but_not_the_axes():
     origins = {"lr": "typed", "epochs": "typed", "seed": "typed", "notes": "typed", "batch_size": "protocol online"}
-    (tmp_path / "config.json").write_text(json.dumps({"schema": 1, "origins": origins}), encoding="utf-8")
     (found,) = offline("LN", [30.0], lr=0.03)
-    found = type(found)(tmp_path, found.values, found.state, "", found.metrics)
+    found = replace(found, config=replace(found.config, origins=origins))
     text = text_of([found], offline("BN", [30.0]))
     assert section(text, "Options typed in place of the suite's own values") == [
         "- lr: 0.03 (seq-cifar100 ft 2000: LN)"

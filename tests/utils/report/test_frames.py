@@ -75,6 +75,16 @@ def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
     )
 
 
+def test_a_run_that_went_on_under_another_version_says_so(tmp_path):
+    write_run(tmp_path, 0, 50, torch="2.5.1", threads=1)
+    path = tmp_path / "group" / "BN-0" / "config.json"
+    environments = [{"torch": version, "threads": 1} for version in ("2.4.0", "2.5.1")]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"environments": environments}))
+    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "went on" in note]
+    where = "seq-digits er 200, BN: seed 0 went on elsewhere (torch 2.4.0, then 2.5.1)"
+    assert found == [f"{where}, which changes figures by itself"]
+
+
 def test_csv_has_published_figure_deviation_and_source():
     rows = list(csv.DictReader(io.StringIO(to_csv([published(37.26)]))))
     first = next(row for row in rows if row["norm"] == "TBBN" and row["scenario"] == "class_il")

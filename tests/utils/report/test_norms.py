@@ -85,13 +85,20 @@ def test_runs_that_were_not_asked_have_no_table(tmp_path):
     assert not any(name.endswith("distances") for name in make_plots(cells_of(tmp_path)))
 
 
-@pytest.mark.parametrize("norms", [None, {}, [], 5, {"retuned": 5, "distances": 5}, {"retuned": {}, "distances": [1]}])
-def test_damage_is_a_dash_and_no_plot(tmp_path, norms):
+@pytest.mark.parametrize("norms", [{}, [], 5, {"retuned": 5, "distances": 5}, {"retuned": {}, "distances": [1]}])
+def test_damage_is_that_of_the_record(tmp_path, norms):
     path = write_measured(tmp_path, "BN", [40, 50], [52, 58])
-    cells = cells_of(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "norms": norms}))
-    assert build_retuning(cells).rows[0][1] == "–"
-    assert mean_distances(next(iter(cells.values()))["BN"], "mean") is None
+    write_measured(tmp_path, "LN", [40, 50], [52, 58])
+    assert [row[1] for row in build_retuning(cells_of(tmp_path)).rows] == ["45.00 → 55.00 (+10.00)"]
+    assert next(iter(cells_of(tmp_path).values()))["BN"].reason == "seed 0 damaged record BN-0"
+
+
+def test_what_was_not_measured_is_a_dash_and_no_plot(tmp_path):
+    path = write_measured(tmp_path, "BN", [40, 50], [52, 58])
+    path.write_text(json.dumps({**json.loads(path.read_text()), "norms": None}))
+    assert build_retuning(cells_of(tmp_path)).rows[0][1] == "–"
+    assert mean_distances(next(iter(cells_of(tmp_path).values()))["BN"], "mean") is None
 
 
 def test_distances_are_means_over_seeds_by_layer_and_task(tmp_path):

@@ -72,14 +72,14 @@ def test_nothing_is_drawn_of_what_was_not_measured():
     assert list(make_plots(select([run("BN", 0, joint)]))) == ["seq-digits er 200 accuracy"]
 
 
-def test_records_damaged_after_they_were_collected_are_left_out(cells):
+def test_records_are_not_read_again_once_they_are_collected(cells):
     ((_, norms),) = cells.items()
+    before = make_plots(cells)
     for cell in norms.values():
         (cell.runs[0].folder / "result.json").write_text("{")
-    assert "seq-digits er 200 matrix" in make_plots(cells)
-    for cell in norms.values():
         (cell.runs[1].folder / "result.json").unlink()
-    assert "seq-digits er 200 matrix" not in make_plots(cells)
+    assert make_plots(cells) == before
+    assert "seq-digits er 200 matrix" in before
 
 
 @pytest.mark.parametrize("name", ["a$\\frac$ $", "\ud800", "\x00\n", "x" * 10_000, "$\\nothing{$"], ids=ascii)

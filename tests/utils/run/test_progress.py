@@ -46,7 +46,7 @@ def test_plain_lines_come_now_and_then_and_are_of_the_whole_run(console, record,
         report.advance(20, 20, 0.5)
         report.advance(21, 21, 0.5)
     (line,) = shown(console).splitlines()
-    assert line == "task 2/3, epoch 3/4  step 20/120  loss 0.5000  1.0 steps/s  ETA 0:01:40"
+    assert line == "task 2/3, epoch 3/4  step 20/120  loss 0.5  1.0 steps/s  ETA 0:01:40"
 
 
 def test_speed_and_eta_count_from_where_a_run_went_on(console, record, now):
@@ -54,7 +54,7 @@ def test_speed_and_eta_count_from_where_a_run_went_on(console, record, now):
     with report.during_run(30):
         now[0] += 20
         report.advance(35, 5, 0.5)
-    assert "step 35/40  loss 0.5000  0.2 steps/s  ETA 0:00:20" in shown(console)
+    assert "step 35/40  loss 0.5  0.2 steps/s  ETA 0:00:20" in shown(console)
 
 
 def test_without_a_known_number_of_steps_there_is_no_eta(console, record, now):
@@ -118,6 +118,6 @@ def test_a_live_bar_shows_the_whole_run_and_is_gone_at_the_end():
     screen.begin()
     screen.show(told(num_epochs=4, epoch=1))
     screen.end()
-    for text in ("task 2/3, epoch 2/4", "step 50/120", "loss 0.2500", "10.0 steps/s", "ETA 0:00:07"):
+    for text in ("task 2/3, epoch 2/4", "step 50/120", "loss 0.25", "10.0 steps/s", "ETA 0:00:07"):
         assert text in shown(console)
     assert shown(console).endswith("\x1b[2K")  # the line is cleared
