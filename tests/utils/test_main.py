@@ -15,7 +15,9 @@ import torch
 from models.base import Method
 from utils.config.registry import METHODS, NORMS, ROOT
 from utils.errors import BUSY
+from utils.launch.cli import main as launch
 from utils.main import main
+from utils.records.metrics import METRICS
 from utils.records.record import Record
 
 OFFLINE = {"backbone": "resnet18", "epochs": 2, "batch_size": 8}
@@ -378,6 +380,27 @@ def test_a_run_that_goes_on_under_another_version_keeps_both(start, killed, has_
     config = json.loads(path.read_text())
     assert config["environment"] == config["environments"][-1]
     assert [each["torch"] for each in config["environments"]] == ["1.0", torch.__version__]
+
+
+METRIC = """
+from utils.records.metrics import METRICS, Metric
+
+METRICS.register(Metric("worst", "Accuracy on the worst task", lambda run: run.matrix[-1].min()))
+"""
+
+
+def test_a_metric_of_a_plug_in_is_in_the_record_and_the_table(start, tmp_path, capsys):
+    (tmp_path / "metric.py").write_text(METRIC)
+    try:
+        assert start(plugin=tmp_path / "metric.py") == 0
+    finally:
+        METRICS.pop("worst", None)
+    counts = result_of(tmp_path / "results")["counts"]
+    worst = min(100 * some / number for some, number in zip(counts["class_il"][-1], counts["total"][-1], strict=True))
+    capsys.readouterr()
+    words = ["table", "--metric", "worst", "--results_dir", str(tmp_path / "results"), "--group", "default"]
+    assert launch(words) == 0  # of a process that knows nothing of the plug-in
+    assert f"{worst:.2f}" in capsys.readouterr().out
 
 
 def test_diverged_run_ends_with_its_own_code_and_is_not_repeated(start, tmp_path, capsys):
