@@ -332,21 +332,19 @@ def test_messages_for_typical_mistakes_are_as_shown(plugins, section):
 
 
 @pytest.mark.slow
-def test_a_grid_of_plugins_searches_their_option_and_ends_with_their_table(plugins):
-    folder = plugins[1] / "grid"
-    folder.mkdir()
-    (folder / "data").symlink_to(plugins[1] / "data")
+def test_a_grid_of_plugins_searches_their_option_and_ends_with_their_table(plugins, tmp_path):
+    (tmp_path / "data").symlink_to(plugins[1] / "data")
     parts = [plugin for plugin, _ in examples().values()]
-    (folder / "mine.py").write_text("\n".join(parts), encoding="utf-8")
+    (tmp_path / "mine.py").write_text("\n".join(parts), encoding="utf-8")
     grid, table = GRID_OF_PLUGINS
-    shown = run(f"{grid} -y --num_seeds 1 --nf 4 --nowandb", folder)
+    shown = run(f"{grid} -y --num_seeds 1 --nf 4 --nowandb", tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "3 of 3 runs complete" in shown.stdout
     (chosen,) = re.findall(r"seq-flowers er_smooth 20: dyt_alpha (0\.5|1)(?:\.0)? \(of 2 tried\)", shown.stdout)
     assert chosen
     for row in ("| DyT | 1 |", "| DyT-alpha | 2 |"):
         assert row in shown.stdout
-    told = run(table, folder)
+    told = run(table, tmp_path)
     assert told.returncode == 0, told.stderr
     assert "Accuracy of the worst task at the end" in told.stdout
     assert "| DyT-alpha | 2 |" in told.stdout
