@@ -158,7 +158,7 @@ def test_the_first_result(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_table(tmp_path):
-    (command,) = [command for command in COMMANDS if "run.py --preset demo" in command]
+    (command,) = [command for command in commands("python run.py") if "--preset demo" in command]
     shown = run(f"{command} --num_seeds 1 --models er", tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "6 of 6 runs complete" in shown.stdout
