@@ -50,7 +50,7 @@ class RecordedConfig:
     """
 
     values: dict[str, Any]
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     data: str = ""
     plugins: tuple[str, ...] = ()
@@ -88,16 +88,16 @@ class NormMeasurements:
     distances: Mapping[str, Mapping[str, list[float | None]]]
 
     @classmethod
-    def parse(cls, content: Any) -> "NormMeasurements":
+    def parse(cls, content: Any, num_tasks: int) -> "NormMeasurements":
         """Raises ValueError if it is damaged."""
-        found = mapping(content)
-        return cls(
-            retuned=None if found.get("retuned") is None else _counts(found["retuned"]),
-            distances={
-                layer: {kind: [_number_or_none(each) for each in sequence(row)] for kind, row in mapping(pair).items()}
-                for layer, pair in mapping(found.get("distances")).items()
-            },
-        )
+        found, distances = mapping(content), {}
+        for layer, pair in mapping(found.get("distances")).items():
+            rows = {kind: sequence(mapping(pair).get(kind)) for kind in ("mean", "std")}
+            _of(all(len(row) == num_tasks for row in rows.values()), rows)
+            distances[layer] = {kind: [_number_or_none(each) for each in row] for kind, row in rows.items()}
+        retuned = None if found.get("retuned") is None else _counts(found["retuned"])
+        _of(retuned is None or len(retuned["total"]) == num_tasks, retuned)
+        return cls(retuned, distances)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ class Result:
             counts=counts,
             untrained=untrained,
             anytime=anytime,
-            norms=None if content.get("norms") is None else NormMeasurements.parse(content["norms"]),
+            norms=None
+            if content.get("norms") is None
+            else NormMeasurements.parse(content["norms"], len(counts["total"])),
             weights_sha256=text(content.get("weights_sha256", "")),
             steps=_whole(content.get("steps", 0)),
             seconds={

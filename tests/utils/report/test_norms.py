@@ -85,7 +85,17 @@ def test_runs_that_were_not_asked_have_no_table(tmp_path):
     assert not any(name.endswith("distances") for name in make_plots(cells_of(tmp_path)))
 
 
-@pytest.mark.parametrize("norms", [{}, [], 5, {"retuned": 5, "distances": 5}, {"retuned": {}, "distances": [1]}])
+@pytest.mark.parametrize(
+    "norms",
+    [
+        {},
+        [],
+        5,
+        {"retuned": None, "distances": {"layer": {"mean": [0.1, 0.2]}}},
+        {"retuned": 5, "distances": 5},
+        {"retuned": {}, "distances": [1]},
+    ],
+)
 def test_damage_is_that_of_the_record(tmp_path, norms):
     path = write_measured(tmp_path, "BN", [40, 50], [52, 58])
     path.write_text(json.dumps({**json.loads(path.read_text()), "norms": norms}))
