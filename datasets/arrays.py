@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -45,6 +45,12 @@ class Content(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
+def content_of(arrays: Sequence[np.ndarray], origin: dict[str, str], remarks: tuple[str, ...] = ()) -> Content:
+    """The content that these arrays are, in the order of its fields."""
+    train_x, train_y, test_x, test_y = arrays
+    return Content(train_x, train_y, test_x, test_y, origin, remarks)
+
+
 @dataclass
 class Arrays:
     """All images of a dataset, checked when it is made.
@@ -68,8 +74,8 @@ class Arrays:
     test_x: np.ndarray
     test_y: np.ndarray
     class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     origin: dict[str, str] = field(default_factory=dict, repr=False)
     on_disk: bool = False
     test_apart: bool = False
@@ -115,7 +121,7 @@ class Arrays:
             digest.update(repr(images.shape).encode())
             digest.update(labels[rows].astype("<i8").tobytes())
             for chunk in chunks_of_rows(images, rows):
-                digest.update(chunk)
+                digest.update(chunk.data)
         return digest.hexdigest()
 
     def release(self) -> None:
@@ -253,8 +259,8 @@ class Dataset:
     num_images: tuple[int, int] | None = None
     folder: str
     class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     layouts: tuple[Layout, ...] = ()
     options: tuple[Option, ...] = ()
     transforms: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -267,6 +273,12 @@ class Dataset:
         if unknown:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         self.settings = {option.name: options.get(option.name, option.default) for option in self.options}
+
+    @property
+    def side(self) -> int:
+        """The side of the images, in pixels, of a dataset whose images have a known one."""
+        assert self.image_size is not None
+        return self.image_size
 
     @classmethod
     def has_source(cls) -> bool:

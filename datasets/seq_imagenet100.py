@@ -77,4 +77,4 @@ class SeqImagenet100(Dataset):
                 "to decode the image files again"
             )
         origin = arrays.origin | {name: str(file) for name, file in files.items()}
-        return replace(arrays, **test, origin=origin, test_apart=True)
+        return replace(arrays, test_x=test["test_x"], test_y=test["test_y"], origin=origin, test_apart=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.arrays import Content, Dataset, Layout
+from datasets.arrays import Content, Dataset, Layout, content_of
 from datasets.layouts.fetching import fetch, published_by
 from utils.errors import UserError
 from utils.machine import available_cores
@@ -68,10 +68,10 @@ class DissimilarFiles(Layout):
             images, labels = [], []
             for index, (source, root) in enumerate(zip(SOURCES, self._roots(place, dataset), strict=True)):
                 values, classes = _read(source, root, split)
-                images.append(_resize(values, dataset.image_size))
+                images.append(_resize(values, dataset.side))
                 labels.append(classes.astype(np.int64) + 10 * index)
             arrays += [np.concatenate(images), np.concatenate(labels)]
-        return Content(*arrays, dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place)))
+        return content_of(arrays, dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place)))
 
     def download(self, data_root: Path, dataset: Dataset) -> None:
         import torchvision.datasets
@@ -82,14 +82,16 @@ class DissimilarFiles(Layout):
                 fetch(published_by(reader, source.files), data_root / dataset.folder)
 
     def _roots(self, data_root: Path, dataset: Dataset) -> list[Path]:
-        roots = [_root_of(source, data_root, dataset) for source in SOURCES]
-        for source, root in zip(SOURCES, roots, strict=True):
+        roots = []
+        for source in SOURCES:
+            root = _root_of(source, data_root, dataset)
             if root is None:
                 folder = data_root / dataset.folder
                 raise UserError(
                     f"{folder} lacks {', '.join(source.missing_from(folder))} of {source.reader}; put the official "
                     f"files there, in {data_root / source.folder} or in {data_root}"
                 )
+            roots.append(root)
         return roots
 
 
@@ -145,7 +147,7 @@ def _read_stl10(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _read_mnist(name: str, root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     stem = {"train": "train", "test": "t10k"}[split]
     folder = root / name / "raw"
-    return tuple(read_idx(folder / f"{stem}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return read_idx(folder / f"{stem}-images-idx3-ubyte"), read_idx(folder / f"{stem}-labels-idx1-ubyte")
 
 
 def read_idx(file: Path) -> np.ndarray:

@@ -47,7 +47,7 @@ class Published:
         return all(_is_whole(folder / name, md5) for name, md5 in self.members or [(self.name, self.md5)])
 
 
-def published_by(reader: type, wanted: Iterable[str]) -> list[Published]:
+def published_by(reader: Any, wanted: Iterable[str]) -> list[Published]:
     """The published files of a data set.
 
     Args:
@@ -98,7 +98,7 @@ def _unpack(archive: Path, file: Published, folder: Path, aside: Path) -> None:
     """Take the members out of an archive whose checksum is right, and move each to its place once it is whole."""
     unpacked = aside / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
-    checks = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.10.12 on
+    checks: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.10.12 on
     with tarfile.open(archive) as tar:
         tar.extractall(unpacked, [tar.getmember(name) for name, _ in file.members], **checks)
     for name, _ in file.members:

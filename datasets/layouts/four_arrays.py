@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, count_images
+from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, content_of, count_images
 from utils.errors import UserError
 
 _NAMES = ("train_x", "train_y", "test_x", "test_y")
@@ -49,7 +49,7 @@ class FourArrays(Layout):
             array, said = _images(read_array(file), crops) if name.endswith("_x") else _labels(read_array(file), file)
             arrays.append(array)
             remarks += [f"{file.name} {remark}" for remark in said]
-        return Content(*arrays, {name: str(file) for name, file in files.items()}, tuple(remarks))
+        return content_of(arrays, {name: str(file) for name, file in files.items()}, tuple(remarks))
 
 
 def _images(images: np.ndarray, crops: bool) -> tuple[np.ndarray, list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, count_images
+from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, content_of, count_images
 from utils.errors import UserError
 
 _TEST_FOLDERS = ("test", "val", "valid")  # the first that is there
@@ -32,20 +32,23 @@ class ImageFolder(Layout):
         return f"an image folder {data_root / dataset.folder}/{{train,test}}/<class>/* ({side}x{side} RGB images)"
 
     def inspect(self, place: Path, dataset: Dataset) -> str:
-        counts = [sum(map(len, classes)) for classes in self._files(place, dataset)]
-        return f"image folder {place}, {count_images(*counts, dataset)}"
+        num_train, num_test = (sum(map(len, classes)) for classes in self._files(place, dataset))
+        return f"image folder {place}, {count_images(num_train, num_test, dataset)}"
 
     def read(self, place: Path, dataset: Dataset) -> Content:
-        arrays, problems, converted = [], [], Counter()
+        arrays: list[np.ndarray] = []
+        problems: list[str] = []
+        converted: Counter[str] = Counter()
         crops = dataset.settings.get(NON_SQUARE.name) == "crop"
         for classes in self._files(place, dataset):
-            images, found = _decode([file for files in classes for file in files], dataset.image_size, crops, converted)
+            images, found = _decode([file for files in classes for file in files], dataset.side, crops, converted)
             arrays += [images, np.repeat(np.arange(len(classes)), [len(files) for files in classes])]
             problems += found
         if problems:
             raise UserError(first_of(problems, "; "))
         origin = {f"{name}_{part}": str(folder) for name, folder in _splits(place).items() for part in "xy"}
-        return Content(*arrays, origin, tuple(f"{what}: {number}" for what, number in converted.items()))
+        remarks = tuple(f"{what}: {number}" for what, number in converted.items())
+        return content_of(arrays, origin, remarks)
 
     def _files(self, place: Path, dataset: Dataset) -> list[list[list[Path]]]:
         """For each split, for each class, its files."""

@@ -42,13 +42,14 @@ class ImageNetFolder(Layout):
 
     def inspect(self, place: Path, dataset: Dataset) -> str:
         files = self._files(place, dataset)
-        counts = (sum(map(len, classes.values())) for classes in files.values())
-        text = f"image folder {place}, {count_images(*counts, dataset)}, decoded once when they are first read"
+        num_train, num_test = (sum(map(len, classes.values())) for classes in files.values())
+        counted = count_images(num_train, num_test, dataset)
+        text = f"image folder {place}, {counted}, decoded once when they are first read"
         return text + _remark(tuple(files["train"]), dataset)
 
     def read(self, place: Path, dataset: Dataset) -> Content:
         arrays = place.parent / dataset.folder
-        decode(self._files(place, dataset), dataset.image_size, arrays, dataset.name)
+        decode(self._files(place, dataset), dataset.side, arrays, dataset.name)
         return FourArrays().read(arrays, dataset)
 
     def native_test(self, data_root: Path, dataset: Dataset, inner: int) -> dict[str, Path]:
@@ -75,7 +76,7 @@ class ImageNetFolder(Layout):
                     f"{arrays.parent} are resized: leave it out, or put there {self.wanted(data_root, dataset)}"
                 )
             test = {"test": self._files(place, dataset)["test"]}
-            decode(test, dataset.image_size, arrays, f"{dataset.name}, {_NATIVE}", partial(centre, inner=inner))
+            decode(test, dataset.side, arrays, f"{dataset.name}, {_NATIVE}", partial(centre, inner=inner))
         return files
 
     def _files(self, place: Path, dataset: Dataset) -> dict[str, dict[str, list[Path]]]:

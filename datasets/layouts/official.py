@@ -1,6 +1,7 @@
 """The official files of CIFAR, where torchvision stores them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ class OfficialCifar(Layout):
             )
 
 
-def _check_sums(place: Path, reader: type) -> None:
+def _check_sums(place: Path, reader: Any) -> None:
     from torchvision.datasets.utils import check_integrity
 
     sums = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]

@@ -49,12 +49,15 @@ class BackbonePart(Part, Protocol):
 
     def parameters(self) -> "Iterator[nn.Parameter]": ...
 
+    def state_dict(self) -> "dict[str, Tensor]": ...
+
 
 class DatasetPart(Part, Protocol):
     """A dataset (`datasets/arrays.py`); `load` gives its arrays, `transform` one of `utils/data/augment.py`."""
 
     num_tasks: int
     num_classes: int | None
+    image_size: int | None
     transforms: Mapping[str, Mapping[str, Any]]
     protocol_values: dict[str, dict[str, Any]]
     class_orders: Mapping[str, str]

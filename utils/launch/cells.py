@@ -93,7 +93,7 @@ class Asked:
             taken |= _stored(model, dataset, buffers, typed) - self._grid.typed
         if self._grid.epochs_are_online and _protocol(model, {**preset, **typed}) != "online":
             taken.add("epochs")
-        axes = {name: values for name, values in preset_axes.items() if name not in taken}
+        axes: dict[str, Sequence[Any]] = {name: values for name, values in preset_axes.items() if name not in taken}
         axes |= {name: values for name, values in typed.items() if len(values) > 1 and not accepted[name].many}
         self.used.update(axes)
         fixed = {name: words for name, words in preset.items() if name not in taken}

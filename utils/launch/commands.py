@@ -105,8 +105,9 @@ def table(words: Sequence[str]) -> int:
     for path in options.plugin or ():
         load_plugin(path)
     scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
-    shown = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
-    _, failure = write_table(places_of(options), View(options.metric, scenarios, *shown, options.names))
+    datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
+    view = View(options.metric, scenarios, datasets, models, methods, options.names)
+    _, failure = write_table(places_of(options), view)
     return tell_unwritten(failure)
 
 

@@ -100,7 +100,8 @@ def _total(numbers: Sequence[int | None], num_runs: int) -> int | None:
     """Of so many runs, of which some are told; None if one of these cannot be."""
     if not num_runs:
         return 0
-    return None if not numbers or None in numbers else round(sum(numbers) * num_runs / len(numbers))
+    known = [number for number in numbers if number is not None]
+    return None if not known or len(known) < len(numbers) else round(sum(known) * num_runs / len(known))
 
 
 def count_in_words(num_steps: int, is_exact: bool) -> str:

@@ -94,7 +94,7 @@ class _Device:
 
     def fits(self, memory_mb: float | None, room: float | None, most: float | None) -> bool:
         """Whether a run of that peak fits beside ours into `room` MB; more than `most` MB are not asked for."""
-        if not self.by_memory or room is None:
+        if not self.by_memory or room is None or most is None:
             return True
         needed = min(self.reservation(memory_mb), most)
         return sum(self.reserved.values()) + needed <= room + 1.0  # MB, for the rounding of shares

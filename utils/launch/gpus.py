@@ -280,8 +280,9 @@ def _end(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=1)  # what hangs inside the driver cannot even be killed: it is left behind
-    process.stdout.close()
-    process.stderr.close()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _read_row(fields: list[str]) -> list[Gpu]:
@@ -291,11 +292,10 @@ def _read_row(fields: list[str]) -> list[Gpu]:
     index, uuid, load, used, total, name = (field.strip() for field in fields)
     if not uuid.startswith("GPU-") and uuid not in _NO_UUID:
         return []
-    uuid = None if uuid in _NO_UUID else uuid
     share = _number(load, 0, 100)
     return [
         Gpu(
-            id=uuid or index,
+            id=index if uuid in _NO_UUID else uuid,
             index=int(index),
             name=name,
             uuid=uuid,

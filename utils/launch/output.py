@@ -18,8 +18,9 @@ def show(lines: Iterable[str]) -> None:
 def wrap(line: str, width: int) -> str:
     """A line broken between words, what follows the first break being indented; a longer word stays whole."""
     indent = " " * (len(line) - len(line.lstrip()) + 2)
-    words = {"break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.wrap(line, max(len(indent) + 1, width), subsequent_indent=indent, **words))
+    room = max(len(indent) + 1, width)
+    lines = textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def discard_output() -> None:

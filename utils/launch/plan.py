@@ -236,9 +236,9 @@ def make_plan(
     jobs = {job.identity: job for seed in seeds for each in by_seed for job in each.get(seed, ())}
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
-    seeds = tuple(dict.fromkeys(grid.seeds))
-    facts = (planner.num_asked, grid.selection, searches, seeds, axes, tuple(planner.data.mistakes))
-    return Plan(tuple(jobs.values()), *facts)
+    table_seeds = tuple(dict.fromkeys(grid.seeds))
+    mistakes = tuple(planner.data.mistakes)
+    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, table_seeds, axes, mistakes)
 
 
 def _by_seed(search: Search) -> dict[int, list[Job]]:

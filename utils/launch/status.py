@@ -123,7 +123,8 @@ class GroupStatus:
         known = [run for run in running if run.seconds_left is not None]
         if not known:
             return None
-        typical = sum(run.progress.total_steps * run.progress.seconds_per_step for run in known) / len(known)
+        told = [run.progress for run in known if run.progress is not None]
+        typical = sum((each.total_steps or 0) * (each.seconds_per_step or 0.0) for each in told) / len(known)
         ends = [typical if run.seconds_left is None else run.seconds_left for run in running]
         waiting = (RunState.NOT_RUN, RunState.STARTED, RunState.STOPPED)
         num_waiting = sum(self.counts[state] for state in waiting) if self.launchers else 0
@@ -180,7 +181,8 @@ def run_status(run: Run) -> RunStatus:
     record, name = Record(run.folder), run.folder.name
     progress = None if run.state is RunState.COMPLETE or not run.has_record else record.read_progress()
     if run.state in _NO_ANSWER and run.has_record and record.is_held():
-        return RunStatus(name, RunState.RUNNING, "", progress, progress and progress.seconds_left(time.time()))
+        seconds_left = None if progress is None else progress.seconds_left(time.time())
+        return RunStatus(name, RunState.RUNNING, "", progress, seconds_left)
     reason = run.reason if run.state in _EXPLAINED else ""
     return RunStatus(name, run.state, reason.removeprefix(f"{run.state}: "), progress)
 

@@ -81,10 +81,11 @@ class View:
     def show(self, progress: Progress) -> None:
         """Draw the live screen; called when nothing more can be started for now."""
         self._remaining.note(progress)
-        if self._live is not None:
-            eta, size = self._eta(progress), tuple(self._console.size)
-            screen = draw(self._title, progress, eta, size, _tell, self.num_following())
-            self._write(lambda: self._live.update(screen, refresh=True))
+        live = self._live
+        if live is not None:
+            width, height = self._console.size
+            screen = draw(self._title, progress, self._eta(progress), (width, height), _tell, self.num_following())
+            self._write(lambda: live.update(screen, refresh=True))
         elif self.refresh is not None and (seconds := self._seconds(progress)):
             self.refresh = None
             done = f"{len(progress.outcomes)} of {self._num_runs(progress)} runs done"

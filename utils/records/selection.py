@@ -73,7 +73,7 @@ class Column(NamedTuple):
     @property
     def shown(self) -> tuple[Any, ...]:
         """All of it, the compared options in words."""
-        return self._replace(compared=self.compared_text)
+        return tuple({**self._asdict(), "compared": self.compared_text}.values())
 
     @property
     def compared_text(self) -> str:
@@ -242,7 +242,7 @@ def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) 
         best, search_reason = _choose_validated(search, final, searched)
     else:
         best, search_reason = _choose_oracle(final), ""
-    chosen = [run for run in final.get(best, []) if not run.for_search]
+    chosen = [run for run in (final.get(best, []) if best is not None else []) if not run.for_search]
     complete = {run.values["seed"]: run for run in chosen if run.state is RunState.COMPLETE}
     if not search_reason and any(run.state in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))

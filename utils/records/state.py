@@ -24,7 +24,7 @@ class RunState(str, Enum):
     OTHER_VERSION = "other version"
 
     __str__ = str.__str__
-    __format__ = str.__format__
+    __format__ = str.__format__  # type: ignore[assignment]  # that of `str`, not that of `Enum`
 
     @property
     def is_answer(self) -> bool:

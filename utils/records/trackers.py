@@ -130,6 +130,7 @@ class _Messenger:
             if self._over:  # given up while it started
                 self._process.kill()
                 return
+            assert self._process.stdin is not None  # a pipe
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 kind = None
                 while kind != "end":
@@ -142,6 +143,7 @@ class _Messenger:
 
     def _hear(self, process: subprocess.Popen, started: float) -> str | None:
         """Read the answers of a process until it ends; why it failed, None if it has not."""
+        assert process.stdout is not None  # a pipe
         has_begun, failure = False, ""
         for line in map(str.strip, process.stdout):
             if line == BEGUN:
@@ -247,11 +249,10 @@ def mode_in_force(mode: str, say: Callable[[str], None]) -> str | None:
             when not, which is said.
         say: prints one line.
     """
-    if mode == "auto":
-        mode = _automatic_mode()
-        if mode is None:
-            say("Weights & Biases: not logged in, so nothing is tracked there (`wandb login`, or --wandb_mode offline)")
-    return None if mode == "disabled" else mode
+    in_force = _automatic_mode() if mode == "auto" else mode
+    if in_force is None:
+        say("Weights & Biases: not logged in, so nothing is tracked there (`wandb login`, or --wandb_mode offline)")
+    return None if in_force == "disabled" else in_force
 
 
 def run_settings(

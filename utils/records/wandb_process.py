@@ -117,7 +117,7 @@ def _receive(
 
 
 def _track(messages: queue.SimpleQueue, answer: Callable[[str], None]) -> None:
-    run = None
+    run: Any = None
     while True:
         kind, content = messages.get()
         if kind == "start":
@@ -158,10 +158,10 @@ def _track_result(run: Any, result: Mapping[str, Any]) -> None:
     import wandb
 
     run.summary.update(summary_values(result))
-    matrices = {}
+    matrices: dict[str, Any] = {}
     for scenario in result["metrics"]:
         columns, rows = accuracy_table(result["counts"], scenario)
-        matrices[f"matrix/{scenario}"] = wandb.Table(columns=columns, data=rows)
+        matrices[f"matrix/{scenario}"] = wandb.Table(columns=[*columns], data=rows)
     # At the step that wandb has reached: it drops what comes with an earlier one, as the last step of a run may be that
     # was stopped behind it and resumed.
     run.log(matrices)
@@ -170,7 +170,9 @@ def _track_result(run: Any, result: Mapping[str, Any]) -> None:
 def _track_summary(run: Any, summary: Mapping[str, Any]) -> None:
     import wandb
 
-    shown = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in summary["tables"].items()}
+    shown: dict[str, Any] = {
+        name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in summary["tables"].items()
+    }
     for title, encoded in summary["images"].items():
         shown[title] = wandb.Image(_decode_image(encoded))
     run.log(shown)

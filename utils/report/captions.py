@@ -7,13 +7,14 @@ from typing import Any
 from utils.config.variants import VARIANTS
 from utils.records.collect import Run
 from utils.records.metrics import METRICS
-from utils.records.selection import setting_in_words
-from utils.report.published import differences, gain, values_of
+from utils.records.selection import Column, setting_in_words
+from utils.report.published import Figure, differences, gain, values_of
 from utils.report.tables import (
     BASELINE,
     SCENARIOS,
     SIGNIFICANT,
     Entry,
+    ScenarioColumn,
     Table,
     protocol_of,
 )
@@ -54,7 +55,7 @@ def shortest_caption(table: Table) -> str:
 def _selections(table: Table) -> list[str]:
     rows: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
-        for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.num_seeds} - {""}):
+        for kind in sorted({entry.cell.selection for entry in table.row(row) if entry.cell and entry.num_seeds} - {""}):
             rows[kind].append(table.show(row))
     protocols = {entry.cell.protocol for entry in table.entries.values() if entry.cell}
     study = ", as the original study did" if protocols <= {"online", None} else ""
@@ -77,7 +78,7 @@ def _compositions(table: Table) -> list[str]:
     """Which layers saw current and memory rows in one forward, by method."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for column in table.columns:
-        model = table.show(column.column.model)
+        model = table.show(str(column.column.model))
         for row in table.rows:
             cell = table.entries[row, column].cell
             if cell and cell.forward and table.show(row) not in found[model][cell.forward]:
@@ -127,7 +128,7 @@ def _chosen(table: Table) -> list[str]:
     for column in table.columns:
         for row in table.rows:
             entry = table.entries[row, column]
-            if entry.num_seeds and entry.cell.selection:
+            if entry.cell and entry.num_seeds and entry.cell.selection:
                 numbers = entry.cell.num_values
                 told = {name: f"{value} (of {numbers[name]} tried)" for name, value in entry.cell.setting.items()}
                 lines[row][f"{table.title(column)}: {setting_in_words(told)}"] = None
@@ -135,14 +136,16 @@ def _chosen(table: Table) -> list[str]:
 
 
 def _remarks(entry: Entry) -> list[str]:
+    assert entry.cell is not None  # a published figure stands beside one of ours
+    assert entry.published is not None
     values = values_of(next(iter(entry.cell.runs.values())))
-    differing = [f"{name} {ours} (published: {theirs})" for name, (ours, theirs) in _sorted(entry, values)]
+    differing = [f"{name} {ours} (published: {theirs})" for name, (ours, theirs) in _sorted(entry.published, values)]
     texts = [f"another setting here, {', '.join(differing)}"] if differing else []
     return [*texts, *([entry.published.remark] if entry.published.remark else [])]
 
 
-def _sorted(entry: Entry, values: dict) -> Iterable[tuple[str, tuple]]:
-    return sorted(differences(entry.published, values).items())
+def _sorted(published: Figure, values: dict) -> Iterable[tuple[str, tuple]]:
+    return sorted(differences(published, values).items())
 
 
 def _gains(table: Table) -> list[str]:
@@ -151,16 +154,16 @@ def _gains(table: Table) -> list[str]:
         return []
     texts = []
     for column in table.columns:
-        norms = {row: table.entries[row, column].cell for row in table.rows}
-        norms = {row: cell for row, cell in norms.items() if cell and cell.runs}
+        cells = {row: table.entries[row, column].cell for row in table.rows}
+        norms = {row: cell for row, cell in cells.items() if cell and cell.runs}
         if {"AdaB2N", BASELINE} <= norms.keys():
-            texts.append(gain(column.column.dataset, protocol_of(norms)))
+            texts.append(gain(str(column.column.dataset), protocol_of(norms)))
     return [f"published, {text}" for text in texts if text]
 
 
 def _mixed(table: Table) -> list[str]:
     """The cells whose seeds were computed on different devices or thread counts, a line each."""
-    lines = {}
+    lines: dict[str, None] = {}
     for column in table.columns:
         for row in table.rows:
             cell = table.entries[row, column].cell
@@ -195,7 +198,7 @@ def _changes(environments: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{name} {', then '.join(values)}" for name, values in told.items() if len(values) > 1)
 
 
-def gaps(table: Table) -> dict[tuple[str, tuple], str]:
+def gaps(table: Table) -> dict[tuple[str, Column], str]:
     """Why a figure is missing or rests on fewer seeds, by row and column without its scenario."""
     found = {}
     for column in table.columns:
@@ -209,10 +212,10 @@ def gaps(table: Table) -> dict[tuple[str, tuple], str]:
 def missing(table: Table) -> list[str]:
     """Why figures are missing or rest on fewer seeds, and which records are in no cell, a line each."""
     any_scenario = table.columns[0][1] if table.columns else next(iter(SCENARIOS))
-    rows: dict[tuple[tuple, str], list[str]] = defaultdict(list)
+    rows: dict[tuple[Column, str], list[str]] = defaultdict(list)
     for (row, column), why in gaps(table).items():
         rows[column, why].append(table.show(row))
-    titles = {column: table.title((column, any_scenario)) for column, _ in rows}
+    titles = {column: table.title(ScenarioColumn(column, any_scenario)) for column, _ in rows}
     lines = [f"{titles[column]}, {', '.join(names)}: {why}" for (column, why), names in rows.items()]
     return [*lines, *lost(table)]
 

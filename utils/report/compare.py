@@ -86,7 +86,7 @@ class Group:
 
     def cell(self, column: Column | None, norm: str) -> Cell | None:
         """The cell of a norm layer in a column, None where there is none."""
-        return self.cells.get(column, {}).get(norm)
+        return None if column is None else self.cells.get(column, {}).get(norm)
 
 
 def read_groups(results_dir: Path, names: Sequence[str]) -> list[Group]:

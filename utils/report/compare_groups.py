@@ -100,13 +100,14 @@ def _title(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Column]]) 
 
 def _agreed(columns: Mapping[str, Column]) -> Column:
     agreed = (values[0] if len(set(values)) == 1 else None for values in zip(*columns.values(), strict=True))
-    column = Column(*agreed)
+    column = Column._make(agreed)
     return column._replace(compared=column.compared or ())
 
 
 def _all_cells(rows: Iterable[Row], groups: Sequence[Group]) -> Iterator[tuple[Row, str, dict[str, Cell]]]:
     for row in rows:
-        norms = {norm for group in groups for norm in group.cells.get(row.columns.get(group.name), ())}
+        there = [group.cells.get(row.columns[group.name], {}) for group in groups if group.name in row.columns]
+        norms = {norm for cells in there for norm in cells}
         for norm in in_order(norms):
             yield row, norm, row.cells(groups, norm)
 

@@ -1,8 +1,9 @@
 """One group beside the published figures, and what is not as it was there: why a number is not the paper's."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from utils.records.collect import Run
@@ -20,7 +21,6 @@ from utils.report.compare import (
     signed,
 )
 from utils.report.published import Figure, differences, differences_from_gain, find, gain, values_of
-from utils.report.stats import mean_and_std
 from utils.report.tables import BASELINE, column_title, in_order, protocol_of
 
 SCENARIO = "class_il"  # what is published
@@ -99,12 +99,12 @@ def _row(each: Comparison, metric: str) -> list[str]:
     texts = [*each.place, figure(ours)]
     if each.published is None or not ours:
         return [*texts, "–", "–"]
-    pair = [f"{each.published.value:.2f}", signed(mean_and_std(list(ours.values()))[0] - each.published.value)]
+    pair = [f"{each.published.value:.2f}", signed(fmean(ours.values()) - each.published.value)]
     return [*texts, *(f"({text})" if _is_another_setting(each) else text for text in pair)]
 
 
 def _is_another_setting(each: Comparison) -> bool:
-    return bool(each.deviating or differences(each.published, each.values))
+    return bool(each.deviating or (each.published and differences(each.published, each.values)))
 
 
 # -- Why they differ --------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def _is_another_setting(each: Comparison) -> bool:
 def _other_settings(found: Iterable[Comparison]) -> list[str]:
     lines = []
     for each in found:
-        if each.deviating:
+        if each.deviating and each.published:
             ours = ", ".join(f"{name} {plain_value(each.values[name])}" for name in sorted(each.deviating))
             lines.append(f"{' '.join(each.place)}: ours has {ours}; published: {each.published.setting}")
     return lines
@@ -121,12 +121,12 @@ def _other_settings(found: Iterable[Comparison]) -> list[str]:
 
 def _options(found: Iterable[Comparison]) -> list[str]:
     """Options with another value than in the published runs, and the cells in which they have it."""
-    compared = [each for each in found if each.published]
+    compared = [(each, each.published) for each in found if each.published]
     places: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
-    for each in compared:
-        for name, (ours, theirs) in differences(each.published, each.values).items():
+    for each, published in compared:
+        for name, (ours, theirs) in differences(published, each.values).items():
             places[name, plain_value(ours), plain_value(theirs)].append(each.place)
-    everywhere = [each.place for each in compared]
+    everywhere = [each.place for each, _ in compared]
     return [
         f"{name}: {ours}, published {theirs} ({places_text(where, everywhere)})"
         for (name, ours, theirs), where in sorted(places.items())
@@ -151,9 +151,9 @@ def _typed_options(run: Run) -> list[str]:
 
 
 def _sources(found: Iterable[Comparison]) -> list[str]:
-    compared = [each for each in found if each.published]
-    texts = [f"published: {each.published.source} ({each.published.setting})" for each in compared]
-    texts += [f"{' '.join(each.place)}: {each.published.remark}" for each in compared if each.published.remark]
+    compared = [(each.place, each.published) for each in found if each.published]
+    texts = [f"published: {published.source} ({published.setting})" for _, published in compared]
+    texts += [f"{' '.join(place)}: {published.remark}" for place, published in compared if published.remark]
     return list(dict.fromkeys(texts))
 
 
@@ -164,7 +164,7 @@ def _gains(group: Group, metric: str) -> list[str]:
         values = [norms[norm].values(SCENARIO, metric) for norm in (_WITH_GAINS, BASELINE) if norm in norms]
         published = gain(str(column.dataset), protocol_of(norms))
         if published and len(values) == 2 and all(values):
-            ours, baseline = (mean_and_std(list(each.values()))[0] for each in values)
+            ours, baseline = (fmean(each.values()) for each in values)
             found = f"{column_title(column, group.cells)}: ours gains {signed(ours - baseline)}"
             lines.append(f"{found}; {published}{_other_than_gained(norms)}")
     return lines
@@ -172,7 +172,7 @@ def _gains(group: Group, metric: str) -> list[str]:
 
 def _other_than_gained(norms: Mapping[str, Cell]) -> str:
     """In what the two cells differ from the runs of the published gain; empty if in nothing."""
-    differing = {}
+    differing: dict[str, Any] = {}
     for norm in (_WITH_GAINS, BASELINE):
         differing |= differences_from_gain(_first(norms[norm]).values)
     texts = [
@@ -182,7 +182,7 @@ def _other_than_gained(norms: Mapping[str, Cell]) -> str:
     return f"; another setting here, {', '.join(texts)}" if texts else ""
 
 
-def _unpublished(found: Iterable[Comparison]) -> list[str]:
+def _unpublished(found: Sequence[Comparison]) -> list[str]:
     places = [each.place for each in found if each.published is None]
     if len(places) == len(found):
         return ["any of these cells, or not in this metric"]

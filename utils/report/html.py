@@ -197,7 +197,7 @@ def _why_unused(run: Run) -> str:
 
 def _about(text: str, run: Run) -> str:
     """What a run is, with its final Class-IL accuracy and on which data: that of a search is no result."""
-    final = run.metrics["class_il"].get(MAIN_METRIC) if run.metrics else None
+    final = run.metrics.get("class_il", {}).get(MAIN_METRIC)
     tested = tested_on(run.values.get("validation"))
     return " · ".join(
         [text, run.folder.name, *([] if final is None else [f"final Class-IL {final:.2f} % on {tested}"])]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -176,7 +176,7 @@ def _draw_accuracy(
         panels[scenario].fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     for scenario, axes in panels.items():
         _label(axes, SCENARIOS[scenario], "tasks seen", "average accuracy (%)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _number_wholly(axes.xaxis)
         axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
     _legend(figure, panels.values(), is_narrow)
     return figure
@@ -298,7 +298,7 @@ def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
     axes.set_title(shown_name(norm, _LONGEST_NAME), fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7, length=2)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+        _number_wholly(axis)
         if num_tasks <= _MOST_NUMBERED_TASKS:
             axis.set_ticks(range(1, num_tasks + 1))
     for (row, column), value in np.ndenumerate(matrix):
@@ -371,14 +371,19 @@ def _draw_panel(axes: "Axes", norm: str, table: np.ndarray | None, scale: Any) -
     axes.set_title(norm, fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7, length=2)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+        _number_wholly(axis)
     return image
 
 
 # -- What all of them are drawn on ------------------------------------------------------------------------------------
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
+def _number_wholly(axis: Any) -> None:
+    """Let an axis have its numbers at whole ones alone."""
+    axis.get_major_locator().set_params(integer=True)
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """An empty figure of that size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -43,7 +43,9 @@ def find(values: Mapping[str, Any], norm: str, metric: str) -> Figure | None:
     """
     stored = _load()
     published_norm = _published_norm(stored, norm, values)
-    method = values.get("model")
+    if published_norm is None:
+        return None
+    method = values.get("model", "")
     for name, setting in stored["settings"].items():
         figures = stored["figures"][name].get(method, {}).get(published_norm, {})
         if metric in figures and _matches(_conditions(setting, method), values):

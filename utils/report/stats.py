@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
+from typing import TypeVar
 
 SAME = 1e-9  # percentage points by which rounding may set two equal accuracies apart
 
@@ -22,13 +23,16 @@ def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float |
         return None
     from scipy.special import stdtr  # scipy.stats has the whole test, and takes half a second longer to import
 
-    mean, std = mean_and_std(differences)
+    mean, std = statistics.fmean(differences), statistics.stdev(differences)
     return float(2 * stdtr(len(differences) - 1, -abs(mean) / (std / math.sqrt(len(differences)))))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+Key = TypeVar("Key")
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Adjusted p by Holm's step-down procedure (Holm, 1979), by the same names."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Key, float] = {}
     largest = 0.0
     ordered = sorted(p_values.items(), key=lambda item: item[1])
     for rank, (name, value) in enumerate(ordered):

@@ -201,7 +201,7 @@ def build_table(
         for row, (mean, std, number) in figures.items():
             key, cell = (row, column), cells[column[0]].get(row)
             published = _published(cell, row, column[1], metric)
-            is_best = mean is not None and abs(mean - best) < SAME
+            is_best = mean is not None and best is not None and abs(mean - best) < SAME
             test = tests.get(key, _Test())
             entries[key] = Entry(mean, std, number, is_best, test.p, adjusted.get(test.key), cell, published)
     return Table(columns, rows, entries, metric, tuple(unreadable), len(adjusted))

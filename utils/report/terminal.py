@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -134,7 +135,7 @@ def _drawing(leading: Sequence[_Column], columns: Sequence[_Column]) -> Drawing:
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="", width=width
     )
     for number, (column, room) in enumerate(zip([*leading, *columns], widths, strict=True)):
-        justify = "right" if number else "left"
+        justify: Literal["right", "left"] = "right" if number else "left"
         head = Text("\n", justify=justify, overflow="fold").join(map(_text, column.head))
         drawing.add_column(head, width=room, justify=justify, vertical="bottom", overflow="fold")
     for cells in zip(*(column.cells for column in [*leading, *columns]), strict=True):

@@ -56,7 +56,7 @@ def by_project(cells: Cells, typed: str | None) -> dict[str, Cells]:
     """The columns by the project that their runs are in, without projects that have no complete run yet."""
     projects: dict[str, dict] = defaultdict(dict)
     for column, norms in cells.items():
-        projects[typed or column.dataset][column] = norms
+        projects[typed or column.dataset or ""][column] = norms
     return {
         project: own
         for project, own in projects.items()
