@@ -35,7 +35,7 @@ from utils.errors import (
     is_out_of_memory,
 )
 from utils.machine import default_threads, print_any_text
-from utils.records.content import DamagedRecord, RecordedConfig, Result
+from utils.records.content import DamagedRecord, RecordedConfig
 from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
 
@@ -117,10 +117,10 @@ def run(arguments: list[str], stop: StopRequest) -> int:
                 command = ["python", "utils/main.py", *without_rerun(arguments)]
                 facts = {"identity": identity, "data": fingerprint, "command": command}
                 train(config, dataset, arrays, record, facts, screen, stop, started)
-                show_result(config, record.read_result(), screen)
+                show_result(config, record, screen)
                 return COMPLETE
     screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
-    show_result(config, record.read_result(), screen)
+    show_result(config, record, screen)
     return COMPLETE
 
 
@@ -476,17 +476,19 @@ def show_plan(
     screen.say(f"  record: {record.folder}", detail=True)
 
 
-def show_dry_run(config: Configuration, dataset, arrays, record: Record, screen) -> None:
+def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, record: Record, screen: Screen) -> None:
     """The plan of a run that is not started, with its steps, how it stands, and every value that its result depends on.
 
     Raises:
         UserError: what would end the run before its first step, as far as that shows without a network.
     """
+    import torch
+
     from utils.data.plan import StreamSizes, count_stages
     from utils.run.environment import choose_device
 
     device, threads = choose_device(config.device), config.threads or default_threads()
-    stream = make_stream(config, dataset, arrays, "cpu")
+    stream = make_stream(config, dataset, arrays, torch.device("cpu"))
     sizes = StreamSizes.of(stream)
     num_steps = count_total_steps(config, count_stages(config, sizes))
     check_retuning(config, sizes)
@@ -520,10 +522,12 @@ def describe_batches(config: Configuration) -> str:
     return f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}, {config.forward} forward"
 
 
-def show_result(config: Configuration, result: Result, screen: Screen) -> None:
-    """The final metrics, those that lead in the protocol."""
+def show_result(config: Configuration, record: Record, screen: Screen) -> None:
+    """The final metrics of a complete run, those that lead in the protocol."""
     from utils.config.protocols import PROTOCOLS
 
+    result = record.read_result()
+    assert result is not None  # of a complete run
     leading = PROTOCOLS[config.protocol].leading_metrics
     for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):
         metrics = result.metrics[scenario]

@@ -205,7 +205,7 @@ def _show_help(arguments: Sequence[str], selected: dict[str, Any]) -> None:
 
 
 @as_user_errors()
-def restore(values: dict[str, Any], origins: dict[str, str]) -> Configuration:
+def restore(values: Mapping[str, Any], origins: Mapping[str, str]) -> Configuration:
     """The configuration of a record, from what its `config.json` holds.
 
     Raises:
@@ -218,7 +218,7 @@ def restore(values: dict[str, Any], origins: dict[str, str]) -> Configuration:
     parts = Parts(method, dataset, NORMS.get(values["nl"]), BACKBONES.get(values["backbone"]), head)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Configuration(plain, origins, options, parts)
+    return Configuration(plain, dict(origins), options, parts)
 
 
 def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -266,7 +266,7 @@ class _NoDataset:
     protocol_values: ClassVar[dict[str, Any]] = {}
 
 
-def _protocol_and_head(selected: dict[str, Any], method: type[MethodPart]) -> tuple[str, str]:
+def _protocol_and_head(selected: Mapping[str, Any], method: type[MethodPart]) -> tuple[str, str]:
     name = selected.get("protocol") or method.protocol
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}. Known: {', '.join(PROTOCOLS)}.")

@@ -89,7 +89,7 @@ class Estimates:
             self._equal[index] = defaultdict(list)
             for run in self._runs_of(kind):
                 values = [run.values.get(name, default) for name, (_, default) in counting.items()]
-                self._equal[index][_likeness(values, run.config.plugins, run.config.data)].append(run)
+                self._equal[index][_likeness(values, run.known_config.plugins, run.known_config.data)].append(run)
         own = [value for value, _ in counting.values()]
         return self._equal[index].get(_likeness(own, config.parts.unreleased_code, job.data.fingerprint), [])
 
@@ -105,11 +105,12 @@ class Estimates:
         if step not in self._by_step:
             speeds: dict[str, list[float]] = defaultdict(list)
             for run in self._samples(job.config.nl):
-                is_alike = self._is_comparable(run.environment) and _step(run.values, run.config.data) == step
-                if run.result.steps and is_alike:
+                is_alike = self._is_comparable(run.environment) and _step(run.values, run.known_config.data) == step
+                result = run.known_result
+                if result.steps and is_alike:
                     # Of start and of measuring the norm layers, which more steps do not lengthen.
-                    other = sum(run.result.seconds.get(kind, 0.0) for kind in ("start", "norms"))
-                    speeds[str(run.values.get("model"))].append((_seconds(run) - other) / run.result.steps)
+                    other = sum(result.seconds.get(kind, 0.0) for kind in ("start", "norms"))
+                    speeds[str(run.values.get("model"))].append((_seconds(run) - other) / result.steps)
             self._by_step[step] = speeds
         return self._by_step[step]
 
@@ -168,12 +169,12 @@ def _complete_runs(folders: Iterable[Path]) -> list[Run]:
 
 def _seconds(run: Run) -> float:
     """What a complete run took in all."""
-    return sum(run.result.seconds.values())
+    return sum(run.known_result.seconds.values())
 
 
 def _memory_mb(run: Run) -> float | None:
     """The largest that it had on its GPU; None on the CPU."""
-    device_bytes = run.result.peak_memory.get("device_bytes")
+    device_bytes = run.known_result.peak_memory.get("device_bytes")
     return None if device_bytes is None else device_bytes / _MEGABYTE
 
 

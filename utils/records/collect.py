@@ -45,6 +45,18 @@ class Run:
     has_record: bool = True
 
     @property
+    def known_config(self) -> RecordedConfig:
+        """What `config.json` holds, of a run that has an answer and so has one."""
+        assert self.config is not None
+        return self.config
+
+    @property
+    def known_result(self) -> Result:
+        """What `result.json` holds, of a complete run."""
+        assert self.result is not None
+        return self.result
+
+    @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """By scenario, as `utils.records.metrics.summarise` gives them; none without a result."""
         return self.result.metrics if self.result else {}

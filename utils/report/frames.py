@@ -87,7 +87,7 @@ def _metrics(run: Run) -> list[float | None]:
 
 
 def _costs(run: Run) -> list[Any]:
-    seconds, memory = run.result.seconds, run.result.peak_memory
+    seconds, memory = run.known_result.seconds, run.known_result.peak_memory
     return [
         sum(seconds.values()) if seconds else None,
         seconds.get("training"),

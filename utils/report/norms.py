@@ -76,8 +76,9 @@ def _caption(runs: Sequence[Run]) -> str:
 
 
 def _cell(runs: Sequence[Run], scenario: str, tell: Callable[[np.ndarray, np.ndarray], str]) -> str:
-    results = [run.result for run in runs if run.result.norms is not None]
-    if results and all(result.norms.retuned is None for result in results):
+    results = [run.known_result for run in runs]
+    measured = [result.norms for result in results if result.norms is not None]
+    if measured and all(norms.retuned is None for norms in measured):
         return "nothing to re-tune"
     pairs = [pair for result in results if (pair := _before_and_after(result, scenario)) is not None]
     pairs = [pair for pair in pairs if pair.shape == pairs[0].shape]
@@ -103,9 +104,10 @@ _MORE = {_change: "", _course: " difference after each task"}
 
 def _before_and_after(result: Result, scenario: str) -> np.ndarray | None:
     """Average accuracy in percent over the tasks seen [2, T], after each task; None if the last cannot be told."""
-    if result.norms.retuned is None:
+    retuned = None if result.norms is None else result.norms.retuned
+    if retuned is None:
         return None
-    both = (result.counts, result.norms.retuned)
+    both = (result.counts, retuned)
     pair = np.array([average_accuracies(accuracies(counts[scenario], counts["total"])) for counts in both])
     return pair if np.isfinite(pair[:, -1]).all() else None
 
@@ -123,6 +125,6 @@ def mean_distances(cell: Cell, kind: str) -> np.ndarray | None:
 
 
 def _distances(run: Run, kind: str) -> np.ndarray | None:
-    norms = run.result.norms
+    norms = run.known_result.norms
     table = np.array([pair[kind] for pair in norms.distances.values()] if norms else [], dtype=float)
     return table if table.ndim == 2 and np.isfinite(table).any() else None

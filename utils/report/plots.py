@@ -311,7 +311,7 @@ def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
 
 def _mean_matrices(cell: Cell) -> dict[str, np.ndarray]:
     """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet; mean over seeds."""
-    counts = [run.result.counts for run in cell.runs.values() if run.result.counts]
+    counts = [counts for run in cell.runs.values() if (counts := run.known_result.counts)]
     found = [np.stack([accuracies(each[name], each["total"]) for name in SCENARIOS]) for each in counts]
     found = [matrices for matrices in found if matrices.shape == found[0].shape]
     if not found:

@@ -60,7 +60,7 @@ def find(values: Mapping[str, Any], norm: str, metric: str) -> Figure | None:
 
 def values_of(run: Run) -> dict[str, Any]:
     """The options of a complete run and its number of tasks, for `find` and `differences`."""
-    return {**run.values, "num_tasks": run.result.num_tasks}
+    return {**run.values, "num_tasks": run.known_result.num_tasks}
 
 
 def differences(figure: Figure, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
