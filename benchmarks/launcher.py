@@ -27,14 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
-from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.devices import Devices, Place
 from utils.launch.engine import LocalEngine
 from utils.launch.estimates import Estimates
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Job, Plan, Where, make_plan
 from utils.launch.remaining import Remaining, sources_of
-from utils.launch.scheduler import Limits, Progress, Scheduler
+from utils.launch.scheduler import Bookkeeper, Limits, Progress, Scheduler
 from utils.launch.view import View
 from utils.records.state import RunState
 from utils.report import Report, write_report

@@ -15,12 +15,12 @@ from utils.config.command_line import Parser, make_parser
 from utils.config.options import Option, flag, grouped, ranged
 from utils.errors import COMPLETE, DISK, MISTAKE, RunError, UserError, is_disk_error
 from utils.launch.arguments import PLACES, PRESET, places_of
-from utils.launch.cancel import cancel
 from utils.launch.cells import group_of, known_parts, read_extras
 from utils.launch.commands import compare, data, table, track_summary, write_table
 from utils.launch.grid import Grid, change, find_grid
 from utils.launch.output import discard_output, show
 from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.launch.presence import cancel
 from utils.launch.status import status
 from utils.machine import default_threads, print_any_text
 from utils.records.record import FORMER
@@ -246,11 +246,10 @@ def _devices(options: argparse.Namespace) -> Any:
 
 
 def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, options: argparse.Namespace) -> int:
-    from utils.launch.bookkeeper import Bookkeeper
     from utils.launch.engine import LocalEngine
     from utils.launch.presence import present
     from utils.launch.remaining import Remaining, sources_of
-    from utils.launch.scheduler import Limits, Scheduler
+    from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
     from utils.launch.search import Following
     from utils.launch.view import View
 

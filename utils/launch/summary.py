@@ -7,8 +7,7 @@ from typing import Any
 
 from utils.config.command_line import typed_text
 from utils.config.variants import row_of
-from utils.launch.cost import Cost, cost_of
-from utils.launch.estimates import Estimates
+from utils.launch.estimates import Cost, Estimates, cost_of
 from utils.launch.plan import Job, Plan, Search, Where
 from utils.launch.search import decided
 from utils.launch.steps import model_bytes

@@ -13,13 +13,12 @@ from tests.utils.launch.rig import FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
 from utils.config.registry import NORMS, ROOT
-from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.cells import read_extras
 from utils.launch.data import Data
 from utils.launch.engine import Child
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Where, make_plan
-from utils.launch.scheduler import Limits, Scheduler
+from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
 from utils.launch.search import Following, decided
 from utils.records.collect import collect
 from utils.records.state import RunState

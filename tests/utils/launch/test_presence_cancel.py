@@ -34,7 +34,7 @@ def test_without_a_launcher_it_says_so(tmp_path, capsys):
     assert main(words) == 2
     assert "no launcher is at" in capsys.readouterr().err
     with present(tmp_path / "group"):
-        (path,) = (tmp_path / "group").iterdir()
+        (path,) = (tmp_path / "group").rglob("launcher-*.json")
         path.write_text('{"process": 1, "machine": "elsewhere"}')
         assert main(words) == 2
     assert "but on elsewhere" in capsys.readouterr().err

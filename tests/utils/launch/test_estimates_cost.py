@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.launch.cost import Cost, cost_of, count_in_words
+from utils.launch.estimates import Cost, cost_of, count_in_words
 
 
 def cost(num_open=4, num_steps=400, is_exact=True, known=(), rough=()):

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.launch.bookkeeper import Bookkeeper
 from utils.launch.plan import Where
 from utils.launch.presence import present
+from utils.launch.scheduler import Bookkeeper
 from utils.records.ledger import Axes, Ledger
 from utils.records.state import RunState
 
