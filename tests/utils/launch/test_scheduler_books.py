@@ -33,7 +33,8 @@ def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, b
     books.add([FakeJob("two")])
     runs = Ledger(tmp_path / "group").read()
     assert list(runs) == ["one", "two"]
-    words = ("--group", "group", "--results_dir", str(tmp_path), "--data_root", str(tmp_path / "data"))
+    places = ("--group", "group", "--results_dir", str(tmp_path), "--data_root", str(tmp_path / "data"))
+    words = (*places, "--keep_model", "0")
     assert runs["two"].command == ("python", "utils/main.py", "--nl", "BN", *words)
     assert runs["two"].values == {"nl": "BN"}
 
