@@ -15,7 +15,7 @@ from utils.records.state import RunState
 class FakeJob:
     name: str
     words: tuple = ("--nl", "BN")
-    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(values={"nl": "BN"}, seed=0))
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(values={"nl": "BN", "seed": 0}, seed=0))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, b
     places = ("--group", "group", "--results_dir", str(tmp_path), "--data_root", str(tmp_path / "data"))
     words = (*places, "--keep_model", "0")
     assert runs["two"].command == ("python", "utils/main.py", "--nl", "BN", *words)
-    assert runs["two"].values == {"nl": "BN"}
+    assert runs["two"].values == {"nl": "BN", "seed": 0}
 
 
 @pytest.mark.parametrize("outcome", RunState)
@@ -58,7 +58,7 @@ def test_a_disk_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, 
 
 
 def test_runs_on_seeds_of_the_search_alone_are_marked(tmp_path, books):
-    books.plan([FakeJob("one"), FakeJob("two", config=SimpleNamespace(values={"nl": "BN"}, seed=7))])
+    books.plan([FakeJob("one"), FakeJob("two", config=SimpleNamespace(values={"nl": "BN", "seed": 7}, seed=7))])
     assert [run.for_search for run in Ledger(tmp_path / "group").read().values()] == [False, True]
 
 
