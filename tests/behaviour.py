@@ -21,20 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from datasets.seq_arrays import SeqArrays
-from utils.config.registry import DATASETS
+import tests.seq_mapped  # noqa: F401, registers its dataset
 from utils.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = Path(__file__).with_suffix(".json")
-
-
-@DATASETS.register("seq-mapped")
-class SeqMapped(SeqArrays):
-    """Stays on the disk, as ImageNet-100 does."""
-
-    on_disk = True
-
 
 _DIGITS = "--dataset seq-digits --nf 8 --seed 3"
 _ONLINE = f"{_DIGITS} --lr 0.05 --debug_mode 12"
