@@ -97,7 +97,6 @@ def test_more_tasks_and_layers_than_fit_a_row(tmp_path):
 
 def test_matrices_of_both_scenarios_are_shown_where_both_were_measured(tmp_path):
     write_record(tmp_path / "group" / "run", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
-    cells = select(collect(tmp_path, "group"))
     sizes = {}
     for measured in (("class_il", "task_il"), ("class_il",)):
         path = tmp_path / "group" / "run" / "result.json"
@@ -105,6 +104,7 @@ def test_matrices_of_both_scenarios_are_shown_where_both_were_measured(tmp_path)
         for scenario in {"class_il", "task_il"} - set(measured):
             result["counts"][scenario] = [[None, None], [None, None]]
         path.write_text(json.dumps(result))
+        cells = select(collect(tmp_path, "group"))
         image = Image.open(io.BytesIO(make_plots(cells)["seq-digits er 200 matrix"].png))
         sizes[measured] = image.height
     assert sizes["class_il", "task_il"] - sizes[("class_il",)] == pytest.approx(1.75 * 110, abs=2)
