@@ -33,7 +33,7 @@ from utils.launch.estimates import Estimates
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import Job, Plan, Where, make_plan
 from utils.launch.remaining import Remaining, sources_of
-from utils.launch.scheduler import Bookkeeper, Limits, Progress, Scheduler
+from utils.launch.scheduler import Bookkeeper, Limits, PlanProgress, Scheduler
 from utils.launch.view import View
 from utils.records.state import RunState
 from utils.report import Report, write_report
@@ -148,7 +148,7 @@ def make_runs(folder: Path, number: int) -> tuple[Where, Plan]:
     return where, replace(plan, jobs=plan.jobs[:number])
 
 
-def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> Progress:
+def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> PlanProgress:
     """Bring a plan of stand-ins to its end, on a terminal that nobody sees."""
     devices = Devices(jobs=None if with_gpus else 2, say=lambda text: None, look=None if with_gpus else list)
     engine = StandInEngine(where, where.results_dir / where.group / "logs")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from utils.launch.engine import Child
 from utils.launch.estimates import Estimates
 from utils.launch.plan import Job
-from utils.launch.scheduler import Progress
+from utils.launch.scheduler import PlanProgress
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Remaining:
         self._num_learned = 0
         self._num_places = 1
 
-    def note(self, progress: Progress) -> None:
+    def note(self, progress: PlanProgress) -> None:
         """To be called when nothing more can be started: each run goes on from the step that it has told by now, and
         while runs wait, as many go on at a time as do now."""
         self._num_places = max(1, len(progress.running))
         self._learn(progress)
         self._listen(progress)
 
-    def seconds(self, progress: Progress, num_following: int = 0) -> float | None:
+    def seconds(self, progress: PlanProgress, num_following: int = 0) -> float | None:
         """Seconds until the last run ends; None as long as nothing is known.
 
         Args:
@@ -94,7 +94,7 @@ class Remaining:
         ends += [0.0] * (self._num_places - len(ends))
         return last_end(ends, [typical if seconds is None else seconds for seconds in waiting])
 
-    def _learn(self, progress: Progress) -> None:
+    def _learn(self, progress: PlanProgress) -> None:
         """Take note of the runs that ended since the last time, as if each had been run from its beginning."""
         for job, took in progress.finished[self._num_learned :]:
             pace, num_steps, kind = self._paces.get(job.name), self._sources.num_steps(job), _kind(job)
@@ -107,7 +107,7 @@ class Remaining:
                 self._told_by_kind[kind] = self._by_kind[kind], num_steps
         self._num_learned = len(progress.finished)
 
-    def _listen(self, progress: Progress) -> None:
+    def _listen(self, progress: PlanProgress) -> None:
         """Take note of how far the runs under way are."""
         now = self._clock()
         for name, child in progress.running.items():

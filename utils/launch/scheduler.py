@@ -55,7 +55,7 @@ class Limits:
 
 
 @dataclass
-class Progress:
+class PlanProgress:
     """What is shown of a plan under way.
 
     Attributes:
@@ -106,7 +106,7 @@ class Scheduler:
         estimate: Callable[[Job], float | None] = lambda job: None,
         follow: Callable[[Job], Iterable[Job]] = lambda job: (),
     ) -> None:
-        self.progress = Progress(len(jobs), waiting=deque(jobs))
+        self.progress = PlanProgress(len(jobs), waiting=deque(jobs))
         self._waiting = self.progress.waiting
         self._held: list[tuple[float, Job]] = []  # jobs that another launcher is at, and when to look again
         self._devices = devices
@@ -125,7 +125,7 @@ class Scheduler:
         self._next_start = 0.0
         self._stopping: int | None = None
 
-    def run(self) -> Progress:
+    def run(self) -> PlanProgress:
         """Start, wait and read until every job is over or the launcher is stopped."""
         former = {number: signal.signal(number, self._note_signal) for number in errors.stop_signals()}
         try:

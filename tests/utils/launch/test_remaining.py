@@ -5,7 +5,7 @@ import pytest
 
 from tests.utils.launch.gpu_rig import Clock
 from utils.launch.remaining import Remaining, Sources
-from utils.launch.scheduler import Progress
+from utils.launch.scheduler import PlanProgress
 
 
 def job(kind, seed):
@@ -17,7 +17,7 @@ def plan(clock, running, waiting, finished=()):
     jobs = [(job(kind, seed), since) for seed, (kind, since) in enumerate(running)]
     children = {each.name: SimpleNamespace(job=each, started=clock() - since) for each, since in jobs}
     ended = [(job(kind, 100 + seed), took) for seed, (kind, took) in enumerate(finished)]
-    return Progress(99, children, {}, ended, deque(job(kind, 200 + seed) for seed, kind in enumerate(waiting)))
+    return PlanProgress(99, children, {}, ended, deque(job(kind, 200 + seed) for seed, kind in enumerate(waiting)))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.utils.launch.rig import RESULT, FakePlace, job
 from tests.utils.records.rig import progress as told
 from utils.launch.engine import Child
 from utils.launch.remaining import Remaining, Sources
-from utils.launch.scheduler import Progress
+from utils.launch.scheduler import PlanProgress
 from utils.launch.view import PLAIN_REFRESH, View
 from utils.records.ledger import Axes
 from utils.records.state import RunState
@@ -43,7 +43,7 @@ def test_a_start_and_an_end_are_a_line_each(tmp_path, view):
     each.record.open().write_result(RESULT)
     child = child_of(each, started=65.0)
     view.started(child)
-    view.ended(each, RunState.COMPLETE, "", child, Progress(1, outcomes={"run": (RunState.COMPLETE, "")}))
+    view.ended(each, RunState.COMPLETE, "", child, PlanProgress(1, outcomes={"run": (RunState.COMPLETE, "")}))
     assert shown(view).splitlines() == [
         "started run on GPU 0",
         "[1/1] run: final Class-IL 50.00 %, 0:01:05, ETA 0:00:00",
@@ -55,7 +55,7 @@ def test_lines_tell_the_setting_and_whether_it_is_judged_on_held_out_data(tmp_pa
     final = job(tmp_path, "run", kappa=0.4, lambd=0.1, nf=4)
     for each in (replace(made, axes=Axes(("kappa", "lambd"))) for made in (searched, final)):
         view.started(child_of(each))
-        view.ended(each, RunState.DIVERGED, "why", child_of(each), Progress(1))
+        view.ended(each, RunState.DIVERGED, "why", child_of(each), PlanProgress(1))
     assert [line.partition(" (")[2].partition(")")[0] for line in shown(view).splitlines()] == [
         *["kappa 0.4, lambd 0.1, held out"] * 2,
         *["kappa 0.4, lambd 0.1"] * 2,
@@ -83,7 +83,7 @@ def test_a_terminal_gets_lines_broken_between_words(terminal, lines):
 def test_a_failing_run_shows_its_own_last_lines_as_they_are(tmp_path, view):
     each = job(tmp_path, "run")
     child = child_of(each, ["Traceback", "[red]RuntimeError: " + "x" * 200])
-    view.ended(each, RunState.FAILED, "RuntimeError", child, Progress(2, outcomes={"run": (RunState.FAILED, "")}))
+    view.ended(each, RunState.FAILED, "RuntimeError", child, PlanProgress(2, outcomes={"run": (RunState.FAILED, "")}))
     lines = shown(view).splitlines()
     assert lines[0] == "[1/2] run failed after 0:00:00: RuntimeError"
     assert lines[2] == "    [red]RuntimeError: " + "x" * 200
@@ -92,12 +92,12 @@ def test_a_failing_run_shows_its_own_last_lines_as_they_are(tmp_path, view):
 
 def test_a_run_that_could_not_be_started_is_named(tmp_path, view):
     each = job(tmp_path, "run")
-    view.ended(each, RunState.FAILED, "cannot be started: why", None, Progress(1))
+    view.ended(each, RunState.FAILED, "cannot be started: why", None, PlanProgress(1))
     assert "run failed after 0:00:00: cannot be started: why" in shown(view)
 
 
 def test_a_run_that_was_complete_before_is_not_worth_a_line(tmp_path, view):
-    view.ended(job(tmp_path, "run"), RunState.COMPLETE, "", None, Progress(1))
+    view.ended(job(tmp_path, "run"), RunState.COMPLETE, "", None, PlanProgress(1))
     assert shown(view) == ""
 
 
@@ -105,14 +105,14 @@ def test_estimates_are_asked_for_the_end(tmp_path):
     view = View("study", Remaining(Sources(lambda each: 3600.0)), console())
     each = job(tmp_path, "run")
     other = job(tmp_path, "other")
-    progress = Progress(2, {other.name: child_of(other)})
+    progress = PlanProgress(2, {other.name: child_of(other)})
     view.show(progress)
     view.ended(each, RunState.COMPLETE, "", child_of(each), progress)
     assert "ETA 0:59:5" in shown(view) or "ETA 1:00:00" in shown(view)
 
 
 def test_without_a_terminal_nothing_is_drawn(view):
-    view.show(Progress(3))
+    view.show(PlanProgress(3))
     view.close()
     assert shown(view) == ""
 
@@ -120,7 +120,7 @@ def test_without_a_terminal_nothing_is_drawn(view):
 def test_without_a_terminal_the_first_estimate_is_a_line(tmp_path):
     telling = {}
     view = View("study", Remaining(Sources(lambda each: telling.get("seconds"))), console())
-    progress = Progress(3, {"run": child_of(job(tmp_path, "run"))}, waiting=deque([job(tmp_path, "other")]))
+    progress = PlanProgress(3, {"run": child_of(job(tmp_path, "run"))}, waiting=deque([job(tmp_path, "other")]))
     view.show(progress)
     assert (shown(view), view.refresh) == ("", PLAIN_REFRESH)
     telling["seconds"] = 3600.0
@@ -137,7 +137,7 @@ def test_without_a_terminal_the_first_estimate_is_a_line(tmp_path):
 def test_runs_that_will_follow_are_counted_from_the_start(tmp_path, view):
     view.num_following = lambda: 5
     each = job(tmp_path, "run")
-    progress = Progress(3, outcomes={"run": (RunState.COMPLETE, "")})
+    progress = PlanProgress(3, outcomes={"run": (RunState.COMPLETE, "")})
     view.ended(each, RunState.COMPLETE, "", child_of(each), progress)
     assert shown(view).startswith("[1/8] run")
     assert view.closing_lines(progress, stopped=False) == ["1 of 8 runs complete"]
@@ -149,15 +149,15 @@ def test_after_a_stop_it_says_what_is_saved(tmp_path, view):
     outcomes = {}
     for each in (saved, lost):
         outcomes[each.name] = (RunState.STOPPED, "")
-        view.ended(each, RunState.STOPPED, "", child_of(each), Progress(9, outcomes=outcomes))
-    assert view.closing_lines(Progress(9, outcomes=outcomes), stopped=True) == [
+        view.ended(each, RunState.STOPPED, "", child_of(each), PlanProgress(9, outcomes=outcomes))
+    assert view.closing_lines(PlanProgress(9, outcomes=outcomes), stopped=True) == [
         "0 of 9 runs complete",
         "the state of 1 of 2 stopped runs is saved; the same command goes on from there",
     ]
 
 
 def test_a_stop_before_anything_ran_promises_nothing(view):
-    assert view.closing_lines(Progress(9), stopped=True) == ["0 of 9 runs complete"]
+    assert view.closing_lines(PlanProgress(9), stopped=True) == ["0 of 9 runs complete"]
 
 
 def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
@@ -165,7 +165,7 @@ def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
     each.record.open().write_progress(told())
     view = View("study", console=console(terminal=True))
     assert view.refresh is not None
-    view.show(Progress(3, {"run": child_of(each)}))
+    view.show(PlanProgress(3, {"run": child_of(each)}))
     view.say("a line above")
     drawn = shown(view)
     for text in (
@@ -186,5 +186,5 @@ def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
 def test_a_damaged_result_is_complete_all_the_same(tmp_path, view, content):
     each = job(tmp_path, "run")
     each.record.open().result_path.write_text(content)
-    view.ended(each, RunState.COMPLETE, "", child_of(each), Progress(1))
+    view.ended(each, RunState.COMPLETE, "", child_of(each), PlanProgress(1))
     assert "run: complete, " in shown(view)

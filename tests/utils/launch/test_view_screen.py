@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from utils.launch.scheduler import Progress
-from utils.launch.screen import draw, shorten_name
+from utils.launch.scheduler import PlanProgress
+from utils.launch.view import draw, shorten_name
 from utils.records.ledger import Axes
 from utils.records.state import RunState
 
@@ -30,7 +30,7 @@ def picture(progress, width=100, height=30, told="task 12, step 3400, loss 1.234
 def under_way(num_running, num_places=2, **outcomes):
     over = {f"{name}{number}": (RunState[name.upper()], "why") for name, n in outcomes.items() for number in range(n)}
     running = {LONG.format(seed): child(LONG.format(seed), f"GPU {seed % num_places}") for seed in range(num_running)}
-    return Progress(200, running, over)
+    return PlanProgress(200, running, over)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 100, 160])
@@ -87,7 +87,7 @@ def test_runs_of_a_search_are_told_apart_and_their_names_give_way():
     words = ("--model", "er", "--kappa", "0.4", "--lambd", "10.0", "--nf", "4")
     held_out = (*words, "--ada_t0", "1", "--validation", "0.1")
     running = {name: child(LONG.format(0), "CPU", each) for name, each in (("a", words), ("b", held_out), ("c", ()))}
-    first, second, third = picture(Progress(3, running), 80, told="task 2, step 3, loss 1.234")[3:]
+    first, second, third = picture(PlanProgress(3, running), 80, told="task 2, step 3, loss 1.234")[3:]
     assert "AdaB2N-50ep-s0  kappa 0.4, lambd 10.0 " in first
     assert "  kappa 0.4, lambd 10.0, ada_t0 1, held out  1:01:40  task 2" in second
     assert "lambd" not in third
@@ -101,14 +101,14 @@ def test_the_last_failures_say_why():
 
 
 def test_hostile_text_is_shown_as_it_is():
-    progress = Progress(2, {"[red]x": child("[red]x", "[bold]")}, {"[/]": (RunState.FAILED, "[link=a]b")})
+    progress = PlanProgress(2, {"[red]x": child("[red]x", "[bold]")}, {"[/]": (RunState.FAILED, "[link=a]b")})
     lines = picture(progress, told="[blink]")
     assert "[red]x" in lines[3]
     assert "[blink]" in lines[3]
     assert lines[4] == "failed: [/]: [link=a]b"
 
 
-@pytest.mark.parametrize("progress", [Progress(0), Progress(3)])
+@pytest.mark.parametrize("progress", [PlanProgress(0), PlanProgress(3)])
 def test_nothing_under_way_is_a_picture_too(progress):
     assert len(picture(progress)) == 3
 
