@@ -292,13 +292,14 @@ def _read_row(fields: list[str]) -> list[Gpu]:
     index, uuid, load, used, total, name = (field.strip() for field in fields)
     if not uuid.startswith("GPU-") and uuid not in _NO_UUID:
         return []
+    known = None if uuid in _NO_UUID else uuid
     share = _number(load, 0, 100)
     return [
         Gpu(
-            id=index if uuid in _NO_UUID else uuid,
+            id=known or index,
             index=int(index),
             name=name,
-            uuid=uuid,
+            uuid=known,
             load=None if share is None else share / 100,
             memory_used=_number(used, 0),
             memory_total=_number(total, 1),
