@@ -341,9 +341,12 @@ def test_options_of_maps_that_are_not_distilled_are_refused(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--milestones 3 --lr_decay 0.1", "leave out --lr_decay"),
-        ("--milestones 3", "cosine schedule without milestones: leave out --milestones"),
-        ("--lr_decay 0.1", "leave out --lr_decay"),
+        (
+            "--milestones 3 --lr_decay 0.1",
+            "--milestones changes nothing in this run: --model podnet has a cosine",
+        ),
+        ("--milestones 3", "--milestones changes nothing in this run: --model podnet has a cosine"),
+        ("--lr_decay 0.1", "--lr_decay changes nothing in this run: --model podnet has a cosine"),
         ("--protocol online", "head"),
     ],
 )

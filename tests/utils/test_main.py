@@ -237,7 +237,9 @@ def test_complete_run_that_is_damaged_is_a_clear_line(start, tmp_path, capsys, d
 def test_record_of_a_complete_run(start, tmp_path):
     start("--notes", "a <note>", "--wandb_name", "\udcff", keep_checkpoint=0)
     folder = only_folder(tmp_path / "results")
-    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "result.json", "log.txt"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "metrics.jsonl", "result.json", "log.txt", "model.pt")
+    }
     assert folder.name.startswith("seq-arrays-er_ace-20-BN-1ep-s0-")
     config = json.loads((folder / "config.json").read_text())
     assert config["values"]["notes"] == "a <note>"

@@ -6,6 +6,7 @@ its class (`AdaB2N`), unless it is registered under another name.
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +33,16 @@ DATASETS = _registry("dataset", "datasets")
 
 @contextmanager
 def as_user_errors() -> Iterator[None]:
-    """Decorator or context: what a norm layer, which knows nothing of the suite, complains of is a user's mistake."""
+    """Decorator or context: what a norm layer, which knows nothing of the suite, complains of is a user's mistake.
+
+    The layers' options are named as they are typed, `--num_groups` for `num_groups`.
+    """
     try:
         yield
     except NormError as error:
-        raise UserError(str(error)) from error
+        names = {option.name for name in NORMS.names() for option in NORMS.get(name).options}
+        pattern = rf"(?<![\w-])({'|'.join(sorted(names, key=len, reverse=True))})(?!\w)"
+        raise UserError(re.sub(pattern, r"--\1", str(error))) from error
 
 
 def load_plugin(path: str) -> None:

@@ -37,7 +37,9 @@ def main():
     if word("memory"):
         task, megabytes = map(int, word("memory").split(","))
         place = {"pid": os.getpid(), "num_tasks": 2, "task": task, "step": 1, "total_steps": None, "first_step": 0}
-        told = place | {"started": 0.0, "updated": 0.0, "device_bytes": megabytes * 2**20}
+        stage = {"phase": "training", "stage": 0, "num_stages": 1, "epoch": 0, "num_epochs": 1}
+        told = place | stage | {"stage_step": 1, "stage_total": 2, "loss": None, "host_bytes": 0}
+        told |= {"started": 0.0, "updated": 0.0, "device_bytes": megabytes * 2**20}
         (folder / "progress.json").write_text(json.dumps({"schema": 1} | told))
     time.sleep(float(word("seconds", "0")))
     if code < 0:
