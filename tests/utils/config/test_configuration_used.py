@@ -87,7 +87,8 @@ def tried(config, method):
     parts = (PAIR_OPTIONS, METHODS.get(method).options[len(ExemplarMethod.options) :])
     own = [option for options in parts for option in options]
     options = config.options.values() if method == "ft" else own
-    return [option.name for option in options if option.changes_result and option.name not in NAMES_OF_PARTS]
+    names = [option.name for option in options if option.changes_result and not option.stands_for]
+    return [name for name in names if name not in NAMES_OF_PARTS]
 
 
 def others(config, name):
