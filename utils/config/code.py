@@ -82,7 +82,8 @@ def current_digests() -> dict[str, str]:
     registries = (BACKBONES, DATASETS, METHODS, NORMS)
     parts = [registry.get(name) for registry in registries for name in registry.names()]
     files = [sys.modules[part.__module__].__file__ for part in parts]
-    paths = sorted({Path(file) for file in files if file is not None})
+    packages = [ROOT / name for name in ("backbone", "datasets", "models")]  # plug-ins may be registered too
+    paths = sorted({Path(file) for file in files if file and any(map(Path(file).is_relative_to, packages))})
     return {_name_of(path): code_digest(path.read_text(encoding="utf-8")) for path in paths}
 
 
