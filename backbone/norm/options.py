@@ -54,6 +54,7 @@ class Option:
         required: there must be a value, from `source` or typed.
         group: the heading in `--help`; empty for an option of a part, which stands under the part's name.
         choices: the allowed values, if they are few.
+        metavar: what stands for its value in `--help`, such as `DIR`; where it is empty, its type says it.
         flag: may stand alone, which means this value.
         many: takes one word or more, and may be repeated.
         positional: is typed without its name.
@@ -78,6 +79,7 @@ class Option:
     group: str = ""
     aliases: tuple[str, ...] = ()
     choices: tuple | None = None
+    metavar: str = ""
     flag: Any = None
     many: bool = False
     positional: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
-from utils.config.options import ABSENT, PART_OPTIONS, Option, boolean
+from utils.config.options import ABSENT, PART_OPTIONS, Option
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.errors import UserError
 
@@ -94,10 +94,8 @@ def typed_text(value: Any) -> str:
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    if option.type is boolean:
-        return "0|1"
-    word = {"int": "N", "float": "X"}.get(getattr(option.type, "__name__", ""), "VALUE")
-    return option.name.rstrip("s").upper() if option.positional else word
+    by_type = {"int": "N", "float": "X", "boolean": "0|1", "Path": "PATH"}
+    return option.metavar or by_type.get(getattr(option.type, "__name__", ""), "VALUE")
 
 
 def _converter(option: Option) -> Callable[[str], Any]:

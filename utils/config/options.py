@@ -47,21 +47,38 @@ __all__ = [
 # What a run is made of. The parts named here bring their own options.
 PART_OPTIONS = grouped(
     "parts",
-    Option("model", str, None, "the method, such as er_ace", source="by --preset", required=True),
-    Option("dataset", str, None, "the stream of tasks, such as seq-cifar10", source="by --preset", required=True),
-    Option("nl", str, "BN", "the normalization layer, such as AdaB2N"),
-    Option("backbone", str, None, "the network under the classifier", source="by the protocol"),
-    Option("protocol", str, None, "named set of defaults", source="by the method"),
+    Option("model", str, None, "the method, such as er_ace", source="by --preset", required=True, metavar="METHOD"),
+    Option(
+        "dataset",
+        str,
+        None,
+        "the stream of tasks, such as seq-cifar10",
+        source="by --preset",
+        required=True,
+        metavar="DATASET",
+    ),
+    Option("nl", str, "BN", "the normalization layer, such as AdaB2N", metavar="LAYER"),
+    Option("backbone", str, None, "the network under the classifier", source="by the protocol", metavar="BACKBONE"),
+    Option("protocol", str, None, "named set of defaults", source="by the method", metavar="PROTOCOL"),
     role="part",
 ) + grouped(
     "parts",
-    Option("preset", str, None, "named set of options; what is typed wins", source="none", role="shorthand"),
+    Option(
+        "preset",
+        str,
+        None,
+        "named set of options; what is typed wins",
+        source="none",
+        role="shorthand",
+        metavar="PRESET",
+    ),
     Option(
         "plugin",
         str,
         None,
         "Python file that registers more parts; may be repeated",
         source="none",
+        metavar="FILE",
         many=True,
         role="place",
     ),
@@ -96,6 +113,7 @@ _TRAINING = grouped(
         None,
         "epochs at which the learning rate falls",
         source="by the dataset",
+        metavar="N,N,...",
         active_when=(
             _STEPS,
             Condition(
@@ -155,6 +173,7 @@ _NORM = grouped(
         None,
         "trainable scale and shift of the norm layers: auto, true or false",
         source="auto: by the norm layer and the protocol",
+        metavar="auto|true|false",
     ),
     sets("no_affine", "affine", False, "the same as --affine false"),
 )
@@ -167,6 +186,7 @@ _DATA = grouped(
         "protocol",
         "protocol, identity, seeded, icarl, imagenet100 or a list such as 3,1,0,2",
         aliases=("custom_class_order",),
+        metavar="ORDER",
     ),
     sets("no_task_shuffle", "class_order", "identity", "the same as --class_order identity"),
     Option(
@@ -194,6 +214,7 @@ _DATA = grouped(
         "where the data lies",
         source="$CL_DATA_ROOT, else data",
         aliases=("base_path",),
+        metavar="DIR",
         role="place",
     ),
 )
@@ -234,7 +255,7 @@ _EVALUATION = grouped(
 
 _MACHINE = grouped(
     "machine",
-    Option("device", str, "auto", "auto, cpu, cuda or cuda:N"),
+    Option("device", str, "auto", "auto, cpu, cuda or cuda:N", metavar="DEVICE"),
     Option("threads", ranged(int, 1), None, "threads of the CPU", source="$OMP_NUM_THREADS, else 1"),
     role="place",
 )
@@ -249,8 +270,8 @@ def _last_checkpoint(text: str) -> bool:
 
 _OUTPUT = grouped(
     "output",
-    Option("results_dir", str, "results", "where the records go", aliases=("results_path",)),
-    Option("group", str, "default", "folder of the record inside --results_dir"),
+    Option("results_dir", str, "results", "where the records go", aliases=("results_path",), metavar="DIR"),
+    Option("group", str, "default", "folder of the record inside --results_dir", metavar="NAME"),
     flag("dry_run", "print what the run would be, and stop"),
     flag("rerun", "set the record of this run aside and run anew"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
@@ -262,12 +283,13 @@ _OUTPUT = grouped(
         False,
         "as --keep_checkpoint, which `last` means as well",
         flag=True,
+        metavar="last|0|1",
         stands_for=("keep_checkpoint",),
     ),
     Option("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", flag=True),
     Option("log_every", ranged(int, 1), 50, "steps between logged losses"),
     flag("non_verbose", "print the results only"),
-    Option("notes", str, "", "free text kept with the record", source="none"),
+    Option("notes", str, "", "free text kept with the record", source="none", metavar="TEXT"),
     role="place",
 )
 
@@ -282,9 +304,21 @@ _TRACKING = grouped(
         role="place",
     ),
     sets("nowand", "wandb_mode", "disabled", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
-    Option("wandb_entity", str, None, "entity at Weights & Biases", source="its own default", role="place"),
-    Option("wandb_project", str, None, "project at Weights & Biases", source="the dataset", role="place"),
-    Option("wandb_name", str, None, "name of the run at Weights & Biases", source="the record's", role="place"),
+    Option(
+        "wandb_entity", str, None, "entity at Weights & Biases", source="its own default", role="place", metavar="NAME"
+    ),
+    Option(
+        "wandb_project", str, None, "project at Weights & Biases", source="the dataset", role="place", metavar="NAME"
+    ),
+    Option(
+        "wandb_name",
+        str,
+        None,
+        "name of the run at Weights & Biases",
+        source="the record's",
+        role="place",
+        metavar="NAME",
+    ),
 )
 
 # Options of mammoth that would change nothing here, or something that this suite does not do.

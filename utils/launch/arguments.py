@@ -27,7 +27,9 @@ PLACES = (
 
 def group_parser(command: str, description: str, more: Sequence[Option] = ()) -> Parser:
     """The parser of a command on the records of a group, with more options of its own."""
-    name = Option("name", str, None, "folder of the study", source=_ONLY, group="where", positional=True)
+    name = Option(
+        "name", str, None, "folder of the study", source=_ONLY, group="where", positional=True, metavar="NAME"
+    )
     places = grouped("where", RESULTS_DIR, replace(PLACES[1], source=_ONLY), DATA_ROOT)
     return make_parser((name, *more, *places), prog=f"python run.py {command}", description=description)
 

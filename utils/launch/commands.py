@@ -16,7 +16,9 @@ from utils.launch.plan import Where
 
 _PLUGIN = Option("plugin", str, None, "Python file that adds metrics; may be repeated", source="none", many=True)
 _COMPARED = (
-    Option("groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True),
+    Option(
+        "groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True, metavar="GROUP"
+    ),
     Option("metric", str, "A_f", "its name in the records, such as A_a or forgetting", group="what"),
     *grouped("what", _PLUGIN),
     RESULTS_DIR,

@@ -27,6 +27,12 @@ def test_every_option_says_what_it_is_and_its_default(option):
         assert type(option.default)(shown if not isinstance(option.default, bool) else int(shown)) == option.default
 
 
+@pytest.mark.parametrize("option", dict.fromkeys([*SHARED_OPTIONS, *OPTIONS]), ids=lambda option: option.name)
+def test_help_names_what_an_option_takes(option):
+    (action,) = make_parser([option], add_help=False)._actions
+    assert action.metavar != "VALUE"
+
+
 def test_a_value_that_must_be_given_is_named_as_such():
     shown = {action.dest: action.help for action in make_parser([*SHARED_OPTIONS, ALPHA, *REPLAY_OPTIONS])._actions}
     assert shown["buffer_size"].endswith("(required)")
