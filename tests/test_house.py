@@ -104,7 +104,7 @@ def test_importing_a_package_does_nothing():
 
 
 def test_every_test_has_its_place():
-    """`tests/a/test_b.py` or `tests/a/test_b_further.py` tests `a/b.py`, `a/_b.py` or `a/b/`."""
+    """`tests/a/test_b.py` or `tests/a/test_b_topic.py` tests `a/b.py`, `a/_b.py` or `a/b/`."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         mirrored = path.relative_to(ROOT / "tests")
         if len(mirrored.parts) == 1 or mirrored.stem in ("test_golden", "test_parts", "test_layers"):

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 from torchvision.models.resnet import conv1x1
 
-from backbone.blocks import BasicBlock
+from backbone.blocks import BasicBlock, ZeroPaddedShortcut
 from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
 from utils.config.registry import BACKBONES
 from utils.errors import UserError
@@ -63,6 +63,17 @@ def test_shortcut_is_a_projection_exactly_where_the_shape_changes(in_channels, s
     before = x.clone()
     assert block(x).shape == (2, 8, 4, 4)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(8, 2), (7, 2), (6, 1)])
+def test_shortcut_without_parameters_takes_every_other_pixel_and_appends_zeros(side, stride):
+    shortcut = ZeroPaddedShortcut(5, stride)
+    x = torch.randn(2, 3, side, side)
+    shortened = shortcut(x)
+    assert torch.equal(shortened[:, :3], x[:, :, ::stride, ::stride])
+    assert shortened.shape == (2, 8, -(-side // stride), -(-side // stride))
+    assert not shortened[:, 3:].any()
+    assert not list(shortcut.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

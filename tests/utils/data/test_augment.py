@@ -1,21 +1,32 @@
+import hashlib
 import itertools
 
 import pytest
 import torch
 from torchvision.transforms import functional as reference
 
-from utils.data.augment import Transform, augment, crop_and_flip, normalise
+from utils.data.augment import Transform, augment, brighten, centre_crop, crop_and_flip, normalise
+from utils.errors import UserError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
-
-
-def random_images(num_images=6, height=8, width=8, channels=3):
-    draws = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (num_images, channels, height, width), dtype=torch.uint8, generator=draws)
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+TRANSFORMS = {
+    "crop and flip": Transform(2, True, MEAN, STD),
+    "crop": Transform(2, False, MEAN, STD),
+    "resized": Transform(4, True, MEAN, STD, resized_crop=True),
+    "resized without flip": Transform(4, False, MEAN, STD, resized_crop=True),
+    "brightness": Transform(2, True, MEAN, STD, brightness=63 / 255),
+    "brightness alone": Transform(0, False, MEAN, STD, brightness=0.5),
+    "smaller test images": Transform(0, True, MEAN, STD, resized_crop=True, brightness=0.2, test_side=12),
+}
 
 
 def random(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def random_images(num_images=6, height=16, width=16):
+    return torch.randint(0, 256, (num_images, 3, height, width), dtype=torch.uint8, generator=random())
 
 
 def by_torchvision(image, padding, top, left, flip):
@@ -69,29 +80,11 @@ def test_border_is_black_before_normalisation():
         torch.testing.assert_close(found, torch.tensor([-mean / std, (1 - mean) / std]))
 
 
-@pytest.mark.parametrize("transform", [Transform(2, True, MEAN, STD), Transform(0, False, MEAN, STD)])
-def test_input_is_left_as_it_was(transform):
-    images = random_images()
-    before = images.clone()
-    augment(images, transform, random())
-    normalise(images, transform)
-    assert torch.equal(images, before)
-
-
 def test_without_augmentation_nothing_is_drawn_and_images_are_only_normalised():
     images, transform, generator = random_images(), Transform(0, False, MEAN, STD), random()
     before = generator.get_state()
     assert torch.equal(augment(images, transform, generator), normalise(images, transform))
     assert torch.equal(generator.get_state(), before)
-
-
-@pytest.mark.parametrize("transform", [Transform(2, True, MEAN, STD), Transform(2, False, MEAN, STD)])
-def test_randomness_comes_from_the_generator_alone(transform):
-    images = random_images(32)
-    first = augment(images, transform, random(1))
-    torch.manual_seed(3)
-    assert torch.equal(augment(images, transform, random(1)), first)
-    assert not torch.equal(augment(images, transform, random(2)), first)
 
 
 def test_every_place_and_flip_is_equally_likely_for_each_image():
@@ -110,13 +103,6 @@ def test_every_place_and_flip_is_equally_likely_for_each_image():
     assert (deviation < 4.5 * (share / num_images).sqrt() + 1e-9).all()
 
 
-def test_image_of_a_batch_does_not_depend_on_its_neighbours():
-    images, transform = random_images(8), Transform(2, True, MEAN, STD)
-    others = images.clone()
-    others[1:] = 0
-    assert torch.equal(augment(images, transform, random())[0], augment(others, transform, random())[0])
-
-
 def test_constants_of_a_device_serve_inside_and_outside_inference_mode():
     transform, images = Transform(2, True, (0.111,) * 3, (0.222,) * 3), random_images()
     with torch.inference_mode():
@@ -125,3 +111,118 @@ def test_constants_of_a_device_serve_inside_and_outside_inference_mode():
     weight = torch.ones(1, requires_grad=True)
     (augment(images, transform, random()) * weight).sum().backward()
     assert weight.grad is not None
+
+
+# -- Resized crops, brightness, the crop of test images
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_randomness_comes_from_the_generator_alone(transform):
+    images = random_images(32)
+    before = images.clone()
+    first = augment(images, transform, random(1))
+    torch.manual_seed(3)
+    assert torch.equal(augment(images, transform, random(1)), first)
+    assert not torch.equal(augment(images, transform, random(2)), first)
+    assert torch.equal(images, before)
+    assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_image_of_a_batch_does_not_depend_on_its_neighbours(transform):
+    images = random_images(8)
+    others = images.clone()
+    others[1:] = 0
+    assert torch.equal(augment(images, transform, random())[0], augment(others, transform, random())[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        ((4, True), "bbd2a588084d32bc"),
+        ((4, False), "823936dbd239a5f2"),
+        ((0, True), "34f5abacbb9bdf94"),
+        ((0, False), "d81d895e641280ed"),
+    ],
+)
+def test_plain_crops_and_flips_are_pinned(settings, digest):
+    """Records of earlier runs rest on these numbers and on the order in which they are drawn."""
+    generator = random(3)
+    values = augment(random_images(16, 32, 32), Transform(*settings, MEAN, STD), generator)
+    draw = torch.rand(3, generator=generator)
+    found = hashlib.sha256(values.numpy().tobytes() + draw.numpy().tobytes()).hexdigest()
+    assert found.startswith(digest)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 192 / 255, 1.0, 1.1, 318 / 255, 3.0])
+def test_brightness_is_torchvisions(factor):
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    ours = brighten(images, torch.tensor([factor]))
+    assert torch.equal(ours, reference.adjust_brightness(images, factor))
+    pillow = reference.adjust_brightness(reference.to_pil_image(images[0]), factor)
+    assert torch.equal(ours[0], reference.pil_to_tensor(pillow))
+
+
+@pytest.mark.parametrize(("brightness", "low", "high"), [(63 / 255, 192 / 255, 318 / 255), (1.5, 0, 2.5)])
+def test_brightness_is_uniform_between_its_limits_and_of_each_image(brightness, low, high):
+    images = torch.full((40_000, 1, 1, 1), 100, dtype=torch.uint8)
+    transform = Transform(0, False, (0.0,), (1.0,), brightness=brightness)
+    factors = augment(images, transform, random()).flatten() * 2.55
+    assert low - 0.011 <= factors.min() < low + 0.011
+    assert high - 0.021 < factors.max() <= high
+    assert abs(factors.mean() + 0.005 - (low + high) / 2) < 5 * (high - low) / 12**0.5 / 200
+    assert abs(factors.std() - (high - low) / 12**0.5) < 0.02 * (high - low)
+
+
+def test_brightness_comes_after_crop_and_flip_and_leaves_their_draws_alone():
+    images, plain = random_images(16), Transform(2, True, **PLAIN)
+    brightened = Transform(2, True, **PLAIN, brightness=0.4)
+    generator = random()
+    cropped = (augment(images, plain, generator) * 255).round().to(torch.uint8)
+    factors = 0.6 + 0.8 * torch.rand(16, generator=generator)
+    expected = normalise(brighten(cropped, factors), plain)
+    assert torch.equal(augment(images, brightened, random()), expected)
+
+
+def test_resized_crops_are_flipped_for_half_of_the_images():
+    """An image that brightens to the right tells which way it was turned."""
+    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(4000, 1, 32, 32)
+    for flip, expected in ((True, 0.5), (False, 0.0)):
+        transform = Transform(0, flip, (0.0,), (1.0,), resized_crop=True)
+        values = augment(ramp, transform, random())
+        mirrored = values[:, 0, 16, 0] > values[:, 0, 16, -1]
+        assert abs(mirrored.float().mean() - expected) < 0.04
+
+
+def test_resized_crops_see_the_border():
+    white = torch.full((500, 1, 16, 16), 255, dtype=torch.uint8)
+    bordered = augment(white, Transform(4, False, (0.0,), (1.0,), resized_crop=True), random())
+    assert bordered.min() == 0
+    assert bordered.amax((1, 2, 3)).eq(1).float().mean() > 0.95
+    borderless = augment(white, Transform(0, False, (0.0,), (1.0,), resized_crop=True), random())
+    assert torch.equal(borderless, torch.ones_like(borderless))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(16, 16, 12), (17, 18, 12), (16, 19, 16), (19, 16, 16), (15, 21, 10)]
+)
+def test_centre_is_torchvisions(height, width, side):
+    images = random_images(2, height, width)
+    centre = centre_crop(images, side)
+    assert torch.equal(centre, reference.center_crop(images, [side, side]))
+    transform = Transform(0, True, MEAN, STD, resized_crop=True, test_side=side)
+    expected = normalise(centre, Transform(0, True, MEAN, STD))
+    assert torch.equal(normalise(images, transform), expected)
+    assert augment(images, transform, random()).shape == (2, 3, side, side)
+
+
+def test_images_smaller_than_the_test_crop_are_refused():
+    transform = Transform(0, False, MEAN, STD, resized_crop=True, test_side=20)
+    with pytest.raises(UserError, match=r"16x16 .* 20x20"):
+        normalise(random_images(), transform)
+
+
+@pytest.mark.parametrize(("settings", "word"), [({"brightness": -0.1}, "brightness"), ({"test_side": 8}, "test_side")])
+def test_settings_that_mean_nothing_are_refused(settings, word):
+    with pytest.raises(UserError, match=word):
+        Transform(4, True, MEAN, STD, **settings)

@@ -189,6 +189,51 @@ def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_pa
     wait_for(lambda: is_gone((folder / "started").read_text()))
 
 
+def test_a_process_that_never_began_is_not_waited_for(fake, tmp_path, monkeypatch):
+    folder, said = fake(init="time.sleep(600)"), []
+    monkeypatch.setattr(trackers, "BEGIN_SECONDS", 0.0)
+    tracker = make(tmp_path, said)
+    wait_for((folder / "started").exists)
+    started = time.monotonic()
+    tracker.finish(RESULT)
+    assert time.monotonic() - started < 10
+    assert ["it has not begun within 0 s" in line for line in said] == [True]
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+@pytest.mark.parametrize("slow", ["init", "finish"])
+def test_what_is_merely_slow_arrives_after_the_run_is_over(fake, tmp_path, slow):
+    folder = fake(**{slow: "time.sleep(4)"})
+    script = f"""
+import os, pathlib, time
+from utils.records import trackers
+trackers.CLOSE_SECONDS = 1.0
+names = dict(entity=None, project="p", name="n", group="g", run_id="i", config={{}})
+tracker = trackers.make_tracker("offline", **names, folder=pathlib.Path({str(tmp_path)!r}), say=print)
+while not os.path.exists({str(folder / "started")!r}):
+    time.sleep(0.02)
+tracker.finish({RESULT!r})
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=30, check=True)
+    assert not (folder / "finished").exists()
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
+    assert b"under way" in done.stdout
+    wait_for(lambda: (folder / "finished").exists() and (folder / "finished").read_text() == "0")
+    wait_for(lambda: is_gone((folder / "started").read_text()))
+
+
+@pytest.mark.parametrize("broken", ["log", "finish"])
+def test_a_failure_after_the_run_is_over_ends_the_process(fake, tmp_path, monkeypatch, broken):
+    folder, said = fake(**{broken: "time.sleep(1); raise RuntimeError('lost')"}), []
+    tracker = make(tmp_path, said)
+    wait_for((folder / "started").exists)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
+    tracker.finish(RESULT)
+    assert len(said) == 1
+    wait_for(lambda: is_gone((folder / "started").read_text()), 15)
+
+
 def test_lines_that_nobody_takes_end_tracking_at_once(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "QUEUE_SIZE", 3)
     taken = threading.Event()

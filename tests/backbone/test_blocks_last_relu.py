@@ -1,11 +1,10 @@
-"""The last ReLU of a stage, and the shortcut without parameters."""
+"""The last ReLU of a stage, which some methods drop."""
 
 import copy
 
 import pytest
 import torch
 
-from backbone.blocks import ZeroPaddedShortcut
 from backbone.podnet_resnet32 import PODNetResNet32
 from backbone.resnet18 import ResNet18
 from backbone.resnet32 import ResNet32
@@ -61,14 +60,3 @@ def test_stage_without_a_relu_stays_as_it_is_and_one_that_is_not_there_is_refuse
     assert network.stages[-1][-1].last_relu is False
     with pytest.raises(UserError, match="resnet32 has no stage layer4; choose among layer1, layer2, layer3, final"):
         build(ResNet32).drop_last_relu("layer4")
-
-
-@pytest.mark.parametrize(("side", "stride"), [(8, 2), (7, 2), (6, 1)])
-def test_shortcut_without_parameters_takes_every_other_pixel_and_appends_zeros(side, stride):
-    shortcut = ZeroPaddedShortcut(5, stride)
-    x = torch.randn(2, 3, side, side)
-    shortened = shortcut(x)
-    assert torch.equal(shortened[:, :3], x[:, :, ::stride, ::stride])
-    assert shortened.shape == (2, 8, -(-side // stride), -(-side // stride))
-    assert not shortened[:, 3:].any()
-    assert not list(shortcut.parameters())
