@@ -1,8 +1,13 @@
+import os
 import warnings
 
 import numpy as np
 import pytest
 import torch
+
+if torch.cuda.is_available():
+    torch.cuda.init()  # for the tests of layers and losses; the launchers and runs that tests start see no GPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What can end a run before its end, and the exit code that says so to the launcher.
 
-0 complete · 2 a user's mistake · 3 diverged · 4 out of memory · 5 disk · 6 another process is at it · 128 plus the
-number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash.
+0 complete · 2 a user's mistake · 3 diverged · 4 no room: memory is full, or the GPU takes no further process · 5 disk ·
+6 another process is at it · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash.
 """
 
 import errno
@@ -71,10 +71,22 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device's or the machine's memory is full."""
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "bad_alloc", "_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+    """Whether an error means that the device's or the machine's memory is full, as CUDA's libraries say it too."""
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "_ALLOC_FAILED",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+        "CUDNN_STATUS_NOT_INITIALIZED",
+        "nable to find an engine",
+    )
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def is_device_busy(error: BaseException) -> bool:
+    """Whether a GPU refuses the process, as in compute mode Exclusive_Process where another one is at it."""
+    return isinstance(error, RuntimeError) and "busy or unavailable" in str(error)
 
 
 def is_disk_error(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ from utils.errors import (
     RunError,
     Stopped,
     UserError,
+    is_device_busy,
     is_disk_error,
     is_out_of_memory,
 )
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             return _fail(f"{error.filename or 'the disk'}: {error.strerror}", DiskError.exit_code)
         except (MemoryError, RuntimeError) as error:
+            if is_device_busy(error):
+                return _fail("the GPU takes no further process: another one has it for itself", OUT_OF_MEMORY)
             if not is_out_of_memory(error):
                 raise
             return _fail("out of memory; a smaller --batch_size, --buffer_size or --nf needs less", OUT_OF_MEMORY)

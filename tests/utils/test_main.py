@@ -480,13 +480,25 @@ def test_checkpoint_of_another_device_is_a_clear_line(start, tmp_path, monkeypat
     assert "--device cuda" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory"])
-def test_running_out_of_memory_has_its_own_code(start, monkeypatch, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("CUDA error: out of memory", "out of memory"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", "out of memory"),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate(handle)", "out of memory"),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "out of memory"),
+        ("Unable to find an engine to execute this computation", "out of memory"),
+        ("can't allocate memory", "out of memory"),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "another one has it"),
+    ],
+)
+def test_a_device_without_room_has_its_own_code(start, monkeypatch, capsys, text, said):
     def fail(self, loss):
         raise RuntimeError(text)
 
     monkeypatch.setattr(METHODS.get("er_ace"), "update", fail)
     assert start() == 4
+    assert said in capsys.readouterr().err
 
 
 def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsys):

@@ -127,7 +127,7 @@ HOW = grouped(
     flag("rerun", "set the records of this plan aside and run all of it anew"),
     flag("keep_models", "keep the trained weights of complete runs, model.pt in each record"),
     flag("json", "print the plan for programs and stop"),
-    Option("jobs", ranged(int, 1), None, "runs at a time without a GPU", source="the cores"),
+    Option("jobs", ranged(int, 1), None, "runs at a time in all", source="as the cores allow"),
     Option("threads", ranged(int, 1), None, "threads of each run", source="$OMP_NUM_THREADS, else 1"),
     Option("runs_per_gpu", str, "auto", "runs that share a GPU: auto, or their number"),
     Option(
@@ -239,6 +239,7 @@ def _devices(options: argparse.Namespace) -> Any:
         usage_threshold=options.usage_threshold,
         runs_per_gpu=options.runs_per_gpu,
         jobs=options.jobs,
+        interpreter=options.interpreter,
         threads=options.threads,
         waitsecs=options.waitsecs,
         say=lambda text: print(text, file=sys.stderr, flush=True),  # the plan for programs is on the other one

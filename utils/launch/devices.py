@@ -5,12 +5,16 @@ between two bounds that each look gives: at most all that is in use, at least wh
 unexplained.
 """
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from utils.errors import UserError
-from utils.launch.gpus import Gpu, GpuWatcher
+from utils.launch.gpu_watcher import GpuWatcher
+from utils.launch.gpus import Gpu, ask_torch
 from utils.machine import available_cores
 
 CPU = "cpu"
@@ -67,10 +71,14 @@ class _Device:
         return None if self.gpu.memory_total is None else self.gpu.memory_total - self.foreign
 
     @property
+    def most(self) -> int:
+        """Runs that may be there at once: one on a GPU of unknown memory, unless the user names a number."""
+        return 1 if self.by_memory and self.room is None else self.limit
+
+    @property
     def is_full(self) -> bool:
         """Whether the number of our runs alone forbids another one."""
-        limit = 1 if self.by_memory and self.room is None else self.limit
-        return len(self.reserved) >= limit
+        return len(self.reserved) >= self.most
 
     def see(self, gpu: Gpu) -> None:
         """Take over what a look has found."""
@@ -116,11 +124,12 @@ class Devices:
         usage_threshold: share of memory and load below which a GPU is idle, above 0, at most 1.
         runs_per_gpu: `auto`, as many as their memory allows up to `MOST_RUNS_PER_GPU`; or a number, which is taken at
             its word.
-        jobs: runs at a time without a GPU; None: one for each `threads` cores.
+        jobs: runs at a time in all; None: one for each `threads` cores, unless `runs_per_gpu` is a number.
         threads: of one run.
         waitsecs: seconds for which a look is good, unless a run ends.
         say: is told what changes.
         look: gives the usable GPUs; None: those within the caller's `CUDA_VISIBLE_DEVICES`.
+        interpreter: the Python of the runs, whose torch is asked whether it can use the GPUs.
         clock: seconds, monotonic.
 
     Raises:
@@ -134,6 +143,7 @@ class Devices:
     waitsecs: float = 5.0
     say: Callable[[str], None] = print
     look: Callable[[], list[Gpu]] | None = None
+    interpreter: str = sys.executable
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -144,7 +154,7 @@ class Devices:
             if value is not None and not value >= low:
                 raise UserError(f"--{name} {value}: give {low} or more")
         self._runs_per_gpu = _read_runs_per_gpu(self.runs_per_gpu)
-        self._look = self.look or GpuWatcher(self.say).look
+        self._look = self.look or GpuWatcher(self.say, judge=partial(ask_torch, self.interpreter)).look
         self._devices: dict[str, _Device] = {}
         self._look_again_at = float("-inf")
 
@@ -152,7 +162,15 @@ class Devices:
     def num_places(self) -> int:
         """Runs that may go on at the same time, at most."""
         self._look_if_due()
-        return sum(device.limit for device in self._devices.values() if device.answers)
+        return int(min(self._most, sum(device.most for device in self._devices.values() if device.answers)))
+
+    @property
+    def _most(self) -> float:
+        """Runs that may go on at the same time, wherever; each keeps `threads` cores busy, on a GPU too."""
+        if self.jobs is not None:
+            return self.jobs
+        is_typed = self._runs_per_gpu is not None and CPU not in self._devices
+        return math.inf if is_typed else max(1, available_cores() // self.threads)
 
     @property
     def kinds(self) -> set[str]:
@@ -168,8 +186,11 @@ class Devices:
             return f"no GPU: {self._devices[CPU].limit} at a time on the cores, with {threads} each"
         names = [device.gpu.name or "of unknown kind" for device in self._devices.values()]
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-        number = self._runs_per_gpu or f"up to {MOST_RUNS_PER_GPU}"
-        return f"{kinds}: {number} at a time on each"
+        most = max(device.most for device in self._devices.values())
+        number = self._runs_per_gpu or (f"up to {most}" if most > 1 else most)
+        places = sum(device.most for device in self._devices.values())
+        in_all = f", {self._most} in all" if self._most < places else ""
+        return f"{kinds}: {number} at a time on each{in_all}"
 
     def place(self, memory_mb: float | None = None) -> Place | None:
         """A place for a run, None if there is none now. May look at the GPUs, which takes as long as `nvidia-smi`.
@@ -179,6 +200,8 @@ class Devices:
                 nothing is known.
         """
         if self._devices and not any(device.might_take(memory_mb) for device in self._devices.values()):
+            return None
+        if self._devices and sum(len(device.reserved) for device in self._devices.values()) >= self._most:
             return None
         self._look_if_due()
         free = self._free(memory_mb)
@@ -251,14 +274,14 @@ class Devices:
         if not with_gpu:
             jobs = self.jobs or max(1, available_cores() // self.threads)
             self._devices[CPU] = _Device(Gpu(CPU), jobs, by_memory=False)
-        if with_gpu and self.jobs is not None:
-            self.say("--jobs has no effect: it counts runs on the cores, and there are GPUs; see --runs_per_gpu")
         if not with_gpu and self._runs_per_gpu is not None:
             self.say("--runs_per_gpu has no effect: there is no GPU; see --jobs")
 
     def _see(self, gpu: Gpu) -> None:
         if gpu.id not in self._devices:
-            limit = self._runs_per_gpu or MOST_RUNS_PER_GPU
+            if gpu.is_exclusive and (self._runs_per_gpu or 1) > 1:
+                self.say(f"{gpu.label} takes one run at a time: its compute mode is Exclusive_Process")
+            limit = 1 if gpu.is_exclusive else self._runs_per_gpu or MOST_RUNS_PER_GPU
             self._devices[gpu.id] = _Device(gpu, limit, by_memory=self._runs_per_gpu is None)
         elif not self._devices[gpu.id].answers:
             self.say(f"{gpu.label} answers again")

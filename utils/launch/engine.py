@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -46,10 +46,14 @@ class Child:
     killed: bool = False
     final_log_path: Path | None = None
 
-    def last_lines(self, number: int = NUM_LAST_LINES) -> list[str]:
-        """The last lines it printed, such as its error; those of its record where what it prints is not kept."""
+    def last_lines(self, number: int | None = NUM_LAST_LINES) -> list[str]:
+        """The last lines it printed, such as its error; those of its record where what it prints is not kept.
+
+        Args:
+            number: of them; None: all that are read.
+        """
         lines = tail(self.log_path) or tail(self.job.record.log_path)
-        return [line.rstrip() for line in lines if line.strip()][-number:]
+        return [line.rstrip() for line in lines if line.strip()][-(number or 0) :]
 
     def true_code(self, code: int) -> int:
         """Its exit code, or that of a full disk if it could not even print why it failed."""
@@ -62,9 +66,9 @@ class Child:
             return "it was ended by SIGKILL, as the system does where memory runs out"
         if code < 0:
             return f"it was ended by {signal.strsignal(-code) or f'signal {-code}'}"
-        lines = self.last_lines(1)
+        lines = self.last_lines(None)
         if lines:
-            return lines[0].removeprefix("error: ")
+            return exception_line(lines).removeprefix("error: ")
         if _is_full(self.log_path.parent):
             return f"the disk of {self.log_path.parent} is full; make room, then run again"
         return f"exit code {code}, and it printed nothing"
@@ -203,6 +207,17 @@ def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:
             return file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+def exception_line(lines: Sequence[str]) -> str:
+    """What went wrong: the first line after the last traceback, as CUDA adds advice to its errors; else the last line.
+
+    Args:
+        lines: the end of what a program printed, at least one.
+    """
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    after = lines[starts[-1] + 1 :] if starts else ()
+    return next((line for line in after if not line.startswith(" ")), lines[-1])
 
 
 def _is_full(folder: Path) -> bool:

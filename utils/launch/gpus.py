@@ -1,4 +1,4 @@
-"""The GPUs that the caller may use, and what is known of their load and memory.
+"""What there is to know of the GPUs of a machine, and whom to ask: GPUtil, `nvidia-smi`, torch.
 
 The figures come from GPUtil. It asks `nvidia-smi` without a time limit, lets its messages through to the screen and
 fails on what it cannot read; it therefore runs in a process of its own, and `nvidia-smi` is asked directly where
@@ -6,21 +6,14 @@ GPUtil fails. Any figure may be unknown: on MIG devices, on old or virtual GPUs,
 """
 
 import contextlib
-import itertools
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-DEVICE_FOLDER = Path("/dev")  # where the driver shows its GPUs as nvidia0, nvidia1, …
-QUERY_TIMEOUT = 15.0  # seconds; `nvidia-smi` may take several where the driver is not kept loaded
-REST_AFTER_HANG = 60.0  # seconds in which an `nvidia-smi` that hung is left alone
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 # GPUtil imports distutils, which it needs on Windows alone: Python 3.12 has it no more, and the one of setuptools costs
 # three times the rest of the question.
@@ -38,6 +31,19 @@ _ASK_DIRECTLY = (
     "--format=csv,noheader,nounits",
 )
 _NUM_COMMAS = 5  # further ones belong to the name
+_ASK_MODES = ("index,compute_mode,mig.mode.current", "index,compute_mode")  # old drivers know no MIG
+_GPU_LINE = re.compile(r"GPU (\d+): (.*) \(UUID: .*\)")
+_MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-\S+)\)")
+_TORCH_TIMEOUT = 180.0  # seconds; the first import from a file system of a cluster takes a minute
+_ASK_TORCH = """\
+import json, torch
+try:
+    torch.cuda.init()
+    capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    print(json.dumps(["", torch.__version__, torch.cuda.get_arch_list(), capabilities]))
+except Exception as error:
+    print(json.dumps([str(error), torch.__version__, [], []]))
+"""
 _NO_UUID = ("", "N/A", "[N/A]", "[Not Supported]")
 
 
@@ -53,6 +59,8 @@ class Gpu:
         load: share of the time in which it computes, 0 to 1.
         memory_used: MB, by every process on it.
         memory_total: MB.
+        part: number of the MIG device in its GPU; None for a whole GPU.
+        is_exclusive: whether a second process would be refused.
     """
 
     id: str
@@ -62,11 +70,27 @@ class Gpu:
     load: float | None = None
     memory_used: float | None = None
     memory_total: float | None = None
+    part: int | None = None
+    is_exclusive: bool = False
 
     @property
     def label(self) -> str:
         """A short name for people."""
-        return f"GPU {self.id if self.index is None else self.index}"
+        number = self.id if self.index is None else str(self.index)
+        return f"GPU {number}" if self.part is None else f"GPU {number}:{self.part}"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a GPU lets itself be used.
+
+    Attributes:
+        compute: `Default`, `Exclusive_Process` (one process at a time) or `Prohibited`.
+        is_mig: whether it is divided into MIG devices, and cannot be used as a whole.
+    """
+
+    compute: str
+    is_mig: bool
 
 
 class NoAnswer(Exception):
@@ -75,152 +99,6 @@ class NoAnswer(Exception):
 
 class Hung(NoAnswer):
     """No answer in time."""
-
-
-class GpuWatcher:
-    """Looks at the GPUs within the caller's `CUDA_VISIBLE_DEVICES`.
-
-    Which GPUs these are is settled by the first look that can tell. A later one finds the same ones in another state,
-    or not at all where one fell off the bus: the others' numbers may change then, their UUIDs do not.
-
-    Args:
-        say: is told, once for each cause, what cannot be known.
-        environment: where `CUDA_VISIBLE_DEVICES` is read.
-        timeout: seconds that one question may take.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self,
-        say: Callable[[str], None],
-        environment: Mapping[str, str] = os.environ,
-        timeout: float = QUERY_TIMEOUT,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._say = say
-        self._environment = environment
-        self._timeout = timeout
-        self._clock = clock
-        self._said: set[str] = set()
-        self._chosen: list[Gpu] = []  # as they were when they were settled
-        self._gputil_works = True
-        self._rest_until = float("-inf")
-
-    def look(self) -> list[Gpu]:
-        """The GPUs that can be used, in the caller's order. Takes as long as `nvidia-smi` does."""
-        text = self._environment.get("CUDA_VISIBLE_DEVICES")
-        names, mistake = visible_names(text), mistaken_name(text)
-        if mistake is not None:
-            self._say_once(f"CUDA_VISIBLE_DEVICES names {mistake!r}, which is no GPU and hides itself and what follows")
-        if names == []:
-            return []
-        found = self._find()
-        if found is None:
-            return self._without_figures(names)
-        if not self._chosen:
-            self._chosen = self._choose(names, found)
-        answering = {gpu.id: gpu for gpu in found} | {gpu.id: gpu for gpu in self._chosen if _is_mig(gpu.id)}
-        return [answering[gpu.id] for gpu in self._chosen if gpu.id in answering]
-
-    def _find(self) -> list[Gpu] | None:
-        """Every GPU of the machine that answers; None if nobody can tell."""
-        if shutil.which("nvidia-smi") is None:
-            if _num_device_files():
-                self._say_once("nvidia-smi is not on the PATH: nothing is known of the GPUs' load and memory")
-            return None
-        if self._clock() < self._rest_until:
-            return None
-        try:
-            return self._ask()
-        except Hung:
-            self._rest_until = self._clock() + REST_AFTER_HANG
-            hung = f"nvidia-smi does not answer within {self._timeout:g} s"
-            self._say_once(f"{hung}: nothing is known of the GPUs' load and memory")
-            return None
-        except NoAnswer as problem:
-            self._say_once(f"no GPU can be used: {problem}")
-            return []
-
-    def _ask(self) -> list[Gpu]:
-        if not self._gputil_works:
-            return self._ask_directly()
-        try:
-            return ask_gputil(self._timeout)
-        except Hung:
-            raise
-        except NoAnswer as problem:
-            found = self._ask_directly()
-            self._gputil_works = False
-            self._say_once(f"GPUtil cannot be used ({problem}): nvidia-smi is asked without it")
-            return found
-
-    def _ask_directly(self) -> list[Gpu]:
-        try:
-            return ask_nvidia_smi(self._timeout)
-        except Hung:
-            raise
-        except NoAnswer:
-            found = [gpu for known in self._chosen for gpu in self._ask_for(known)]
-            if not found:
-                raise
-            return found
-
-    def _ask_for(self, known: Gpu) -> list[Gpu]:
-        """One GPU alone, as a lost one can keep the others from being listed."""
-        try:
-            return ask_nvidia_smi(self._timeout, "-i", known.id)
-        except NoAnswer:
-            return []
-
-    def _choose(self, names: list[str] | None, found: list[Gpu]) -> list[Gpu]:
-        if names is None:
-            return found
-        in_doubt = self._environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len({gpu.name for gpu in found}) > 1
-        if in_doubt and any(name.isdecimal() for name in names):
-            self._say_once("CUDA_VISIBLE_DEVICES is read in nvidia-smi's order; UUIDs would leave no doubt")
-        chosen: dict[str, Gpu] = {}
-        for name in names:
-            gpu = _find_named(name, found)
-            if gpu is None:
-                self._say_once(f"CUDA_VISIBLE_DEVICES names {name}, which is no usable GPU of this machine")
-            else:
-                chosen.setdefault(gpu.id, gpu)
-        return list(chosen.values())
-
-    def _without_figures(self, names: list[str] | None) -> list[Gpu]:
-        if self._chosen:
-            return [replace(gpu, load=None, memory_used=None) for gpu in self._chosen]
-        number = _num_device_files()
-        if names is None or not number:
-            return [Gpu(id=str(index), index=index) for index in range(number)]
-        return [Gpu(id=name, index=int(name) if name.isdecimal() else None) for name in dict.fromkeys(names)]
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._say(text)
-
-
-def visible_names(text: str | None) -> list[str] | None:
-    """What `CUDA_VISIBLE_DEVICES` names: indices, UUIDs or MIG devices; None if it is not set, which means all.
-
-    As in CUDA, a name such as `-1` hides itself and all that follow.
-    """
-    return None if text is None else list(itertools.takewhile(_is_name, _words(text)))
-
-
-def mistaken_name(text: str | None) -> str | None:
-    """The word that ends the list in `CUDA_VISIBLE_DEVICES`, unless it is one by which GPUs are hidden on purpose."""
-    ending = next((word for word in _words(text or "") if not _is_name(word)), "")
-    return None if ending in ("", "NoDevFiles") or ending.removeprefix("-").isdecimal() else ending
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
-def _is_name(word: str) -> bool:
-    return word.isdecimal() or word.startswith(("GPU-", "MIG-"))
 
 
 def ask_gputil(timeout: float) -> list[Gpu]:
@@ -253,7 +131,69 @@ def ask_nvidia_smi(timeout: float, *more: str) -> list[Gpu]:
     return gpus
 
 
-def _run(command: list[str], timeout: float) -> tuple[int, str, str]:
+def ask_modes(timeout: float) -> dict[int | None, Mode]:
+    """How the GPUs may be used, by their number in `nvidia-smi`; those of which it is not known are left out."""
+    for fields in _ASK_MODES:
+        with contextlib.suppress(NoAnswer):
+            code, output, _ = _run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], timeout)
+            if code == 0:
+                rows = [[field.strip() for field in line.split(",")] for line in output.splitlines()]
+                return {int(index): Mode(compute, mig == ["Enabled"]) for index, compute, *mig in rows}
+    return {}
+
+
+def ask_mig_devices(timeout: float) -> list[Gpu]:
+    """The MIG devices of all GPUs; nothing is known of their load and memory."""
+    try:
+        _, output, _ = _run(["nvidia-smi", "-L"], timeout)
+    except NoAnswer:
+        return []
+    index, name, found = 0, "", []
+    for line in output.splitlines():
+        if gpu := _GPU_LINE.match(line):
+            index, name = int(gpu[1]), gpu[2]
+        elif device := _MIG_LINE.match(line):
+            profile, part, uuid = device.groups()
+            found.append(Gpu(uuid, index, f"{name} MIG {profile}", uuid, part=int(part)))
+    return found
+
+
+def ask_torch(interpreter: str, gpus: Sequence[Gpu], timeout: float = _TORCH_TIMEOUT) -> dict[str, str]:
+    """Why torch cannot use some of the GPUs that `nvidia-smi` lists, by their ids.
+
+    A process sees one MIG device at most, so the first of them speaks for all.
+
+    Args:
+        interpreter: the Python of the runs.
+        gpus: at least one.
+        timeout: seconds, after which nothing is known against them.
+    """
+    whole = [gpu for gpu in gpus if gpu.part is None]
+    shown = ",".join(gpu.id for gpu in whole or gpus[:1])
+    try:
+        _, output, _ = _run([interpreter, "-c", _ASK_TORCH], timeout, os.environ | {"CUDA_VISIBLE_DEVICES": shown})
+        problem, version, kernels, capabilities = json.loads(_last_line(output))
+    except (NoAnswer, ValueError):
+        return {}
+    if problem:
+        reason = problem.splitlines()[0].partition(". ")[0]
+        return {gpu.id: f"torch {version} says: {reason}" for gpu in gpus}
+    if not whole:
+        capabilities = capabilities * len(gpus)
+    return {
+        gpu.id: f"torch {version} has no kernels for its compute capability {major}.{minor}"
+        for gpu, (major, minor) in zip(whole or gpus, capabilities, strict=False)
+        if not _has_kernels(major, minor, kernels)
+    }
+
+
+def _has_kernels(major: int, minor: int, kernels: Sequence[str]) -> bool:
+    """Whether kernels such as `sm_80` run there: on later minor versions, and `compute_…` on all later ones."""
+    made_for = [(kind, divmod(int(number), 10)) for kind, number in re.findall(r"(\w+)_(\d+)", " ".join(kernels))]
+    return any(version <= (major, minor) and (version[0] == major or kind == "compute") for kind, version in made_for)
+
+
+def _run(command: list[str], timeout: float, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, output and errors of a program, which is ended with all it started if it takes too long."""
     try:
         process = subprocess.Popen(
@@ -261,6 +201,7 @@ def _run(command: list[str], timeout: float) -> tuple[int, str, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:
@@ -313,22 +254,6 @@ def _number(text: str, low: float, high: float = 1e9) -> float | None:
     except ValueError:
         return None
     return value if low <= value <= high else None  # not a number is in no interval
-
-
-def _find_named(name: str, gpus: list[Gpu]) -> Gpu | None:
-    if _is_mig(name):
-        return Gpu(id=name, name="MIG device", uuid=name)
-    if name.isdecimal():
-        return next((gpu for gpu in gpus if gpu.index == int(name)), None)
-    return next((gpu for gpu in gpus if gpu.id.startswith(name)), None)
-
-
-def _is_mig(name: str) -> bool:
-    return name.startswith("MIG-")
-
-
-def _num_device_files() -> int:
-    return sum(path.name[len("nvidia") :].isdecimal() for path in DEVICE_FOLDER.glob("nvidia*"))
 
 
 def _last_line(text: str) -> str:

@@ -13,6 +13,8 @@ from utils.config.registry import ROOT
 from utils.errors import UserError
 from utils.machine import available_cores, cpu_name
 
+_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
+_AMPERE = (8, 0)
 _CODE = ("backbone", "datasets", "models", "utils", "run.py")
 
 
@@ -39,17 +41,35 @@ def choose_device(name: str) -> torch.device:
 
 def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: int) -> None:
     """Fix the arithmetic of the process: deterministic kernels unless `fast`, TF32 only where it is asked for."""
-    if precision == "tf32" and device.type != "cuda":
-        raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    _check_precision(device, precision)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = fast
     if not fast:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to be deterministic
+        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
+        if device.type == "cuda" and workspace not in _WORKSPACES:
+            raise UserError(
+                f"$CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS is not deterministic: unset it, or give "
+                "--fast 1"
+            )
     # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
     torch.set_deterministic_debug_mode("default" if fast else "error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module's own class has it
+
+
+def _check_precision(device: torch.device, precision: str) -> None:
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    if precision == "fp32" or device.type == "cpu":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _AMPERE:
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            f"--precision {precision} needs a GPU of compute capability 8.0 or more, and {name} has "
+            f"{capability[0]}.{capability[1]}: use --precision fp32"
+        )
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:

@@ -14,6 +14,9 @@ with (folder / "calls.txt").open("a") as calls:
     calls.write(" ".join([str(os.getpid()), *sys.argv[1:]]) + chr(10))
 if scene["hangs"]:
     time.sleep(120)
+if "-L" in sys.argv:
+    print(scene["listed"])
+    sys.exit(0)
 alone = sys.argv[sys.argv.index("-i") + 1] if "-i" in sys.argv else None
 if alone is None or not scene["answers_alone"]:
     sys.stderr.write(scene["errors"])
@@ -41,20 +44,29 @@ class FakeNvidiaSmi:
 
     def play(self, *rows: dict[str, str], **more: Any) -> None:
         """Set the scene: what is listed, and how `nvidia-smi` fails to list it."""
-        scene = {"hangs": False, "text": "", "errors": "", "lists": True, "answers_alone": False, "code": 0}
-        (self.folder / "scene.json").write_text(json.dumps(scene | more | {"rows": rows}))
+        scene = {
+            "hangs": False,
+            "text": "",
+            "errors": "",
+            "lists": True,
+            "answers_alone": False,
+            "code": 0,
+            "listed": "",
+        }
+        (self.folder / "scene.json").write_text(json.dumps(scene | {"listed": ""} | more | {"rows": rows}))
 
     @property
     def calls(self) -> list[str]:
-        """The process id and the words of each call so far."""
+        """The process id and the words of each call so far, but for the one about modes that the first look makes."""
         path = self.folder / "calls.txt"
-        return path.read_text().splitlines() if path.exists() else []
+        return [call for call in path.read_text().splitlines() if "compute_mode" not in call] if path.exists() else []
 
 
 def row(index: int, load: object = 0, used: object = 0, total: object = 40000, **more: str) -> dict[str, str]:
     """What `nvidia-smi` knows of a GPU: load in percent, memory in MiB."""
     figures = {"utilization.gpu": str(load), "memory.used": str(used), "memory.total": str(total)}
-    return {"index": str(index), "uuid": uuid(index), "name": "NVIDIA A100"} | figures | more
+    modes = {"compute_mode": "Default", "mig.mode.current": "Disabled"}
+    return {"index": str(index), "uuid": uuid(index), "name": "NVIDIA A100"} | figures | modes | more
 
 
 def uuid(number: int) -> str:

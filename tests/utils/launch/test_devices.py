@@ -11,6 +11,11 @@ from utils.launch.gpus import Gpu
 WAIT = 5.0
 
 
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+
+
 class Machine:
     """GPUs whose figures a test changes, and devices that look at them."""
 
@@ -369,20 +374,48 @@ def test_a_value_out_of_range_is_named(option):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "options", "name"), [([gpu()], {"jobs": 2}, "--jobs"), ([], {"runs_per_gpu": 2}, "--runs_per_gpu")]
+    ("gpus", "options", "number"),
+    [
+        ([gpu(), gpu("GPU-b")], {}, 3),
+        ([gpu(), gpu("GPU-b")], {"threads": 2}, 1),
+        ([gpu(), gpu("GPU-b")], {"jobs": 5}, 5),
+        ([gpu(), gpu("GPU-b")], {"jobs": 20}, 8),
+        ([gpu(), gpu("GPU-b")], {"runs_per_gpu": 3}, 6),
+        ([gpu(), gpu("GPU-b")], {"runs_per_gpu": 3, "jobs": 4}, 4),
+        ([Gpu("0"), Gpu("1")], {}, 2),
+        ([replace(gpu(), is_exclusive=True), gpu("GPU-b")], {"jobs": 20}, 5),
+        ([replace(gpu(), is_exclusive=True)], {"runs_per_gpu": 3}, 1),
+    ],
 )
-def test_an_option_for_the_other_kind_of_machine_is_said_to_have_no_effect(gpus, options, name):
+def test_runs_on_gpus_are_as_many_as_cores_allow_unless_a_number_is_typed(monkeypatch, gpus, options, number):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(3), raising=False)
     machine = Machine(*gpus, **options)
+    places = machine.place_all()
+    assert len(places) == number == machine.devices.num_places
+    machine.devices.release(places[0])
+    assert len(machine.place_all()) == 1
+
+
+def test_a_number_that_a_gpu_in_exclusive_mode_cannot_take_is_said():
+    machine = Machine(replace(gpu(), is_exclusive=True, index=2), runs_per_gpu=3)
+    machine.place_all()
+    assert machine.said == ["GPU 2 takes one run at a time: its compute mode is Exclusive_Process"]
+
+
+def test_a_number_of_runs_per_gpu_is_said_to_have_no_effect_without_one():
+    machine = Machine(runs_per_gpu=2)
     machine.place_all()
     assert len(machine.said) == 1
-    assert machine.said[0].startswith(f"{name} has no effect")
+    assert machine.said[0].startswith("--runs_per_gpu has no effect")
 
 
 @pytest.mark.parametrize(
     ("gpus", "options", "words"),
     [
         ([], {"jobs": 2}, ["no GPU", "2 at a time", "1 thread "]),
-        ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "up to 4"]),
+        ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "up to 4 at a time on each"]),
+        ([gpu(), gpu("GPU-b")], {"jobs": 3}, ["2 x NVIDIA A100", "up to 4 at a time on each, 3 in all"]),
+        ([Gpu("0")], {}, ["1 x of unknown kind: 1 at a time on each"]),
         ([gpu(), Gpu("0")], {"runs_per_gpu": 3}, ["1 x NVIDIA A100", "1 x of unknown kind", "3 at a time"]),
     ],
 )

@@ -1,19 +1,26 @@
 """What happens on a machine with GPUs, as `Devices` sees it by GPUtil and `nvidia-smi`."""
 
+import os
+
 import pytest
 
 from tests.utils.launch.gpu_rig import Clock, FakeNvidiaSmi, row, uuid
-from utils.launch import gpus
+from utils.launch import gpu_watcher
 from utils.launch.devices import Devices
-from utils.launch.gpus import GpuWatcher
+from utils.launch.gpu_watcher import GpuWatcher
 
 WAIT = 5.0
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
 
 
 @pytest.fixture
 def scene(tmp_path, monkeypatch):
     (tmp_path / "dev").mkdir()
-    monkeypatch.setattr(gpus, "DEVICE_FOLDER", tmp_path / "dev")
+    monkeypatch.setattr(gpu_watcher, "DEVICE_FOLDER", tmp_path / "dev")
     smi = FakeNvidiaSmi(tmp_path, monkeypatch)
     smi.clock, smi.said = Clock(), []
     watcher = GpuWatcher(smi.said.append, {"CUDA_VISIBLE_DEVICES": "0,1"}, clock=smi.clock)

@@ -222,6 +222,34 @@ def test_a_reported_peak_is_that_of_the_gpu(tmp_path, told, peak):
     assert child.reported_peak() == peak
 
 
+CUDA_ERROR = """\
+Traceback (most recent call last):
+  File "main.py", line 1, in <module>
+    main()
+torch.AcceleratorError: CUDA error: an illegal memory access was encountered
+Search for `cudaErrorIllegalAddress' in https://docs.nvidia.com for more information.
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        (CUDA_ERROR, "torch.AcceleratorError: CUDA error: an illegal memory access was encountered"),
+        ("Traceback (most recent call last):\n  a\nValueError: one\n\nDuring …:\n\n" + CUDA_ERROR, "torch.Accelerator"),
+        ("after task 1\nerror: give another --lr\n", "give another --lr"),
+        ("Traceback (most recent call last):\n  cut off", "  cut off"),
+    ],
+)
+def test_the_last_words_are_what_went_wrong_and_not_the_advice_after_it(tmp_path, printed, words):
+    child = Child(job(tmp_path, "one"), FakePlace(), None, tmp_path / "log")
+    child.log_path.write_text(printed)
+    assert child.last_words(1).startswith(words)
+
+
 def test_tail_of_a_file_in_no_encoding(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one\n\xff\xfe two\n")

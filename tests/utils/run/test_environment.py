@@ -1,9 +1,11 @@
 import subprocess
 
+import pytest
 import torch
 
+from utils.errors import UserError
 from utils.machine import available_cores, cpu_name
-from utils.run.environment import describe, peak_memory
+from utils.run.environment import describe, peak_memory, set_arithmetic
 
 
 def test_memory_is_of_the_process_and_on_a_gpu_the_allocators(monkeypatch):
@@ -34,3 +36,30 @@ def test_an_untracked_file_of_code_makes_the_state_dirty(tmp_path, monkeypatch):
     assert describe(torch.device("cpu"), 1)["suite"] == clean
     (tmp_path / "backbone" / "b.py").write_text("")
     assert describe(torch.device("cpu"), 1)["suite"] == f"{clean}-dirty"
+
+
+@pytest.fixture
+def old_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_arithmetic_that_a_gpu_lacks_is_named(old_gpu, precision):
+    with pytest.raises(UserError, match=f"--precision {precision} needs .*8.0.*Tesla T4 has 7.5: use --precision fp32"):
+        set_arithmetic(old_gpu, precision, fast=False, threads=1)
+
+
+@pytest.mark.parametrize(("workspace", "is_good"), [(":0:0", False), (":16:8", True), (":4096:8", True), (None, True)])
+def test_a_workspace_with_which_cublas_is_not_deterministic_is_named(monkeypatch, old_gpu, workspace, is_good):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    if workspace is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    if is_good:
+        set_arithmetic(old_gpu, "fp32", fast=False, threads=1)
+        return
+    with pytest.raises(UserError, match=r"CUBLAS_WORKSPACE_CONFIG is ':0:0'.*--fast 1"):
+        set_arithmetic(old_gpu, "fp32", fast=False, threads=1)
+    set_arithmetic(old_gpu, "fp32", fast=True, threads=1)
