@@ -115,8 +115,7 @@ def table(words: Sequence[str]) -> int:
 
 def compare(words: Sequence[str]) -> int:
     """Groups side by side, or one beside the published figures."""
-    from utils.report.compare import make_comparison
-    from utils.report.files import write_text
+    from utils.report import make_comparison, write_text
 
     description = "Set groups side by side, or one group beside the published figures, and say what differs."
     options = make_parser(_COMPARED, prog="python run.py compare", description=description).parse_args(words)

@@ -86,11 +86,11 @@ def collect(results_dir: Path, group: str) -> list[Run]:
 
 
 def of_no_cell(runs: Iterable[Run]) -> list[str]:
-    """Which records belong to no cell, and why, a line each."""
+    """Which records are in no cell of a table, and why, a line each."""
     runs = list(runs)
     num_unplanned = sum(bool(run.values) and not run.is_planned for run in runs)
     records = f"{num_unplanned} record{'s' if num_unplanned != 1 else ''}"
-    unplanned = [f"{records} of no plan of this group"] if num_unplanned else []
+    unplanned = [f"{records} in none of this group's plans"] if num_unplanned else []
     return [*(run.reason for run in runs if not run.values), *unplanned]
 
 

@@ -1,29 +1,90 @@
 """Two groups or more side by side: figures, differences to the first one, and what was not the same."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from pathlib import Path
+from typing import Any
 
-from utils.records.collect import Run
-from utils.records.selection import Cell, Column
+from utils.config.options import TELLING_NOTHING
+from utils.errors import UserError
+from utils.records.collect import Run, collect
+from utils.records.ledger import Axes, Ledger
+from utils.records.metrics import METRICS
+from utils.records.selection import Cell, Column, select
+from utils.records.state import RunState
 from utils.report import markdown
-from utils.report.compare import (
-    NOT_COMPARED,
-    Group,
-    Place,
-    figure,
-    metric_sentence,
-    places_text,
-    plain_value,
-    signed,
-)
+from utils.report.names import check_known
 from utils.report.published import values_of
-from utils.report.stats import holm, paired_p
-from utils.report.tables import SCENARIOS, column_title, in_order
+from utils.report.stats import holm, mean_difference, mean_text, paired_p, signed
+from utils.report.tables import SCENARIOS, Cells, column_title, in_order
+
+# What tells nothing, and what a table's columns, rows and repetitions are known by.
+NOT_COMPARED = TELLING_NOTHING | {"dataset", "model", "nl", "seed"}
 
 _ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")
 _NOT_SET = "not set"
+
+Place = tuple[str, str]  # a column's title, a norm layer
+
+
+# -- The groups -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of a group, at least one of them complete.
+
+    Attributes:
+        name: its folder inside the results.
+        runs: all records.
+        cells: by column and norm layer.
+        axes: the options of which its plan tries several values.
+    """
+
+    name: str
+    runs: Sequence[Run]
+    cells: Cells
+    axes: Axes
+
+    def cell(self, column: Column | None, norm: str) -> Cell | None:
+        """The cell of a norm layer in a column, None where there is none."""
+        return None if column is None else self.cells.get(column, {}).get(norm)
+
+
+def read_groups(results_dir: Path, names: Sequence[str]) -> list[Group]:
+    """The groups of these names.
+
+    Raises:
+        UserError: a group is unknown, named twice, or has no complete run.
+    """
+    plain = [str(Path(name)) for name in names]
+    twice = next((name for name, number in Counter(plain).items() if number > 1), None)
+    if twice is not None:
+        raise UserError(f"group {twice!r} is named twice; name the groups to compare once each")
+    runs = {name: _read_runs(results_dir, name) for name in plain}
+    axes = {name: Ledger(results_dir / name).read_axes() for name in plain}
+    found = [column for name in plain for column in select(runs[name], axes[name])]
+    compared = {option for column in found for option, _ in column.compared}
+    return [Group(name, runs[name], select(runs[name], axes[name], compared), axes[name]) for name in plain]
+
+
+def _read_runs(results_dir: Path, name: str) -> list[Run]:
+    if not results_dir.is_dir():
+        raise UserError(f"there is no folder {results_dir}; name the folder of the records with --results_dir")
+    if not (results_dir / name).is_dir():
+        records = [path for depth in ("*", "*/*") for path in results_dir.glob(f"{depth}/*/config.json")]
+        known = sorted({str(path.parent.parent.relative_to(results_dir)) for path in records})
+        check_known(f"{results_dir} has no group", [name], known)
+    runs = collect(results_dir, name)
+    if not any(run.state is RunState.COMPLETE for run in runs):
+        counts = Counter(run.state for run in runs)
+        found = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no record"
+        raise UserError(f"group {name!r} has no complete run to compare ({found}); run its grid first")
+    return runs
+
+
+# -- The comparison ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +116,8 @@ def to_markdown(groups: Sequence[Group], metric: str) -> str:
     for row in rows:
         blocks += _table(row, [norm for other, norm in shared if other is row], groups, metric, adjusted)
     blocks += markdown.section("Options that differ", _options(shared, names))
-    blocks += markdown.section("Data, code and machines that differ", _facts(shared, names))
-    blocks += markdown.section("In some groups only", _unshared(rows, groups))
+    blocks += markdown.section("Data, code and hardware that differ", _facts(shared, names))
+    blocks += markdown.section("Only in some groups", _unshared(rows, groups))
     blocks += markdown.section("Missing", _missing(rows, groups))
     return "\n\n".join(blocks) + "\n"
 
@@ -125,16 +186,6 @@ def _pairs(shared: Mapping[tuple[Row, str], dict[str, Cell]], groups: Sequence[G
                 yield (row, norm, scenario, name), tuple(values)
 
 
-def difference(values: Mapping[int, float], first: Mapping[int, float]) -> tuple[float | None, bool]:
-    """How far values by seed are above others over the common seeds, or, without one, their means; whether it is so."""
-    seeds = values.keys() & first.keys()
-    if seeds:
-        return fmean(values[seed] - first[seed] for seed in sorted(seeds)), True
-    if values and first:
-        return fmean(values.values()) - fmean(first.values()), False
-    return None, False
-
-
 def _table(row: Row, norms: Sequence[str], groups: Sequence[Group], metric: str, adjusted: Mapping) -> list[str]:
     names = [group.name for group in groups]
     titles = ["norm", "scenario", *names]
@@ -146,7 +197,7 @@ def _table(row: Row, norms: Sequence[str], groups: Sequence[Group], metric: str,
             values = {name: cells[name].values(scenario, metric) if name in cells else {} for name in names}
             if any(values.values()):
                 tests = {name: adjusted.get((row, norm, scenario, name)) for name in names[1:]}
-                lines.append([norm, scenario_title, *map(figure, values.values()), *_against_first(values, tests)])
+                lines.append([norm, scenario_title, *map(mean_text, values.values()), *_against_first(values, tests)])
     return [f"## {markdown.escape(row.title)}", markdown.table(titles, lines)] if lines else []
 
 
@@ -154,7 +205,7 @@ def _against_first(values: Mapping[str, Mapping[int, float]], tests: Mapping[str
     first = next(iter(values.values()))
     texts = []
     for name, p in tests.items():
-        points, is_paired = difference(values[name], first)
+        points, is_paired = mean_difference(values[name], first)
         mark = "" if is_paired or points is None else " (no common seed)"
         texts += ["–" if points is None else signed(points) + mark, "–" if p is None else f"{p:.2g}"]
     return texts
@@ -162,8 +213,8 @@ def _against_first(values: Mapping[str, Mapping[int, float]], tests: Mapping[str
 
 def _caption(first: str, metric: str, num_tests: int) -> str:
     compared = f"Differences to {first} are means over the common seeds."
-    over = f"the {num_tests} tests of this comparison" if num_tests > 1 else "the one test of this comparison"
-    tests = f"p is of the paired t-test over common seeds, after Holm's correction over {over}."
+    over = f"the {num_tests} tests in this comparison" if num_tests > 1 else "the one test in this comparison"
+    tests = f"p is from a paired t-test over common seeds, after Holm correction for {over}."
     return " ".join([metric_sentence(metric), compared, *([tests] if num_tests else [])])
 
 
@@ -239,7 +290,7 @@ def _unshared(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
     for row, norm, cells in _all_cells(rows, groups):
         if len(cells) < len(groups):
             by_groups[tuple(cells)].append((row.title, norm))
-    return [f"{' and '.join(names)} only: {places_text(places, ())}" for names, places in by_groups.items()]
+    return [f"{' and '.join(names)}: {places_text(places, ())}" for names, places in by_groups.items()]
 
 
 def _missing(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
@@ -251,3 +302,35 @@ def _missing(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
         if cell.reason
     ]
     return [*found, *(f"{group.name}: {run.reason}" for group in groups for run in group.runs if not run.values)]
+
+
+# -- In words, here and beside published figures ----------------------------------------------------------------------
+
+
+def metric_sentence(metric: str) -> str:
+    """What the figures are."""
+    return f"{METRICS[metric].title}, in {METRICS[metric].unit}: mean ± sample standard deviation over n seeds."
+
+
+def plain_value(value: Any) -> str:
+    """An option's value as one would type it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(plain_value, value)) or "empty"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
+
+
+def places_text(places: Iterable[Place], of: Iterable[Place]) -> str:
+    """Cells in words, `everywhere` where they are all there are.
+
+    Args:
+        places: the cells.
+        of: all cells that there are.
+    """
+    if set(places) == set(of):
+        return "everywhere"
+    norms: dict[str, set[str]] = defaultdict(set)
+    for title, norm in places:
+        norms[title].add(norm)
+    return "; ".join(f"{title}: {', '.join(in_order(found))}" for title, found in sorted(norms.items()))

@@ -10,17 +10,9 @@ from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import Cell, Column
 from utils.report import markdown
-from utils.report.compare import (
-    NOT_COMPARED,
-    Group,
-    Place,
-    figure,
-    metric_sentence,
-    places_text,
-    plain_value,
-    signed,
-)
-from utils.report.published import Figure, differences, differences_from_gain, find, gain, values_of
+from utils.report.compare_groups import NOT_COMPARED, Group, Place, metric_sentence, places_text, plain_value
+from utils.report.published import PublishedFigure, differences, differences_from_gain, find, gain, values_of
+from utils.report.stats import mean_text, signed
 from utils.report.tables import BASELINE, column_title, in_order, protocol_of
 
 SCENARIO = "class_il"  # what is published
@@ -44,7 +36,7 @@ class Comparison:
     place: Place
     cell: Cell
     values: Mapping[str, Any]
-    published: Figure | None
+    published: PublishedFigure | None
     deviating: tuple[str, ...] = ()
 
 
@@ -53,11 +45,11 @@ def to_markdown(group: Group, metric: str) -> str:
     found = compare(group, metric)
     blocks = [f"# {markdown.escape(group.name)} and the published figures", markdown.escape(_caption(metric))]
     blocks.append(markdown.table(_TITLES, [_row(each, metric) for each in found]))
-    blocks += markdown.section("Published in another setting than ours", _other_settings(found))
-    blocks += markdown.section("Options that are not the published ones", _options(found))
-    blocks += markdown.section("Options typed in place of the suite's own values", _typed(found, group.axes.names))
+    blocks += markdown.section("Published in a different setting", _other_settings(found))
+    blocks += markdown.section("Options that differ from the published ones", _options(found))
+    blocks += markdown.section("Options set by hand or by the grid", _typed(found, group.axes.names))
     blocks += markdown.section("Sources and remarks", [*_sources(found), *_gains(group, metric)])
-    blocks += markdown.section("Nothing is published of", _unpublished(found))
+    blocks += markdown.section("No published figure for", _unpublished(found))
     blocks += markdown.section("Missing", _missing(group))
     return "\n\n".join(blocks) + "\n"
 
@@ -90,13 +82,13 @@ def _first(cell: Cell) -> Run:
 
 
 def _caption(metric: str) -> str:
-    deviation = "deviation is ours − published, in brackets where our setting is another one"
-    return f"{metric_sentence(metric)} Class-IL; {deviation}."
+    deviation = "deviation is ours − published, in parentheses where our settings differ from the published ones"
+    return f"{metric_sentence(metric)} Scenario: Class-IL; {deviation}."
 
 
 def _row(each: Comparison, metric: str) -> list[str]:
     ours = each.cell.values(SCENARIO, metric)
-    texts = [*each.place, figure(ours)]
+    texts = [*each.place, mean_text(ours)]
     if each.published is None or not ours:
         return [*texts, "–", "–"]
     pair = [f"{each.published.value:.2f}", signed(fmean(ours.values()) - each.published.value)]
@@ -115,7 +107,7 @@ def _other_settings(found: Iterable[Comparison]) -> list[str]:
     for each in found:
         if each.deviating and each.published:
             ours = ", ".join(f"{name} {plain_value(each.values[name])}" for name in sorted(each.deviating))
-            lines.append(f"{' '.join(each.place)}: ours has {ours}; published: {each.published.setting}")
+            lines.append(f"{' '.join(each.place)}: ours: {ours}; published: {each.published.setting}")
     return lines
 
 
@@ -179,13 +171,13 @@ def _other_than_gained(norms: Mapping[str, Cell]) -> str:
         f"{name} {plain_value(ours)} (published: {' or '.join(map(plain_value, theirs))})"
         for name, (ours, theirs) in sorted(differing.items())
     ]
-    return f"; another setting here, {', '.join(texts)}" if texts else ""
+    return f"; our settings differ: {', '.join(texts)}" if texts else ""
 
 
 def _unpublished(found: Sequence[Comparison]) -> list[str]:
     places = [each.place for each in found if each.published is None]
     if len(places) == len(found):
-        return ["any of these cells, or not in this metric"]
+        return ["any of these cells in this metric"]
     return [places_text(places, ())] if places else []
 
 

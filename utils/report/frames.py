@@ -26,13 +26,11 @@ def to_csv(tables: Sequence[Table]) -> str:
     writer.writerow(["norm", *Column._fields, "tested_on", "scenario", *_CSV_FIGURES, *_CSV_PUBLISHED, "reason"])
     for table in tables:
         reasons = gaps(table)
-        for column in table.columns:
-            for row in table.rows:
-                entry = table.entries[row, column]
-                named = ["" if value is None else value for value in column.column.shown]
-                tested = tested_on(column.column.validation)
-                figures = [table.metric, *_csv_figures(entry), *_csv_published(entry)]
-                writer.writerow([row, *named, tested, column[1], *figures, reasons.get((row, column[0]), "")])
+        for row, (column, scenario), entry in table.places:
+            named = ["" if value is None else value for value in column.shown]
+            figures = [table.metric, *_csv_figures(entry), *_csv_published(entry)]
+            reason = reasons.get((row, column), "")
+            writer.writerow([row, *named, tested_on(column.validation), scenario, *figures, reason])
     return out.getvalue()
 
 

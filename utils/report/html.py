@@ -4,6 +4,7 @@ import base64
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,54 +13,27 @@ from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.state import RunState
-from utils.report.captions import caption, gaps, lost, notes, setting_text, short_caption
-from utils.report.norms import TITLE, build_retuning
+from utils.report.captions import caption, chosen, gaps, lost, notes, setting_text, short_caption
+from utils.report.norms import TITLE
 from utils.report.plots import PLOTS, Plot
-from utils.report.tables import (
-    SCENARIOS,
-    Cells,
-    Entry,
-    Style,
-    Table,
-    column_title,
-    head_lines,
-    in_order,
-    shared_heads,
-    tested_on,
-)
+from utils.report.report import Report
+from utils.report.tables import PLAIN, SCENARIOS, Entry, Table, column_title, head_lines, shared_heads, tested_on
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_FIGURE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _COSTS = {
-    "seconds": "seconds",
+    "seconds": "time (s)",
     "host_megabytes": "peak memory (MB)",
-    "device_megabytes": "on the GPU (MB)",
-    "processor": "computed on",
+    "device_megabytes": "peak GPU memory (MB)",
+    "processor": "device",
     "threads": "threads",
 }
 _NOT_SHOWN = TELLING_NOTHING | {"seed"}
 
 
-def to_html(
-    group: str,
-    runs: Sequence[Run],
-    cells: Cells,
-    frame: "DataFrame",
-    tables: Sequence[Table],
-    plots: Mapping[str, Plot] | str,
-) -> str:
-    """The page.
-
-    Args:
-        group: name of the group of runs.
-        runs: every record of the group.
-        cells: what was selected from them.
-        frame: the runs behind the tables, a row each.
-        tables: the main table, then further ones.
-        plots: by name, or one line that says why there are none.
-    """
+def to_html(report: Report) -> str:
+    """The page, in which names are as papers write them; the command lines have the typed ones."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -70,24 +44,26 @@ def to_html(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    main, *further = tables
+    runs, plots = report.runs, report.plots
+    main, *further = (replace(each, names=report.published_names) for each in (report.table, *report.further_tables))
     states = [run.state for run in runs]
     footnotes = {reason: number for number, reason in enumerate(dict.fromkeys(gaps(main).values()), start=1)}
     return environment.get_template("report.html.j2").render(
-        group=group,
+        group=report.group,
         num_runs=len(runs),
         counts=[f"{states.count(state)} {state}" for state in sorted(set(states))],
-        main=_table(main, footnotes, caption(main), known_notes=()),
+        # The chosen settings have a section of their own.
+        main=_table(main, footnotes, caption(main), known_notes=chosen(main)),
         # Of the same cells: they share the main table's footnotes and need not repeat its notes.
         further=[_table(table, footnotes, short_caption(table), notes(main)) for table in further],
-        damaged=lost(main),
+        lost=lost(main),
         settings=list(_settings(main)),
         retuning_title=TITLE,
-        retuning=build_retuning(cells),
+        retuning=report.retuning,
         plots=[] if isinstance(plots, str) else [_plot(name, plot) for name, plot in plots.items()],
         plots_missing=plots if isinstance(plots, str) else "",
-        runs=_runs(frame, main),
-        commands=_commands(runs, cells),
+        runs=_runs(report, main),
+        commands=_commands(report, main),
         options=_shared_options(runs),
         user_notes=sorted({str(run.values["notes"]) for run in runs if run.values.get("notes")}),
     )
@@ -130,69 +106,70 @@ def _cell(table: Table, entry: Entry, reason: str, footnotes: Mapping[str, int])
     if entry.cell and entry.cell.setting:
         lines.append(f"{setting_text(entry.cell.setting)}, best of {entry.cell.num_settings} ({entry.cell.selection})")
     if entry.cell and entry.cell.forward:
-        lines.append(f"current and memory rows {entry.cell.forward}")
+        lines.append(f"current and memory samples: {entry.cell.forward}")
     if entry.p is not None:
-        lines.append(f"against BN: p = {entry.p:.3g}, after Holm {entry.p_holm:.3g}")
+        lines.append(f"against BN: p = {entry.p:.3g}, after Holm correction {entry.p_holm:.3g}")
     if entry.published is not None:
         lines.append(f"published: {entry.published.source}")
     return {
-        "text": entry.text(_FIGURE, table.num_seeds),
+        "text": entry.text(PLAIN, table.num_seeds),
         "is_best": entry.is_best,
-        "published": entry.published_text(_FIGURE),
+        "published": entry.published_text(PLAIN),
         "footnote": footnotes.get(reason, ""),
         "tooltip": "\n".join([*lines, *([reason] if reason else [])]),
     }
 
 
 def _settings(table: Table) -> Iterable[tuple]:
-    """Which setting of a searched layer stands for it, and how it was chosen."""
-    for column in (column for column in table.columns if column[1] == table.columns[0][1]):
-        for row in table.rows:
-            entry = table.entries[row, column]
-            if entry.cell and entry.cell.num_settings > 1:
-                chosen = setting_text(entry.cell.setting) or "–"
-                yield table.title(column), table.show(row), entry.cell.num_settings, chosen, entry.cell.selection
+    """Which setting of a searched layer stands for it, and how it was selected."""
+    for (row, column), cell in table.cells.items():
+        if cell and cell.num_settings > 1:
+            setting = setting_text(cell.setting) or "–"
+            yield table.title_of(column), table.show(row), cell.num_settings, setting, cell.selection
 
 
-def _runs(frame: "DataFrame", table: Table) -> "DataFrame":
+def _runs(report: Report, table: Table) -> "DataFrame":
     """The main metric by seed, time and memory of every run, as texts under titles."""
     scenarios = dict.fromkeys(scenario for _, scenario in table.columns)
     titles = {"column": "column", "norm": "norm layer", "seed": "seed"}
     titles |= {f"{scenario} {table.metric}": f"{SCENARIOS[scenario]} {table.metric}" for scenario in scenarios}
-    shown = frame.reindex(columns=[*titles, *_COSTS]).rename(columns=titles | _COSTS).dropna(axis="columns", how="all")
+    names = {
+        "column": {column_title(column, report.cells): table.title_of(column) for column in report.cells},
+        "norm": {row: table.show(row) for row in table.rows},
+    }
+    frame = report.frame.replace(names).reindex(columns=[*titles, *_COSTS])
+    shown = frame.rename(columns=titles | _COSTS).dropna(axis="columns", how="all")
     return shown.astype(object).where(shown.notna(), "–").map(lambda x: f"{x:.2f}" if isinstance(x, float) else str(x))
 
 
 def _plot(name: str, plot: Plot) -> dict[str, str]:
-    title, _, kind = name.rpartition(" ")
     images = {"png": plot.png, "narrow": plot.narrow or b""}
     encoded = {size: base64.b64encode(image).decode("ascii") for size, image in images.items()}
-    return {"name": name, "caption": f"{title}. {PLOTS[kind]}", **encoded}
+    return {"name": name, "caption": f"{plot.title}. {PLOTS[name.rpartition(' ')[2]]}", **encoded}
 
 
-def _commands(runs: Sequence[Run], cells: Cells) -> list[dict[str, Any]]:
+def _commands(report: Report, table: Table) -> list[dict[str, Any]]:
     """The command line of every record, by row; those that a figure of the table rests on come first."""
     used = {
-        run.folder: column for column, norms in cells.items() for cell in norms.values() for run in cell.runs.values()
+        run.folder: column for (_, column), cell in table.cells.items() for run in (cell.runs if cell else {}).values()
     }
     by_row: dict[str, list[Run]] = defaultdict(list)
-    known = in_order({norm for norms in cells.values() for norm in norms})
-    for run in runs:
-        row = row_of(run.values) if run.values else "in no cell"
-        by_row[row if row in known else run.values.get("nl", row)].append(run)
+    for run in report.runs:
+        row = row_of(run.values) if run.values else "not in the table"
+        by_row[row if row in table.rows else run.values.get("nl", row)].append(run)
     found = []
-    for row in [*known, *sorted(by_row.keys() - set(known))]:
-        behind = [(column_title(used[run.folder], cells), run) for run in by_row[row] if run.folder in used]
+    for row in [*table.rows, *sorted(by_row.keys() - set(table.rows))]:
+        behind = [(table.title_of(used[run.folder]), run) for run in by_row[row] if run.folder in used]
         others = [(run.reason or _why_unused(run), run) for run in by_row[row] if run.folder not in used]
-        told = [{"about": _about(text, run), "line": _line(run)} for text, run in [*behind, *others]]
-        found.append({"title": row, "num_used": len(behind), "runs": told})
+        lines = [{"about": _about(text, run), "line": _line(run)} for text, run in [*behind, *others]]
+        found.append({"title": table.show(row), "num_used": len(behind), "runs": lines})
     return found
 
 
 def _why_unused(run: Run) -> str:
     if not run.is_planned:
-        return "of no plan of this group"
-    return "search on a held-out part" if run.values.get("validation") else "setting not chosen"
+        return "in none of this group's plans"
+    return "run of the search" if run.values.get("validation") else "setting not selected"
 
 
 def _about(text: str, run: Run) -> str:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from utils.report.captions import details, missing, notes, shortest_caption, sources, variants
-from utils.report.files import printable
-from utils.report.names import PUBLISHED_NAMES
+from utils.report.names import PUBLISHED_NAMES, printable
 from utils.report.tables import Lines, ScenarioColumn, Style, Table, head_lines, shared_heads
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from utils.report.captions import caption, missing, notes
-from utils.report.tables import Style, Table
+from utils.report.norms import TITLE, Retuning
+from utils.report.tables import PLAIN, Table
 
-_STYLE = Style(bold="**{}**", plus_minus="±", star=r" \*", minus="−", dash="–")
+_STYLE = replace(PLAIN, bold="**{}**", star=r" \*")
 _MARKS = r"\\*|\["
 
 
@@ -18,40 +20,44 @@ def escape(text: str, *, with_code: bool = False) -> str:
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of plain texts."""
-    return "\n".join([*head(titles), *map(row, rows)])
+    return "\n".join([*_head(titles), *map(_row, rows)])
 
 
-def head(titles: Sequence[str]) -> list[str]:
-    """The first two lines of a table."""
-    return [row(titles), f"|{'---|' * len(titles)}"]
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_row(titles), f"|{'---|' * len(titles)}"]
 
 
-def row(texts: Sequence[str], figures: Sequence[str] = ()) -> str:
+def _row(texts: Sequence[str], figures: Sequence[str] = ()) -> str:
     """A line of a table: plain texts, then figures that are Markdown already."""
     return f"| {' | '.join([*map(escape, texts), *figures])} |"
 
 
 def section(title: str, items: Iterable[str]) -> list[str]:
     """A heading and a list of plain texts as two blocks; nothing without items."""
-    lines = bullets(items)
+    lines = _bullets(items)
     return [f"## {escape(title)}", lines] if lines else []
 
 
-def bullets(items: Iterable[str]) -> str:
+def _bullets(items: Iterable[str]) -> str:
     """A list of plain texts."""
     return "\n".join(f"- {escape(item)}" for item in items)
 
 
-def to_markdown(shown: Table) -> str:
-    """A table of figures, with all that is said under it. Published figures are a row of their own, under ours."""
+def to_markdown(shown: Table, retuning: Retuning | None = None) -> str:
+    """A table of figures with all that is said under it, and what re-tuning the norm layers did.
+
+    Published figures are a row of their own, under ours.
+    """
     titles = ["norm", "settings", *(f"{shown.title(column)} {shown.scenario(column)}" for column in shown.columns)]
-    lines = head(titles)
+    lines = _head(titles)
     for name in shown.rows:
         title, entries = shown.show(name), shown.row(name)
-        lines.append(row([title, str(shown.tried(name))], [entry.text(_STYLE, shown.num_seeds) for entry in entries]))
+        lines.append(_row([title, str(shown.tried(name))], [entry.text(_STYLE, shown.num_seeds) for entry in entries]))
         published = [entry.published_text(_STYLE) for entry in entries]
-        lines += [row([f"{title}, published", ""], published)] if any(published) else []
+        lines += [_row([f"{title}, published", ""], published)] if any(published) else []
     texts = [escape(caption(shown), with_code=True)]
     for title, items in {"Notes": notes(shown), "Missing": missing(shown)}.items():
-        texts += [f"{title}:", bullets(items)] if items else []
-    return "\n".join(lines) + "\n\n" + "\n\n".join(texts) + "\n"
+        texts += [f"{title}:", _bullets(items)] if items else []
+    if retuning is not None:
+        texts += [f"## {escape(TITLE)}", table(retuning.titles, retuning.rows), escape(retuning.caption)]
+    return "\n\n".join(["\n".join(lines), *texts]) + "\n"

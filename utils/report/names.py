@@ -1,14 +1,17 @@
-"""The names that readers see in place of those that one types: `ER-ACE` for `er_ace`."""
+"""Names: those that readers see in place of typed ones (`ER-ACE` for `er_ace`), and names as files can have them."""
 
 import csv
 import difflib
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.records.metrics import MAIN_METRIC
 
-# As papers write them; `table.tex` and the plots show them unless told otherwise.
+# As papers write them; the page, `table.tex` and the plots show them unless told otherwise.
 PUBLISHED_NAMES = {
     **{"seq-cifar10": "Split CIFAR-10", "seq-cifar100": "Split CIFAR-100", "seq-miniimg": "Split Mini-ImageNet"},
     **{"seq-tinyimg": "Split Tiny-ImageNet", "seq-imagenet100": "Split ImageNet-100", "seq-digits": "Split Digits"},
@@ -16,6 +19,12 @@ PUBLISHED_NAMES = {
     **{"lwf": "LwF", "eeil": "EEIL", "icarl": "iCaRL", "lucir": "LUCIR", "podnet": "PODNet", "ssil": "SS-IL"},
     **{"afc": "AFC", "AdaB2N": "AdaB²N"},
 }
+
+_LITERATURE = "published"  # in place of the names of other groups
+_LONGEST = 100  # characters of a name that stay in the name of a file
+
+
+# -- Names that readers see -------------------------------------------------------------------------------------------
 
 
 def read_names(path: Path, known: Iterable[str]) -> dict[str, str]:
@@ -38,20 +47,71 @@ def read_names(path: Path, known: Iterable[str]) -> dict[str, str]:
         raise UserError(f"--names {path} must be {how}") from None
     if not (isinstance(found, dict) and all(isinstance(title, str) and title.strip() for title in found.values())):
         raise UserError(f"--names {path} must be {how}")
-    check_known("--names", found, known)
+    check_known("--names: unknown name", found, known)
     return {name: " ".join(title.split()) for name, title in found.items()}
-
-
-def check_known(option: str, asked: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UserError, with a suggestion, if an option names what is not known."""
-    names = list(dict.fromkeys(known))
-    for name in asked:
-        if name not in names:
-            close = difflib.get_close_matches(name.casefold(), {each.casefold(): each for each in names}, n=1)
-            hint = f" Did you mean {next(each for each in names if each.casefold() == close[0])!r}?" if close else ""
-            raise UserError(f"{option}: unknown name {name!r}.{hint} Known: {', '.join(names)}.")
 
 
 def shown(names: Mapping[str, str], name: object) -> str:
     """What a reader sees for a name."""
     return names.get(str(name), str(name))
+
+
+def check_known(what: str, asked: Iterable[str], known: Iterable[str]) -> None:
+    """Check what a user has named.
+
+    Args:
+        what: begins the message, such as `unknown group`.
+        asked: the names.
+        known: those that there are.
+
+    Raises:
+        UserError: one is not known; the message suggests the closest.
+    """
+    names = list(dict.fromkeys(known))
+    for name in asked:
+        if name not in names:
+            by_key = {each.casefold(): each for each in names}
+            close = difflib.get_close_matches(name.casefold(), by_key, n=1)
+            hint = f" Did you mean {by_key[close[0]]!r}?" if close else ""
+            raise UserError(f"{what} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+# -- Names of files ---------------------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """What UTF-8 cannot hold, such as of a folder's or a user's name, as its number."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def file_stem(title: str) -> str:
+    """A title as the name of a file: no two share one, as a digest tells apart what a name cannot hold."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+    return _shortened(plain, title, is_whole=plain == title.replace(" ", "-"))
+
+
+def comparison_file(others: Sequence[str], metric: str = MAIN_METRIC) -> str:
+    """Such as `compare-published.md`, `compare-a+b.md` or, of another metric, `compare-a.forgetting.md`.
+
+    No two comparisons of a group share a name.
+
+    Args:
+        others: the groups that the first one is compared with; none: the literature.
+        metric: its name in the records.
+    """
+    plain = [re.sub("[^A-Za-z0-9_-]+", "-", name) for name in others]
+    parts = [
+        part if part == name and name != _LITERATURE else f"{part}~{_digest(name)}"
+        for part, name in zip(plain, others, strict=True)
+    ]
+    compared = "+".join(parts) or _LITERATURE
+    return f"compare-{_shortened(compared, compared)}{'' if metric == MAIN_METRIC else f'.{metric}'}.md"
+
+
+def _shortened(name: str, full: str, is_whole: bool = True) -> str:
+    """A name, with a digest of the full one where it is too long or not whole."""
+    return name if is_whole and len(name) <= _LONGEST else f"{name[:_LONGEST]}~{_digest(full)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]

@@ -10,8 +10,7 @@ from utils.records.collect import Run
 from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC, accuracies, average_accuracies
 from utils.records.selection import Cell
-from utils.report import markdown
-from utils.report.stats import mean_and_std
+from utils.report.stats import mean_and_std, signed
 from utils.report.tables import SCENARIOS, Cells, column_order, column_title, in_order
 
 TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (difference)"
@@ -49,15 +48,6 @@ def build_retuning(cells: Cells) -> Retuning | None:
     return Retuning(("norm", *titles), tuple(rows), _caption(runs))
 
 
-def retuning_to_markdown(cells: Cells) -> str:
-    """The same as a section of a page in Markdown; empty if no run was asked to."""
-    found = build_retuning(cells)
-    if found is None:
-        return ""
-    table = markdown.table(found.titles, found.rows)
-    return f"\n## {markdown.escape(TITLE)}\n\n{table}\n\n{markdown.escape(found.caption)}\n"
-
-
 def _asked(norms: Mapping[str, Cell]) -> dict[str, list[Run]]:
     """The complete runs that were asked to measure their norm layers, by layer."""
     runs = {norm: [run for run in cell.runs.values() if run.values.get("retune_norms")] for norm, cell in norms.items()}
@@ -88,14 +78,15 @@ def _cell(runs: Sequence[Run], scenario: str, tell: Callable[[np.ndarray, np.nda
 def _change(before: np.ndarray, after: np.ndarray) -> str:
     """Such as `35.41 → 41.20 (+5.79)`, with the spread of the difference over seeds; of accuracies [seeds, T]."""
     difference, spread = mean_and_std(list((after - before)[:, -1]))
-    number = f"{difference:+.2f}".replace("-", "−") + (f" ± {spread:.2f}" if spread is not None else "")
-    return f"{before[:, -1].mean():.2f} → {after[:, -1].mean():.2f} ({number})"
+    assert difference is not None  # of at least one seed
+    spread_text = f" ± {spread:.2f}" if spread is not None else ""
+    return f"{before[:, -1].mean():.2f} → {after[:, -1].mean():.2f} ({signed(difference)}{spread_text})"
 
 
 def _course(before: np.ndarray, after: np.ndarray) -> str:
     """The mean difference after each task, such as `−0.1 +2.4 +5.8`; of accuracies [seeds, T]."""
     differences = (after - before).mean(axis=0)
-    return " ".join(f"{each:+.1f}".replace("-", "−") if math.isfinite(each) else "–" for each in differences)
+    return " ".join(signed(each, 1) if math.isfinite(each) else "–" for each in differences)
 
 
 _SHOWN = (*((scenario, _change) for scenario in SCENARIOS), ("class_il", _course))

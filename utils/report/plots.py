@@ -67,11 +67,13 @@ class Plot:
     """A plot as the bytes of its files: the same figures give the same bytes.
 
     Attributes:
+        title: as it is drawn, of the column.
         png: as wide as a page on a screen.
         narrow: the same for a narrow one; None where it cannot be drawn narrower.
         pdf, svg: to publish.
     """
 
+    title: str
     png: bytes
     narrow: bytes | None
     pdf: bytes
@@ -148,6 +150,7 @@ def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
     # Without versions, dates and random names in them, the same figures give the same bytes.
     with rc_context({"svg.hashsalt": "plots"}):
         return Plot(
+            title=title,
             png=save(figure, "png", 120, Software=None),
             narrow=None if narrow is None else save(narrow, "png", 48, Software=None),
             pdf=save(figure, "pdf", 120, CreationDate=None, Creator=None, Producer=None),
@@ -244,7 +247,7 @@ def _legend(figure: "Figure", panels: Iterable["Axes"], is_narrow: bool) -> None
         text.set_parse_math(False)
 
 
-# -- Accuracy on each task after each task -----------------------------------------------------------------------------
+# -- Accuracy on each task after each task ----------------------------------------------------------------------------
 
 
 def draw_matrices(norms: Mapping[str, Cell], is_narrow: bool = False) -> "Figure | None":

@@ -13,7 +13,7 @@ _ROUNDING = 0.05  # of the differences of printed figures
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedFigure:
     """A published figure, Class-IL.
 
     Attributes:
@@ -31,7 +31,7 @@ class Figure:
     remark: str = ""
 
 
-def find(values: Mapping[str, Any], norm: str, metric: str) -> Figure | None:
+def find(values: Mapping[str, Any], norm: str, metric: str) -> PublishedFigure | None:
     """The published figure of a cell, None where there is none.
 
     Args:
@@ -54,7 +54,7 @@ def find(values: Mapping[str, Any], norm: str, metric: str) -> Figure | None:
             remarks = [*_remarks(stored, place), *_doubts(figures, metric)]
             text = f"{setting['description']}; {source['remark']}"
             options = _options(stored, setting, method, published_norm)
-            return Figure(figures[metric], source["citation"], text, options, "; ".join(remarks))
+            return PublishedFigure(figures[metric], source["citation"], text, options, "; ".join(remarks))
     return None
 
 
@@ -63,7 +63,7 @@ def values_of(run: Run) -> dict[str, Any]:
     return {**run.values, "num_tasks": run.known_result.num_tasks}
 
 
-def differences(figure: Figure, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(figure: PublishedFigure, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options in which runs differ from the published ones, by name: (ours, published)."""
     named = {name: (_plain(values[name]), published) for name, published in figure.options.items() if name in values}
     return {name: pair for name, pair in named.items() if pair[0] != pair[1]}

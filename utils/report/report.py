@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from utils.config.registry import DATASETS, METHODS, NORMS
 from utils.config.variants import VARIANTS
+from utils.errors import UserError
 from utils.records.collect import Run, collect, of_no_cell
 from utils.records.ledger import Axes, Ledger
-from utils.records.metrics import MAIN_METRIC
-from utils.records.selection import Column, select
-from utils.report.compare import check_metric
-from utils.report.files import printable
+from utils.records.metrics import MAIN_METRIC, METRICS
+from utils.records.selection import select
 from utils.report.frames import make_frame
 from utils.report.markdown import to_markdown
-from utils.report.names import PUBLISHED_NAMES, check_known, read_names
-from utils.report.norms import Retuning, build_retuning, retuning_to_markdown
+from utils.report.names import PUBLISHED_NAMES, check_known, printable, read_names
+from utils.report.norms import Retuning, build_retuning
 from utils.report.tables import SCENARIOS, Cells, Table, build_further_tables, build_table
 
 if TYPE_CHECKING:
@@ -49,18 +48,14 @@ class View:
         """The cells that are shown. Raises UserError if what is asked for is not among them."""
         if self.metric != MAIN_METRIC:
             check_metric(runs, self.metric)
-        place = {option: Column._fields.index(name) for option, name in (("datasets", "dataset"), ("models", "model"))}
-        for option, at in place.items():
-            check_known(f"--{option}", getattr(self, option), (str(column[at]) for column in cells))
-        check_known("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
-        kept = [
-            column
-            for column in cells
-            if all(column[at] in getattr(self, option) or not getattr(self, option) for option, at in place.items())
-        ]
+        check_known("--datasets: unknown name", self.datasets, (str(column.dataset) for column in cells))
+        check_known("--models: unknown name", self.models, (str(column.model) for column in cells))
+        check_known("--methods: unknown name", self.methods, (norm for norms in cells.values() for norm in norms))
         narrowed = {
-            column: {norm: cell for norm, cell in cells[column].items() if norm in self.methods or not self.methods}
-            for column in kept
+            column: {norm: cell for norm, cell in norms.items() if norm in self.methods or not self.methods}
+            for column, norms in cells.items()
+            if (column.dataset in self.datasets or not self.datasets)
+            and (column.model in self.models or not self.models)
         }
         return {column: norms for column, norms in narrowed.items() if norms}
 
@@ -72,6 +67,21 @@ class View:
         norms = [norm for found in cells.values() for norm in found]
         registered = [name for registry in (DATASETS, METHODS, NORMS) for name in registry.names()]
         return read_names(self.names, [*of_cells, *norms, *registered, *VARIANTS, *SCENARIOS])
+
+
+def check_metric(runs: Sequence[Run], metric: str) -> None:
+    """Raises UserError if a metric is unknown, or measured in no run."""
+    found = [
+        (name, value)
+        for run in runs
+        for metrics in run.metrics.values()
+        for name, value in metrics.items()
+        if not isinstance(value, list)
+    ]
+    check_known("unknown --metric", [metric], (name for name, _ in found))
+    if not any(name == metric and value is not None for name, value in found):
+        hint = f"; a run with {METRICS[metric].needs} measures it" if METRICS[metric].needs else ""
+        raise UserError(f"--metric {metric} was measured in no run{hint}")
 
 
 class Report:
@@ -124,6 +134,11 @@ class Report:
     def _names(self) -> Mapping[str, str]:
         return self._view.read_names(self.cells)
 
+    @property
+    def published_names(self) -> Mapping[str, str]:
+        """What readers see in place of names in the page and the plots."""
+        return {**PUBLISHED_NAMES, **self._names}
+
     @cached_property
     def frame(self) -> "DataFrame":
         """The runs behind the tables, a row each."""
@@ -137,7 +152,7 @@ class Report:
     @cached_property
     def markdown(self) -> str:
         """The main table, and what re-tuning did, for people."""
-        return printable(to_markdown(self.table) + retuning_to_markdown(self.cells))
+        return printable(to_markdown(self.table, self.retuning))
 
     @cached_property
     def plots(self) -> Mapping[str, "Plot"] | str:
@@ -145,6 +160,6 @@ class Report:
         from utils.report.plots import make_plots
 
         try:
-            return make_plots(self.cells, {**PUBLISHED_NAMES, **self._names})
+            return make_plots(self.cells, self.published_names)
         except ImportError as error:
             return f"There are no plots: {error}. Install matplotlib and write the report again."

@@ -1,4 +1,4 @@
-"""Mean, spread and paired tests over seeds."""
+"""Mean, spread and paired tests over seeds, and how such numbers are written."""
 
 import math
 import statistics
@@ -27,6 +27,16 @@ def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float |
     return float(2 * stdtr(len(differences) - 1, -abs(mean) / (std / math.sqrt(len(differences)))))
 
 
+def mean_difference(values: Mapping[int, float], first: Mapping[int, float]) -> tuple[float | None, bool]:
+    """How far values by seed are above others, and whether that is over common seeds: without one it is of means."""
+    seeds = values.keys() & first.keys()
+    if seeds:
+        return statistics.fmean(values[seed] - first[seed] for seed in sorted(seeds)), True
+    if values and first:
+        return statistics.fmean(values.values()) - statistics.fmean(first.values()), False
+    return None, False
+
+
 Key = TypeVar("Key")
 
 
@@ -39,3 +49,22 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
         largest = max(largest, min(1.0, value * (len(ordered) - rank)))
         adjusted[name] = largest
     return adjusted
+
+
+def with_minus(number: str) -> str:
+    """A number with a true minus."""
+    return number.replace("-", "−")
+
+
+def signed(points: float, num_digits: int = 2) -> str:
+    """Percentage points with their sign."""
+    return with_minus(f"{round(points, num_digits) + 0.0:+.{num_digits}f}")  # never −0.00
+
+
+def mean_text(values: Mapping[int, float]) -> str:
+    """`mean ± std (n)` of values by seed."""
+    mean, std = mean_and_std(list(values.values()))
+    if mean is None:
+        return "–"
+    spread = f" ± {std:.2f}" if std is not None else ""
+    return with_minus(f"{mean:.2f}{spread} ({len(values)})")

@@ -16,7 +16,7 @@ from utils.config.variants import find_variant
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.selection import Cell, Column
 from utils.report.names import shown
-from utils.report.published import Figure, find, values_of
+from utils.report.published import PublishedFigure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
 
 SCENARIOS = {"class_il": "Class-IL", "task_il": "Task-IL"}
@@ -46,6 +46,9 @@ class Style:
     dash: str
 
 
+PLAIN = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One figure of the table.
@@ -67,7 +70,7 @@ class Entry:
     p: float | None
     p_holm: float | None
     cell: Cell | None
-    published: Figure | None = None
+    published: PublishedFigure | None = None
 
     @property
     def deviation(self) -> float | None:
@@ -122,6 +125,16 @@ class Table:
         """Seeds of the fullest cell."""
         return max((entry.num_seeds for entry in self.entries.values()), default=0)
 
+    @property
+    def places(self) -> Iterator[tuple[str, ScenarioColumn, Entry]]:
+        """Row, column and entry, column by column."""
+        return ((row, column, self.entries[row, column]) for column in self.columns for row in self.rows)
+
+    @property
+    def cells(self) -> Mapping[tuple[str, Column], Cell | None]:
+        """What the figures come from, by row and column: once for all scenarios."""
+        return {(row, column.column): entry.cell for row, column, entry in self.places}
+
     def row(self, name: str) -> list[Entry]:
         """The entries of a norm layer, in the order of the columns."""
         return [self.entries[name, column] for column in self.columns]
@@ -132,7 +145,11 @@ class Table:
 
     def title(self, column: ScenarioColumn) -> str:
         """A column's title, without its scenario."""
-        return column_title(column[0], [other for other, _ in self.columns], self.names)
+        return self.title_of(column.column)
+
+    def title_of(self, column: Column) -> str:
+        """The same of a column of runs."""
+        return column_title(column, [other for other, _ in self.columns], self.names)
 
     def scenario(self, column: ScenarioColumn) -> str:
         """The title of a column's scenario."""
@@ -240,7 +257,7 @@ def _best(means: list[float], metric: str) -> float | None:
     return (min if METRICS[metric].lower_is_better else max)(means, default=None)
 
 
-def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> Figure | None:
+def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> PublishedFigure | None:
     if cell is None or not cell.runs or scenario != "class_il":
         return None
     return find(values_of(next(iter(cell.runs.values()))), row, metric)
@@ -268,7 +285,7 @@ def _tests(
     return tests
 
 
-# -- The heads of the columns, in several lines ------------------------------------------------------------------------
+# -- The heads of the columns, in several lines -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

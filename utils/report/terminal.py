@@ -14,9 +14,8 @@ from rich.text import Text
 from utils.report.captions import caption, missing, notes
 from utils.report.norms import TITLE, Retuning
 from utils.report.report import Report
-from utils.report.tables import Lines, Style, Table, head_lines
+from utils.report.tables import PLAIN, Lines, Table, head_lines
 
-_STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _GAP = 2  # between two columns
 _WIDEST_NAME = 24  # of a row; a longer one is broken
 _WIDEST_LINE = 18  # of a head that is not wrapped
@@ -69,9 +68,9 @@ def _main(table: Table, width: int) -> Iterator[RenderableType]:
 def _rows(table: Table, name: str) -> Iterator[list[Text]]:
     """A norm layer's cells, and those of published figures below them."""
     entries = table.row(name)
-    figures = [Text(entry.text(_STYLE, table.num_seeds), "bold" if entry.is_best else "") for entry in entries]
+    figures = [Text(entry.text(PLAIN, table.num_seeds), "bold" if entry.is_best else "") for entry in entries]
     yield [_text(table.show(name)), Text(str(table.tried(name))), *figures]
-    published = [Text(entry.published_text(_STYLE), "dim") for entry in entries]
+    published = [Text(entry.published_text(PLAIN), "dim") for entry in entries]
     if any(published):
         yield [Text("  published"), Text(""), *published]
 

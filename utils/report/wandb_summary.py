@@ -12,9 +12,8 @@ from typing import Any, Protocol
 from utils.records.trackers import Summary, mode_in_force, run_settings, send_summaries
 from utils.report.captions import caption, missing
 from utils.report.report import Report
-from utils.report.tables import SCENARIOS, Cells, ScenarioColumn, Style, Table, column_title
+from utils.report.tables import PLAIN, SCENARIOS, Cells, ScenarioColumn, Table, column_title
 
-_STYLE = Style(bold="{}", plus_minus="±", star=" *", minus="−", dash="–")
 _FIGURES = ("norm", "column", "scenario", "metric", "mean", "std", "n", "p_holm", "published")
 
 
@@ -94,7 +93,7 @@ def _name(group: str) -> str:
 def _as_printed(table: Table) -> tuple[list[str], list[list[str]]]:
     titles = ["norm", "settings", *(_title(table, column) for column in table.columns)]
     rows = [
-        [row, str(table.tried(row)), *(entry.text(_STYLE, table.num_seeds) for entry in table.row(row))]
+        [row, str(table.tried(row)), *(entry.text(PLAIN, table.num_seeds) for entry in table.row(row))]
         for row in table.rows
     ]
     return titles, rows
@@ -106,12 +105,10 @@ def _title(table: Table, column: ScenarioColumn) -> str:
 
 def _as_numbers(table: Table) -> list[list[Any]]:
     rows = []
-    for column in table.columns:
-        for row in table.rows:
-            entry = table.entries[row, column]
-            published = entry.published.value if entry.published else None
-            numbers = [entry.mean, entry.std, entry.num_seeds, entry.p_holm, published]
-            rows.append([row, table.title(column), column[1], table.metric, *numbers])
+    for row, column, entry in table.places:
+        published = entry.published.value if entry.published else None
+        numbers = [entry.mean, entry.std, entry.num_seeds, entry.p_holm, published]
+        rows.append([row, table.title(column), column.scenario, table.metric, *numbers])
     return rows
 
 

@@ -305,7 +305,7 @@ def test_the_plan_that_was_made_last_defines_what_is_searched_and_strangers_are_
     first = Report(tmp_path, "group").runs[0].folder
     shutil.copytree(first, first.with_name("stranger"))
     report = Report(tmp_path, "group")
-    assert "in no cell: 1 record of no plan of this group" in report.markdown
+    assert "not in the table: 1 record in none of this group's plans" in report.markdown
     cells = [cell for norms in report.cells.values() for cell in norms.values()]
     assert not any(run.folder.name == "stranger" for cell in cells for run in cell.runs.values())
 

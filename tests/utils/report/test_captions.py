@@ -37,7 +37,7 @@ def test_direction_of_the_metric():
 
 def test_number_of_tests_that_were_corrected_for():
     runs = finals("BN", 1.0, 2.0, 3.0) + finals("GN", 1.0, 2.5, 3.0) + finals("CN", 4.0, 2.5, 3.0)
-    assert "the 4 tests of this table" in short_caption(build_table(cells_of(*runs)))
+    assert "the 4 tests in this table" in short_caption(build_table(cells_of(*runs)))
     assert "t-test" not in short_caption(build_table(cells_of(*finals("BN", 1.0), *finals("GN", 2.0))))
 
 
@@ -80,15 +80,15 @@ def test_reasons_of_missing_cells():
     assert missing(table) == [
         "seq-digits der 200, GN: not run",
         "seq-digits er 200, GN: seed 0 diverged",
-        "in no cell: damaged record x",
+        "not in the table: damaged record x",
     ]
 
 
 def test_settings_other_than_the_published_one_are_named():
     metrics = {"A_f": 30.0, "A": [1.0] * 10}
     table = build_table(cells_of(run("BN", 0, metrics, **{**OFFLINE, "epochs": 5, "lr": 0.03})))
-    (line,) = [line for line in notes(table) if "another setting" in line]
-    assert line.endswith("BN: another setting here, epochs 5 (published: 160), lr 0.03 (published: 0.1)")
+    (line,) = [line for line in notes(table) if "settings differ" in line]
+    assert line.endswith("BN: our settings differ: epochs 5 (published: 160), lr 0.03 (published: 0.1)")
 
 
 def test_gains_are_noted_where_both_layers_were_run():

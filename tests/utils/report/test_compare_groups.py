@@ -1,16 +1,25 @@
 """Two groups side by side; the numbers are those of the definition, worked out here."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
 from tests.utils.report.rig import ONLINE, run, write_record
+from utils.config.registry import ROOT
+from utils.errors import UserError
+from utils.launch.cli import main
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.selection import select
-from utils.report.compare import Group
-from utils.report.compare_groups import match_columns, to_markdown
+from utils.report import make_comparison
+from utils.report.compare_groups import Group, match_columns, places_text, plain_value, read_groups, to_markdown
+
+RECORDS = Path(__file__).parent / "golden" / "records"
 
 FIRST = {0: 50.0, 1: 52.0, 2: 57.0}
 OTHER = {0: 51.0, 1: 54.5, 2: 60.0}
@@ -39,7 +48,7 @@ def test_figures_differences_and_paired_tests_stand_side_by_side():
     expected = f"| BN | Class-IL | 53.00 ± 3.61 (3) | 55.17 ± 4.54 (3) | +2.17 | {p:.2g} |"
     assert lines_of(text, "| BN | Class-IL") == [expected]
     assert lines_of(text, "| norm") == ["| norm | scenario | a | b | b − a | p (Holm) |"]
-    assert "the one test of this comparison" in text
+    assert "the one test in this comparison" in text
     assert lines_of(text, "| BN | Task-IL") == ["| BN | Task-IL | 90.00 ± 0.00 (3) | 90.00 ± 0.00 (3) | +0.00 | – |"]
 
 
@@ -56,7 +65,7 @@ def test_p_is_adjusted_over_all_tests_of_the_comparison():
     adjusted = {small: 2 * raw[small], large: max(2 * raw[small], raw[large])}
     for norm, p in adjusted.items():
         assert lines_of(text, f"| {norm} | Class-IL")[0].endswith(f" {p:.2g} |")
-    assert "over the 2 tests of this comparison" in text
+    assert "for the 2 tests in this comparison" in text
 
 
 def test_differences_are_over_common_seeds():
@@ -102,9 +111,9 @@ def test_a_group_without_the_cell_does_not_make_its_options_differ():
     lacking = group("c", runs_of({0: 1.0}, "GN", lr=0.1))
     text = to_markdown([group("a", runs_of(FIRST, lr=0.1)), group("b", runs_of(OTHER, lr=0.1)), lacking], "A_f")
     assert "Options that differ" not in text
-    assert section(text, "In some groups only") == [
-        "- a and b only: seq-digits er 200: BN",
-        "- c only: seq-digits er 200: GN",
+    assert section(text, "Only in some groups") == [
+        "- a and b: seq-digits er 200: BN",
+        "- c: seq-digits er 200: GN",
     ]
 
 
@@ -126,7 +135,7 @@ def test_columns_that_differ_in_their_batches_are_compared_all_the_same():
     text = to_markdown([first, other], "A_f")
     assert len(lines_of(text, "| BN | Class-IL")) == 1
     assert section(text, "Options that differ") == ["- batch_size: 10 in a, 32 in b (everywhere)"]
-    assert "In some groups only" not in text
+    assert "Only in some groups" not in text
 
 
 def test_columns_are_not_matched_where_that_could_be_done_in_two_ways():
@@ -145,9 +154,9 @@ def test_what_exists_in_one_only_is_listed():
     first = group("a", runs_of(FIRST), runs_of(FIRST, "GN"), runs_of(FIRST, model="der"))
     other = group("b", runs_of(OTHER), runs_of(OTHER, "TBBN"))
     text = to_markdown([first, other], "A_f")
-    assert section(text, "In some groups only") == [
-        "- a only: seq-digits der 200: BN; seq-digits er 200: GN",
-        "- b only: seq-digits er 200: TBBN",
+    assert section(text, "Only in some groups") == [
+        "- a: seq-digits der 200: BN; seq-digits er 200: GN",
+        "- b: seq-digits er 200: TBBN",
     ]
     assert not lines_of(text, "| GN")
 
@@ -176,7 +185,7 @@ def test_data_and_versions_that_differ_are_named(written):
     same = {"device": "cpu", "cores": 4}
     first = written("a", {"torch": "2.1.0", **same})
     other = written("b", {"torch": "2.15.0", **same, "cores": 8}, data="e" * 64)
-    assert section(to_markdown([first, other], "A_f"), "Data, code and machines that differ") == [
+    assert section(to_markdown([first, other], "A_f"), "Data, code and hardware that differ") == [
         "- torch: 2.1.0 in a, 2.15.0 in b",
         "- data of seq-digits (fingerprint): dddddddddd in a, eeeeeeeeee in b",
     ]
@@ -185,7 +194,7 @@ def test_data_and_versions_that_differ_are_named(written):
 def test_every_version_that_a_run_was_trained_with_counts(written):
     environments = [{"torch": "2.1.0"}, {"torch": "2.2.0"}]
     first, other = written("a", environments[0]), written("b", environments[1], environments=environments)
-    differing = section(to_markdown([first, other], "A_f"), "Data, code and machines that differ")
+    differing = section(to_markdown([first, other], "A_f"), "Data, code and hardware that differ")
     assert differing == ["- torch: 2.1.0 in a, 2.1.0 or 2.2.0 in b"]
 
 
@@ -205,3 +214,150 @@ def test_scenarios_without_a_figure_have_no_line():
     text = to_markdown([first, other], "AAA")
     assert lines_of(text, "| BN | Class-IL")
     assert not lines_of(text, "| BN | Task-IL")
+
+
+# -- The groups -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_record(tmp_path / "first" / "a", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
+    write_record(tmp_path / "open" / "a", {**ONLINE, "nl": "BN", "seed": 0})
+    write_record(tmp_path / "open" / "b", {**ONLINE, "nl": "BN", "seed": 1}, failure="diverged")
+    write_record(tmp_path / "first" / "debug" / "a", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["frst"], r"has no group 'frst'\. Did you mean 'first'\? Known: first, first/debug, open\."),
+        (["first", "open"], "'open' has no complete run to compare .1 diverged, 1 started."),
+        (["empty"], "'empty' has no complete run to compare .no record."),
+        (["first", "first/"], "'first' is named twice"),
+    ],
+)
+def test_groups_that_cannot_be_compared(small, names, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read_groups(small, names)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(UserError, match="--results_dir"):
+        read_groups(tmp_path / "none", ["first"])
+
+
+def test_groups_are_read_in_their_order(small):
+    assert [(group.name, len(group.runs)) for group in read_groups(small, ["first/debug", "first"])] == [
+        ("first/debug", 1),
+        ("first", 1),
+    ]
+
+
+# -- In words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        (1e-4, "0.0001"),
+        ([80, 120], "80,120"),
+        ((), "empty"),
+        (None, "none"),
+        (False, "false"),
+        ("", "empty"),
+    ],
+)
+def test_values_are_written_as_one_types_them(value, text):
+    assert plain_value(value) == text
+
+
+def test_cells_in_words():
+    every = [("d er 5", "BN"), ("d er 5", "GN"), ("d der 5", "BN")]
+    assert places_text(reversed(every), every) == "everywhere"
+    assert places_text([every[1], every[2], every[0]], [*every, ("x", "BN")]) == "d der 5: BN; d er 5: BN, GN"
+
+
+# -- The command, from records on the disk to the file ----------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path):
+    shutil.copytree(RECORDS, tmp_path / "results")
+    shutil.copytree(RECORDS / "study", tmp_path / "results" / "again")
+    return tmp_path / "results"
+
+
+def test_two_groups_are_printed_and_written(results, capsys):
+    assert main(["compare", "study", "again", "--results_dir", str(results)]) == 0
+    path = results / "study" / "compare-again.md"
+    written = path.read_text(encoding="utf-8")
+    assert capsys.readouterr().out == f"{written}\n{path}\n"
+    assert "| norm | scenario | study | again | again − study | p (Holm) |" in written
+    assert not list((results / "again").glob("compare*"))
+
+
+def test_equal_groups_differ_in_nothing(results):
+    text, _ = make_comparison(results, ["study", "again"])
+    assert "differ" not in text.replace("Differences", "")
+    assert "+0.00" in text
+    assert "Only in some groups" not in text
+
+
+def test_one_group_is_held_against_the_literature(results, capsys):
+    assert main(["compare", "offline", "--results_dir", str(results), "--metric", "A_f"]) == 0
+    shown = capsys.readouterr().out
+    assert "# offline and the published figures" in shown
+    assert "| TBBN | 38.75 ± 0.35 (2) | 38.46 | +0.29 |" in shown
+
+
+def test_comparing_again_changes_nothing(results):
+    first = make_comparison(results, ["study", "again"])
+    assert make_comparison(results, ["study", "again"]) == first
+
+
+def test_comparisons_of_a_group_do_not_overwrite_each_other(results):
+    for words in (["study"], ["study", "again"], ["study", "--metric", "forgetting"], ["study", "again", "searched"]):
+        assert main(["compare", *words, "--results_dir", str(results)]) == 0
+    assert sorted(path.name for path in (results / "study").glob("compare*")) == [
+        *("compare-again+searched.md", "compare-again.md", "compare-published.forgetting.md", "compare-published.md")
+    ]
+
+
+def test_a_comparison_is_shown_where_it_cannot_be_written(results, capsys):
+    (results / "offline" / "compare-published.md" / "in the way").mkdir(parents=True)
+    assert main(["compare", "offline", "--results_dir", str(results)]) == 5
+    shown = capsys.readouterr()
+    assert "| TBBN | 38.75 ± 0.35 (2) | 38.46 | +0.29 |" in shown.out
+    assert shown.err.startswith("error: cannot write ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stdy"], "Did you mean 'study'?"),
+        (["study", "--metric", "a_F"], "Did you mean 'A_f'?"),
+        (["study", "study"], "named twice"),
+        ([], "GROUP"),
+        (["study", "--speed", "9"], "--speed"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(results, capsys, words, message):
+    assert main(["compare", *words, "--results_dir", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_no_torch_is_imported(results):
+    script = (
+        "import sys\nfrom utils.launch.cli import main\n"
+        f"assert main(['compare', 'offline', '--results_dir', {str(results)!r}]) == 0\n"
+        "assert not {'torch', 'pandas', 'GPUtil', 'matplotlib', 'wandb'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

@@ -7,7 +7,7 @@ import pytest
 from tests.utils.report.rig import OFFLINE, run
 from utils.records.ledger import Axes
 from utils.records.selection import select
-from utils.report.compare import Group
+from utils.report.compare_groups import Group
 from utils.report.compare_published import to_markdown
 
 TASKS = [1.0] * 10
@@ -40,12 +40,12 @@ def test_cells_stand_beside_the_published_figures():
     ]
     assert "Cha et al." in section(text, "Sources and remarks")[0]
     assert "Options that are not" not in text
-    assert "Nothing is published" not in text
+    assert "No published figure" not in text
 
 
 def test_options_that_are_not_the_published_ones_are_named():
     text = text_of(offline("BN", [35.0], lr=0.03), offline("TBBN", [39.0], lr=0.03, optim_mom=0.9))
-    assert section(text, "Options that are not the published ones") == [
+    assert section(text, "Options that differ from the published ones") == [
         "- lr: 0.03, published 0.1 (everywhere)",
         "- optim_mom: 0.9, published 0 (seq-cifar100 ft 2000: TBBN)",
     ]
@@ -65,14 +65,14 @@ def test_options_that_are_not_the_published_ones_are_named():
 )
 def test_the_closest_figure_is_shown_with_what_sets_ours_apart(options, reason):
     text = text_of(offline("BN", [35.0], **options))
-    (line,) = section(text, "Published in another setting than ours")
-    assert f"BN: ours has {reason}; published: CIFAR-100, ResNet-32, 10 tasks of 10 classes" in line
+    (line,) = section(text, "Published in a different setting")
+    assert f"BN: ours: {reason}; published: CIFAR-100, ResNet-32, 10 tasks of 10 classes" in line
     assert lines_of(text, "| seq-cifar100")[0].endswith("| (35.41) | (−0.41) |")
 
 
 def test_another_number_of_groups_sets_cn_apart():
-    (line,) = section(text_of(offline("CN", [35.0], num_groups=4)), "Published in another setting than ours")
-    assert "ours has num_groups 4" in line
+    (line,) = section(text_of(offline("CN", [35.0], num_groups=4)), "Published in a different setting")
+    assert "ours: num_groups 4" in line
 
 
 def test_a_variant_is_held_against_its_own_figure():
@@ -85,10 +85,10 @@ def test_a_variant_is_held_against_its_own_figure():
 
 def test_cells_of_which_nothing_is_published_are_listed():
     text = text_of(offline("BN", [35.0]), offline("LN", [30.0]))
-    assert section(text, "Nothing is published of") == ["- seq-cifar100 ft 2000: LN"]
+    assert section(text, "No published figure for") == ["- seq-cifar100 ft 2000: LN"]
     assert lines_of(text, "| seq-cifar100 ft 2000 | LN")[0].endswith("| – | – |")
     nothing = text_of(offline("LN", [30.0]))
-    assert section(nothing, "Nothing is published of") == ["- any of these cells, or not in this metric"]
+    assert section(nothing, "No published figure for") == ["- any of these cells in this metric"]
 
 
 def test_other_metrics_have_their_own_figures():
@@ -102,7 +102,7 @@ def test_gains_are_held_against_the_published_ones():
     (line,) = section(text_of(bn, ada), "Sources and remarks")
     assert "ours gains +4.00; seq-cifar10: gains of AdaB2N over BN of up to 7.68 points" in line
     assert line.endswith("model er (published: er_ace or derpp)")
-    assert "another setting here, buffer_size 200 (published: 500 or 2000), " in line
+    assert "our settings differ: buffer_size 200 (published: 500 or 2000), " in line
     assert "ours gains" not in text_of(ada)
 
 
@@ -111,9 +111,7 @@ def test_typed_options_are_named_but_not_the_axes():
     (found,) = offline("LN", [30.0], lr=0.03)
     found = replace(found, config=replace(found.config, origins=origins))
     text = text_of([found], offline("BN", [30.0]))
-    assert section(text, "Options typed in place of the suite's own values") == [
-        "- lr: 0.03 (seq-cifar100 ft 2000: LN)"
-    ]
+    assert section(text, "Options set by hand or by the grid") == ["- lr: 0.03 (seq-cifar100 ft 2000: LN)"]
 
 
 def test_missing_cells_are_explained_and_left_out():

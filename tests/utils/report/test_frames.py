@@ -67,12 +67,9 @@ def test_the_file_can_be_read_again(tmp_path):
 def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
     write_run(tmp_path, 0, 50, device="cpu", cpu="A", threads=1)
     write_run(tmp_path, 1, 60, **second)
-    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "machines" in note]
-    assert found == (
-        [f"seq-digits er 200, BN: computed on different machines ({told}), which changes figures by itself"]
-        if told
-        else []
-    )
+    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "different hardware" in note]
+    line = f"seq-digits er 200, BN: the seeds ran on different hardware or thread counts ({told}), which by itself"
+    assert found == ([f"{line} changes results"] if told else [])
 
 
 def test_a_run_that_went_on_under_another_version_says_so(tmp_path):
@@ -80,9 +77,9 @@ def test_a_run_that_went_on_under_another_version_says_so(tmp_path):
     path = tmp_path / "group" / "BN-0" / "config.json"
     environments = [{"torch": version, "threads": 1} for version in ("2.4.0", "2.5.1")]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"environments": environments}))
-    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "went on" in note]
-    where = "seq-digits er 200, BN: seed 0 went on elsewhere (torch 2.4.0, then 2.5.1)"
-    assert found == [f"{where}, which changes figures by itself"]
+    found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "was resumed" in note]
+    where = "seq-digits er 200, BN: seed 0 was resumed in another environment (torch 2.4.0, then 2.5.1)"
+    assert found == [f"{where}, which by itself changes results"]
 
 
 def test_csv_has_published_figure_deviation_and_source():

@@ -73,7 +73,7 @@ def test_a_damaged_option_never_stops_the_report(tmp_path, damage):
 def test_damaged_configurations_are_listed(tmp_path):
     write_record(tmp_path / "group" / "sound", {**ONLINE, "nl": "BN", "seed": 0}, [50, 60])
     write_record(tmp_path / "group" / "lost", {"nl": 5}, [50, 60])
-    assert "in no cell: damaged record lost" in write_tables(tmp_path, "group")["md"].read_text(encoding="utf-8")
+    assert "not in the table: damaged record lost" in write_tables(tmp_path, "group")["md"].read_text(encoding="utf-8")
 
 
 def test_tables_need_neither_torch_nor_matplotlib(results):

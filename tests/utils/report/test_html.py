@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +10,9 @@ from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
 from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report import Report, write_report
-from utils.report.frames import make_frame
 from utils.report.html import to_html
 from utils.report.plots import Plot
-from utils.report.tables import build_further_tables, build_table
+from utils.report.tables import build_table
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
 ALLOWED = re.findall(
@@ -45,16 +45,25 @@ class Elements(HTMLParser):
 
 
 def page_of(*runs, group="study", plots=None):
+    report = Report(Path(), group)
+    lost = [found.reason for found in runs if not found.values]
     cells = select([found for found in runs if found.values], Axes(("kappa",)))
-    tables = [build_table(cells), *build_further_tables(cells)]
-    return to_html(group, runs, cells, make_frame(cells), tables, plots or {})
+    report.__dict__ |= {
+        "runs": runs,
+        "cells": cells,
+        "table": build_table(cells, unreadable=lost),
+        "plots": plots or {},
+    }
+    return to_html(report)
 
 
 def test_hostile_names_stay_text():
     values = dict.fromkeys(("dataset", "model", "notes", "backbone", "kappa"), HOSTILE)
     runs = [run(HOSTILE, seed, {"A_f": 50.0}, folder=HOSTILE, command=[HOSTILE], **values) for seed in (0, 1)]
     runs += [run("BN", 0, None, state="damaged", reason=HOSTILE, **{**values, "kappa": "other"})]
-    elements = Elements(page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": Plot(b"png", b"png", b"", b"")}))
+    elements = Elements(
+        page_of(*runs, group=HOSTILE, plots={f"{HOSTILE} matrix": Plot(HOSTILE, b"png", b"png", b"", b"")})
+    )
     assert elements.found <= set(ALLOWED)
     assert not [name for name, _ in elements.attributes if name.startswith("on")]
     assert {value for name, value in elements.attributes if name in ("src", "srcset")} == {"data:image/png;base64,cG5n"}
@@ -62,7 +71,7 @@ def test_hostile_names_stay_text():
 
 
 def test_page_is_self_contained():
-    page = page_of(run("BN", 0, {"A_f": 50.0}), plots={"x accuracy": Plot(b"1", None, b"", b"")})
+    page = page_of(run("BN", 0, {"A_f": 50.0}), plots={"x accuracy": Plot("x", b"1", None, b"", b"")})
     assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
     assert "default-src 'none'" in page
 
@@ -89,11 +98,10 @@ def test_missing_cells_have_footnotes_and_lost_records_are_listed():
     runs = [run("BN", 0, {"A_f": 50.0}), run("GN", 0, None, state="diverged", reason="diverged")]
     lost = run("X", 0, None, state="damaged", reason="damaged record lost")
     lost.values.clear()
-    cells = select(runs)
-    page = to_html("g", [*runs, lost], cells, make_frame(cells), [build_table(cells, unreadable=[lost.reason])], {})
+    page = page_of(*runs, lost)
     assert "–<sup>1</sup>" in page
     assert "<li>seed 0 diverged</li>" in page
-    assert "<li>in no cell: damaged record lost</li>" in page
+    assert "<li>not in the table: damaged record lost</li>" in page
 
 
 def test_every_row_can_be_traced_to_its_command_lines():
@@ -102,7 +110,7 @@ def test_every_row_can_be_traced_to_its_command_lines():
     text = Elements(page_of(used, other)).text
     assert "runs in the table: 1, others: 1" in text
     assert "python utils/main.py --notes 'a b'" in text
-    assert text.index("python utils/main.py") < text.index("setting not chosen · worse")
+    assert text.index("python utils/main.py") < text.index("setting not selected · worse")
 
 
 def test_finals_of_a_search_are_marked_as_held_out():
@@ -124,7 +132,12 @@ def test_heads_of_neighbours_are_shared():
     ]
     page = page_of(*runs)
     spans = re.findall(r'colspan="(\d)">([^<]*)<', page[: page.index("</thead>")])
-    assert spans == [("8", "seq-digits"), ("4", "derpp"), ("4", "er"), *[("2", "buffer 200"), ("2", "buffer 500")] * 2]
+    assert spans == [
+        ("8", "Split Digits"),
+        ("4", "DER++"),
+        ("4", "ER"),
+        *[("2", "buffer 200"), ("2", "buffer 500")] * 2,
+    ]
     assert 'rowspan="4">norm layer' in page
 
 

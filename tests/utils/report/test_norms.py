@@ -6,7 +6,7 @@ from tests.utils.report.rig import OFFLINE, counts, write_record
 from utils.records.collect import collect
 from utils.records.selection import select
 from utils.report import Report, write_report
-from utils.report.norms import TITLE, build_retuning, mean_distances, retuning_to_markdown
+from utils.report.norms import TITLE, build_retuning, mean_distances
 from utils.report.plots import make_plots
 
 DISTANCES = {
@@ -81,7 +81,6 @@ def test_layers_without_anything_to_retune_say_so(tmp_path):
 def test_runs_that_were_not_asked_have_no_table(tmp_path):
     write_record(tmp_path / "group" / "a", {**OFFLINE, "nl": "BN", "seed": 0}, [40, 50])
     assert build_retuning(cells_of(tmp_path)) is None
-    assert retuning_to_markdown(cells_of(tmp_path)) == ""
     assert not any(name.endswith("distances") for name in make_plots(cells_of(tmp_path)))
 
 

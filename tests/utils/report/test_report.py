@@ -11,10 +11,12 @@ import pytest
 from tests.utils.records.wandb_rig import install_fake
 from tests.utils.report.rig import ONLINE, write_record
 from utils.config.registry import ROOT
+from utils.errors import UserError
 from utils.launch.cli import main
 from utils.launch.commands import track_summary, write_table
 from utils.launch.plan import Where
 from utils.report import Report, plots, report, write_report
+from utils.report.report import check_metric
 
 
 @pytest.fixture
@@ -158,3 +160,22 @@ def test_what_is_not_there_is_a_mistake(results, capsys, words, message):
     assert code == 2
     assert message in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("a_f", "Did you mean 'A_f'"),
+        ("forgeting", "Did you mean 'forgetting'"),
+        ("A", "unknown --metric 'A'.*Known: A_f, A_a"),
+        ("speed", "Known: A_f, A_a"),
+        ("FWT", "measured in no run; a run with --ignore_other_metrics 0"),
+    ],
+)
+def test_metrics_that_do_not_exist(results, metric, message):
+    with pytest.raises(UserError, match=message):
+        check_metric(Report(results, "group").runs, metric)
+
+
+def test_metric_that_exists(results):
+    check_metric(Report(results, "group").runs, "forgetting")

@@ -1,7 +1,7 @@
 import pytest
 from scipy.stats import ttest_rel
 
-from utils.report.stats import holm, mean_and_std, paired_p
+from utils.report.stats import holm, mean_and_std, mean_text, paired_p, signed
 
 
 def test_mean_and_sample_standard_deviation():
@@ -42,3 +42,16 @@ def test_p_is_that_of_scipys_whole_test(number):
     second = {seed: 58 + 3 * seed % 4 for seed in range(number)}
     values = [[each[seed] for seed in range(number)] for each in (first, second)]
     assert paired_p(first, second) == pytest.approx(ttest_rel(*values).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [({}, "–"), ({3: 1.234}, "1.23 (1)"), ({0: 1.0, 5: 3.0}, "2.00 ± 1.41 (2)"), ({0: -1.0}, "−1.00 (1)")],
+)
+def test_figures(values, text):
+    assert mean_text(values) == text
+
+
+@pytest.mark.parametrize(("points", "text"), [(1.234, "+1.23"), (-1.2, "−1.20"), (-0.001, "+0.00"), (0.0, "+0.00")])
+def test_differences_have_a_sign(points, text):
+    assert signed(points) == text
