@@ -3,9 +3,11 @@
 No timings: the same records give the same figures.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -166,6 +168,9 @@ class Table:
         return replace(self, columns=kept, rows=rows)
 
 
+# -- Columns and rows -------------------------------------------------------------------------------------------------
+
+
 def column_order(column: Column) -> list:
     """Sorts columns by their values: none first, numbers as numbers, then words."""
     compared = [_order(each) for pair in column.compared for each in pair]
@@ -202,6 +207,20 @@ def protocol_of(norms: Mapping[str, Cell]) -> str:
     return next((name for name in names if name in PROTOCOLS), DEFAULT_PROTOCOL)
 
 
+def in_order(norms: Iterable[str]) -> tuple[str, ...]:
+    """The baseline first, then as the registry has them, a variant after its layer, then others by name."""
+    known = [BASELINE, *(name for name in NORMS.names() if name != BASELINE)]
+
+    def place(name: str) -> tuple[int, str]:
+        layer = find_variant(name).norm
+        return known.index(layer) if layer in known else len(known), name
+
+    return tuple(sorted(norms, key=place))
+
+
+# -- From cells to a table --------------------------------------------------------------------------------------------
+
+
 def build_table(
     cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = (), scenarios: Sequence[str] = tuple(SCENARIOS)
 ) -> Table:
@@ -209,18 +228,20 @@ def build_table(
     ordered = sorted(cells, key=column_order)
     columns = tuple(ScenarioColumn(column, scenario) for column in ordered for scenario in scenarios)
     rows = in_order({norm for norms in cells.values() for norm in norms})
-    tests = _tests(cells, columns, rows, metric)
+    tests = _tests(cells, columns, metric)
     adjusted = holm({test.key: test.p for test in tests.values() if test.p is not None})
     entries = {}
     for column in columns:
-        figures = {row: _figure(cells[column[0]].get(row), column[1], metric) for row in rows}
-        best = _best([mean for mean, _, _ in figures.values() if mean is not None], metric)
-        for row, (mean, std, number) in figures.items():
-            key, cell = (row, column), cells[column[0]].get(row)
-            published = _published(cell, row, column[1], metric)
-            is_best = mean is not None and best is not None and abs(mean - best) < SAME
-            test = tests.get(key, _Test())
-            entries[key] = Entry(mean, std, number, is_best, test.p, adjusted.get(test.key), cell, published)
+        norms = cells[column.column]
+        values = {row: list(cell.values(column.scenario, metric).values()) for row, cell in norms.items()}
+        means = [fmean(found) for found in values.values() if found]
+        best = (min if METRICS[metric].lower_is_better else max)(means, default=math.nan)
+        for row in rows:
+            own, cell, test = values.get(row, []), norms.get(row), tests.get((row, column), _Test())
+            mean, std = mean_and_std(own)
+            is_best = mean is not None and abs(mean - best) < SAME
+            published = _published(cell, row, metric) if column.scenario == "class_il" else None
+            entries[row, column] = Entry(mean, std, len(own), is_best, test.p, adjusted.get(test.key), cell, published)
     return Table(columns, rows, entries, metric, tuple(unreadable), len(adjusted))
 
 
@@ -237,30 +258,8 @@ def build_further_tables(
     return tables
 
 
-def in_order(norms: Iterable[str]) -> tuple[str, ...]:
-    """The baseline first, then as the registry has them, a variant after its layer, then others by name."""
-    known = [BASELINE, *(name for name in NORMS.names() if name != BASELINE)]
-
-    def place(name: str) -> tuple[int, str]:
-        layer = find_variant(name).norm
-        return known.index(layer) if layer in known else len(known), name
-
-    return tuple(sorted(norms, key=place))
-
-
-def _figure(cell: Cell | None, scenario: str, metric: str) -> tuple[float | None, float | None, int]:
-    values = list(cell.values(scenario, metric).values()) if cell else []
-    return (*mean_and_std(values), len(values))
-
-
-def _best(means: list[float], metric: str) -> float | None:
-    return (min if METRICS[metric].lower_is_better else max)(means, default=None)
-
-
-def _published(cell: Cell | None, row: str, scenario: str, metric: str) -> PublishedFigure | None:
-    if cell is None or not cell.runs or scenario != "class_il":
-        return None
-    return find(values_of(next(iter(cell.runs.values()))), row, metric)
+def _published(cell: Cell | None, row: str, metric: str) -> PublishedFigure | None:
+    return find(values_of(next(iter(cell.runs.values()))), row, metric) if cell and cell.runs else None
 
 
 class _Test(NamedTuple):
@@ -270,17 +269,18 @@ class _Test(NamedTuple):
     p: float | None = None
 
 
-def _tests(
-    cells: Cells, columns: Iterable[ScenarioColumn], rows: Sequence[str], metric: str
-) -> dict[tuple[str, ScenarioColumn], _Test]:
+def _tests(cells: Cells, columns: Iterable[ScenarioColumn], metric: str) -> dict[tuple[str, ScenarioColumn], _Test]:
+    """The tests against the baseline, by row and column."""
     tests = {}
     for column in columns:
-        norms = cells[column.column]
-        for row in rows:
-            if row != BASELINE and row in norms and BASELINE in norms:
-                pair = [norms[name] for name in (row, BASELINE)]
-                runs = (tuple(sorted(str(run.folder) for run in cell.runs.values())) for cell in pair)
-                p = paired_p(*(cell.values(column.scenario, metric) for cell in pair))
+        baseline = cells[column.column].get(BASELINE)
+        if baseline is None:
+            continue
+        for row, cell in cells[column.column].items():
+            if row != BASELINE:
+                pair = (cell, baseline)
+                runs = (tuple(sorted(str(run.folder) for run in each.runs.values())) for each in pair)
+                p = paired_p(*(each.values(column.scenario, metric) for each in pair))
                 tests[row, column] = _Test((column.scenario, *runs), p)
     return tests
 
