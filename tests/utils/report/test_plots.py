@@ -10,7 +10,7 @@ from tests.utils.report.rig import ONLINE, run, write_record
 from tests.utils.report.test_norms import cells_of, write_measured
 from utils.records.collect import collect
 from utils.records.selection import select
-from utils.report.plots import draw_distances, make_plots
+from utils.report.plots import Layer, draw_distances, make_plots
 
 
 def metrics(*accuracy, forgetting=5.0):
@@ -120,7 +120,7 @@ def test_matrices_of_a_wide_study_stay_small(tmp_path):
 
 def distances_of(root):
     (norms,) = cells_of(root).values()
-    return draw_distances(norms)
+    return draw_distances([Layer(norm, cell, "black", "o") for norm, cell in norms.items()])
 
 
 def panels(figure):
