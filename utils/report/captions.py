@@ -66,7 +66,7 @@ def _selections(table: Table) -> list[str]:
     study = ", as in the original study" if protocols <= {"online", None} else ""
     texts = {kind: _SELECTION.get(kind, kind).format(study=study) for kind in rows}
     sentences = [f"Hyperparameters of {', '.join(names)} selected {texts[kind]}." for kind, names in rows.items()]
-    return [*sentences, "The column `settings` gives the number of settings tried."] if sentences else []
+    return [*sentences, "The `settings` column gives the number of settings tried."] if sentences else []
 
 
 def _compositions(table: Table) -> list[str]:

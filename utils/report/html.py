@@ -50,7 +50,6 @@ def to_html(report: Report) -> str:
     footnotes = {reason: number for number, reason in enumerate(dict.fromkeys(gaps(main).values()), start=1)}
     return environment.get_template("report.html.j2").render(
         group=report.group,
-        num_runs=len(runs),
         counts=[f"{states.count(state)} {state}" for state in sorted(set(states))],
         # The chosen settings have a section of their own.
         main=_table(main, footnotes, caption(main), known_notes=chosen(main)),

@@ -117,7 +117,7 @@ def test_caption_label_and_packages():
     text = latex_of(run("BN", 0, {"A_f": 1.0}, kappa=1), run("BN", 0, {"A_f": 2.0}, kappa=2), group="my_study.2")
     assert text.startswith("% needs \\usepackage{booktabs} and \\usepackage{adjustbox}\n\\begin{table}")
     assert r"\caption{Final average accuracy $A_f$, in percent: one seed, best in bold.}" in text
-    assert "The column settings gives the number of settings tried." in text
+    assert "The settings column gives the number of settings tried." in text
     assert r"\label{tab:my_study.2}" in text
 
 
