@@ -1,6 +1,7 @@
 """A stream over anybody's own images: `{train,test}_{x,y}.npy` in the data root itself."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,12 @@ class SeqArrays(Dataset):
         super().__init__(**options)
         self.num_tasks = self.settings["n_tasks"]
 
+    def load(self, data_root: Path) -> Arrays:
+        """Read the images. Raises UserError too if the classes do not split evenly into the tasks."""
+        arrays = super().load(data_root)
+        check_tasks(arrays.num_classes, self.num_tasks)
+        return arrays
+
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         """The augmentation that was asked for, whatever the protocol."""
         from utils.data.augment import Transform
@@ -50,10 +57,9 @@ class SeqArrays(Dataset):
         return Transform(self.settings["crop_padding"], self.settings["flip"], arrays.mean, arrays.std)
 
     def assemble(self, content: Content) -> Arrays:
-        """Checked arrays, their constants measured. Raises UserError if the classes do not split into the tasks."""
+        """Checked arrays, their constants measured."""
         check_images(content.train_x, content.origin["train_x"])
         num_classes = _count_classes(content.train_y, content.origin["train_y"])
-        check_tasks(num_classes, self.num_tasks)
         mean, std = measure_channels(content.train_x)
         if min(std) == 0:
             raise UserError(f"{content.origin['train_x']} has a channel with one value throughout; give real images")

@@ -39,6 +39,11 @@ def test_five_tasks_are_the_default(tmp_path):
         SeqArrays().load(tmp_path)
 
 
+def test_what_is_there_is_described_whatever_the_number_of_tasks(tmp_path):
+    write(tmp_path)
+    assert "in 4 classes" in SeqArrays().describe(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "words"),
     [
