@@ -29,10 +29,9 @@ from rich.console import Console
 
 from utils.launch.devices import Devices, Place
 from utils.launch.engine import LocalEngine
-from utils.launch.estimates import Estimates
+from utils.launch.estimates import Estimates, Remaining
 from utils.launch.grid import change, find_grid
-from utils.launch.plan import Job, Plan, Where, make_plan
-from utils.launch.remaining import Remaining, sources_of
+from utils.launch.plan import CommonOptions, Job, Plan, make_plan
 from utils.launch.scheduler import Bookkeeper, Limits, PlanProgress, Scheduler
 from utils.launch.view import View
 from utils.records.state import RunState
@@ -86,11 +85,11 @@ def measure_many() -> tuple[Plan, str]:
     """The plan of many runs, and how long each part of it took."""
     with tempfile.TemporaryDirectory() as folder:
         moments = [time.monotonic()]
-        where, plan = make_runs(Path(folder), NUM_RUNS)
+        common, plan = make_runs(Path(folder), NUM_RUNS)
         moments.append(time.monotonic())
-        run(plan, where, seconds=0.0)
+        run(plan, common, seconds=0.0)
         moments.append(time.monotonic())
-        list(write_report(Report(where.results_dir, where.group)))
+        list(write_report(Report(common.results_dir, common.group)))
         moments.append(time.monotonic())
     parts = (end - begin for begin, end in itertools.pairwise(moments))
     return plan, ", ".join(f"{name} {took:.1f} s" for name, took in zip(("plan", "runs", "report"), parts, strict=True))
@@ -99,12 +98,12 @@ def measure_many() -> tuple[Plan, str]:
 def measure_busy() -> tuple[float, float]:
     """Seconds of runs that take one each, two at a time, and of one of them without the launcher."""
     with tempfile.TemporaryDirectory() as folder:
-        where, plan = make_runs(Path(folder), NUM_BUSY_RUNS + 1)
+        common, plan = make_runs(Path(folder), NUM_BUSY_RUNS + 1)
         moments = [time.monotonic()]
         for _ in range(NUM_ALONE):
             subprocess.run(command(plan.jobs[-1], 1.0), check=True)
             moments.append(time.monotonic())
-        run(replace(plan, jobs=plan.jobs[:-1]), where, seconds=1.0)
+        run(replace(plan, jobs=plan.jobs[:-1]), common, seconds=1.0)
         alone = statistics.median(end - begin for begin, end in itertools.pairwise(moments))
         return time.monotonic() - moments[-1], alone
 
@@ -120,11 +119,11 @@ def measure_idle(seconds: float, with_gpus: bool) -> float:
         os.kill(os.getpid(), 15)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as path:
-        where, plan = make_runs(Path(folder), NUM_RUNS)
+        common, plan = make_runs(Path(folder), NUM_RUNS)
         if with_gpus:
             path.enter_context(fake_nvidia_smi(Path(folder)))
         threading.Thread(target=watch, daemon=True).start()
-        run(plan, where, seconds=seconds + 60.0, with_gpus=with_gpus)
+        run(plan, common, seconds=seconds + 60.0, with_gpus=with_gpus)
     return (usage[1] - usage[0]) / seconds
 
 
@@ -140,23 +139,23 @@ def fake_nvidia_smi(folder: Path):
     os.environ["PATH"] = former
 
 
-def make_runs(folder: Path, number: int) -> tuple[Where, Plan]:
+def make_runs(folder: Path, number: int) -> tuple[CommonOptions, Plan]:
     """The plan of so many runs of two methods and five norm layers."""
-    where = Where(folder / "results", "demo", folder)
+    common = CommonOptions(folder / "results", "demo", folder)
     grid = change(find_grid("demo"), {"seeds": tuple(range(-(-number // 10))), "kappa": (0.4,)})
-    plan = make_plan(grid, {}, where)
-    return where, replace(plan, jobs=plan.jobs[:number])
+    plan = make_plan(grid, {}, common)
+    return common, replace(plan, jobs=plan.jobs[:number])
 
 
-def run(plan: Plan, where: Where, seconds: float, with_gpus: bool = False) -> PlanProgress:
+def run(plan: Plan, common: CommonOptions, seconds: float, with_gpus: bool = False) -> PlanProgress:
     """Bring a plan of stand-ins to its end, on a terminal that nobody sees."""
     devices = Devices(jobs=None if with_gpus else 2, say=lambda text: None, look=None if with_gpus else list)
-    engine = StandInEngine(where, where.results_dir / where.group / "logs")
+    engine = StandInEngine(common, common.folder / "logs")
     engine.seconds = seconds
-    estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
+    estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
-    view = View(where.group, Remaining(sources_of(estimates)), screen)
-    books = Bookkeeper(where, view.say, plan.seeds, plan.axes)
+    view = View(common.group, Remaining(estimates), screen)
+    books = Bookkeeper(common, view.say, plan.seeds, plan.axes)
     scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view, books)
     try:
         progress = scheduler.run()

@@ -19,7 +19,7 @@ from utils.config.configuration import configure
 from utils.config.options import ABSENT, SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
 from utils.launch.cli import LAUNCH_OPTIONS, main
-from utils.launch.data import Data
+from utils.launch.plan import Data
 from utils.records.metrics import METRICS
 
 README = ROOT / "README.md"
@@ -193,7 +193,7 @@ def test_every_other_command_is_understood(command, tmp_path, monkeypatch, capsy
     code = main(shlex.split(command)[2:])
     told = capsys.readouterr()
     if "cancel" in command:
-        assert "no launcher is at results/demo" in told.err
+        assert "no launcher is running results/demo" in told.err
     else:
         assert code == 0 or "--watch" in command, told.err
         assert told.out

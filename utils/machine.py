@@ -31,6 +31,12 @@ def print_any_text() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
+def discard_output() -> None:
+    """Send what is still printed nowhere, so that the interpreter does not complain at its end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def default_threads() -> int:
     """Threads of a run that is told no number: $OMP_NUM_THREADS, as other programs on the machine heed it, else one.
 

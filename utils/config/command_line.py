@@ -160,19 +160,25 @@ def options_of(part: Any) -> tuple[Option, ...]:
     return (*part.options, *getattr(part, "regularizer_options", ()))
 
 
+def spellings_of_parts() -> dict[str, list[str]]:
+    """The parts that declare an option, such as `norm layer CN`, by every spelling of its name."""
+    users: dict[str, dict[str, None]] = {}
+    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+        for part_name in registry.names():
+            for option in options_of(registry.get(part_name)):
+                for spelling in option.spellings:
+                    users.setdefault(spelling, {})[f"{registry.kind} {part_name}"] = None
+    return {spelling: list(parts) for spelling, parts in users.items()}
+
+
 def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
     """Why an option is not one of this run: some other part would use it, or nothing at all would."""
     if name in ABSENT:
         return f"there is no --{name} here: {ABSENT[name]}"
-    users = []
-    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
-        for part_name in registry.names():
-            part = registry.get(part_name)
-            if name in {spelling for option in options_of(part) for spelling in option.spellings}:
-                users.append(f"{registry.kind} {part_name}")
     if name in {option.name for option in options_of(parts.norm) if option.needs_memory}:
         replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
         return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
+    users = spellings_of_parts().get(name)
     if users:
         here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
         return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"

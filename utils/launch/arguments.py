@@ -1,55 +1,179 @@
-"""What the commands of `run.py` share: the options that say where records and data are, and how they are read."""
+"""The options of `run.py` and of its commands, and what is read from them: the grid to run, the group to look at."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
-from utils.config.configuration import data_root
-from utils.config.options import PLACE_OPTIONS, Option, grouped
+from utils.config.options import PLACE_OPTIONS, Option, flag, grouped, ranged
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.variants import VARIANTS
 from utils.errors import UserError
-from utils.launch.grid import DEFAULT_GRID, GRIDS
-from utils.launch.plan import Where
+from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
+from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
+_BY_PRESET = "by the preset"
 _OF_RUNS = {option.name: replace(option, group="where") for option in PLACE_OPTIONS}
-RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="where the records are")
+RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="folder of the groups")
 DATA_ROOT = _OF_RUNS["data_root"]
-PRESET = Option("preset", str, DEFAULT_GRID, "named grid", choices=tuple(GRIDS), group="what to run")
-_ONLY = "the only one there is"
-_NAMED_BY = "the preset's, with what is typed that changes results"
-PLACES = (
+_GROUP = Option("group", str, None, "folder of these runs inside --results_dir", group="where", metavar="NAME")
+
+_WHAT = grouped(
+    "what to run",
+    Option("preset", str, DEFAULT_GRID, "named grid", choices=tuple(GRIDS)),
+    Option("num_seeds", ranged(int, 1), None, "run seeds 0 to N - 1", source=_BY_PRESET),
+    Option("seeds", ranged(int, 0), None, "run these seeds", source=_BY_PRESET, many=True),
+    Option("datasets", str, None, "such as seq-cifar10 seq-digits", source=_BY_PRESET, many=True, metavar="DATASET"),
+    Option("models", str, None, "methods, such as derpp er_ace", source=_BY_PRESET, many=True, metavar="METHOD"),
+    Option("methods", str, None, "norm layers, such as BN AdaB2N", source=_BY_PRESET, many=True, metavar="LAYER"),
+    Option(
+        "buffer_size",
+        ranged(int, 1),
+        None,
+        "images in memory, on every dataset",
+        source="by the preset and dataset",
+        aliases=("buffer_sizes",),
+        many=True,
+    ),
+    Option(
+        "epochs",
+        ranged(int, 1),
+        None,
+        "epochs per task",
+        source="by the preset; if none is given, 1 for online methods, by protocol and dataset for others",
+        aliases=("n_epochs",),
+        many=True,
+    ),
+    Option(
+        "search",
+        str,
+        None,
+        "search these options: of their values, each norm layer is shown with its best ones; every value of any other "
+        "option is a column of its own",
+        source=_BY_PRESET,
+        many=True,
+        flag=(),
+        metavar="OPTION",
+    ),
+    Option(
+        "selection",
+        str,
+        None,
+        f"choose the best setting on the test data (oracle), or on {SEARCH_SHARE:.0%} of the training data, held out, "
+        "before it is run on all data (validation)",
+        source=_BY_PRESET,
+        choices=(ORACLE, VALIDATION),
+    ),
+    Option(
+        "search_seeds",
+        ranged(int, 0),
+        None,
+        "run all settings on these seeds only, and the best setting on the others",
+        source="all seeds",
+        many=True,
+    ),
+)
+_WHERE = (
     RESULTS_DIR,
-    Option("group", str, None, "folder of this study inside --results_dir", source=_NAMED_BY, group="where"),
+    replace(_GROUP, source="the preset's name, with typed options that change results"),
     DATA_ROOT,
 )
+_HOW = grouped(
+    "how",
+    flag("yes", "start without asking", aliases=("y",)),
+    flag("dry_run", "print the plan and stop"),
+    flag("rerun", "set the records of this plan aside and run everything again"),
+    flag("keep_models", "keep the trained weights of complete runs (model.pt in each record)"),
+    flag("json", "print the plan as JSON and stop"),
+    Option("jobs", ranged(int, 1), None, "runs at a time in all", source="as the cores allow"),
+    Option("threads", ranged(int, 1), None, "CPU threads of each run", source="$OMP_NUM_THREADS, else 1"),
+    Option(
+        "runs_per_gpu",
+        str,
+        "auto",
+        "runs that share a GPU: as many as its memory allows (auto), or this many",
+        metavar="auto|N",
+    ),
+    Option(
+        "usage_threshold",
+        ranged(float, 0),
+        0.3,
+        "a GPU is idle while others use less than this share of its memory and compute time",
+        metavar="SHARE",
+    ),
+    Option("coldsecs", ranged(float, 0), 0.0, "pause between two starts", metavar="SECONDS"),
+    Option("waitsecs", ranged(float, 0.1), 5.0, "time between looks for an idle device", metavar="SECONDS"),
+    Option("timeout", ranged(float, 1), None, "time limit per run", source="none", metavar="SECONDS"),
+    Option("interpreter", str, sys.executable, "Python interpreter of the runs", metavar="PATH"),
+    Option("logdir", Path, None, "folder for the runs' output", source="logs, in the group's folder", metavar="DIR"),
+)
+LAUNCH_OPTIONS = (*_WHAT, *_WHERE, *_HOW)
+
+
+def launch_parser() -> Parser:
+    """The parser of `run.py` without a command."""
+    norms = [*NORMS.names(), *VARIANTS]
+    parts = {"models": METHODS.names(), "datasets": DATASETS.names(), "methods": norms, "backbone": BACKBONES.names()}
+    return make_parser(
+        LAUNCH_OPTIONS,
+        prog="python run.py",
+        usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
+        description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
+        epilog="Every option of utils/main.py may be given too; several values make an axis of the grid, and each run "
+        "takes the options that its parts use.\n" + "\n".join(f"{axis}: {', '.join(parts[axis])}" for axis in parts),
+    )
+
+
+def read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
+    """The grid that was asked for.
+
+    Args:
+        options: parsed by `launch_parser`.
+        words: from which they were parsed.
+
+    Raises:
+        UserError: the seeds are given twice, or an axis has no value.
+    """
+    typed = {name: tuple(value) for name, value in vars(options).items() if isinstance(value, list)}
+    if options.num_seeds is not None:
+        if "seeds" in typed:
+            raise UserError("--num_seeds and --seeds cannot be given together")
+        typed["seeds"] = tuple(range(options.num_seeds))
+    if "search" in typed:
+        typed["searched"] = tuple("buffer_size" if name == "buffer_sizes" else name for name in typed.pop("search"))
+    if options.selection is not None:
+        typed["selection"] = options.selection
+    is_preset_typed = any(word.partition("=")[0] == "--preset" for word in words)
+    grid = change(find_grid(options.preset), typed)
+    return grid if is_preset_typed or "epochs" in typed else replace(grid, epochs_are_online=True)
 
 
 def group_parser(command: str, description: str, more: Sequence[Option] = ()) -> Parser:
     """The parser of a command on the records of a group, with more options of its own."""
-    name = Option(
-        "name", str, None, "folder of the study", source=_ONLY, group="where", positional=True, metavar="NAME"
-    )
-    places = grouped("where", RESULTS_DIR, replace(PLACES[1], source=_ONLY), DATA_ROOT)
-    return make_parser((name, *more, *places), prog=f"python run.py {command}", description=description)
+    group = replace(_GROUP, source="the only one there is")
+    name = replace(group, name="name", positional=True)
+    return make_parser((name, *more, RESULTS_DIR, group), prog=f"python run.py {command}", description=description)
 
 
-def places_of(options: argparse.Namespace) -> Where:
-    """Where the records and the data of a command are.
+def group_of(options: argparse.Namespace) -> str:
+    """The group that a command is asked about, by name or as the only one there is.
+
+    Args:
+        options: parsed by `group_parser`.
 
     Raises:
-        UserError: no group is named, and there is none or several.
+        UserError: two are named; or none, and there is none or several.
     """
-    name = getattr(options, "name", None)
-    if name is not None and options.group is not None:
-        raise UserError(f"{name!r} and --group {options.group} both name a group: give one of them")
-    return Where(options.results_dir, name or options.group or _only_group(options), data_root(options.data_root))
-
-
-def _only_group(options: argparse.Namespace) -> str:
+    if options.name is not None and options.group is not None:
+        raise UserError(f"{options.name!r} and --group {options.group} both name a group: give one of them")
+    named = options.name or options.group
+    if named:
+        return named
     groups = groups_in(options.results_dir)
     if not groups:
-        raise UserError(f"there is no group in {options.results_dir}; name the place of the records with --results_dir")
+        raise UserError(f"there is no group in {options.results_dir}; give the folder of the groups with --results_dir")
     if len(groups) > 1:
         raise UserError("\n  ".join([f"several groups are in {options.results_dir}; name one of them:", *groups]))
     return groups[0]

@@ -1,34 +1,94 @@
-"""The command line of `run.py`. What is heavy is imported where it is used, so that `--help` answers at once."""
+"""The command line of `run.py`: a grid is launched, or one of the other commands is carried out.
+
+What is heavy is imported where it is used, so that `--help` and the commands on records, which need no torch, answer at
+once.
+"""
 
 import argparse
 import difflib
+import errno
 import json
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from utils.config.command_line import Parser, make_parser
-from utils.config.options import Option, flag, grouped, ranged
-from utils.errors import COMPLETE, DISK, MISTAKE, RunError, UserError, is_disk_error
-from utils.launch.arguments import PLACES, PRESET, places_of
-from utils.launch.cells import group_of, known_parts, read_extras
-from utils.launch.commands import compare, data, table, track_summary, write_table
-from utils.launch.grid import Grid, change, find_grid
-from utils.launch.output import discard_output, show
-from utils.launch.plan import Job, Plan, Where, make_plan
+from utils.config.command_line import make_parser
+from utils.config.configuration import data_root
+from utils.config.options import Option, grouped
+from utils.config.registry import DATASETS, load_plugin
+from utils.errors import COMPLETE, DISK, MISTAKE, DiskError, RunError, UserError, is_disk_error
+from utils.launch.arguments import (
+    DATA_ROOT,
+    LAUNCH_OPTIONS,
+    RESULTS_DIR,
+    group_of,
+    group_parser,
+    launch_parser,
+    read_grid,
+)
+from utils.launch.grid import default_group, read_extras
+from utils.launch.plan import CommonOptions, FollowUps, Job, make_plan
 from utils.launch.presence import cancel
 from utils.launch.status import status
-from utils.machine import default_threads, print_any_text
+from utils.machine import default_threads, discard_output, print_any_text
 from utils.records.record import FORMER
-from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
+
+if TYPE_CHECKING:
+    from utils.launch.devices import Devices
+    from utils.launch.scheduler import Scheduler
+    from utils.launch.summary import Summary
+    from utils.launch.view import View
+
+_PLUGIN = Option("plugin", str, None, "Python file that adds metrics", source="none", many=True, metavar="FILE")
+_COMPARED = (
+    Option(
+        "groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True, metavar="GROUP"
+    ),
+    Option(
+        "metric",
+        str,
+        "A_f",
+        "metric by its name in the records, such as A_a or forgetting",
+        group="what",
+        metavar="NAME",
+    ),
+    *grouped("what", _PLUGIN),
+    RESULTS_DIR,
+)
+_SHOWN = grouped(
+    "what is shown",
+    Option("metric", str, "A_f", "metric of the main table, such as A_a or forgetting", metavar="NAME"),
+    _PLUGIN,
+    Option("scenario", str, "both", "Class-IL, Task-IL or both", choices=("class_il", "task_il", "both")),
+    Option("datasets", str, None, "only these datasets", source="all", many=True, metavar="DATASET"),
+    Option("models", str, None, "only these methods", source="all", many=True, metavar="METHOD"),
+    Option("methods", str, None, "only these norm layers", source="all", many=True, metavar="LAYER"),
+    Option(
+        "names",
+        Path,
+        None,
+        "JSON or CSV file of the names to show",
+        source="as papers write them, in table.tex and plots",
+        metavar="FILE",
+    ),
+)
+_DOWNLOAD = Option(
+    "download",
+    str,
+    None,
+    "fetch these datasets, such as cifar10",
+    source="none",
+    group="where",
+    many=True,
+    metavar="DATASET",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Launch, or one of the other commands; the exit code is 0 only if everything asked for has its answer."""
+    """Launch a grid, or carry out another command; the exit code is 0 only if everything asked for has its answer."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
     warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
@@ -63,176 +123,45 @@ def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], in
     raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
 
 
-_BY_PRESET = "by the preset"
-
-WHAT = grouped(
-    "what to run",
-    PRESET,
-    Option("num_seeds", ranged(int, 1), None, "seeds 0 to N - 1", source=_BY_PRESET),
-    Option("seeds", ranged(int, 0), None, "these seeds", source=_BY_PRESET, many=True),
-    Option("datasets", str, None, "such as seq-cifar10 seq-digits", source=_BY_PRESET, many=True),
-    Option("models", str, None, "methods, such as derpp er_ace", source=_BY_PRESET, many=True),
-    Option("methods", str, None, "norm layers, such as BN AdaB2N", source=_BY_PRESET, many=True),
-    Option(
-        "buffer_size",
-        ranged(int, 1),
-        None,
-        "images in memory, on every dataset",
-        source="by the preset and dataset",
-        aliases=("buffer_sizes",),
-        many=True,
-    ),
-    Option(
-        "epochs",
-        ranged(int, 1),
-        None,
-        "epochs per task",
-        source="by the preset; without one, 1 for online methods, by protocol and dataset for others",
-        aliases=("n_epochs",),
-        many=True,
-    ),
-    Option(
-        "search",
-        str,
-        None,
-        "options with several values of which each layer takes its best; of others each value is a column",
-        source=_BY_PRESET,
-        many=True,
-        flag=(),
-    ),
-    Option(
-        "selection",
-        str,
-        None,
-        f"settings are judged on the test data, or on {SEARCH_SHARE:.0%} of the training data, the best being run on "
-        "all data afterwards",
-        source=_BY_PRESET,
-        choices=(ORACLE, VALIDATION),
-    ),
-    Option(
-        "search_seeds",
-        ranged(int, 0),
-        None,
-        "seeds on which all settings are run, whether or not they are among the others, which are left to the best "
-        "setting",
-        source="all seeds",
-        many=True,
-    ),
-)
-
-HOW = grouped(
-    "how",
-    flag("yes", "start without asking", aliases=("y",)),
-    flag("dry_run", "print the plan and stop"),
-    flag("rerun", "set the records of this plan aside and run all of it anew"),
-    flag("keep_models", "keep the trained weights of complete runs, model.pt in each record"),
-    flag("json", "print the plan for programs and stop"),
-    Option("jobs", ranged(int, 1), None, "runs at a time in all", source="as the cores allow"),
-    Option("threads", ranged(int, 1), None, "threads of each run", source="$OMP_NUM_THREADS, else 1"),
-    Option("runs_per_gpu", str, "auto", "runs that share a GPU: auto, or their number"),
-    Option(
-        "usage_threshold",
-        ranged(float, 0),
-        0.3,
-        "a GPU is idle while others use less than this share of its memory and of its time",
-    ),
-    Option("coldsecs", ranged(float, 0), 0.0, "pause after a start, in seconds"),
-    Option("waitsecs", ranged(float, 0.1), 5.0, "time between looks at the devices, in seconds"),
-    Option("timeout", ranged(float, 1), None, "time limit of one start of a run, in seconds", source="none"),
-    Option("interpreter", str, sys.executable, "Python of the runs"),
-    Option("logdir", Path, None, "where the runs' output goes", source="logs, beside the records"),
-)
-LAUNCH_OPTIONS = (*WHAT, *PLACES, *HOW)
-
-
-def _launch_parser() -> Parser:
-    return make_parser(
-        LAUNCH_OPTIONS,
-        prog="python run.py",
-        usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
-        description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
-        epilog="Every option of utils/main.py may be given too, and several values make an axis; each run takes "
-        "those that its parts use.\n"
-        + "\n".join(f"{axis}: {', '.join(names)}" for axis, names in known_parts().items()),
-    )
-
-
-def _read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
-    typed = {name: tuple(value) for name, value in vars(options).items() if isinstance(value, list)}
-    if options.num_seeds is not None:
-        if "seeds" in typed:
-            raise UserError("--num_seeds and --seeds cannot be given together")
-        typed["seeds"] = tuple(range(options.num_seeds))
-    if "search" in typed:
-        typed["searched"] = tuple("buffer_size" if name == "buffer_sizes" else name for name in typed.pop("search"))
-    if options.selection is not None:
-        typed["selection"] = options.selection
-    is_preset_typed = any(word.partition("=")[0] == "--preset" for word in words)
-    grid = change(find_grid(options.preset), typed)
-    return grid if is_preset_typed or "epochs" in typed else replace(grid, epochs_are_online=True)
-
-
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
-    options, unknown = _launch_parser().parse_known_args(words)
-    grid, extras = _read_grid(options, words), read_extras(unknown)
-    options.group = options.group or group_of(options.preset, grid, extras)
-    options.threads = options.threads or default_threads()
-    where = replace(places_of(options), threads=options.threads, keeps_models=options.keep_models)
-    launcher_options = [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings]
-    plan = make_plan(grid, extras, where, launcher_options)
+    options, unknown = launch_parser().parse_known_args(words)
+    grid, extras = read_grid(options, words), read_extras(unknown)
+    common = CommonOptions(
+        options.results_dir,
+        options.group or default_group(options.preset, grid, extras),
+        data_root(options.data_root),
+        options.threads or default_threads(),
+        options.keep_models,
+    )
+    plan = make_plan(grid, extras, common, [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings])
     if plan.missing_data and not (options.dry_run or options.json):
         num_missing = len(plan.missing_data)
         heading = [f"{num_missing} datasets cannot be read:"] if num_missing > 1 else []
         raise UserError("\n  ".join([*heading, *plan.missing_data]))
     from utils.launch.estimates import Estimates
     from utils.launch.summary import Summary
+    from utils.launch.view import show
 
-    devices = _devices(options)
-    estimates = Estimates(where.results_dir, devices.kinds, devices.threads)
-    summary = Summary(plan, where, estimates, devices.num_places)
+    devices = _devices(options, common)
+    estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
+    summary = Summary(plan, common, estimates, devices.num_places)
     if options.json:
-        print(json.dumps(summary.for_programs(), indent=1))
+        print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
     show([*summary.lines(), f"  on {devices.describe()}"])
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
-    has_work = options.rerun or not summary.is_over
-    is_on_terminal = sys.stdin is not None and sys.stdin.isatty()
-    if has_work and is_on_terminal and not options.yes and not _is_confirmed():
+    if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):
         return MISTAKE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = Summary(plan, where, estimates, devices.num_places)
-    return _run(plan, summary, where, devices, estimates, options)
+        summary = Summary(plan, common, estimates, devices.num_places)
+    return _run(summary, devices, options)
 
 
-def set_aside(jobs: Iterable[Job]) -> None:
-    """Rename the records of runs that are to be made anew.
-
-    Raises:
-        UserError: a process is at one of them.
-    """
-    records = [job.record for job in jobs if job.record.folder.exists()]
-    for record in records:
-        if record.is_held():
-            raise UserError(f"--rerun: a process is at {record.folder}; stop it, or wait for it")
-    for record in records:
-        record.set_aside(FORMER)
-    if records:
-        print(f"{len(records)} records are set aside as …{FORMER}1 and so on", flush=True)
-
-
-def _is_confirmed() -> bool:
-    try:
-        return input("start? [Y/n] ").strip().casefold() in ("", "y", "yes")
-    except EOFError:
-        print()
-        return False
-
-
-def _devices(options: argparse.Namespace) -> Any:
+def _devices(options: argparse.Namespace, common: CommonOptions) -> "Devices":
     from utils.launch.devices import Devices
 
     return Devices(
@@ -240,47 +169,180 @@ def _devices(options: argparse.Namespace) -> Any:
         runs_per_gpu=options.runs_per_gpu,
         jobs=options.jobs,
         interpreter=options.interpreter,
-        threads=options.threads,
+        threads=common.threads or 1,
         waitsecs=options.waitsecs,
-        say=lambda text: print(text, file=sys.stderr, flush=True),  # the plan for programs is on the other one
+        say=lambda text: print(text, file=sys.stderr, flush=True),  # standard output is the plan's, which may be JSON
     )
 
 
-def _run(plan: Plan, summary: Any, where: Where, devices: Any, estimates: Any, options: argparse.Namespace) -> int:
-    from utils.launch.engine import LocalEngine
-    from utils.launch.presence import present
-    from utils.launch.remaining import Remaining, sources_of
-    from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
-    from utils.launch.search import Following
-    from utils.launch.view import View
-
-    view = View(where.group, Remaining(sources_of(estimates)))
+def _is_confirmed() -> bool:
+    """Whether the user starts the plan; without a terminal nobody is asked, and it starts."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return True
     try:
-        devices.say = view.say
-        following = Following(plan.searches, view.say)
-        view.num_following = lambda: following.num_expected(summary.chosen)
-        engine = LocalEngine(where, options.logdir or where.results_dir / where.group / "logs", options.interpreter)
-        limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
-        scheduler = Scheduler(
-            summary.jobs,
-            devices,
-            engine,
-            limits,
-            view,
-            Bookkeeper(where, view.say, plan.seeds, plan.axes),
-            estimate=estimates.memory_mb,
-            follow=following.after,
-        )
-        with present(where.results_dir / where.group):
+        return input("start? [Y/n] ").strip().casefold() in ("", "y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def set_aside(jobs: Iterable[Job]) -> None:
+    """Rename the records of runs that are to be made anew.
+
+    Raises:
+        UserError: a process is running one of them.
+    """
+    records = [job.record for job in jobs if job.record.folder.exists()]
+    for record in records:
+        if record.is_held():
+            raise UserError(f"--rerun: a process is running {record.folder}; stop it, or wait for it")
+    for record in records:
+        record.set_aside(FORMER)
+    if records:
+        print(f"set aside {len(records)} records, as …{FORMER}1 and so on", flush=True)
+
+
+def _run(summary: "Summary", devices: "Devices", options: argparse.Namespace) -> int:
+    """Bring the plan to its end and write the table; the exit code."""
+    from utils.launch.estimates import Remaining
+    from utils.launch.presence import present
+    from utils.launch.view import View, show
+    from utils.report.wandb_summary import send_summary
+
+    common = summary.common
+    view = View(common.group, Remaining(summary.estimates))
+    try:
+        scheduler = _scheduler(summary, devices, view, options)
+        with present(common.folder):
             progress = scheduler.run()
     finally:
         view.close()
     show(view.closing_lines(progress, scheduler.stopped_by is not None))
-    report, failure = write_table(where)
+    report, failure = write_table(common.results_dir, common.group)
     has_answers = sum(outcome.is_answer for outcome, _ in progress.outcomes.values()) == progress.num_jobs
     if scheduler.stopped_by and not has_answers:
         return 128 + scheduler.stopped_by
-    track_summary(report, plan.jobs[0].config)
+    send_summary(report, summary.jobs[0].config, lambda line: print(line, flush=True))
     if failure:
         raise failure
     return COMPLETE if has_answers else 1
+
+
+def _scheduler(summary: "Summary", devices: "Devices", view: "View", options: argparse.Namespace) -> "Scheduler":
+    from utils.launch.engine import LocalEngine
+    from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
+
+    plan, common = summary.plan, summary.common
+    devices.say = view.say
+    follow_ups = FollowUps(plan.searches, view.say)
+    view.num_following = lambda: follow_ups.num_expected(summary.chosen)
+    return Scheduler(
+        summary.jobs,
+        devices,
+        LocalEngine(common, options.logdir or common.folder / "logs", options.interpreter, say=view.say),
+        Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs),
+        view,
+        Bookkeeper(common, view.say, plan.seeds, plan.axes),
+        estimate=summary.estimates.memory_mb,
+        follow=follow_ups.after,
+    )
+
+
+def write_table(results_dir: Path, group: str, view: Any = None) -> tuple[Any, DiskError | None]:
+    """Write the report of a group from its records, and show its table, whether or not all could be written.
+
+    The table is shown when its own files are written, before the page and the plots are drawn.
+
+    Returns:
+        The report; why some of it is not on the disk, None if all of it is.
+    """
+    from utils.report import Report, show, write_page, write_tables
+
+    report = Report(results_dir, group, view)
+    written: list[Path] = []
+    failure = _write(written, write_tables(report))
+    try:
+        show(report)
+    finally:  # also where the reader of the screen has gone
+        failure = failure or _write(written, write_page(report))
+    names = [path for path in written if path.parent == report.folder]
+    plots = [path for path in written if path.parent != report.folder]
+    print(*names, *([f"{plots[0].parent} ({len(plots)} files)"] if plots else []), sep="\n", flush=True)
+    return report, failure
+
+
+def _write(written: list[Path], paths: Iterable[Path]) -> DiskError | None:
+    """Note every file as it is written; why some are not, None if all are."""
+    try:
+        written += paths  # as far as it goes
+    except DiskError as error:
+        return error
+    return None
+
+
+def _code_of(failure: DiskError | None) -> int:
+    """The exit code of a command that has shown what it may have failed to write.
+
+    Where writing is not permitted, as it may be on purpose, a line says so; a full or broken disk is an error.
+    """
+    if failure is None:
+        return COMPLETE
+    cause = failure.__cause__
+    if not (isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
+        raise failure
+    print(f"note: {failure}", file=sys.stderr)
+    return COMPLETE
+
+
+def table(words: Sequence[str]) -> int:
+    """Write the table again from the records."""
+    description = "Write the table again from the records, complete or not."
+    options = group_parser("table", description, _SHOWN).parse_args(words)
+    from utils.report.report import View
+
+    for path in options.plugin or ():
+        load_plugin(path)
+    scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
+    datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
+    view = View(options.metric, scenarios, datasets, models, methods, options.names)
+    _, failure = write_table(options.results_dir, group_of(options), view)
+    return _code_of(failure)
+
+
+def compare(words: Sequence[str]) -> int:
+    """Set groups side by side, or one beside the published figures."""
+    from utils.report import make_comparison, write_text
+
+    description = "Set groups side by side, or one group beside the published figures, and say what differs."
+    options = make_parser(_COMPARED, prog="python run.py compare", description=description).parse_args(words)
+    for each in options.plugin or ():
+        load_plugin(each)
+    text, path = make_comparison(options.results_dir, options.groups, options.metric)
+    failure = None
+    try:
+        write_text(path, text)
+    except DiskError as error:
+        failure = error
+    print(text, *([] if failure else [path]), sep="\n", flush=True)
+    return _code_of(failure)
+
+
+def data(words: Sequence[str]) -> int:
+    """Say what was found of each dataset, and where to put what; or fetch those that are named."""
+    description = (
+        "Show what is found of each dataset and where to put it, or fetch datasets from their official source."
+    )
+    options = make_parser((DATA_ROOT, _DOWNLOAD), prog="python run.py data", description=description).parse_args(words)
+    root = data_root(options.data_root)
+    known = {name: DATASETS.get(name) for name in DATASETS.names()}
+    folders = {dataset.folder: name for name, dataset in known.items() if dataset.folder}
+    chosen = dict.fromkeys(folders.get(name) or DATASETS.canonical(name) for name in options.download or ())
+    for name in chosen:
+        dataset = known[name]()
+        dataset.download(root)
+        print(dataset.describe(root), flush=True)
+    if not chosen:
+        print(*(dataset().describe(root) for dataset in known.values()), sep="\n")
+        sources = [dataset.folder for dataset in known.values() if dataset.has_source()]
+        print(f"with an official source (--download): {' '.join(sources)}")
+    return COMPLETE

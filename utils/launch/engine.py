@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from utils.config.registry import ROOT
 from utils.errors import BUSY, DISK, UserError
-from utils.launch.plan import Job, Where
+from utils.launch.plan import CommonOptions, Job
 
 NUM_LAST_LINES = 12
 _TAIL_BYTES = 16384
@@ -57,24 +57,24 @@ class Child:
 
     def true_code(self, code: int) -> int:
         """Its exit code, or that of a full disk if it could not even print why it failed."""
-        is_told = code <= 0 or code == BUSY
-        return code if is_told or self.last_lines(1) or not _is_full(self.log_path.parent) else DISK
+        says_why = code <= 0 or code == BUSY
+        return code if says_why or self.last_lines(1) or not _is_full(self.log_path.parent) else DISK
 
     def last_words(self, code: int) -> str:
         """In one line why it ended with that exit code."""
         if code == -signal.SIGKILL:
-            return "it was ended by SIGKILL, as the system does where memory runs out"
+            return "killed by SIGKILL, as the system does when memory runs out"
         if code < 0:
-            return f"it was ended by {signal.strsignal(-code) or f'signal {-code}'}"
+            return f"killed by {signal.strsignal(-code) or f'signal {-code}'}"
         lines = self.last_lines(None)
         if lines:
             return exception_line(lines).removeprefix("error: ")
         if _is_full(self.log_path.parent):
             return f"the disk of {self.log_path.parent} is full; make room, then run again"
-        return f"exit code {code}, and it printed nothing"
+        return f"exit code {code} without any output"
 
     def reported_peak(self) -> tuple[float, bool] | None:
-        """The memory in MB that it has told it took on its GPU, and whether its first task may not be all; or None."""
+        """The GPU memory in MB that it has reported, and whether later tasks may take more; None if it has not yet."""
         progress = self.job.record.read_progress()
         if progress is None or progress.device_bytes is None:
             return None
@@ -119,44 +119,41 @@ class LocalEngine:
     that two launchers that start the same run do not write to one file.
 
     Args:
-        where: the places that all runs share.
+        common: options that all runs share.
         log_dir: where their output goes.
         interpreter: the Python to run them with.
-        more: further words of every command line, such as those for wandb.
         program: what is run; the suite's `utils/main.py`.
-        say: is told once if output can no longer be kept.
+        say: takes a line, once, if output can no longer be kept.
 
     Raises:
-        UserError: there is no such interpreter, or no such place for logs.
+        UserError: there is no such interpreter, or logs cannot be written.
     """
 
     def __init__(
         self,
-        where: Where,
+        common: CommonOptions,
         log_dir: Path,
         interpreter: str = sys.executable,
-        more: tuple[str, ...] = (),
         program: Path = ROOT / "utils" / "main.py",
         say: Callable[[str], None] = print,
     ) -> None:
         if shutil.which(interpreter) is None:
-            raise UserError(f"--interpreter {interpreter} is no program that can be started")
+            raise UserError(f"--interpreter {interpreter}: there is no such program")
         try:
             log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"the runs' output cannot be kept in {log_dir}: {error.strerror}"
+            reason = f"cannot write the runs' output to {log_dir}: {error.strerror}"
             raise UserError(f"{reason}; give another --logdir or --results_dir") from None
-        self._where = where
+        self._common = common
         self._log_dir = log_dir
         self._interpreter = interpreter
-        self._more = more
         self._program = program
         self._say = say
         self._keeps_logs = True
 
     def command(self, job: Job, place: Any) -> list[str]:
         """The command line of a job at a place."""
-        words = (*job.words, *self._where.words, *self._more, *place.arguments)
+        words = (*job.words, *self._common.words, *place.arguments)
         return [self._interpreter, str(self._program), *words]
 
     def start(self, job: Job, place: Any, ended: Callable[[Child, int], None]) -> Child:
@@ -195,7 +192,7 @@ class LocalEngine:
         except OSError as error:
             if self._keeps_logs:
                 self._keeps_logs = False
-                self._say(f"cannot write {path}: {error.strerror}; the runs go on, what they print is not kept there")
+                self._say(f"cannot write {path}: {error.strerror}; the runs continue without their output there")
             return None
 
 

@@ -1,33 +1,35 @@
-"""What runs will take, as the records of other runs tell: time, and memory on their GPU; and what a plan costs.
+"""How long runs take, by the records of other runs and by their progress; and how much memory on a GPU.
 
 Nothing here imports torch.
 """
 
 import contextlib
+import heapq
 import json
 import os
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.config.configuration import readable_name
 from utils.config.registry import BACKBONES, DATASETS
 from utils.errors import UserError
+from utils.launch.engine import Child
+from utils.launch.plan import Job
+from utils.launch.scheduler import PlanProgress
 from utils.launch.steps import Steps
 from utils.machine import cpu_name
 from utils.records.collect import Run, read_run
-
-if TYPE_CHECKING:
-    from utils.launch.plan import Job
 
 _MEGABYTE = 2**20
 _SAMPLES = 3  # runs of a kind that are read to learn how fast its steps are
 
 
 class Estimates:
-    """What runs that are equal but for the seed took, over all groups of a results folder; else how fast others were.
+    """What runs took that are equal but for the seed, in all groups of a results folder; else the speed of other runs.
 
     A record is read once, when a run of its kind is first asked about; a damaged one is left out.
 
@@ -51,15 +53,15 @@ class Estimates:
         self._by_step: dict[tuple[Any, ...], dict[str, list[float]]] = {}
         self.steps = Steps()
 
-    def seconds(self, job: "Job") -> float | None:
+    def seconds(self, job: Job) -> float | None:
         """Mean time in seconds of equal runs on this kind of machine; None if there is none."""
         return _mean(_seconds(run) for run in self._runs_like(job) if self._is_comparable(run.environment))
 
-    def rough_seconds(self, job: "Job") -> float | None:
+    def rough_seconds(self, job: Job) -> float | None:
         """Time in seconds by the speed of other runs on this kind of machine, None if there is none.
 
-        They had the same norm layer in the same network, batches of the same size and images of the same size; those
-        of the same method tell it alone if there are some. A step of re-tuning norm layers counts as one of training.
+        They had the same norm layer in the same network, batches of the same size and images of the same size; where
+        some are of the same method, these alone count. A step of re-tuning norm layers counts as one of training.
         """
         counts = (self.steps.of(job), self.steps.of_retuning(job))
         if None in counts:
@@ -68,7 +70,7 @@ class Estimates:
         seconds_per_step = _mean(speeds.get(job.config.model) or [each for every in speeds.values() for each in every])
         return None if seconds_per_step is None else sum(counts) * seconds_per_step
 
-    def memory_mb(self, job: "Job") -> float | None:
+    def memory_mb(self, job: Job) -> float | None:
         """Largest memory in MB (2^20 bytes) that an equal run had on a GPU; None if there is none."""
         found = [_memory_mb(run) for run in self._runs_like(job)]
         return max((memory for memory in found if memory is not None), default=None)
@@ -80,7 +82,7 @@ class Estimates:
             return False
         return self._devices is None or environment.get("device") in self._devices
 
-    def _runs_like(self, job: "Job") -> list[Run]:
+    def _runs_like(self, job: Job) -> list[Run]:
         config, kind = job.config, _kind(readable_name(job.config))
         used = config.used()
         counting = {
@@ -99,11 +101,10 @@ class Estimates:
 
     def _runs_of(self, kind: str) -> list[Run]:
         if kind not in self._read:
-            folders = self._found().get(kind, [])
-            self._read[kind] = _complete_runs(folders)
+            self._read[kind] = _complete_runs(self._found().get(kind, []))
         return self._read[kind]
 
-    def _speeds(self, job: "Job") -> dict[str, list[float]]:
+    def _speeds(self, job: Job) -> dict[str, list[float]]:
         """Seconds per step of runs in networks like that of a job, by method."""
         step = _step(job.config.values, job.data.fingerprint)
         if step not in self._by_step:
@@ -119,7 +120,7 @@ class Estimates:
         return self._by_step[step]
 
     def _samples(self, norm: str) -> list[Run]:
-        """Some runs of every kind whose name tells of a norm layer."""
+        """Some runs of every kind whose name has a norm layer."""
         if norm not in self._sampled:
             folders = [
                 each for kind, found in self._found().items() if f"-{norm}-" in kind for each in found[:_SAMPLES]
@@ -128,7 +129,7 @@ class Estimates:
         return self._sampled[norm]
 
     def _found(self) -> dict[str, list[Path]]:
-        """The folders of complete runs, by the kind of run that their names tell."""
+        """The folders of complete runs, by the kind of run, which is in their names."""
         if self._folders is None:
             self._folders = defaultdict(list)
             for folder in _complete_folders(self._results_dir):
@@ -146,8 +147,8 @@ def _complete_folders(results_dir: Path) -> Iterator[Path]:
 
 
 def _kind(name: str) -> str:
-    """The readable name of a run without its seed and what follows."""
-    return name.rpartition("-s")[0]
+    """What a run is but for its seed and hyperparameters: its name without the seed and what follows."""
+    return name.rpartition("-s")[0] or name
 
 
 def _likeness(values: list[Any], plugins: Iterable[str], data: str) -> str:
@@ -166,7 +167,7 @@ def _step(values: Mapping[str, Any], data: str) -> tuple[Any, ...]:
 
 
 def _complete_runs(folders: Iterable[Path]) -> list[Run]:
-    """Those of the folders that tell of a complete run on a known machine."""
+    """Those of the folders that have a complete run on a known machine."""
     runs = map(read_run, folders)
     return [run for run in runs if run.result and run.result.seconds and run.environment]
 
@@ -187,116 +188,161 @@ def _mean(numbers: Iterable[float]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of the runs that are still to be done.
+class Remaining:
+    """Plays the rest of a plan: each waiting run starts where a place comes free first.
 
-    Attributes:
-        num_open: how many there are, with those that will follow a search.
-        num_steps: training steps of all of them; None if those of one cannot be told before it runs.
-        is_exact: whether these are exact.
-        known: seconds of each run of which complete runs that are equal to it tell.
-        rough: seconds of each further one of which the speed of other runs tells.
-        num_retuning_steps: steps in which copies of their norm layers are trained on, beside those; None as for them.
-    """
-
-    num_open: int
-    num_steps: int | None
-    is_exact: bool
-    known: tuple[float, ...]
-    rough: tuple[float, ...]
-    num_retuning_steps: int | None = 0
-
-    @property
-    def is_rough(self) -> bool:
-        """Whether the time of some run is told by the speed of other runs."""
-        return bool(self.rough)
-
-    def seconds(self, num_places: int) -> float | None:
-        """Seconds until all is over with so many runs at a time, None if nothing is known.
-
-        A run of which nothing is known counts as the mean of the others.
-        """
-        told = (*self.known, *self.rough)
-        if not self.num_open:
-            return 0.0
-        return max(sum(told) * self.num_open / len(told) / num_places, *told) if told else None
-
-    def lines(self, num_places: int) -> list[str]:
-        """The same for people."""
-        if not self.num_open:
-            return []
-        return [*self._work_lines(), self._time_line(num_places)]
-
-    def _work_lines(self) -> list[str]:
-        if self.num_steps is None:
-            return []
-        line = f"work: {count_in_words(self.num_steps, self.is_exact)}"
-        if self.num_retuning_steps:
-            line += f" and {_number(self.num_retuning_steps, self.is_exact)} steps of re-tuning norm layers"
-        return [line]
-
-    def _time_line(self, num_places: int) -> str:
-        seconds = self.seconds(num_places)
-        if seconds is None:
-            return "time: no run like these is complete yet; it is estimated once the first ones are under way"
-        if self.known:
-            share = f"{len(self.known)} of these {self.num_open}" if len(self.known) < self.num_open else "these"
-            reasons = [f"from complete runs like {share}"]
-        else:
-            reasons = []
-        if self.rough:
-            reasons.append("rough: from the speed of other runs on this machine")
-        return f"estimated {_duration(seconds)} on {num_places} at a time, {'; '.join(reasons)}"
-
-
-def cost_of(jobs: Sequence["Job"], num_following: int, estimates: Estimates) -> Cost:
-    """What open jobs will take.
+    A run under way that has reported steps goes on at its own speed. How long another one takes is known from the runs
+    of its kind that this launcher has completed, else from the records of equal runs, else from the speed of runs of
+    its kind under way, else from the records of other runs, else it is the mean of all that is known.
 
     Args:
-        jobs: all of them that are known.
-        num_following: runs that will follow them, each of which counts as the mean of the others.
-        estimates: of what each takes.
+        estimates: from records.
+        clock: seconds, monotonic.
     """
-    num_open = len(jobs) + num_following
-    known, rough = [], []
-    for job in jobs:
-        seconds = estimates.seconds(job)
-        if seconds is not None:
-            known.append(seconds)
-        elif (guess := estimates.rough_seconds(job)) is not None:
-            rough.append(guess)
-    return Cost(
-        num_open,
-        _total([estimates.steps.of(job) for job in jobs], num_open),
-        is_exact=not num_following and all(map(estimates.steps.are_exact, jobs)),
-        known=tuple(known),
-        rough=tuple(rough),
-        num_retuning_steps=_total([estimates.steps.of_retuning(job) for job in jobs], num_open),
-    )
+
+    def __init__(self, estimates: Estimates, clock: Callable[[], float] = time.monotonic) -> None:
+        self._estimates = estimates
+        self._clock = clock
+        self._recorded: dict[str, tuple[float | None, float | None]] = {}
+        self._by_kind: dict[str, float] = {}  # mean wall time
+        self._num_by_kind: dict[str, int] = defaultdict(int)
+        self._paces: dict[str, _Pace] = {}  # of the runs under way, by name
+        self._speed_by_kind: dict[str, float] = {}  # seconds per step of a whole run, its start included
+        self._num_learned = 0
+        self._num_parallel = 1
+
+    def note(self, progress: PlanProgress) -> None:
+        """Take note of the runs under way; to be called when nothing more can be started.
+
+        While runs wait, as many go on at a time as do now.
+        """
+        self._num_parallel = max(1, len(progress.running))
+        self._learn(progress)
+        self._listen(progress)
+
+    def seconds(self, progress: PlanProgress, num_following: int = 0) -> float | None:
+        """Seconds until the last run ends; None as long as nothing is known.
+
+        Args:
+            progress: of the plan.
+            num_following: runs that are not among its jobs yet.
+        """
+        self._learn(progress)
+        self._listen(progress)
+        children = list(progress.running.values())
+        running = [self._left(child) for child in children]
+        waiting = [self._whole(job) for job in progress.waiting] + [None] * num_following
+        known = [seconds for _, seconds in running if seconds is not None]
+        known += [seconds for seconds in waiting if seconds is not None]
+        typical = _mean(self._by_kind.values() or known)  # of runs of which nothing is known
+        if typical is None:
+            return None if running or waiting else 0.0
+        now = self._clock()
+        ends = [
+            left if left is not None else max(0.0, (typical if whole is None else whole) - (now - child.started))
+            for (left, whole), child in zip(running, children, strict=True)
+        ]
+        ends += [0.0] * (self._num_parallel - len(ends))
+        return last_end(ends, [typical if seconds is None else seconds for seconds in waiting])
+
+    def _learn(self, progress: PlanProgress) -> None:
+        """Take note of the runs that ended since the last time, as if each had been run from its beginning."""
+        for job, took in progress.finished[self._num_learned :]:
+            pace, num_steps, kind = self._paces.get(job.name), self._estimates.steps.of(job), _kind(job.name)
+            if pace is not None and pace.seconds_per_step is not None:
+                took += pace.first_step * pace.seconds_per_step
+            self._num_by_kind[kind] += 1
+            mean = self._by_kind.get(kind, 0.0)
+            self._by_kind[kind] = mean + (took - mean) / self._num_by_kind[kind]
+            if num_steps:
+                self._speed_by_kind[kind] = self._by_kind[kind] / num_steps
+        self._num_learned = len(progress.finished)
+
+    def _listen(self, progress: PlanProgress) -> None:
+        """Take note of how far the runs under way are."""
+        now = self._clock()
+        for name, child in progress.running.items():
+            reported = child.job.record.read_progress()
+            step = 0 if reported is None else reported.step
+            pace = self._paces.get(name)
+            if pace is None or pace.started != child.started or step < pace.last_step:
+                self._paces[name] = _Pace(child.started, step, step, now)
+            elif step > pace.last_step:
+                self._paces[name] = pace.after(step, now)
+        self._paces = {name: pace for name, pace in self._paces.items() if name in progress.running}
+
+    def _left(self, child: Child) -> tuple[float | None, float | None]:
+        """Seconds that a run under way still takes by its own speed, and seconds that a whole run of it takes."""
+        pace, num_steps = self._paces[child.job.name], self._estimates.steps.of(child.job)
+        speed = pace.seconds_per_step
+        if num_steps is None or speed is None:
+            return None, self._whole(child.job)
+        kind = _kind(child.job.name)
+        if num_steps and kind not in self._by_kind:
+            whole = pace.moment - pace.started + (num_steps - pace.last_step + pace.first_step) * speed
+            self._speed_by_kind[kind] = whole / num_steps
+        left = (num_steps - pace.last_step) * speed - (self._clock() - pace.moment)
+        return max(0.0, left), self._whole(child.job)
+
+    def _whole(self, job: Job) -> float | None:
+        """Seconds that a whole run takes, None if nothing is known of it yet."""
+        kind = _kind(job.name)
+        if kind in self._by_kind:
+            return self._by_kind[kind]
+        if job.name not in self._recorded:
+            self._recorded[job.name] = self._estimates.seconds(job), self._estimates.rough_seconds(job)
+        recorded, rough = self._recorded[job.name]
+        if recorded is not None:
+            return recorded
+        num_steps = self._estimates.steps.of(job)
+        speed = self._speed_by_kind.get(kind)
+        if speed is None and rough is None:
+            speed = _mean(self._speed_by_kind.values())
+        return rough if num_steps is None or speed is None else num_steps * speed
 
 
-def _total(numbers: Sequence[int | None], num_runs: int) -> int | None:
-    """Of so many runs, of which some are told; None if one of these cannot be."""
-    if not num_runs:
-        return 0
-    known = [number for number in numbers if number is not None]
-    return None if not known or len(known) < len(numbers) else round(sum(known) * num_runs / len(known))
+def last_end(ends: Iterable[float], waiting: Iterable[float]) -> float:
+    """When the last run ends, if each waiting one starts where a place comes free first.
+
+    Args:
+        ends: when each place comes free; at least one.
+        waiting: what the runs take that wait, in their order.
+    """
+    places = list(ends)
+    heapq.heapify(places)
+    for seconds in waiting:
+        heapq.heapreplace(places, places[0] + seconds)
+    return max(places)
 
 
-def count_in_words(num_steps: int, is_exact: bool) -> str:
-    """`17,400 training steps`; what is not exact, or too long to be read, is rounded to three digits."""
-    return f"{_number(num_steps, is_exact)} training step{'s' if num_steps != 1 or not is_exact else ''}"
+@dataclass(frozen=True)
+class _Pace:
+    """How fast a run under way is.
 
+    Attributes:
+        started: when its process was started.
+        first_step: the step it began after.
+        last_step: the last step it has reported.
+        moment: when it did.
+        since: the first step that it reported here, and when: what came before was its start too; None before that.
+    """
 
-def _number(num_steps: int, is_exact: bool) -> str:
-    if num_steps < 1_000_000 and is_exact:
-        return f"{num_steps:,}"
-    rounded = int(float(f"{num_steps:.2e}"))
-    return "about " + (f"{rounded / 1e6:g} million" if rounded >= 1_000_000 else f"{rounded:,}")
+    started: float
+    first_step: int
+    last_step: int
+    moment: float
+    since: tuple[int, float] | None = None
 
+    def after(self, step: int, now: float) -> "_Pace":
+        """The pace when a later step is reported."""
+        return replace(self, last_step=step, moment=now, since=self.since or (step, now))
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Evaluations included, and the start too before a second step is reported; None before the first one."""
+        if self.since is None:
+            return None
+        step, moment = self.since
+        if self.last_step > step:
+            return (self.moment - moment) / (self.last_step - step)
+        return (self.moment - self.started) / (self.last_step - self.first_step)

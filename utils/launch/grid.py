@@ -1,17 +1,33 @@
-"""Named grids, and the axes that a command line changes of them. Nothing here imports torch."""
+"""Grids, which are named products of runs; what a command line changes of one; and the cells that it expands to.
 
-from collections.abc import Mapping
+Nothing here imports torch.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.config.command_line import spellings_of_parts
+from utils.config.configuration import accepted_options
+from utils.config.options import ABSENT, PART_OPTIONS, SHARED_OPTIONS, Option
+from utils.config.registry import DATASETS, METHODS, NORMS
+from utils.config.variants import find_variant
 from utils.errors import UserError
-from utils.records.selection import ORACLE
+from utils.records.selection import ORACLE, setting_in_words
 
 OTHERS = "*"  # datasets that an axis does not name
 
 _OF_ADAB2N = ("kappa", "lambd", "ada_t0")  # what its study searches
 
+_LONGEST_GROUP = 60  # characters of a name that is derived
+
 Values = Mapping[str, tuple[Any, ...]]  # of an option, by dataset
+Words = Mapping[str, Sequence[Any]]  # what stands after an option, by its name
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,251 @@ def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
     """
     for name, values in typed.items():
         if not values and name != "searched":
-            raise UserError(f"--{name} has no value, so that there is nothing to run")
+            raise UserError(f"--{name} has no value: there is nothing to run")
     attributes = {name: values for name, values in typed.items() if name in vars(grid)}
     axes = {name: {OTHERS: values} for name, values in typed.items() if name not in attributes}
     return Grid(**{**vars(grid), **attributes, "axes": {**grid.axes, **axes}, "typed": frozenset(typed)})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What all runs of a cell of the table share, as words of their command lines.
+
+    Attributes:
+        parts: method, dataset and norm layer.
+        axes: one value of each compared axis.
+        settings: the searched options of each setting; a single empty one where nothing is searched.
+        fixed: what is the same in all runs of the grid that take it.
+    """
+
+    parts: tuple[str, ...]
+    axes: tuple[str, ...]
+    settings: tuple[tuple[str, ...], ...]
+    fixed: tuple[str, ...]
+
+    def words(self, setting: tuple[str, ...], seed: int, held_out: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The command line of a run after `utils/main.py`."""
+        return (*self.parts, "--seed", str(seed), *self.axes, *setting, *self.fixed, *held_out)
+
+
+class Expansion:
+    """A grid and the typed options of its runs, expanded into cells.
+
+    Args:
+        grid: what to run.
+        typed: further options of runs, by the name that was typed; several values make an axis.
+
+    Attributes:
+        used: names of options that some run takes.
+        searched, compared: axes that have several values in some cell, by option.
+        searchable: the options of `grid.searched` that have a value, by the name that was typed.
+    """
+
+    def __init__(self, grid: Grid, typed: Words) -> None:
+        self._grid = grid
+        self._typed = typed
+        self.used: set[str] = set()
+        self.searched: dict[str, None] = {}
+        self.compared: dict[str, None] = {}
+        self.searchable: dict[str, str] = {}
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell, with the options that its parts use."""
+        grid = self._grid
+        for dataset, model, method in itertools.product(grid.datasets, grid.models, grid.methods):
+            for parts in self._choices_of_parts():
+                yield from self._cells_of(DATASETS.canonical(dataset), METHODS.canonical(model), method, parts)
+
+    def _choices_of_parts(self) -> Iterator[dict[str, list[str]]]:
+        """Every combination of the typed parts, such as backbones: other parts have other options."""
+        names = [option.name for option in PART_OPTIONS if option.role == "part" and option.name in self._typed]
+        self.compared |= {name: None for name in names if len(self._typed[name]) > 1}
+        for chosen in itertools.product(*(self._typed[name] for name in names)):
+            yield {name: [value] for name, value in zip(names, chosen, strict=True)}
+
+    def _cells_of(self, dataset: str, model: str, method: str, parts: Words) -> Iterator[Cell]:
+        variant = find_variant(method)
+        accepted = accepted_options(model, dataset, variant.norm, next(iter(parts.get("backbone", ())), None))
+        followers = _followers(self._typed, accepted)
+        typed = {**self._taken(self._typed, accepted), **parts}
+        preset = self._taken(dict(_named_words(self._grid.fixed)), accepted)
+        axes = self._preset_axes(dataset, accepted)
+        overruled = {*typed, *variant.words, *_ruled_out(typed, accepted), *itertools.chain(*followers.values())}
+        overruled |= self._replaced(model, dataset, typed, {**preset, **axes})
+        axes = {name: values for name, values in axes.items() if name not in overruled}
+        axes |= {name: values for name, values in typed.items() if len(values) > 1 and not accepted[name].many}
+        fixed = {name: words for name, words in preset.items() if name not in overruled}
+        fixed |= {name: words for name, words in typed.items() if name not in axes}
+        fixed |= {name: words for name, words in variant.words.items() if name in accepted}
+        searched = self._note_axes(axes, accepted, {*axes, *typed, *preset})
+        settings = tuple(_products({name: axes[name] for name in axes if name in searched}, followers))
+        for chosen in _products({name: axes[name] for name in axes if name not in searched}, followers):
+            yield Cell(
+                parts=("--model", model, "--dataset", dataset, "--nl", NORMS.canonical(variant.norm)),
+                axes=chosen,
+                settings=settings,
+                fixed=tuple(word for name in fixed for word in _option_words(name, fixed[name], followers)),
+            )
+
+    def _taken(self, words: Words, accepted: Mapping[str, Option]) -> dict[str, Sequence[Any]]:
+        """Those options that a run takes, by their own names; notes which were used."""
+        found: dict[str, Sequence[Any]] = {}
+        for spelled, values in words.items():
+            if spelled in accepted:
+                option = accepted[spelled]
+                name = _own_name(option)
+                if len(values) > 1 and option.role not in ("part", "result") and not option.many:
+                    raise UserError(f"--{spelled} takes one value: it does not change training, so it is no axis")
+                if len(values) > 1 and option.meaning and not option.many:
+                    raise UserError(f"--{spelled} takes one value: give --{option.stands_for[0]} several")
+                if name in found:
+                    raise UserError(f"--{spelled} is another name of an option that was given too: give it once")
+                found[name] = tuple(dict.fromkeys(values))
+                self.used.add(spelled)
+        return found
+
+    def _preset_axes(self, dataset: str, accepted: Mapping[str, Option]) -> dict[str, Sequence[Any]]:
+        axes = {name: values.get(dataset, values.get(OTHERS, ())) for name, values in self._grid.axes.items()}
+        return {name: values for name, values in axes.items() if values and name in accepted}
+
+    def _replaced(self, model: str, dataset: str, typed: Words, preset: Words) -> set[str]:
+        """Options of the preset in whose place come those of a published setting, taken whole, or of the protocol."""
+        method, replaced = METHODS.get(model), set()
+        if "load_best_args" in typed:
+            protocol = _protocol(model, typed)
+            buffers = [*typed.get("buffer_size", ()), *preset.get("buffer_size", ())] or [0]
+            settings = [method.published_setting(dataset, int(buffer), protocol) for buffer in buffers]
+            replaced = {name for setting in settings if setting is not None for name in setting.whole}
+            replaced -= self._grid.typed
+        if self._grid.epochs_are_online and _protocol(model, {**preset, **typed}) != "online":
+            replaced.add("epochs")
+        return replaced
+
+    def _note_axes(self, axes: Words, accepted: Mapping[str, Option], with_value: set[str]) -> set[str]:
+        """The names of those axes that are searched; notes them and the compared ones."""
+        wanted = {name: _own_name(accepted[name]) for name in self._grid.searched if name in accepted}
+        self.searchable |= {name: own for name, own in wanted.items() if own in with_value}
+        self.used.update(axes)
+        searched = axes.keys() & wanted.values()
+        for name in axes:
+            if len(axes[name]) > 1:
+                (self.searched if name in searched else self.compared)[name] = None
+        return searched
+
+
+def _own_name(option: Option) -> str:
+    """The option itself, or the first of those that it stands for with the same value, which the others follow."""
+    return option.stands_for[0] if option.stands_for and option.meaning is None else option.name
+
+
+def _followers(typed: Iterable[str], accepted: Mapping[str, Option]) -> dict[str, list[str]]:
+    """Options of a run that take the value of another one, as a shorthand for both was typed, by that one's name."""
+    found = [accepted[spelled] for spelled in typed if spelled in accepted]
+    followers: dict[str, list[str]] = {}
+    for option in found:
+        if option.stands_for and option.meaning is None:
+            for name in {other.name for other in found} & {*option.stands_for}:
+                raise UserError(f"--{option.name} sets --{name} too: leave out one of them")
+            followers[_own_name(option)] = [name for name in option.stands_for[1:] if name in accepted]
+    return followers
+
+
+def _ruled_out(typed: Iterable[str], accepted: Mapping[str, Option]) -> set[str]:
+    """Options that cannot be given together with what was typed, which comes before a preset."""
+    excluded = {other for name in typed for other in (*accepted[name].excludes, *accepted[name].stands_for)}
+    return excluded | {option.name for option in accepted.values() if not set(option.excludes).isdisjoint(typed)}
+
+
+def _protocol(model: str, typed: Words) -> str:
+    """The protocol in force, by the typed options or the method's own."""
+    return next(iter(typed.get("protocol", ())), METHODS.get(model).protocol)
+
+
+def _products(axes: Words, followers: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    """Every combination of the axes' values, in words."""
+    for chosen in itertools.product(*axes.values()):
+        pairs = zip(axes, chosen, strict=True)
+        yield tuple(word for name, value in pairs for word in _option_words(name, [value], followers))
+
+
+def _option_words(name: str, values: Sequence[Any], followers: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """An option with its values, and those that follow it with the same ones."""
+    for each in (name, *followers.get(name, ())):
+        yield from (f"--{each}", *map(str, values))
+
+
+def setting_text(setting: Sequence[str]) -> str:
+    """`--kappa 0.4 --lambd 1.0` as `kappa 0.4, lambd 1.0`."""
+    pairs = zip(setting[::2], setting[1::2], strict=True)
+    return setting_in_words({name.removeprefix("--"): value for name, value in pairs})
+
+
+def _named_words(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """`--nf 16 --fast` as [("nf", ["16"]), ("fast", [])].
+
+    Raises:
+        UserError: a word that belongs to no option.
+    """
+    named: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            named.append((name, [value] if equals else []))
+        elif named:
+            named[-1][1].append(word)
+        else:
+            raise UserError(f"{word!r} belongs to no option")
+    return named
+
+
+def read_extras(words: Sequence[str]) -> dict[str, list[str]]:
+    """Options of the runs that are none of the launcher's, by the name that was typed; `--plugin` may be repeated."""
+    extras: dict[str, list[str]] = {}
+    for name, values in _named_words(words):
+        if name in extras and name != "plugin":
+            raise UserError(f"--{name} is given twice: give all its values at once, or one")
+        extras[name] = [*extras[name], *values] if name in extras else values
+    return extras
+
+
+def default_group(preset: str, grid: Grid, typed: Words) -> str:
+    """The group of a plan that names none: the preset's name, with what was typed that changes what a cell holds.
+
+    Seeds, datasets, methods and norm layers add runs to a group and change none, so that more of them stay in it.
+
+    Args:
+        preset: its name.
+        grid: what to run.
+        typed: further options of runs, by the name that was typed.
+    """
+    shared = {spelling: option for option in SHARED_OPTIONS for spelling in option.spellings}
+    asked: dict[str, Sequence[str]] = {}
+    for name, values in typed.items():
+        if name not in shared or shared[name].role not in ("place", "measurement"):
+            asked[shared[name].name if name in shared else name] = values
+    for name in grid.typed - {"seeds", "datasets", "models", "methods"}:
+        values = grid.axes[name][OTHERS] if name in grid.axes else vars(grid)[name]
+        option = "search" if name == "searched" else name
+        asked[option] = [values] if isinstance(values, str) else list(map(str, values))
+    words = [word for name, values in sorted(asked.items()) for word in (name, *sorted(values))]
+    readable = "-".join((preset, *words))
+    if len(readable) <= _LONGEST_GROUP and re.fullmatch(r"[A-Za-z0-9._-]+", readable):
+        return readable
+    return f"{preset}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]}"
+
+
+def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
+    """Why no run of a plan takes an option: other parts would use it, or it is misspelled.
+
+    Args:
+        name: of the option, without dashes.
+        launcher_options: the launcher's own names, which may have been meant.
+    """
+    if name in ABSENT:
+        return f"there is no --{name} here: {ABSENT[name]}"
+    users = spellings_of_parts()
+    if name in users:
+        return f"no run of this plan uses --{name}; it belongs to {', '.join(users[name])}"
+    shared = (spelling for option in SHARED_OPTIONS for spelling in option.spellings)
+    close = difflib.get_close_matches(name, dict.fromkeys([*launcher_options, *shared, *users]), n=1)
+    return f"no run of this plan uses --{name}" + (f". Did you mean --{close[0]}?" if close else "; see --help")

@@ -1,22 +1,25 @@
-"""From a grid to the list of runs: configurations resolved as a run would, equal computations merged."""
+"""From a grid to the list of runs: resolved as a run would be, equal computations merged; and what follows a search.
+
+Whether a search is over is read from the disk, so that a launcher that starts anew, or beside another one, comes to the
+same choice.
+"""
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.config.configuration import Configuration, configure, readable_name
 from utils.config.registry import as_user_errors, load_plugin
 from utils.config.variants import find_variant
 from utils.errors import UserError
-from utils.launch.cells import Asked, Cell, explain_unused, setting_text
-from utils.launch.data import Data, DataFacts
-from utils.launch.grid import Grid
+from utils.launch.grid import Cell, Expansion, Grid, explain_unused, setting_text
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.record import Record
-from utils.records.selection import SEARCH_SHARE, VALIDATION
+from utils.records.selection import SEARCH_SHARE, VALIDATION, best_setting
 from utils.records.state import RunState
 
 _GIVEN_OTHERWISE = {
@@ -24,11 +27,57 @@ _GIVEN_OTHERWISE = {
     "model": "give --models",
     "dataset": "give --datasets",
     "nl": "give --methods",
-    "debug_mode": "its runs are kept apart from every group; try one with utils/main.py",
+    "debug_mode": "debug runs belong to no group; use utils/main.py",
     "device": "the launcher gives each run its device, inside CUDA_VISIBLE_DEVICES",
-    "keep_model": "--keep_models keeps the trained weights of all runs, which are otherwise left out",
+    "keep_model": "give --keep_models to keep the trained weights of all runs",
 }
 _OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "protocol", *_GIVEN_OTHERWISE)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a plan has to know of a dataset.
+
+    Attributes:
+        fingerprint: of images and labels (`datasets/arrays.py`); empty if they could not be read.
+        class_sizes: training images of each class, in the order of the data.
+    """
+
+    fingerprint: str
+    class_sizes: tuple[int, ...]
+
+
+class DataFacts:
+    """Reads each dataset once per plan.
+
+    What is missing or damaged is noted, so that everything else that is wrong with a plan is reported first.
+
+    Attributes:
+        mistakes: a line for each dataset that cannot be read, with what to put where.
+    """
+
+    def __init__(self, data_root: Path) -> None:
+        self._data_root = data_root
+        self._known: dict[tuple[str, tuple[tuple[str, Any], ...]], Data] = {}
+        self.mistakes: list[str] = []
+
+    def of(self, config: Configuration) -> Data:
+        """What is known of a configuration's data; nothing if they cannot be read."""
+        options = config.chosen(config.parts.dataset.options)
+        key = (config.dataset, tuple(sorted(options.items())))
+        if key not in self._known:
+            self._known[key] = self._read(config.parts.dataset(**options))
+        return self._known[key]
+
+    def _read(self, dataset: Any) -> Data:
+        import numpy as np
+
+        try:
+            arrays = dataset.load(self._data_root)
+        except UserError as error:
+            self.mistakes.append(str(error))
+            return Data("", ())
+        return Data(arrays.fingerprint(), tuple(np.bincount(arrays.train_y, minlength=arrays.num_classes).tolist()))
 
 
 @dataclass(frozen=True)
@@ -36,7 +85,7 @@ class Job:
     """One run of the plan.
 
     Attributes:
-        words: its command line after `utils/main.py`, without where and how it runs.
+        words: its command line after `utils/main.py`, without the `CommonOptions`.
         config: the resolved configuration.
         data: what is known of its data.
         identity: what the results depend on.
@@ -62,7 +111,7 @@ class Job:
         return bool(self.data.fingerprint)
 
     def state(self) -> RunState:
-        """How it stands, as the disk has it now."""
+        """Its state by its record, as it is on the disk now."""
         return read_run(self.record.folder).state
 
 
@@ -88,6 +137,17 @@ class Search:
     def budget(self) -> int:
         """Runs that the settings are judged on."""
         return sum(map(len, self.stage))
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """These runs, setting by setting."""
+        return tuple(itertools.chain(*self.stage))
+
+    def best(self) -> int | None:
+        """The index of the best setting by the runs that are complete now, the first of equal ones; None if none is."""
+        return best_setting(
+            {index: [read_run(job.record.folder) for job in jobs] for index, jobs in enumerate(self.stage)}
+        )
 
 
 @dataclass(frozen=True)
@@ -120,11 +180,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where and how all runs of a plan are done.
+class CommonOptions:
+    """The options that all runs of a plan share.
 
     Attributes:
-        results_dir, group, data_root: places.
+        results_dir: the folder of the groups.
+        group: the folder of these runs inside it.
+        data_root: where the datasets are.
         threads: of each run; None leaves it to the run.
         keeps_models: whether complete runs keep their trained weights.
     """
@@ -136,28 +198,33 @@ class Where:
     keeps_models: bool = False
 
     @property
+    def folder(self) -> Path:
+        """The folder of the group."""
+        return self.results_dir / self.group
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The same on a run's command line."""
-        places = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
+        folders = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
         threads = () if self.threads is None else ("--threads", str(self.threads))
-        return ("--group", self.group, *places, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
+        return ("--group", self.group, *folders, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
 
 
 class _Planner:
     """Turns cells into jobs and searches; the same computation is the same job."""
 
-    def __init__(self, grid: Grid, where: Where, axes: Axes) -> None:
-        self._where = where
+    def __init__(self, grid: Grid, common: CommonOptions, axes: Axes) -> None:
+        self._common = common
         self._axes = axes
-        self.data = DataFacts(where.data_root)
+        self.data = DataFacts(common.data_root)
         self._jobs: dict[str, Job] = {}
         self._seeds = tuple(dict.fromkeys(grid.seeds))
         self._search_seeds = self._seeds if grid.search_seeds is None else tuple(dict.fromkeys(grid.search_seeds))
         self._held_out = ("--validation", str(SEARCH_SHARE)) if grid.selection == VALIDATION else ()
         self.num_asked = 0
 
-    def add(self, cell: Cell, times: int) -> dict[int, list[Job]] | Search:
-        """The runs of a cell by seed, or the search if it has several settings.
+    def add(self, cell: Cell, times: int) -> tuple[Job, ...] | Search:
+        """The runs of a cell, one per seed, or the search if it has several settings.
 
         Args:
             cell: whose runs are wanted.
@@ -172,7 +239,7 @@ class _Planner:
             self.num_asked += times * len(cell.settings) * len(self._search_seeds)
             return self._search(cell, *zip(*stage.values(), strict=True))
         self.num_asked += times * len(cell.settings) * len(self._seeds)
-        return {seed: [self._job(cell.words(cell.settings[0], seed))] for seed in self._seeds}
+        return tuple(self._job(cell.words(cell.settings[0], seed)) for seed in self._seeds)
 
     def _search(self, cell: Cell, settings: tuple[tuple[str, ...], ...], stage: tuple[tuple[Job, ...], ...]) -> Search:
         def finals(index: int) -> tuple[Job, ...]:
@@ -189,31 +256,31 @@ class _Planner:
 
     def _compared_words(self, cell: Cell) -> list[str]:
         """What its runs' names do not tell of the compared axes."""
-        pairs = itertools.pairwise((*cell.axes, *cell.further))
+        pairs = itertools.pairwise((*cell.axes, *cell.fixed))
         named = {f"--{name}" for name in self._axes.compared} - {"--buffer_size", "--epochs"}
         return [setting_text(pair) for pair in pairs if pair[0] in named]
 
     def _job(self, words: tuple[str, ...]) -> Job:
-        where = self._where
-        config = configure([*words, "--group", where.group, "--results_dir", str(where.results_dir)])
+        common = self._common
+        config = configure([*words, "--group", common.group, "--results_dir", str(common.results_dir)])
         data = self.data.of(config)
         identity = config.identity(data.fingerprint)
         if identity not in self._jobs:
-            record = Record.of_run(where.results_dir, where.group, readable_name(config), identity)
+            record = Record.of_run(common.results_dir, common.group, readable_name(config), identity)
             self._jobs[identity] = Job(words, config, data, identity, record, self._axes)
         return self._jobs[identity]
 
 
 @as_user_errors()
 def make_plan(
-    grid: Grid, extras: Mapping[str, Sequence[str]], where: Where, launcher_options: Iterable[str] = ()
+    grid: Grid, extras: Mapping[str, Sequence[str]], common: CommonOptions, launcher_options: Iterable[str] = ()
 ) -> Plan:
     """Resolve every run of a grid.
 
     Args:
         grid: what to run.
         extras: further typed options of runs, by name; each run takes those that its parts use.
-        where: the places that all runs share.
+        common: options that all runs share.
         launcher_options: the launcher's own, which a misspelled option may have meant.
 
     Raises:
@@ -222,31 +289,29 @@ def make_plan(
     _check(grid, extras)
     for path in extras.get("plugin", ()):
         load_plugin(path)
-    asked = Asked(grid, extras)
-    cells = Counter(asked.cells())
+    expansion = Expansion(grid, extras)
+    cells = Counter(expansion.cells())
     for name in (*extras, *(name for name in grid.axes if name in grid.typed)):
-        if name not in asked.used:
+        if name not in expansion.used:
             raise UserError(explain_unused(name, launcher_options))
-    _check_searched(grid, asked)
-    axes = Axes(tuple(asked.searched), tuple(asked.compared))
-    planner = _Planner(grid, where, axes)
+    _check_searched(grid, expansion)
+    axes = Axes(tuple(expansion.searched), tuple(expansion.compared))
+    planner = _Planner(grid, common, axes)
     added = [planner.add(cell, times) for cell, times in cells.items()]
-    by_seed = [_by_seed(each) if isinstance(each, Search) else each for each in added]
-    seeds = dict.fromkeys(seed for each in by_seed for seed in each)
-    jobs = {job.identity: job for seed in seeds for each in by_seed for job in each.get(seed, ())}
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
-    table_seeds = tuple(dict.fromkeys(grid.seeds))
-    mistakes = tuple(planner.data.mistakes)
-    return Plan(tuple(jobs.values()), planner.num_asked, grid.selection, searches, table_seeds, axes, mistakes)
-
-
-def _by_seed(search: Search) -> dict[int, list[Job]]:
-    seeds: dict[int, list[Job]] = {}
-    for jobs in search.stage:
-        for job in jobs:
-            seeds.setdefault(job.config.seed, []).append(job)
-    return seeds
+    runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]
+    seeds = list(dict.fromkeys(job.config.seed for job in runs))
+    jobs = {job.identity: job for job in sorted(runs, key=lambda job: seeds.index(job.config.seed))}
+    return Plan(
+        tuple(jobs.values()),
+        planner.num_asked,
+        grid.selection,
+        searches,
+        tuple(dict.fromkeys(grid.seeds)),
+        axes,
+        tuple(planner.data.mistakes),
+    )
 
 
 def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:
@@ -261,20 +326,22 @@ def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:
     if grid.selection == VALIDATION and "validation" in extras:
         raise UserError(
             f"--validation and --selection validation cannot be given together: the search holds out {SEARCH_SHARE} "
-            "itself, and the best is then run on all data"
+            "itself, and the best setting is then run on all data"
         )
 
 
-def _check_searched(grid: Grid, asked: Asked) -> None:
+def _check_searched(grid: Grid, expansion: Expansion) -> None:
     """Raises UserError if something is to be searched that is no axis, or one of a single value."""
     for name in grid.searched if "searched" in grid.typed else ():
         if name in _OF_THE_TABLE:
-            raise UserError(f"--search {name}: it is a row, a column or a repetition of the table, and never searched")
-        if name not in asked.wanted:
-            axes = ", ".join((*asked.searched, *asked.compared)) or "none; give an option several values"
+            raise UserError(
+                f"--search {name}: it is a row, a column or a repetition of the table, which are not searched"
+            )
+        if name not in expansion.searchable:
+            axes = ", ".join((*expansion.searched, *expansion.compared)) or "none; give an option several values"
             raise UserError(f"--search {name}: it is no axis of this plan, whose axes are: {axes}")
-        if asked.wanted[name] not in asked.searched:
-            raise UserError(f"--search {name}: it has one value, so that there is nothing to choose: give several")
+        if expansion.searchable[name] not in expansion.searched:
+            raise UserError(f"--search {name}: it has one value, so there is nothing to choose: give several")
 
 
 def _check_search(grid: Grid, searches: Sequence[Search]) -> None:
@@ -283,3 +350,47 @@ def _check_search(grid: Grid, searches: Sequence[Search]) -> None:
     for words, is_asked in asked.items():
         if is_asked and not searches:
             raise UserError(f"{words} changes nothing: no norm layer of this plan has several settings to choose from")
+
+
+def decided(searches: Iterable[Search]) -> dict[Search, int]:
+    """The index of the chosen setting of each search that is over: all its runs are complete or diverged."""
+    best = {search: search.best() for search in searches if all(job.state().is_answer for job in search.jobs)}
+    return {search: index for search, index in best.items() if index is not None}
+
+
+class FollowUps:
+    """Finds the runs that follow when a run is over: the best setting of a search, on all data and seeds.
+
+    Args:
+        searches: of the plan.
+        say: takes a line on what each search has chosen.
+    """
+
+    def __init__(self, searches: Sequence[Search], say: Callable[[str], None]) -> None:
+        self._say = say
+        self._open = {search: {job.name for job in search.jobs} for search in searches}
+        self._searches: dict[str, list[Search]] = defaultdict(list)
+        for search, names in self._open.items():
+            for name in names:
+                self._searches[name].append(search)
+
+    def after(self, job: Job) -> tuple[Job, ...]:
+        """The runs that follow when a run is over, complete or not; some may be in the plan already."""
+        following: list[Job] = []
+        for search in self._searches.pop(job.name, ()):
+            self._open[search].discard(job.name)
+            if not self._open[search]:
+                following += self._choose(search)
+        return tuple(following)
+
+    def num_expected(self, known: Collection[Search] = ()) -> int:
+        """Runs that will follow the searches that are under way, without those searches whose choice is known."""
+        return sum(search.num_following for search, names in self._open.items() if names and search not in known)
+
+    def _choose(self, search: Search) -> tuple[Job, ...]:
+        best = search.best()
+        if best is None:
+            self._say(f"{search.title}: none of {len(search.settings)} settings has a complete run: none follows")
+            return ()
+        self._say(f"{search.title}: the best of {len(search.settings)} settings is {search.settings[best]}")
+        return search.finals(best)

@@ -1,7 +1,7 @@
-"""Which launchers are at a group now, so that another terminal can see and stop them (`run.py cancel`).
+"""Which launchers are running a group, so that another terminal can see and stop them (`run.py cancel`).
 
-Each has a file of its own among the group's locks while it runs; the lock on it, not the file, says that it is alive.
-Imports no torch.
+Each has a file of its own among the group's locks; the lock on it, not the file, says that it is alive. Nothing here
+imports torch.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import COMPLETE, UserError
-from utils.launch.arguments import group_parser, places_of
+from utils.launch.arguments import group_of, group_parser
 from utils.locks import held, is_held
 from utils.records.record import LOCKS
 
@@ -27,9 +27,9 @@ class Launcher:
     """A launcher that is alive.
 
     Attributes:
-        process: its number.
-        machine: the name of the one it runs on.
-        path: the file that it has.
+        process: its process ID.
+        machine: name of the machine that it runs on.
+        path: of its file.
     """
 
     process: int
@@ -47,18 +47,18 @@ class Launcher:
         return self.is_here and self.process == os.getpid()
 
     def ask_to_stop(self) -> None:
-        """Let it save its runs and stop; asked again, it ends them at once."""
+        """Let its runs save their state and stop; asked again, it kills them."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process, signal.SIGTERM)
 
     def is_alive(self) -> bool:
-        """Whether it is still at the group."""
+        """Whether it is still running."""
         return is_held(_lock_of(self.path))
 
 
 @contextlib.contextmanager
 def present(folder: Path) -> Iterator[None]:
-    """Be known as a launcher of a group; where its folder cannot be written, the launcher is not known."""
+    """Be known as a launcher of a group; where its folder cannot be written, it stays unknown."""
     path = folder / LOCKS / f"launcher-{socket.gethostname()}-{os.getpid()}.json"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ def present(folder: Path) -> Iterator[None]:
 
 
 def launchers_of(folder: Path) -> list[Launcher]:
-    """The launchers that are at a group; what a killed one has left behind is none."""
+    """The launchers that are running a group; what a killed one has left behind is none."""
     found = [_read(path) for path in sorted((folder / LOCKS).glob("launcher-*.json")) if is_held(_lock_of(path))]
     return [launcher for launcher in found if launcher is not None]
 
@@ -95,27 +95,22 @@ def _read(path: Path) -> Launcher | None:
 def cancel(words: Sequence[str]) -> int:
     """Ask the launchers of a group to stop, and wait until they have; their runs save their state."""
     options = group_parser("cancel", "Stop the launchers of a group; their runs save their state.").parse_args(words)
-    where = places_of(options)
-    folder = where.results_dir / where.group
+    folder = options.results_dir / group_of(options)
     launchers = launchers_of(folder)
     here = [launcher for launcher in launchers if launcher.is_here]
-    elsewhere = sorted({launcher.machine for launcher in launchers} - {launcher.machine for launcher in here})
+    elsewhere = ", ".join(sorted({launcher.machine for launcher in launchers if not launcher.is_here}))
     if not here:
-        on = f", but on {', '.join(elsewhere)}: cancel it there" if elsewhere else "; name the group with --group"
-        raise UserError(f"no launcher is at {folder} on this machine{on}")
+        advice = f", but on {elsewhere}: cancel it there" if elsewhere else "; name the group with --group"
+        raise UserError(f"no launcher is running {folder} on this machine{advice}")
     for launcher in here:
         launcher.ask_to_stop()
         print(
-            f"launcher {launcher.process} is asked to stop: its runs save their state; once more ends them", flush=True
+            f"asked launcher {launcher.process} to stop: its runs save their state; ask again to kill them", flush=True
         )
     for launcher in here:
-        _wait_for(launcher)
+        while launcher.is_alive():
+            time.sleep(_LOOK_EVERY)
+        print(f"launcher {launcher.process} has stopped; the same command resumes its runs")
     if elsewhere:
-        print(f"others are at this group on {', '.join(elsewhere)}: cancel them there")
+        print(f"other launchers are running this group on {elsewhere}: cancel them there")
     return COMPLETE
-
-
-def _wait_for(launcher: Launcher) -> None:
-    while launcher.is_alive():
-        time.sleep(_LOOK_EVERY)
-    print(f"launcher {launcher.process} has stopped; the same command goes on from there")

@@ -15,7 +15,7 @@ from typing import Any
 from utils import errors
 from utils.errors import RunError
 from utils.launch.engine import Child
-from utils.launch.plan import Job, Where
+from utils.launch.plan import CommonOptions, Job
 from utils.launch.presence import launchers_of
 from utils.records.collect import read_run
 from utils.records.ledger import Axes, Ledger, Planned
@@ -86,10 +86,10 @@ class Scheduler:
 
     Args:
         jobs: in the order in which they are started.
-        devices: gives places (`utils/launch/devices.py`).
+        devices: where runs may start (`utils/launch/devices.py`).
         engine: starts children (`utils/launch/engine.py`).
         limits: when to give up.
-        view: is told what happens (`utils/launch/view.py`).
+        view: shows what happens (`utils/launch/view.py`).
         books: write down what is planned and how it ends (`Bookkeeper`).
         estimate: memory in MB that a job will need, None if unknown.
         follow: gives the jobs that follow when a job is over; those that are in the plan already are left out.
@@ -121,7 +121,7 @@ class Scheduler:
         self._crashes: dict[str, int] = {}
         self._memory_failures: dict[str, int] = {}
         self._first_failures: list[str] = []
-        self._told_held: set[tuple[str, str]] = set()
+        self._said_held: set[tuple[str, str]] = set()
         self._next_start = 0.0
         self._stopping: int | None = None
 
@@ -167,7 +167,7 @@ class Scheduler:
                 continue
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
-            self._hear_peaks()
+            self._report_peaks()
             place = self._devices.place(self._estimate(job))
             if place is None:
                 return
@@ -190,11 +190,11 @@ class Scheduler:
             self._waiting.popleft()
             self._fail(job, f"its record is damaged and cannot be set aside: {error}")
             return False
-        self._view.say(f"{job.name} is damaged: set aside as {name}, and run anew")
+        self._view.say(f"{job.name}: its record is damaged and set aside as {name}; the run starts over")
         return True
 
-    def _hear_peaks(self) -> None:
-        """What the runs have told of their memory decides whether there is room for another one."""
+    def _report_peaks(self) -> None:
+        """The memory that runs have reported decides whether there is room for another one."""
         for child in self.progress.running.values():
             peak = child.reported_peak()
             if peak is not None:
@@ -206,7 +206,7 @@ class Scheduler:
         except OSError as error:  # such as for want of memory, which may pass
             self._devices.release(place)
             if self._again(self._crashes, job, self._limits.crashes):
-                self._hold(job, f"{job.name} cannot be started ({error}): tried again")
+                self._hold(job, f"{job.name} cannot be started ({error}): will be retried")
             else:
                 self._fail(job, f"cannot be started: {error}")
             return
@@ -215,10 +215,10 @@ class Scheduler:
         self._view.started(child)
 
     def _hold(self, job: Job, reason: str = "") -> None:
-        """Look again later; each reason is told once."""
-        if (job.name, reason) not in self._told_held:
-            self._told_held.add((job.name, reason))
-            self._view.say(reason or f"another process is at {job.name}: waiting for it")
+        """Look again later; each reason is shown once."""
+        if (job.name, reason) not in self._said_held:
+            self._said_held.add((job.name, reason))
+            self._view.say(reason or f"another process is running {job.name}: waiting for it")
         self._held.append((time.monotonic() + self._limits.waitsecs, job))
 
     def _take_up_held(self) -> None:
@@ -274,7 +274,7 @@ class Scheduler:
         """The first signal lets the children save their state, a second one ends them at once."""
         again, self._stopping = self._stopping is not None, number
         if not again and number > 0:
-            self._view.say("stopping: the runs save their state; once more ends them at once")
+            self._view.say("stopping: the runs save their state; a second signal (Ctrl-C) kills them")
         for child in self.progress.running.values():
             child.stop(signal.SIGKILL if again else signal.SIGTERM)
 
@@ -301,13 +301,13 @@ class Scheduler:
         elif code == errors.BUSY:
             self._hold(job)
         elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
-            self._view.say(f"{job.name} is started again later, beside fewer runs: {last}")
+            self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
             self._devices.fewer_neighbours(child.place)
             self._waiting.append(job)
         elif out_of_memory or code in {errors.MISTAKE, errors.DISK, *errors.STOPPED} or (too_long and not child.killed):
             self._fail(job, last, child)
         elif self._again(self._crashes, job, self._limits.crashes):
-            self._view.say(f"{job.name} is started again: {last}")
+            self._view.say(f"{job.name} failed and is restarted: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
             self._fail(job, last, child)
@@ -316,8 +316,8 @@ class Scheduler:
         """Slow, so that a second attempt would not end either, or hung, which may pass."""
         took = f"it took longer than --timeout {self._limits.timeout:g} s"
         if child.killed:
-            return f"{took} and did not answer when it was asked to stop"
-        return f"{took}; the same command goes on from its saved state" if child.job.record.started else took
+            return f"{took} and did not stop when asked"
+        return f"{took}; the same command resumes it" if child.job.record.started else took
 
     @staticmethod
     def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
@@ -351,35 +351,34 @@ class Scheduler:
 def _explain_stop(child: Child, code: int, last: str) -> str:
     """What a run that was stopped has left."""
     if child.killed:
-        return "it was ended at once"
+        return "killed before it stopped by itself"
     if code not in errors.STOPPED:
         return last
-    return "its state is saved" if child.job.record.started else "it was stopped before there was a state to save"
+    return "its state is saved" if child.job.record.started else "stopped before there was a state to save"
 
 
 class Bookkeeper:
     """Keeps the ledger of a group; that it cannot is said once and stops no run.
 
     Args:
-        where: the places that all runs share.
-        say: is told if nothing can be written.
+        common: options that all runs share.
+        say: takes a line if nothing can be written.
         seeds: those of the table; runs on others are for a search alone.
         axes: the options that have several values.
     """
 
-    def __init__(self, where: Where, say: Callable[[str], None], seeds: Collection[int], axes: Axes) -> None:
-        self._where = where
+    def __init__(self, common: CommonOptions, say: Callable[[str], None], seeds: Collection[int], axes: Axes) -> None:
+        self._common = common
         self._say = say
         self._seeds = seeds
         self._axes = axes
-        self._folder = where.results_dir / where.group
-        self._ledger = Ledger(self._folder)
-        self._has_told = False
+        self._ledger = Ledger(common.folder)
+        self._has_said = False
 
     def plan(self, jobs: Iterable[Job]) -> None:
-        """Write down a plan in the place of the former one."""
+        """Write down a plan, which replaces the former one."""
         planned = self._planned(jobs)
-        others = [each for each in launchers_of(self._folder) if not each.is_this]
+        others = [each for each in launchers_of(self._common.folder) if not each.is_this]
         self._try(lambda: self._ledger.plan(planned, self._axes, is_shared=bool(others)))
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -394,16 +393,20 @@ class Bookkeeper:
             self._try(lambda: self._ledger.note(job.name, outcome, reason))
 
     def _planned(self, jobs: Iterable[Job]) -> dict[str, Planned]:
-        return {job.name: self._planned_job(job) for job in jobs}
-
-    def _planned_job(self, job: Job) -> Planned:
-        command = ("python", "utils/main.py", *job.words, *self._where.words)
-        return Planned(job.config.values, command, for_search=job.config.seed not in self._seeds)
+        words = self._common.words
+        return {
+            job.name: Planned(
+                job.config.values,
+                ("python", "utils/main.py", *job.words, *words),
+                for_search=job.config.seed not in self._seeds,
+            )
+            for job in jobs
+        }
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
         except (RunError, OSError) as error:
-            if not self._has_told:
-                self._has_told = True
-                self._say(f"{error}; the runs go on, but the table may not say why one of them is missing")
+            if not self._has_said:
+                self._has_said = True
+                self._say(f"{error}; the runs continue, but the table may not say why one of them is missing")

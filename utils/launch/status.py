@@ -1,4 +1,4 @@
-"""`run.py status`: how the runs of a group stand, by their records and by what was planned. Imports no torch."""
+"""`run.py status`: the states of the runs of a group, by their records and the plan. Imports no torch."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from typing import Any
 
 from utils.config.options import Option, boolean, ranged
 from utils.errors import COMPLETE, UserError
-from utils.launch.arguments import group_parser, groups_in, places_of
+from utils.launch.arguments import group_of, group_parser, groups_in
+from utils.launch.estimates import last_end
 from utils.launch.presence import Launcher, launchers_of
-from utils.launch.remaining import last_end
 from utils.records.collect import Run, read_run
 from utils.records.content import DamagedRecord
 from utils.records.ledger import Ledger
@@ -23,7 +23,7 @@ from utils.records.progress import Progress, clock
 from utils.records.record import Record, record_folders
 from utils.records.state import RunState
 
-SCHEMA = 1  # of the document for programs
+SCHEMA = 1  # of the JSON document
 _ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunState.STARTED)
 _COUNTED_IF_ANY = (
     *(RunState.STOPPED, RunState.FAILED, RunState.DAMAGED, RunState.UNREADABLE, RunState.OTHER_VERSION),
@@ -33,20 +33,30 @@ _NO_ANSWER = (RunState.STARTED, RunState.NOT_RUN, RunState.STOPPED, RunState.FAI
 _EXPLAINED = (RunState.FAILED, RunState.UNREADABLE, RunState.OTHER_VERSION)
 _MOST_NOT_RUN = 20  # of which the names are listed
 _OPTIONS = (
-    Option("json", boolean, False, "print one document for programs, with every run", flag=True, group="how"),
-    Option("watch", ranged(float, 0.1), None, "show it every so many seconds; alone: 2", flag=2.0, group="how"),
+    Option("json", boolean, False, "print everything as one JSON document", flag=True, group="how"),
+    Option(
+        "watch",
+        ranged(float, 0.1),
+        None,
+        "show it again every so many seconds; without a number, every 2",
+        source="off",
+        flag=2.0,
+        group="how",
+        metavar="SECONDS",
+    ),
 )
 
 
 def status(words: Sequence[str]) -> int:
-    """What is complete, what is going on and until when, what has failed and why, from another terminal."""
-    description = "How the runs of a group stand; of all groups, where none is named."
+    """Show what is complete, what is running and until when, what has failed and why."""
+    description = "Show the state of the runs of a group, or of all groups if none is named."
     options = group_parser("status", description, _OPTIONS).parse_args(words)
     if options.json and options.watch is not None:
-        raise UserError("--json prints one document, and --watch goes on: give one of them")
+        raise UserError("--json and --watch cannot be given together")
     folders = _folders(options)
     if options.json:
-        print(json.dumps(_document(folders), indent=1))
+        groups = [group_status(folder).as_json() for folder in folders]
+        print(json.dumps({"schema": SCHEMA, "groups": groups}, indent=1))
     elif options.watch is None:
         print(*_lines(folders), sep="\n")
     else:
@@ -55,12 +65,11 @@ def status(words: Sequence[str]) -> int:
 
 
 def _folders(options: Any) -> list[Path]:
-    """Those of the group that is named; of all of them where none is."""
+    """The folder of the group that is named; of all groups where none is."""
     names = groups_in(options.results_dir)
     if options.name is None and options.group is None and len(names) > 1:
         return [options.results_dir / name for name in names]
-    where = places_of(options)
-    folder = where.results_dir / where.group
+    folder = options.results_dir / group_of(options)
     if not folder.is_dir():
         raise UserError(f"there is no {folder}" + (f"; there are {', '.join(names)}" if names else ""))
     return [folder]
@@ -68,11 +77,11 @@ def _folders(options: Any) -> list[Path]:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands.
+    """The state of a run and how far it is.
 
     Attributes:
         name: of its folder.
-        state: of it.
+        state: by its record.
         reason: why it failed, is not run or cannot be read; else empty.
         progress: how far it is, or was when it ended without a result.
         seconds_left: until it ends, None unless it runs and that is known.
@@ -87,19 +96,18 @@ class RunStatus:
     @property
     def line(self) -> str:
         """The same for people."""
-        told = self.progress.words if self.progress else "starting" if self.state is RunState.RUNNING else ""
-        eta = "" if self.seconds_left is None else f", ETA {clock(self.seconds_left)}"
-        return f"  {self.state:9} {self.name}  {self.reason or told + eta}".rstrip()
+        words = self.progress.words if self.progress else "starting" if self.state is RunState.RUNNING else ""
+        return f"  {self.state:9} {self.name}  {self.reason or words + _eta(self.seconds_left)}".rstrip()
 
 
 @dataclass(frozen=True)
 class GroupStatus:
-    """How the runs of a group stand.
+    """The states of the runs of a group.
 
     Attributes:
         folder: of the group.
         runs: by name.
-        launchers: that are at it.
+        launchers: that are running it.
         damage: why its plan cannot be read; else empty.
     """
 
@@ -117,14 +125,14 @@ class GroupStatus:
     def seconds_left(self) -> float | None:
         """Seconds until the last run ends, None if nothing runs or that is not known yet.
 
-        Where a launcher is at the group, what is not begun takes as long as those that run, so many at a time.
+        Where a launcher is running the group, what is not begun takes as long as those that run, so many at a time.
         """
         running = [run for run in self.runs if run.state is RunState.RUNNING]
         known = [run for run in running if run.seconds_left is not None]
         if not known:
             return None
-        told = [run.progress for run in known if run.progress is not None]
-        typical = sum((each.total_steps or 0) * (each.seconds_per_step or 0.0) for each in told) / len(known)
+        progress = [run.progress for run in known if run.progress is not None]
+        typical = sum((each.total_steps or 0) * (each.seconds_per_step or 0.0) for each in progress) / len(known)
         ends = [typical if run.seconds_left is None else run.seconds_left for run in running]
         waiting = (RunState.NOT_RUN, RunState.STARTED, RunState.STOPPED)
         num_waiting = sum(self.counts[state] for state in waiting) if self.launchers else 0
@@ -132,27 +140,26 @@ class GroupStatus:
 
     @property
     def title(self) -> str:
-        """How many runs stand how, and when all will be over."""
+        """How many runs are in each state, and when all will be over."""
         shown = [name for name in _ALWAYS_COUNTED + _COUNTED_IF_ANY if self.counts[name] or name in _ALWAYS_COUNTED]
         number = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
-        left = self.seconds_left
-        eta = "" if left is None else f", ETA {clock(left)}"
-        return f"{self.folder}: {number}: {', '.join(f'{self.counts[name]} {name}' for name in shown)}{eta}"
+        counts = ", ".join(f"{self.counts[name]} {name}" for name in shown)
+        return f"{self.folder}: {number}: {counts}{_eta(self.seconds_left)}"
 
     def lines(self) -> Iterable[str]:
         """The same for people, with every run that is neither complete nor only planned."""
         yield self.title
-        yield from (f"  launcher {each.process} on {each.machine} is at it" for each in self.launchers)
+        yield from (f"  launcher {each.process} is running on {each.machine}" for each in self.launchers)
         yield from (run.line for run in self.runs if run.state not in (RunState.COMPLETE, RunState.NOT_RUN))
         not_run = [run for run in self.runs if run.state is RunState.NOT_RUN]
         yield from (run.line for run in not_run[:_MOST_NOT_RUN])
         if len(not_run) > _MOST_NOT_RUN:
-            yield f"  and {len(not_run) - _MOST_NOT_RUN} more that are not run"
+            yield f"  and {len(not_run) - _MOST_NOT_RUN} more not run"
         if self.damage:
             yield self.damage
 
-    def for_programs(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
         return {
             "group": self.folder.name,
             "folder": str(self.folder),
@@ -164,8 +171,12 @@ class GroupStatus:
         }
 
 
+def _eta(seconds: float | None) -> str:
+    return "" if seconds is None else f", ETA {clock(seconds)}"
+
+
 def group_status(folder: Path) -> GroupStatus:
-    """How the runs of a group stand now."""
+    """The states of the runs of a group now."""
     damage, planned = "", {}
     try:
         planned = Ledger(folder).read()
@@ -177,7 +188,7 @@ def group_status(folder: Path) -> GroupStatus:
 
 
 def run_status(run: Run) -> RunStatus:
-    """How a run stands now."""
+    """The state of a run now."""
     record, name = Record(run.folder), run.folder.name
     progress = None if run.state is RunState.COMPLETE or not run.has_record else record.read_progress()
     if run.state in _NO_ANSWER and run.has_record and record.is_held():
@@ -190,10 +201,6 @@ def run_status(run: Run) -> RunStatus:
 def _lines(folders: Sequence[Path]) -> list[str]:
     groups = [group_status(folder) for folder in folders]
     return list(groups[0].lines()) if len(groups) == 1 else [group.title for group in groups]
-
-
-def _document(folders: Sequence[Path]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "groups": [group_status(folder).for_programs() for folder in folders]}
 
 
 def _watch(folders: Sequence[Path], seconds: float) -> None:

@@ -1,15 +1,15 @@
-"""What a plan is before it starts: for people in a few lines, for programs as plain data."""
+"""What a plan is before it starts and what it will cost: for people in a few lines, for programs as JSON."""
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from utils.config.command_line import typed_text
 from utils.config.variants import row_of
-from utils.launch.estimates import Cost, Estimates, cost_of
-from utils.launch.plan import Job, Plan, Search, Where
-from utils.launch.search import decided
+from utils.launch.estimates import Estimates
+from utils.launch.plan import CommonOptions, Job, Plan, Search, decided
 from utils.launch.steps import model_bytes
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
@@ -24,25 +24,132 @@ _AXES = {
 }
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of the runs that are still to be done.
+
+    Attributes:
+        num_open: how many there are, with those that will follow a search.
+        num_steps: training steps of all of them; None if those of one are not known before it runs.
+        is_exact: whether these are exact.
+        known: seconds of each run that is known from complete runs equal to it.
+        rough: seconds of each further one that is known from the speed of other runs.
+        num_retuning_steps: steps that re-tune copies of their norm layers, beside those; None as for them.
+    """
+
+    num_open: int
+    num_steps: int | None
+    is_exact: bool
+    known: tuple[float, ...]
+    rough: tuple[float, ...]
+    num_retuning_steps: int | None = 0
+
+    def seconds(self, num_parallel: int) -> float | None:
+        """Seconds until all is over with so many runs at a time, None if nothing is known.
+
+        A run of which nothing is known counts as the mean of the others.
+        """
+        estimated = (*self.known, *self.rough)
+        if not self.num_open:
+            return 0.0
+        return max(sum(estimated) * self.num_open / len(estimated) / num_parallel, *estimated) if estimated else None
+
+    def lines(self, num_parallel: int) -> list[str]:
+        """The same for people."""
+        if not self.num_open:
+            return []
+        lines = []
+        if self.num_steps is not None:
+            lines.append(f"work: {steps_in_words(self.num_steps, self.is_exact)}")
+            if self.num_retuning_steps:
+                lines[0] += f" and {_number(self.num_retuning_steps, self.is_exact)} steps of re-tuning norm layers"
+        return [*lines, self._time_line(num_parallel)]
+
+    def _time_line(self, num_parallel: int) -> str:
+        seconds = self.seconds(num_parallel)
+        if seconds is None:
+            return "time: unknown, as no similar run is complete; estimated once the first runs are under way"
+        reasons = []
+        if self.known:
+            share = f"{len(self.known)} of these {self.num_open}" if len(self.known) < self.num_open else "these"
+            reasons.append(f"from complete runs like {share}")
+        if self.rough:
+            reasons.append("rough: from the speed of other runs on this machine")
+        return f"time: about {_duration(seconds)} with {num_parallel} at a time, {'; '.join(reasons)}"
+
+
+def cost_of(jobs: Sequence[Job], num_following: int, estimates: Estimates) -> Cost:
+    """What open jobs will take.
+
+    Args:
+        jobs: all of them that are known.
+        num_following: runs that will follow them, each of which counts as the mean of the others.
+        estimates: of what each takes.
+    """
+    num_open = len(jobs) + num_following
+    known, rough = [], []
+    for job in jobs:
+        seconds = estimates.seconds(job)
+        if seconds is not None:
+            known.append(seconds)
+        elif (guess := estimates.rough_seconds(job)) is not None:
+            rough.append(guess)
+    return Cost(
+        num_open,
+        _total([estimates.steps.of(job) for job in jobs], num_open),
+        is_exact=not num_following and all(map(estimates.steps.are_exact, jobs)),
+        known=tuple(known),
+        rough=tuple(rough),
+        num_retuning_steps=_total([estimates.steps.of_retuning(job) for job in jobs], num_open),
+    )
+
+
+def _total(numbers: Sequence[int | None], num_runs: int) -> int | None:
+    """Of so many runs, by the numbers of some of them; None if one of these is unknown."""
+    if not num_runs:
+        return 0
+    known = [number for number in numbers if number is not None]
+    return None if not known or len(known) < len(numbers) else round(sum(known) * num_runs / len(known))
+
+
+def steps_in_words(num_steps: int, is_exact: bool) -> str:
+    """`17,400 training steps`; what is not exact, or too long to be read, is rounded to three digits."""
+    return f"{_number(num_steps, is_exact)} training step{'s' if num_steps != 1 or not is_exact else ''}"
+
+
+def _number(num_steps: int, is_exact: bool) -> str:
+    if num_steps < 1_000_000 and is_exact:
+        return f"{num_steps:,}"
+    rounded = int(float(f"{num_steps:.2e}"))
+    return "about " + (f"{rounded / 1e6:g} million" if rounded >= 1_000_000 else f"{rounded:,}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 class Summary:
     """A plan as the disk has it now.
 
     Args:
         plan: what is to be run.
-        where: the places that all runs share.
+        common: options that all runs share.
         estimates: of what runs will take.
-        num_places: runs that may go on at a time.
+        num_parallel: runs that may go on at a time.
 
     Attributes:
+        plan, common, estimates: as given.
         chosen: the setting of each search that is over, by its index.
         following: the runs of these on all data, as far as they are not in the plan.
     """
 
-    def __init__(self, plan: Plan, where: Where, estimates: Estimates, num_places: int) -> None:
-        self._plan = plan
-        self._where = where
-        self._estimates = estimates
-        self._num_places = num_places
+    def __init__(self, plan: Plan, common: CommonOptions, estimates: Estimates, num_parallel: int) -> None:
+        self.plan = plan
+        self.common = common
+        self.estimates = estimates
+        self._num_parallel = num_parallel
         self.chosen = decided(plan.searches)
         planned = {job.identity for job in plan.jobs}
         finals = (job for search, index in self.chosen.items() for job in search.finals(index))
@@ -51,7 +158,7 @@ class Summary:
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All runs that are known now."""
-        return (*self._plan.jobs, *self.following)
+        return (*self.plan.jobs, *self.following)
 
     @property
     def is_over(self) -> bool:
@@ -60,27 +167,27 @@ class Summary:
 
     def lines(self) -> list[str]:
         """The plan for people."""
-        plan = self._plan
+        plan = self.plan
         num_jobs = f"{len(plan.jobs)} run{'s' if len(plan.jobs) != 1 else ''}"
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
         return [
             f"{num_jobs}{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
             *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan).items()),
             *(f"  {line}" for line in self._search_lines()),
-            *(f"  {line}" for line in self._cost().lines(self._num_places)),
-            f"  records: {self._where.results_dir / self._where.group}",
-            *([f"  {self._models_line()}"] if self._where.keeps_models else []),
-            *(f"  data are missing, so that runs are of unknown state: {each}" for each in plan.missing_data),
+            *(f"  {line}" for line in self._cost().lines(self._num_parallel)),
+            f"  records: {self.common.folder}",
+            *([f"  {self._models_line()}"] if self.common.keeps_models else []),
+            *(f"  missing data, so the state of its runs is unknown: {each}" for each in plan.missing_data),
         ]
 
     def commands(self) -> list[str]:
         """The state and the command line of every run that is known now."""
         words = ["python", "utils/main.py"]
-        return [f"{_state(job):9} {shlex.join([*words, *job.words, *self._where.words])}" for job in self.jobs]
+        return [f"{_state(job):9} {shlex.join([*words, *job.words, *self.common.words])}" for job in self.jobs]
 
-    def for_programs(self) -> dict[str, Any]:
-        """The plan as plain data."""
-        plan, cost = self._plan, self._cost()
+    def as_json(self) -> dict[str, Any]:
+        """The plan for programs."""
+        plan, cost = self.plan, self._cost()
         return {
             "asked": plan.num_asked,
             "runs": len(plan.jobs),
@@ -91,24 +198,24 @@ class Summary:
             "following": sum(search.num_following for search in plan.searches),
             "training_steps": cost.num_steps,
             "retuning_steps": cost.num_retuning_steps,
-            "estimated_seconds": cost.seconds(self._num_places),
-            "estimate_is_rough": cost.is_rough,
-            "searches": [self._search_for_programs(search) for search in plan.searches],
-            "jobs": [_job_for_programs(job) for job in plan.jobs],
+            "estimated_seconds": cost.seconds(self._num_parallel),
+            "estimate_is_rough": bool(cost.rough),
+            "searches": [self._search_as_json(search) for search in plan.searches],
+            "jobs": [_job_as_json(job) for job in plan.jobs],
             "missing_data": list(plan.missing_data),
-            "following_jobs": [_job_for_programs(job) for job in self.following],
+            "following_jobs": [_job_as_json(job) for job in self.following],
         }
 
     def _models_line(self) -> str:
         """The space that the trained weights of all runs take."""
-        num_runs = len(self._plan.jobs) + sum(search.num_following for search in self._plan.searches)
-        kinds = Counter((job.config.dataset, job.config.nl, job.config.backbone) for job in self._plan.jobs)
-        one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in self._plan.jobs}
+        num_runs = len(self.plan.jobs) + sum(search.num_following for search in self.plan.searches)
+        kinds = Counter((job.config.dataset, job.config.nl, job.config.backbone) for job in self.plan.jobs)
+        one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in self.plan.jobs}
         sizes = {kind: model_bytes(job.config, len(job.data.class_sizes)) for kind, job in one_of_each.items()}
-        mean = sum(sizes[kind] * number for kind, number in kinds.items()) / len(self._plan.jobs)
+        mean = sum(sizes[kind] * number for kind, number in kinds.items()) / len(self.plan.jobs)
         return f"trained weights are kept: about {mean * num_runs / 2**20:,.0f} MB in {num_runs} files"
 
-    def _search_for_programs(self, search: Search) -> dict[str, Any]:
+    def _search_as_json(self, search: Search) -> dict[str, Any]:
         index = self.chosen.get(search)
         return {
             "cell": search.title,
@@ -119,18 +226,19 @@ class Summary:
         }
 
     def _search_lines(self) -> list[str]:
-        searches = self._plan.searches
+        searches = self.plan.searches
         if not searches:
             return []
-        held_out = f"data held out of training (validation, {SEARCH_SHARE:.0%})"
-        judged_on = held_out if self._plan.selection == VALIDATION else "the data they are tested on (oracle)"
+        held_out = f"held-out training data (validation, {SEARCH_SHARE:.0%})"
+        judged_on = held_out if self.plan.selection == VALIDATION else "the test data (oracle)"
         cells = f"{len(searches)} cell{'s' if len(searches) > 1 else ''}"
-        settings, budgets = (_range(map(number, searches)) for number in (_num_settings, _budget))
+        settings = _range(len(search.settings) for search in searches)
+        budgets = _range(search.budget for search in searches)
         seeds = dict.fromkeys(str(job.config.seed) for job in searches[0].stage[0])
         lines = [
-            f"settings: chosen on {judged_on}: {cells} of {settings} settings, {budgets} runs per cell "
+            f"search: settings are chosen on {judged_on}: {cells} of {settings} settings, {budgets} runs per cell "
             f"(seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})",
-            f"searched: {', '.join(self._plan.axes.searched)}; settings per cell: {_by_layer(searches)}",
+            f"searched: {', '.join(self.plan.axes.searched)}; settings per cell: {_by_layer(searches)}",
         ]
         num_following = sum(search.num_following for search in searches)
         if num_following:
@@ -140,10 +248,10 @@ class Summary:
         return lines
 
     def _cost(self) -> Cost:
-        undecided = sum(search.num_following for search in self._plan.searches if search not in self.chosen)
+        undecided = sum(search.num_following for search in self.plan.searches if search not in self.chosen)
         known = [job for job in self.jobs if job.has_data]
         jobs = [job for job in known if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
-        return cost_of(jobs, undecided, self._estimates)
+        return cost_of(jobs, undecided, self.estimates)
 
 
 def _by_layer(searches: Iterable[Search]) -> str:
@@ -152,14 +260,6 @@ def _by_layer(searches: Iterable[Search]) -> str:
     for search in searches:
         numbers.setdefault(search.stage[0][0].config.nl, []).append(len(search.settings))
     return ", ".join(f"{layer} {_range(found)}" for layer, found in numbers.items())
-
-
-def _num_settings(search: Search) -> int:
-    return len(search.settings)
-
-
-def _budget(search: Search) -> int:
-    return search.budget
 
 
 def _range(numbers: Iterable[int]) -> str:
@@ -186,6 +286,6 @@ def _axes(plan: Plan) -> Mapping[str, dict[str, None]]:
     return {title: found for title, found in axes.items() if found}
 
 
-def _job_for_programs(job: Job) -> dict[str, Any]:
+def _job_as_json(job: Job) -> dict[str, Any]:
     command = ["utils/main.py", *job.words]
     return {"name": job.name, "identity": job.identity, "state": _state(job), "command": command}

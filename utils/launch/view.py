@@ -1,30 +1,49 @@
 """What the launcher shows: one live screen on a terminal, plain lines elsewhere."""
 
 import itertools
+import shutil
+import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from utils.launch.cells import setting_text
 from utils.launch.engine import Child
-from utils.launch.output import discard_output, wrap
+from utils.launch.estimates import Remaining
+from utils.launch.grid import setting_text
 from utils.launch.plan import Job
-from utils.launch.remaining import Remaining
 from utils.launch.scheduler import PlanProgress
+from utils.machine import discard_output
 from utils.records.content import UnreadableRecord
 from utils.records.progress import clock
 from utils.records.record import Record
 from utils.records.state import RunState
 
 REFRESH = 1.0  # seconds between two pictures of the live screen
-PLAIN_REFRESH = 5.0  # seconds between two looks at what the runs have told, until they tell when all will be over
+PLAIN_REFRESH = 5.0  # seconds between two looks at the progress of the runs, until the end can be estimated
 MOST_FAILURES = 3  # shown at a time; the lines above the screen have named them all
 _ENOUGH_FOR_A_NAME = 24
 _COLORS = {RunState.COMPLETE: "green", RunState.FAILED: "red", RunState.DIVERGED: "yellow", RunState.STOPPED: "yellow"}
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines, on a terminal broken between words."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [wrap(line, width) for line in lines]
+    print(*lines, sep="\n", flush=True)
+
+
+def wrap(line: str, width: int) -> str:
+    """A line broken between words, what follows the first break being indented; a longer word stays whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    room = max(len(indent) + 1, width)
+    lines = textwrap.wrap(line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 class View:
@@ -32,7 +51,7 @@ class View:
 
     Args:
         title: of the plan.
-        remaining: tells how long it still takes.
+        remaining: estimates how long it still takes.
         console: where to show it; the standard output by default.
 
     Attributes:
@@ -40,15 +59,10 @@ class View:
         num_following: gives how many runs will follow the searches that are under way, and are no jobs yet.
     """
 
-    def __init__(
-        self,
-        title: str,
-        remaining: Remaining | None = None,
-        console: Console | None = None,
-    ) -> None:
+    def __init__(self, title: str, remaining: Remaining, console: Console | None = None) -> None:
         self._title = title
         self._console = console or Console(highlight=False)
-        self._remaining = remaining or Remaining()
+        self._remaining = remaining
         self.num_following: Callable[[], int] = lambda: 0
         self._num_saved = 0
         self._live = None
@@ -82,7 +96,7 @@ class View:
         if child and outcome is RunState.FAILED:
             for line in child.last_lines():
                 self.say(f"    {line}")
-            self.say(f"    (all of it: {child.log_path})")
+            self.say(f"    (full log: {child.log_path})")
 
     def show(self, progress: PlanProgress) -> None:
         """Draw the live screen; called when nothing more can be started for now."""
@@ -90,7 +104,7 @@ class View:
         live = self._live
         if live is not None:
             width, height = self._console.size
-            screen = draw(self._title, progress, self._eta(progress), (width, height), _tell, self.num_following())
+            screen = draw(self._title, progress, self._eta(progress), (width, height), self.num_following())
             self._write(lambda: live.update(screen, refresh=True))
         elif self.refresh is not None and (seconds := self._seconds(progress)):
             self.refresh = None
@@ -107,8 +121,8 @@ class View:
         """What has become of the plan, and after a stop what is saved."""
         lines = [f"{progress.count(RunState.COMPLETE)} of {self._num_runs(progress)} runs complete"]
         if stopped and progress.count(RunState.STOPPED):
-            saved = f"{self._num_saved} of {progress.count(RunState.STOPPED)} stopped runs"
-            lines.append(f"the state of {saved} is saved; the same command goes on from there")
+            stopped_runs = f"{self._num_saved} of {progress.count(RunState.STOPPED)} stopped runs"
+            lines.append(f"{stopped_runs} saved their state; the same command resumes them")
         return lines
 
     def _num_runs(self, progress: PlanProgress) -> int:
@@ -137,11 +151,6 @@ def _title(job: Job) -> str:
     return f"{job.name} ({setting})" if setting else job.name
 
 
-def _tell(child: Child) -> str:
-    progress = child.job.record.read_progress()
-    return progress.words if progress else "starting"
-
-
 def _final(record: Record) -> str:
     try:
         result = record.read_result()
@@ -154,21 +163,14 @@ def _final(record: Record) -> str:
 class _Row(NamedTuple):
     """What is shown of a running child."""
 
-    where: str
+    device: str
     name: str
     setting: str
     took: str
-    told: str
+    progress: str
 
 
-def draw(
-    title: str,
-    progress: PlanProgress,
-    eta: str,
-    size: tuple[int, int],
-    tell: Callable[[Child], str],
-    num_following: int = 0,
-) -> Group:
+def draw(title: str, progress: PlanProgress, eta: str, size: tuple[int, int], num_following: int = 0) -> Group:
     """The whole screen.
 
     Args:
@@ -176,7 +178,6 @@ def draw(
         progress: of its jobs.
         eta: when it will be over, in words.
         size: columns and lines of the terminal.
-        tell: how far a running child is, in words.
         num_following: runs that will follow and are no jobs yet.
     """
     width, height = size
@@ -187,7 +188,7 @@ def draw(
         _head(f"{title}: {done} of {total} runs done", f"ETA {eta}", width),
         _bar(done / max(1, total), width),
         _counts(progress, num_following),
-        *_running(list(progress.running.values()), width, num_rows, tell),
+        *_running(list(progress.running.values()), width, num_rows),
         *failures,
     )
 
@@ -213,35 +214,36 @@ def _counts(progress: PlanProgress, num_following: int) -> Text:
     return Text("  ").join(parts)
 
 
-def _running(children: list[Child], width: int, num_rows: int, tell: Callable[[Child], str]) -> list[Text]:
+def _running(children: list[Child], width: int, num_rows: int) -> list[Text]:
     """One line per running child, those of one device together; the last line counts those that have no room."""
     children.sort(key=lambda child: (len(child.place.label), child.place.label))
     hidden = len(children) - num_rows + 1 if len(children) > num_rows else 0
     shown = children[: len(children) - hidden]
-    lines = _aligned([_row(child, tell) for child in shown], width)
+    lines = _aligned([_row(child) for child in shown], width)
     return [*lines, Text(f"and {hidden} more", "dim")] if hidden else lines
 
 
-def _row(child: Child, tell: Callable[[Child], str]) -> _Row:
-    took = clock(time.monotonic() - child.started)
-    return _Row(child.place.label, child.job.name, setting_of(child.job), took, tell(child))
+def _row(child: Child) -> _Row:
+    took, progress = clock(time.monotonic() - child.started), child.job.record.read_progress()
+    words = progress.words if progress else "starting"
+    return _Row(child.place.label, child.job.name, setting_of(child.job), took, words)
 
 
 def _aligned(rows: list[_Row], width: int) -> list[Text]:
-    """Where, name, setting, time and progress in columns; the name gives way first, then what follows the task."""
+    """Device, name, setting, time and progress in columns; the name gives way first, then what follows the task."""
     if not rows:
         return []
-    where, name, setting, took, told = (max(map(len, column)) for column in zip(*rows, strict=True))
+    device, name, setting, took, progress = (max(map(len, column)) for column in zip(*rows, strict=True))
     gap = 2 if setting else 0
-    room = width - where - took - 6 - setting - gap
-    if room - told < _ENOUGH_FOR_A_NAME:
-        rows = [row._replace(told=row.told.partition(",")[0]) for row in rows]
-        told = max(len(row.told) for row in rows)
-    name = max(8, min(name, room - told))
+    room = width - device - took - 6 - setting - gap
+    if room - progress < _ENOUGH_FOR_A_NAME:
+        rows = [row._replace(progress=row.progress.partition(",")[0]) for row in rows]
+        progress = max(len(row.progress) for row in rows)
+    name = max(8, min(name, room - progress))
     return [
         Text(
-            f"{row.where:<{where}}  {shorten_name(row.name, name):<{name}}  {row.setting:<{setting + gap}}"
-            f"{row.took:>{took}}  {row.told}",
+            f"{row.device:<{device}}  {shorten_name(row.name, name):<{name}}  {row.setting:<{setting + gap}}"
+            f"{row.took:>{took}}  {row.progress}",
             no_wrap=True,
             overflow="crop",
         )
@@ -250,10 +252,7 @@ def _aligned(rows: list[_Row], width: int) -> list[Text]:
 
 
 def setting_of(job: Job) -> str:
-    """What tells a run from its neighbours: its values of the axes, and whether data are held out.
-
-    Its name has neither.
-    """
+    """What distinguishes a run from others of its name: its values of the axes, and whether data are held out."""
     pairs = [pair for pair in itertools.pairwise(job.words) if pair[0].removeprefix("--") in job.axes.names]
     held_out = ["held out"] if "--validation" in job.words else []
     return ", ".join([*map(setting_text, pairs), *held_out])

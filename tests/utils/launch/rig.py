@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.utils.report.rig import counts
 from utils.launch.engine import LocalEngine
-from utils.launch.plan import Where
+from utils.launch.plan import CommonOptions
 from utils.launch.scheduler import Limits, Scheduler
 from utils.records.ledger import Axes
 from utils.records.record import Record
@@ -53,6 +54,14 @@ class FakeDevices:
         self.lowered += 1
 
 
+class FakeEstimates:
+    """What is known of a job, by functions of it."""
+
+    def __init__(self, seconds=lambda job: None, rough=lambda job: None, num_steps=lambda job: None):
+        self.seconds, self.rough_seconds = seconds, rough
+        self.steps = SimpleNamespace(of=num_steps, of_retuning=lambda job: 0, are_exact=lambda job: True)
+
+
 class SilentView:
     """Keeps what it is told."""
 
@@ -97,7 +106,8 @@ def job(root: Path, name: str, **words) -> FakeJob:
 
 def scheduler(root: Path, jobs, number=2, books=None, follow=lambda job: (), **limits):
     """A scheduler of stand-in runs, its devices and its view."""
-    engine = LocalEngine(Where(root, "group", root), root / "logs", program=Path(__file__).parent / "stand_in.py")
+    common, program = CommonOptions(root, "group", root), Path(__file__).parent / "stand_in.py"
+    engine = LocalEngine(common, root / "logs", program=program)
     devices, view = FakeDevices(number), SilentView()
     made = Limits(**{"waitsecs": 0.2, **limits})
     run = Scheduler(tuple(jobs), devices, engine, made, view, books or SilentBooks(), follow=follow)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
 from tests.utils.records.rig import progress
-from utils.config.registry import ROOT
+from utils.config.registry import DATASETS, ROOT
 from utils.errors import UserError
 from utils.launch.cli import main, set_aside
 from utils.records.record import Record
@@ -124,7 +124,7 @@ def test_a_plan_without_its_data_is_shown_and_not_run(tmp_path, capsys):
     assert main([*words, "--dry_run"]) == 0
     shown = capsys.readouterr().out
     assert "2 runs: 1 not run, 1 unknown" in shown
-    assert shown.count("data are missing") == 1
+    assert shown.count("missing data") == 1
     assert "data --download cifar10" in shown
     assert [line.split("  ")[0] for line in shown.splitlines() if "utils/main.py" in line] == ["not run", "unknown"]
     assert main([*words, "-y"]) == 2
@@ -150,13 +150,13 @@ def test_rerun_sets_the_records_of_the_plan_aside(tmp_path, capsys):
         record.close()
     jobs = [SimpleNamespace(record=Record(tmp_path / "group" / name)) for name in ("one", "two", "three")]
     held = Record(tmp_path / "group" / "two").open()
-    with pytest.raises(UserError, match=r"--rerun: a process is at .*two"):
+    with pytest.raises(UserError, match=r"--rerun: a process is running .*two"):
         set_aside(jobs)
     assert (tmp_path / "group" / "one").exists()
     held.close()
     set_aside(jobs)
     assert sorted(path.name for path in (tmp_path / "group").glob("[a-z]*")) == ["one.former-1", "two.former-1"]
-    assert "2 records are set aside" in capsys.readouterr().out
+    assert "set aside 2 records" in capsys.readouterr().out
 
 
 def test_status_tells_what_the_records_say(tmp_path, capsys):
@@ -178,11 +178,29 @@ def test_status_tells_what_the_records_say(tmp_path, capsys):
     assert "running   running" in shown
 
 
-def test_data_says_what_was_found(tmp_path, capsys):
+def test_what_is_there_and_what_can_be_fetched_is_listed(tmp_path, capsys):
     assert main(["data", "--data_root", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert "seq-digits: embedded" in shown
-    assert str(tmp_path / "cifar10") in shown
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == DATASETS.names()
+    assert "seq-digits: embedded in the repository, 1797 images of 16x16" in lines
+    assert any(str(tmp_path / "cifar10") in line for line in lines)
+    assert lines[-1] == "with an official source (--download): cifar10 cifar100 dissimilar"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "seq-cifar10", "seq_cifar10"])
+def test_a_dataset_is_fetched_by_its_name_or_its_folders(name, tmp_path, capsys, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(DATASETS.get("seq-cifar10"), "download", lambda dataset, root: fetched.append(root))
+    assert main(["data", "--download", name, "seq-digits", "--data_root", str(tmp_path)]) == 0
+    assert fetched == [tmp_path]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["seq-cifar10", "seq-digits"]
+
+
+def test_an_unknown_name_is_told_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(DATASETS.get("seq-cifar10"), "download", lambda dataset, root: pytest.fail("fetched"))
+    assert main(["data", "--download", "cifar10", "cifar-1000"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown dataset 'cifar-1000'.")
 
 
 @pytest.mark.parametrize(

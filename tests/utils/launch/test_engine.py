@@ -10,7 +10,7 @@ from tests.utils.launch.rig import FakeJob, FakePlace, job
 from tests.utils.records.rig import progress
 from utils.errors import UserError
 from utils.launch.engine import Child, LocalEngine, tail
-from utils.launch.plan import Where
+from utils.launch.plan import CommonOptions
 
 PARENT = """
 import os, subprocess, sys, time
@@ -23,7 +23,7 @@ open(sys.argv[2], "w").write(str(child.pid))
 @pytest.fixture
 def engine(tmp_path):
     """Starts the program that is its folder's `program.py`."""
-    return LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py")
+    return LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py")
 
 
 def run(engine, each, text, place=None):
@@ -122,7 +122,7 @@ def test_a_run_that_is_started_again_replaces_its_log(engine, tmp_path):
 def test_a_run_that_printed_nothing_is_told_by_its_exit_code(engine, tmp_path, monkeypatch):
     child, ends = run(engine, job(tmp_path, "one"), "import os\nos._exit(9)")
     assert finish(ends) == 9
-    assert child.last_words(9) == "exit code 9, and it printed nothing"
+    assert child.last_words(9) == "exit code 9 without any output"
     assert child.true_code(9) == 9
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
     assert "is full" in child.last_words(9)
@@ -179,19 +179,19 @@ def test_a_run_is_asked_by_sigterm_alone(engine, tmp_path):
 
 def test_an_interpreter_that_is_none_is_named_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="--interpreter /nowhere/python"):
-        LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path, "/nowhere/python")
+        LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path, "/nowhere/python")
 
 
 def test_a_place_for_logs_that_cannot_be_is_named_before_anything_starts(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--logdir"):
-        LocalEngine(Where(tmp_path, "group", tmp_path), tmp_path / "file" / "logs")
+        LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path / "file" / "logs")
 
 
 def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
     said = []
     engine = LocalEngine(
-        Where(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py", say=said.append
+        CommonOptions(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py", say=said.append
     )
     shutil.rmtree(tmp_path / "logs")
     (tmp_path / "logs").write_text("a file")

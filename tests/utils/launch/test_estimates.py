@@ -9,8 +9,8 @@ import pytest
 from tests.utils.report.rig import counts
 from utils.config.configuration import configure, readable_name
 from utils.config.registry import ROOT
-from utils.launch.data import Data
 from utils.launch.estimates import Estimates
+from utils.launch.plan import Data
 from utils.machine import cpu_name
 from utils.records.record import Record
 

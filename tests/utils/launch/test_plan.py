@@ -3,12 +3,11 @@ from pathlib import Path
 import pytest
 
 from tests.utils.launch.rig import CONFIG, RESULT
+from utils.config.configuration import configure
 from utils.config.registry import NORMS
 from utils.errors import UserError
-from utils.launch.cells import read_extras
-from utils.launch.data import Data
-from utils.launch.grid import GRIDS, Grid, change, find_grid
-from utils.launch.plan import Where, make_plan
+from utils.launch.grid import GRIDS, Grid, change, find_grid, read_extras
+from utils.launch.plan import CommonOptions, Data, DataFacts, make_plan
 from utils.records.collect import read_run
 from utils.records.state import RunState
 
@@ -19,7 +18,7 @@ def plan(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
     def make(grid, extras="", **typed):
-        where = Where(tmp_path, "group", Path("data"))
+        where = CommonOptions(tmp_path, "group", Path("data"))
         return make_plan(change(find_grid(grid), typed), read_extras(extras.split()), where)
 
     return make
@@ -218,7 +217,7 @@ def test_records_of_another_schema_are_told_from_damaged_ones(plan):
 
 def test_missing_data_are_told_with_the_plan(tmp_path):
     """What the runs are is known all the same."""
-    plan = make_plan(find_grid("adab2n-online"), {}, Where(tmp_path, "group", tmp_path))
+    plan = make_plan(find_grid("adab2n-online"), {}, CommonOptions(tmp_path, "group", tmp_path))
     assert len(plan.missing_data) == 3
     assert all("no data found" in line for line in plan.missing_data)
     assert len(plan.jobs) == 1044
@@ -233,3 +232,35 @@ def test_unknown_preset_is_named():
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_is_one(name):
     assert isinstance(find_grid(name), Grid)
+
+
+# -- Data -------------------------------------------------------------------------------------------------------------
+
+
+def configuration(dataset):
+    return configure(f"--model sgd --dataset {dataset} --lr 0.1".split())
+
+
+def test_images_of_each_class_are_counted(tmp_path):
+    facts = DataFacts(tmp_path)
+    data = facts.of(configuration("seq-digits"))
+    assert sum(data.class_sizes) == 1442
+    assert len(data.class_sizes) == 10
+    assert len(data.fingerprint) == 64
+    assert facts.of(configuration("seq-digits")) is data
+    assert facts.mistakes == []
+
+
+def test_what_is_missing_is_told_when_it_is_asked_for(tmp_path):
+    facts = DataFacts(tmp_path)
+    assert facts.of(configuration("seq-cifar10")).class_sizes == ()
+    (line,) = facts.mistakes
+    assert line.startswith("seq-cifar10: no data found")
+
+
+def test_each_missing_dataset_is_told_once(tmp_path):
+    facts = DataFacts(tmp_path)
+    for name in ("seq-cifar10", "seq-digits", "seq-miniimg", "seq-cifar10"):
+        facts.of(configuration(name))
+    assert [line.split(":")[0] for line in facts.mistakes] == ["seq-cifar10", "seq-miniimg"]
+    assert str(tmp_path / "miniimg") in facts.mistakes[1]

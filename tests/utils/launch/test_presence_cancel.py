@@ -20,7 +20,7 @@ def test_a_launcher_is_stopped_and_its_run_goes_on_with_the_same_command(tmp_pat
         time.sleep(0.05)
     place = ["--results_dir", str(tmp_path), "--group", "demo-nf-4"]
     assert main(["status", *place]) == 0
-    assert f"launcher {launcher.pid} on " in capsys.readouterr().out
+    assert f"launcher {launcher.pid} is running on " in capsys.readouterr().out
     assert main(["cancel", *place]) == 0
     assert f"launcher {launcher.pid} has stopped" in capsys.readouterr().out
     launcher.communicate(timeout=60)
@@ -32,7 +32,7 @@ def test_without_a_launcher_it_says_so(tmp_path, capsys):
     (tmp_path / "group").mkdir()
     words = ["cancel", "--results_dir", str(tmp_path), "--group", "group"]
     assert main(words) == 2
-    assert "no launcher is at" in capsys.readouterr().err
+    assert "no launcher is running" in capsys.readouterr().err
     with present(tmp_path / "group"):
         (path,) = (tmp_path / "group").rglob("launcher-*.json")
         path.write_text('{"process": 1, "machine": "elsewhere"}')

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.launch.plan import Where
+from utils.launch.plan import CommonOptions
 from utils.launch.presence import present
 from utils.launch.scheduler import Bookkeeper
 from utils.records.ledger import Axes, Ledger
@@ -25,7 +25,7 @@ def said():
 
 @pytest.fixture
 def books(tmp_path, said):
-    return Bookkeeper(Where(tmp_path, "group", tmp_path / "data"), said.append, (0, 1), Axes())
+    return Bookkeeper(CommonOptions(tmp_path, "group", tmp_path / "data"), said.append, (0, 1), Axes())
 
 
 def test_plan_and_what_follows_are_in_the_ledger_with_their_commands(tmp_path, books):
@@ -54,7 +54,7 @@ def test_a_disk_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, 
     books.add([FakeJob("two")])
     books.note(FakeJob("one"), RunState.FAILED, "boom")
     assert len(said) == 1
-    assert "the runs go on" in said[0]
+    assert "the runs continue" in said[0]
 
 
 def test_runs_on_seeds_of_the_search_alone_are_marked(tmp_path, books):

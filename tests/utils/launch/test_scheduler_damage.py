@@ -89,7 +89,7 @@ def test_a_run_that_hears_no_sigterm_is_ended_after_the_grace(tmp_path):
     started = time.monotonic()
     progress = run.run()
     assert time.monotonic() - started < 20
-    assert progress.outcomes == {"deaf": (RunState.STOPPED, "it was ended at once")}
+    assert progress.outcomes == {"deaf": (RunState.STOPPED, "killed before it stopped by itself")}
     assert devices.free == 2
 
 
@@ -106,8 +106,8 @@ def test_a_second_signal_does_not_wait_for_the_grace(tmp_path):
 def test_a_run_that_hangs_is_ended_after_the_grace_and_tried_again(tmp_path):
     hanging = job(tmp_path, "hangs", deaf=1, seconds=60)
     run, _, view = scheduler(tmp_path, [hanging], timeout=1.0, grace=0.5, crashes=2)
-    assert "--timeout 1 s and did not answer" in run.run().outcomes["hangs"][1]
-    assert ["started again: it took longer than --timeout 1 s" in line for line in view.lines] == [True]
+    assert "--timeout 1 s and did not stop when asked" in run.run().outcomes["hangs"][1]
+    assert ["restarted: it took longer than --timeout 1 s" in line for line in view.lines] == [True]
     assert num_starts(hanging) == 2
 
 
@@ -118,14 +118,14 @@ def test_a_run_that_is_slow_saves_its_state_and_is_not_tried_again(tmp_path):
     (outcome, reason) = run.run().outcomes["slow"]
     assert time.monotonic() - started < 30
     assert outcome is RunState.FAILED
-    assert reason == "it took longer than --timeout 1.5 s; the same command goes on from its saved state"
+    assert reason == "it took longer than --timeout 1.5 s; the same command resumes it"
     assert (num_starts(slow), devices.free) == (1, 2)
 
 
 def test_a_stop_that_comes_while_a_slow_run_saves_its_state_is_a_stop(tmp_path):
     run, _, _ = scheduler(tmp_path, [job(tmp_path, "deaf", deaf=1, seconds=60)], timeout=1.0, grace=1.5)
     threading.Timer(1.8, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    assert run.run().outcomes == {"deaf": (RunState.STOPPED, "it was ended at once")}
+    assert run.run().outcomes == {"deaf": (RunState.STOPPED, "killed before it stopped by itself")}
 
 
 def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path):
@@ -137,7 +137,7 @@ def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path)
     outcome, reason = run.run().outcomes["job"]
     assert outcome is RunState.FAILED
     assert reason.startswith("cannot be started: ")
-    assert view.lines == [f"job cannot be started ([Errno 8] Exec format error: {str(program)!r}): tried again"]
+    assert view.lines == [f"job cannot be started ([Errno 8] Exec format error: {str(program)!r}): will be retried"]
     assert devices.free == 2
 
 
@@ -146,7 +146,7 @@ def test_a_stopped_run_says_that_its_state_is_saved_only_if_there_is_one(tmp_pat
     stopped = job(tmp_path, "stopped", seconds=60, quits=1, **saves)
     run, _, _ = scheduler(tmp_path, [stopped])
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    reason = "its state is saved" if saves else "it was stopped before there was a state to save"
+    reason = "its state is saved" if saves else "stopped before there was a state to save"
     assert run.run().outcomes == {"stopped": (RunState.STOPPED, reason)}
 
 
@@ -171,7 +171,9 @@ def test_a_run_that_the_system_has_ended_goes_to_the_end(tmp_path):
     run, _, view = scheduler(tmp_path, jobs, number=1)
     run.run()
     assert [name for name, _, _ in view.ends] == ["one", "two", "large"]
-    assert [line.startswith("large is started again later, beside fewer runs: ") for line in view.lines] == [True]
+    assert [
+        line.startswith("large ran out of memory and will be restarted beside fewer runs: ") for line in view.lines
+    ] == [True]
 
 
 def test_a_run_that_the_launcher_has_ended_is_not_taken_for_one_out_of_memory(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from utils.config.configuration import configure
 from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
-from utils.launch.data import Data, DataFacts
+from utils.launch.plan import Data, DataFacts
 from utils.launch.steps import Steps, count_steps
 from utils.main import main
 from utils.run import diagnosis

@@ -3,11 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.utils.launch.rig import RESULT
-from utils.launch.data import Data
+from tests.utils.launch.rig import RESULT, FakeEstimates
 from utils.launch.grid import change, find_grid
-from utils.launch.plan import Where, make_plan
-from utils.launch.summary import Summary
+from utils.launch.plan import CommonOptions, Data, make_plan
+from utils.launch.summary import Cost, Summary, cost_of, steps_in_words
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +18,13 @@ def no_data(monkeypatch):
 def summarise(tmp_path):
     """The summary of a part of the demo."""
 
-    def make(seconds=lambda job: None, num_places=2, num_steps=100, **typed):
-        where = Where(tmp_path, "group", Path("data"))
+    def make(seconds=lambda job: None, num_parallel=2, num_steps=100, **typed):
+        common = CommonOptions(tmp_path, "group", Path("data"))
         few = {"models": ("er",), "methods": ("BN", "AdaB2N")}
         few |= {"kappa": (0.1, 0.4, 1.0)} if "AdaB2N" in typed.get("methods", ("AdaB2N",)) else {}
-        steps = SimpleNamespace(of=lambda job: num_steps, of_retuning=lambda job: 0, are_exact=lambda job: True)
-        estimates = SimpleNamespace(seconds=seconds, rough_seconds=lambda job: None, steps=steps)
-        return Summary(make_plan(change(find_grid("demo"), {**few, **typed}), {}, where), where, estimates, num_places)
+        estimates = FakeEstimates(seconds, num_steps=lambda job: num_steps)
+        plan = make_plan(change(find_grid("demo"), {**few, **typed}), {}, common)
+        return Summary(plan, common, estimates, num_parallel)
 
     return make
 
@@ -46,22 +45,22 @@ def finish(*jobs):
 @pytest.mark.parametrize(
     ("typed", "settings", "then"),
     [
-        ({}, "the data they are tested on (oracle): 1 cell of 3 settings, 6 runs per cell (seeds 0 1)", None),
+        ({}, "the test data (oracle): 1 cell of 3 settings, 6 runs per cell (seeds 0 1)", None),
         (
             {"search_seeds": (0,)},
-            "the data they are tested on (oracle): 1 cell of 3 settings, 3 runs per cell (seed 0)",
+            "the test data (oracle): 1 cell of 3 settings, 3 runs per cell (seed 0)",
             "1 run of the best settings",
         ),
         (
             {"selection": "validation", "models": ("er", "er_ace")},
-            "data held out of training (validation, 10%): 2 cells of 3 settings, 6 runs per cell (seeds 0 1)",
+            "held-out training data (validation, 10%): 2 cells of 3 settings, 6 runs per cell (seeds 0 1)",
             "4 runs of the best settings",
         ),
     ],
 )
 def test_search_and_its_budget_are_told(summarise, typed, settings, then):
     summary = summarise(**typed)
-    assert line(summary, "settings:") == f"settings: chosen on {settings}"
+    assert line(summary, "search:") == f"search: settings are chosen on {settings}"
     assert [text for text in summary.lines() if "then:" in text] == ([f"  then: {then}"] if then else [])
 
 
@@ -76,7 +75,7 @@ def test_one_run_is_no_runs(summarise):
 
 
 def test_a_plan_is_over_when_the_runs_that_follow_are(summarise, monkeypatch):
-    monkeypatch.setattr("utils.launch.search.best_setting", lambda runs: 1)
+    monkeypatch.setattr("utils.launch.plan.best_setting", lambda runs: 1)
     typed = {"selection": "validation", "methods": ("AdaB2N",), "seeds": (0,)}
     finish(*summarise(**typed).jobs)
     summary = summarise(**typed)
@@ -87,7 +86,7 @@ def test_a_plan_is_over_when_the_runs_that_follow_are(summarise, monkeypatch):
 
 def test_budgets_that_differ_are_a_range(summarise):
     summary = summarise(models=("er", "sgd"), lambd=(0.1, 1.0), seeds=(0,))
-    assert "2 cells of 3 to 6 settings, 3 to 6 runs per cell" in line(summary, "settings:")
+    assert "2 cells of 3 to 6 settings, 3 to 6 runs per cell" in line(summary, "search:")
 
 
 def test_a_plan_without_a_search_tells_of_none(summarise):
@@ -95,7 +94,7 @@ def test_a_plan_without_a_search_tells_of_none(summarise):
 
 
 def test_what_is_known_of_the_best_is_listed_exactly(summarise, monkeypatch):
-    monkeypatch.setattr("utils.launch.search.best_setting", lambda runs: 1)
+    monkeypatch.setattr("utils.launch.plan.best_setting", lambda runs: 1)
     typed = {"selection": "validation", "search_seeds": (0,)}
     before = summarise(**typed)
     assert (before.following, len(before.jobs)) == ((), 2 + 3)
@@ -111,13 +110,13 @@ def test_what_is_known_of_the_best_is_listed_exactly(summarise, monkeypatch):
     commands = summary.commands()[-2:]
     for command, state, job in zip(commands, ("complete", "not run"), summary.following, strict=True):
         assert command.startswith(f"{state:9} python utils/main.py {' '.join(job.words)} --group group ")
-    told = summary.for_programs()
+    told = summary.as_json()
     assert (told["runs"], told["following"], len(told["following_jobs"])) == (5, 2, 2)
     assert told["searches"][0]["chosen"] == "kappa 0.4"
 
 
 def test_runs_of_the_search_that_stand_in_the_table_too_are_not_listed_twice(summarise, monkeypatch):
-    monkeypatch.setattr("utils.launch.search.best_setting", lambda runs: 0)
+    monkeypatch.setattr("utils.launch.plan.best_setting", lambda runs: 0)
     finish(*(job for job in summarise(search_seeds=(0,)).jobs if job.config.nl == "AdaB2N"))
     summary = summarise(search_seeds=(0,))
     assert [job.config.seed for job in summary.following] == [1]
@@ -126,11 +125,19 @@ def test_runs_of_the_search_that_stand_in_the_table_too_are_not_listed_twice(sum
 @pytest.mark.parametrize(
     ("known", "places", "text"),
     [
-        ({}, 2, "time: no run like these is complete yet; it is estimated once the first ones are under way"),
+        ({}, 2, "time: unknown, as no similar run is complete; estimated once the first runs are under way"),
         # three settings and two runs of BN, and two more of the best setting: seven times an hour
-        ({"BN": 3600}, 2, "estimated 3.5 hours on 2 at a time, from complete runs like 2 of these 7"),
-        ({"BN": 60, "AdaB2N": 120}, 1, "estimated 11 minutes on 1 at a time, from complete runs like 5 of these 7"),
-        ({"BN": 1, "AdaB2N": 100}, 20, "estimated 100 seconds on 20 at a time, from complete runs like 5 of these 7"),
+        ({"BN": 3600}, 2, "time: about 3.5 hours with 2 at a time, from complete runs like 2 of these 7"),
+        (
+            {"BN": 60, "AdaB2N": 120},
+            1,
+            "time: about 11 minutes with 1 at a time, from complete runs like 5 of these 7",
+        ),
+        (
+            {"BN": 1, "AdaB2N": 100},
+            20,
+            "time: about 100 seconds with 20 at a time, from complete runs like 5 of these 7",
+        ),
     ],
 )
 def test_time_is_estimated_from_runs_that_are_complete(summarise, known, places, text):
@@ -141,12 +148,12 @@ def test_time_is_estimated_from_runs_that_are_complete(summarise, known, places,
 
 def test_complete_runs_take_no_time(summarise):
     summary = summarise(lambda job: 600.0, 1, methods=("BN",))
-    assert line(summary, "estimated") == "estimated 20 minutes on 1 at a time, from complete runs like these"
+    assert line(summary, "time:") == "time: about 20 minutes with 1 at a time, from complete runs like these"
     finish(summary.jobs[0])
-    assert summary.for_programs()["estimated_seconds"] == 600.0
+    assert summary.as_json()["estimated_seconds"] == 600.0
     finish(summary.jobs[1])
-    assert not any("estimate" in text for text in summary.lines())
-    assert summary.for_programs()["estimated_seconds"] == 0.0
+    assert not any("time:" in text for text in summary.lines())
+    assert summary.as_json()["estimated_seconds"] == 0.0
 
 
 def test_work_that_is_left_is_told_in_training_steps(summarise):
@@ -154,7 +161,7 @@ def test_work_that_is_left_is_told_in_training_steps(summarise):
     assert line(summary, "work:") == "work: 200 training steps"
     finish(summary.jobs[0])
     assert line(summary, "work:") == "work: 100 training steps"
-    assert summary.for_programs()["training_steps"] == 100
+    assert summary.as_json()["training_steps"] == 100
 
 
 def test_runs_that_follow_a_search_are_work_too(summarise):
@@ -164,4 +171,99 @@ def test_runs_that_follow_a_search_are_work_too(summarise):
 def test_steps_that_cannot_be_told_are_left_out(summarise):
     summary = summarise(num_steps=None)
     assert not any("work:" in text for text in summary.lines())
-    assert summary.for_programs()["training_steps"] is None
+    assert summary.as_json()["training_steps"] is None
+
+
+# -- Cost -------------------------------------------------------------------------------------------------------------
+
+
+def cost(num_open=4, num_steps=400, is_exact=True, known=(), rough=()):
+    return Cost(num_open, num_steps, is_exact, tuple(known), tuple(rough))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "is_exact", "words"),
+    [
+        (1, True, "1 training step"),
+        (17_416, True, "17,416 training steps"),
+        (17_416, False, "about 17,400 training steps"),
+        (146, False, "about 146 training steps"),
+        (999_999, True, "999,999 training steps"),
+        (999_999, False, "about 1 million training steps"),
+        (1_316_400, True, "about 1.32 million training steps"),
+        (123_456_789, True, "about 123 million training steps"),
+    ],
+)
+def test_steps_in_words(num_steps, is_exact, words):
+    assert steps_in_words(num_steps, is_exact) == words
+
+
+@pytest.mark.parametrize(
+    ("known", "rough", "line"),
+    [
+        ([], [], "time: unknown, as no similar run is complete; estimated once the first runs are under way"),
+        ([600] * 4, [], "time: about 20 minutes with 2 at a time, from complete runs like these"),
+        ([600] * 2, [], "time: about 20 minutes with 2 at a time, from complete runs like 2 of these 4"),
+        (
+            [],
+            [600],
+            "time: about 20 minutes with 2 at a time, rough: from the speed of other runs on this machine",
+        ),
+        (
+            [600],
+            [1800],
+            "time: about 40 minutes with 2 at a time, from complete runs like 1 of these 4; rough: from the speed "
+            "of other runs on this machine",
+        ),
+    ],
+)
+def test_where_the_time_comes_from_is_told(known, rough, line):
+    assert cost(known=known, rough=rough).lines(2) == ["work: 400 training steps", line]
+
+
+def test_the_longest_run_is_not_shared():
+    assert cost(known=[10, 100]).seconds(8) == 100
+
+
+def test_nothing_to_do_costs_nothing():
+    nothing = cost(num_open=0, num_steps=0)
+    assert (nothing.lines(2), nothing.seconds(2)) == ([], 0.0)
+
+
+def test_unknown_steps_are_left_out():
+    assert [line.split(":")[0] for line in cost(num_steps=None).lines(2)] == ["time"]
+
+
+def estimates(steps, seconds=None, rough=None, are_exact=True, retuning=None):
+    of_retuning = (lambda job: 0) if retuning is None else retuning.get
+    return SimpleNamespace(
+        steps=SimpleNamespace(of=steps.get, of_retuning=of_retuning, are_exact=lambda job: are_exact),
+        seconds=(seconds or {}).get,
+        rough_seconds=(rough or {}).get,
+    )
+
+
+def test_runs_that_follow_count_as_the_mean_of_the_others():
+    told = cost_of(["a", "b"], 1, estimates({"a": 100, "b": 200}, {"a": 5.0}, {"a": 7.0, "b": 8.0}))
+    assert told == Cost(3, 450, is_exact=False, known=(5.0,), rough=(8.0,))
+
+
+def test_steps_are_exact_if_those_of_every_run_are():
+    assert cost_of(["a"], 0, estimates({"a": 100})).is_exact
+    assert not cost_of(["a"], 0, estimates({"a": 100}, are_exact=False)).is_exact
+
+
+def test_a_run_whose_steps_cannot_be_told_hides_those_of_all():
+    assert cost_of(["a", "b"], 0, estimates({"a": 100})).num_steps is None
+
+
+def test_a_plan_that_is_done_has_no_steps_left():
+    assert cost_of([], 0, estimates({})).num_steps == 0
+
+
+def test_steps_of_retuning_are_shown_beside_those_of_training():
+    told = cost_of(["a", "b"], 2, estimates({"a": 100, "b": 200}, retuning={"a": 1000, "b": 0}))
+    assert told.num_retuning_steps == 2000
+    assert told.lines(1)[0] == "work: about 600 training steps and about 2,000 steps of re-tuning norm layers"
+    assert cost_of(["a"], 0, estimates({"a": 100}, retuning={})).num_retuning_steps is None
+    assert "re-tuning" not in cost_of(["a"], 0, estimates({"a": 100})).lines(1)[0]

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from tests.utils.launch.rig import RESULT, FakePlace, job
-from tests.utils.records.rig import progress as told
+from tests.utils.launch.rig import RESULT, FakeEstimates, FakePlace, job
+from tests.utils.records.rig import progress as reported
 from utils.launch.engine import Child
-from utils.launch.remaining import Remaining, Sources
+from utils.launch.estimates import Remaining
 from utils.launch.scheduler import PlanProgress
 from utils.launch.view import PLAIN_REFRESH, View
 from utils.records.ledger import Axes
@@ -29,9 +29,14 @@ def child_of(each, lines=("printed",), started=0.0):
     return Child(each, FakePlace("GPU 0"), SimpleNamespace(), path, time.monotonic() - started)
 
 
+def view_on(screen, seconds=None):
+    """A view of runs that all take so long."""
+    return View("study", Remaining(FakeEstimates(lambda each: seconds)), screen)
+
+
 @pytest.fixture
 def view():
-    return View("study", console=console())
+    return view_on(console())
 
 
 def shown(view):
@@ -73,7 +78,7 @@ LONG_PATH = "/a/" + "long/" * 10
     ],
 )
 def test_a_terminal_gets_lines_broken_between_words(terminal, lines):
-    view = View("study", console=console(terminal, width=30))
+    view = view_on(console(terminal, width=30))
     view.close()
     before = len(shown(view))
     view.say(f"  a line that is not for a narrow terminal, with {LONG_PATH} in it")
@@ -102,7 +107,7 @@ def test_a_run_that_was_complete_before_is_not_worth_a_line(tmp_path, view):
 
 
 def test_estimates_are_asked_for_the_end(tmp_path):
-    view = View("study", Remaining(Sources(lambda each: 3600.0)), console())
+    view = view_on(console(), 3600.0)
     each = job(tmp_path, "run")
     other = job(tmp_path, "other")
     progress = PlanProgress(2, {other.name: child_of(other)})
@@ -118,13 +123,11 @@ def test_without_a_terminal_nothing_is_drawn(view):
 
 
 def test_without_a_terminal_the_first_estimate_is_a_line(tmp_path):
-    telling = {}
-    view = View("study", Remaining(Sources(lambda each: telling.get("seconds"))), console())
+    view = view_on(console())
     progress = PlanProgress(3, {"run": child_of(job(tmp_path, "run"))}, waiting=deque([job(tmp_path, "other")]))
     view.show(progress)
     assert (shown(view), view.refresh) == ("", PLAIN_REFRESH)
-    telling["seconds"] = 3600.0
-    view = View("study", Remaining(Sources(lambda each: telling.get("seconds"))), console())
+    view = view_on(console(), 3600.0)
     view.show(progress)
     view.show(progress)
     assert shown(view).splitlines() in (
@@ -152,7 +155,7 @@ def test_after_a_stop_it_says_what_is_saved(tmp_path, view):
         view.ended(each, RunState.STOPPED, "", child_of(each), PlanProgress(9, outcomes=outcomes))
     assert view.closing_lines(PlanProgress(9, outcomes=outcomes), stopped=True) == [
         "0 of 9 runs complete",
-        "the state of 1 of 2 stopped runs is saved; the same command goes on from there",
+        "1 of 2 stopped runs saved their state; the same command resumes them",
     ]
 
 
@@ -162,8 +165,8 @@ def test_a_stop_before_anything_ran_promises_nothing(view):
 
 def test_on_a_terminal_the_screen_is_drawn_and_taken_away(tmp_path):
     each = job(tmp_path, "run")
-    each.record.open().write_progress(told())
-    view = View("study", console=console(terminal=True))
+    each.record.open().write_progress(reported())
+    view = view_on(console(terminal=True))
     assert view.refresh is not None
     view.show(PlanProgress(3, {"run": child_of(each)}))
     view.say("a line above")

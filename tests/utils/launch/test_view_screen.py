@@ -13,17 +13,15 @@ from utils.records.state import RunState
 LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 
 
-def child(name, place, words=()):
-    job, place = (
-        SimpleNamespace(name=name, words=words, axes=Axes(("kappa", "lambd", "ada_t0"))),
-        SimpleNamespace(label=place),
-    )
-    return SimpleNamespace(job=job, place=place, started=time.monotonic() - 3700.5)
+def child(name, device, words=(), progress="task 12, step 3400, loss 1.234"):
+    record = SimpleNamespace(read_progress=lambda: SimpleNamespace(words=progress))
+    job = SimpleNamespace(name=name, words=words, axes=Axes(("kappa", "lambd", "ada_t0")), record=record)
+    return SimpleNamespace(job=job, place=SimpleNamespace(label=device), started=time.monotonic() - 3700.5)
 
 
-def picture(progress, width=100, height=30, told="task 12, step 3400, loss 1.234"):
+def picture(progress, width=100, height=30, num_following=0):
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    console.print(draw("a study", progress, "1:02:03", (width, height), lambda child: told))
+    console.print(draw("a study", progress, "1:02:03", (width, height), num_following))
     return console.file.getvalue().splitlines()
 
 
@@ -56,9 +54,7 @@ def test_counts_and_the_time_left_are_on_top():
 
 
 def test_runs_that_will_follow_are_part_of_the_total():
-    console = Console(file=io.StringIO(), width=100, height=30, color_system=None)
-    console.print(draw("a study", under_way(2, complete=9), "1:02:03", (100, 30), lambda child: "", 40))
-    lines = console.file.getvalue().splitlines()
+    lines = picture(under_way(2, complete=9), num_following=40)
     assert lines[0].startswith("a study: 9 of 240 runs done")
     assert lines[2] == "9 complete  2 running  189 waiting  40 to follow"
 
@@ -86,8 +82,9 @@ def test_the_norm_layer_stays_in_sight_and_the_details_give_way_before_the_task(
 def test_runs_of_a_search_are_told_apart_and_their_names_give_way():
     words = ("--model", "er", "--kappa", "0.4", "--lambd", "10.0", "--nf", "4")
     held_out = (*words, "--ada_t0", "1", "--validation", "0.1")
-    running = {name: child(LONG.format(0), "CPU", each) for name, each in (("a", words), ("b", held_out), ("c", ()))}
-    first, second, third = picture(PlanProgress(3, running), 80, told="task 2, step 3, loss 1.234")[3:]
+    each_words = {"a": words, "b": held_out, "c": ()}
+    running = {name: child(LONG.format(0), "CPU", each, "task 2, step 3, loss 1") for name, each in each_words.items()}
+    first, second, third = picture(PlanProgress(3, running), 80)[3:]
     assert "AdaB2N-50ep-s0  kappa 0.4, lambd 10.0 " in first
     assert "  kappa 0.4, lambd 10.0, ada_t0 1, held out  1:01:40  task 2" in second
     assert "lambd" not in third
@@ -101,8 +98,10 @@ def test_the_last_failures_say_why():
 
 
 def test_hostile_text_is_shown_as_it_is():
-    progress = PlanProgress(2, {"[red]x": child("[red]x", "[bold]")}, {"[/]": (RunState.FAILED, "[link=a]b")})
-    lines = picture(progress, told="[blink]")
+    progress = PlanProgress(
+        2, {"[red]x": child("[red]x", "[bold]", progress="[blink]")}, {"[/]": (RunState.FAILED, "[link=a]b")}
+    )
+    lines = picture(progress)
     assert "[red]x" in lines[3]
     assert "[blink]" in lines[3]
     assert lines[4] == "failed: [/]: [link=a]b"

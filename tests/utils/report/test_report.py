@@ -12,11 +12,10 @@ from tests.utils.records.wandb_rig import install_fake
 from tests.utils.report.rig import ONLINE, write_record
 from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.launch.cli import main
-from utils.launch.commands import track_summary, write_table
-from utils.launch.plan import Where
+from utils.launch.cli import main, write_table
 from utils.report import Report, plots, report, write_report
 from utils.report.report import check_metric
+from utils.report.wandb_summary import send_summary
 
 
 @pytest.fixture
@@ -41,10 +40,10 @@ def count(monkeypatch, module, name):
 def test_files_screen_and_tracker_share_one_reading_and_one_drawing(results, tmp_path, monkeypatch, capsys):
     folder = install_fake(tmp_path / "packages", monkeypatch)
     read, drawn = count(monkeypatch, report, "collect"), count(monkeypatch, plots, "make_plots")
-    found, failure = write_table(Where(results, "group", "data"))
+    found, failure = write_table(results, "group")
     assert failure is None
     tracking = SimpleNamespace(wandb_mode="offline", wandb_entity=None, wandb_project=None)
-    track_summary(found, tracking)
+    send_summary(found, tracking, print)
     assert (folder / "started").exists()
     assert "has the table and the plots" in capsys.readouterr().out
     assert (len(read), len(drawn)) == (1, 1)

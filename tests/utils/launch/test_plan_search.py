@@ -13,13 +13,10 @@ from tests.utils.launch.rig import FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
 from utils.config.registry import NORMS, ROOT
-from utils.launch.cells import read_extras
-from utils.launch.data import Data
 from utils.launch.engine import Child
-from utils.launch.grid import change, find_grid
-from utils.launch.plan import Where, make_plan
+from utils.launch.grid import change, find_grid, read_extras
+from utils.launch.plan import CommonOptions, Data, FollowUps, decided, make_plan
 from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
-from utils.launch.search import Following, decided
 from utils.records.collect import collect
 from utils.records.state import RunState
 from utils.report import Report
@@ -74,7 +71,7 @@ class Study:
     """A small grid that several launchers work at, one after the other."""
 
     def __init__(self, root, outcome=usual, extras="", **typed):
-        self.where = Where(root, "group", Path("data"))
+        self.where = CommonOptions(root, "group", Path("data"))
         self.outcome, self.starts, self.said = outcome, [], []
         few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": tuple(ON_TEST), "seeds": (0, 1), **typed}
         self.grid = change(find_grid("demo"), {name: values for name, values in few.items() if values is not None})
@@ -86,7 +83,7 @@ class Study:
     def launch(self, dies_after=None, num_places=2):
         plan = self.plan()
         engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
-        follow = Following(plan.searches, view.say).after
+        follow = FollowUps(plan.searches, view.say).after
         limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds, plan.axes)
         scheduler = Scheduler(plan.jobs, FakeDevices(num_places), engine, limits, view, books, follow=follow)
         progress = scheduler.run()
@@ -161,7 +158,7 @@ def test_runs_of_an_oracle_serve_a_search_by_validation(tmp_path):
 def test_the_best_of_a_cell_follows_as_soon_as_its_own_runs_are_over(tmp_path):
     study = Study(tmp_path, models=("er", "er_ace"), methods=("AdaB2N",), selection="validation")
     plan = study.plan()
-    follow = Following(plan.searches, study.said.append).after
+    follow = FollowUps(plan.searches, study.said.append).after
     jobs = [job for job in plan.jobs if job.config.model == "er"]
     for job in jobs:
         Engine(usual, []).start(job, None, lambda child, code: None)
