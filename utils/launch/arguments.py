@@ -25,7 +25,15 @@ _WHAT = grouped(
     Option("preset", str, DEFAULT_GRID, "named grid", choices=tuple(GRIDS)),
     Option("num_seeds", ranged(int, 1), None, "run seeds 0 to N - 1", source=_BY_PRESET),
     Option("seeds", ranged(int, 0), None, "run these seeds", source=_BY_PRESET, many=True),
-    Option("datasets", str, None, "such as seq-cifar10 seq-digits", source=_BY_PRESET, many=True, metavar="DATASET"),
+    Option(
+        "datasets",
+        str,
+        None,
+        "datasets, such as seq-cifar10 seq-digits",
+        source=_BY_PRESET,
+        many=True,
+        metavar="DATASET",
+    ),
     Option("models", str, None, "methods, such as derpp er_ace", source=_BY_PRESET, many=True, metavar="METHOD"),
     Option("methods", str, None, "norm layers, such as BN AdaB2N", source=_BY_PRESET, many=True, metavar="LAYER"),
     Option(
@@ -50,8 +58,8 @@ _WHAT = grouped(
         "search",
         str,
         None,
-        "search these options: of their values, each norm layer is shown with its best ones; every value of any other "
-        "option is a column of its own",
+        "options to search: the table shows each norm layer with its best values of these, and a column for every "
+        "value of any other option",
         source=_BY_PRESET,
         many=True,
         flag=(),
@@ -61,8 +69,8 @@ _WHAT = grouped(
         "selection",
         str,
         None,
-        f"choose the best setting on the test data (oracle), or on {SEARCH_SHARE:.0%} of the training data, held out, "
-        "before it is run on all data (validation)",
+        f"data on which the best setting is chosen: the test data (oracle), or {SEARCH_SHARE:.0%} of the training "
+        "data, held out, after which the best setting is run on all data (validation)",
         source=_BY_PRESET,
         choices=(ORACLE, VALIDATION),
     ),
@@ -70,7 +78,7 @@ _WHAT = grouped(
         "search_seeds",
         ranged(int, 0),
         None,
-        "run all settings on these seeds only, and the best setting on the others",
+        "run every setting on these seeds only, and the best setting on the others too",
         source="all seeds",
         many=True,
     ),
@@ -119,7 +127,7 @@ def launch_parser() -> Parser:
     return make_parser(
         LAUNCH_OPTIONS,
         prog="python run.py",
-        usage="python run.py [status|table|compare|data|cancel] [--preset NAME] [options]",
+        usage="python run.py [status|table|compare|data|cancel] [--preset PRESET] [options]",
         description="Plan a grid of runs, run it on whatever is idle, and end with the table.",
         epilog="Every option of utils/main.py may be given too; several values make an axis of the grid, and each run "
         "takes the options that its parts use.\n" + "\n".join(f"{axis}: {', '.join(parts[axis])}" for axis in parts),

@@ -280,7 +280,7 @@ def _write(written: list[Path], paths: Iterable[Path]) -> DiskError | None:
     return None
 
 
-def _code_of(failure: DiskError | None) -> int:
+def _exit_code(failure: DiskError | None) -> int:
     """The exit code of a command that has shown what it may have failed to write.
 
     Where writing is not permitted, as it may be on purpose, a line says so; a full or broken disk is an error.
@@ -306,7 +306,7 @@ def table(words: Sequence[str]) -> int:
     datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
     view = View(options.metric, scenarios, datasets, models, methods, options.names)
     _, failure = write_table(options.results_dir, group_of(options), view)
-    return _code_of(failure)
+    return _exit_code(failure)
 
 
 def compare(words: Sequence[str]) -> int:
@@ -324,7 +324,7 @@ def compare(words: Sequence[str]) -> int:
     except DiskError as error:
         failure = error
     print(text, *([] if failure else [path]), sep="\n", flush=True)
-    return _code_of(failure)
+    return _exit_code(failure)
 
 
 def data(words: Sequence[str]) -> int:

@@ -27,7 +27,9 @@ def test_every_option_says_what_it_is_and_its_default(option):
         assert type(option.default)(shown if not isinstance(option.default, bool) else int(shown)) == option.default
 
 
-@pytest.mark.parametrize("option", dict.fromkeys([*SHARED_OPTIONS, *OPTIONS]), ids=lambda option: option.name)
+@pytest.mark.parametrize(
+    "option", dict.fromkeys([*SHARED_OPTIONS, *LAUNCH_OPTIONS, *OPTIONS]), ids=lambda option: option.name
+)
 def test_help_names_what_an_option_takes(option):
     (action,) = make_parser([option], add_help=False)._actions
     assert action.metavar != "VALUE"
