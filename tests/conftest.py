@@ -9,6 +9,10 @@ if torch.cuda.is_available():
     torch.cuda.init()  # for the tests of layers and losses; the launchers and runs that tests start see no GPU
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# Networks as small as those of the tests gain nothing from a second thread, which only waits, at full load, for the
+# first one: with as many test processes as cores they slow each other down threefold.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory):
