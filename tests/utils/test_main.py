@@ -292,7 +292,7 @@ def interrupt(monkeypatch, owner, name, calls):
 
 @pytest.mark.parametrize("method", RESUMED)
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypatch, method):
-    options = RESUMED[method]
+    options = RESUMED[method] | ({"batch_size": 16} if METHODS.get(method).protocol == "offline" else {})
     assert start(results=tmp_path / "whole", method=method, **options) == 0
     module = METHODS.get(method)
     kills = [(module, "update", calls) for calls in (1, 4, 3)]  # inside a step, before memory and checkpoint

@@ -54,41 +54,61 @@ def test_the_digest_is_that_of_every_version_of_python():
     assert code_digest(text)[:16] == "09375bd5c1c9fdf4"
 
 
+DRIVER = """
+import json, multiprocessing, pathlib, sys
+import torch, models.er  # once; what the tests edit is imported by the children alone
+
+def identity(words):
+    from utils.config.configuration import configure
+    return configure(words).identity("")
+
+found = []
+for path, text, words in json.load(sys.stdin):
+    pathlib.Path(path).write_text(text)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found.append(pool.apply(identity, [words]))
+json.dump(found, sys.stdout)
+"""
+
+
 @pytest.fixture
 def copied(tmp_path):
-    """The repository in another folder; gives what identity a run of a layer has there."""
+    """The repository in another folder; gives the identities there of runs, each after a file was written."""
     for name in ("backbone", "datasets", "models", "utils"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def identity(*words):
-        script = (
-            "import sys; from utils.config.configuration import configure as c; print(c(sys.argv[1:]).identity(''))"
+    def identities(*steps):
+        given = json.dumps([(str(file), text, [*RUN.split(), *words]) for file, text, words in steps])
+        command = [sys.executable, "-c", DRIVER]
+        return json.loads(
+            subprocess.run(command, input=given, cwd=tmp_path, capture_output=True, check=True, text=True).stdout
         )
-        command = [sys.executable, "-c", script, *RUN.split(), *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
-    return tmp_path, identity
+    return tmp_path, identities
 
 
 def test_an_added_or_edited_part_is_another_run(copied):
-    root, identity = copied
-    file = root / "backbone" / "norm" / "shifted.py"
-    found = []
-    for text in (LAYER, f"# edited\n{LAYER}", LAYER.replace("1.0", "2.0")):
-        file.write_text(text)
-        found.append(identity("--nl", "Shifted"))
+    root, identities = copied
+    added, own = root / "backbone" / "norm" / "shifted.py", root / "backbone" / "norm" / "bn.py"
+    texts = (LAYER, f"# edited\n{LAYER}", LAYER.replace("1.0", "2.0"))
+    released = own.read_text()
+    found = identities(
+        *((added, text, ["--nl", "Shifted"]) for text in texts),
+        *((own, text, ["--nl", "BN"]) for text in (released, f"{released}\nEDITED = True\n")),
+    )
     assert found[0] == found[1] != found[2]
-    own = root / "backbone" / "norm" / "bn.py"
-    before = identity("--nl", "BN")
-    own.write_text(own.read_text() + "\nEDITED = True\n")
-    assert identity("--nl", "BN") != before
+    assert found[3] != found[4]
 
 
 def test_a_plugin_counts_only_in_runs_that_use_a_part_of_it(copied):
-    root, identity = copied
-    file = root / "plugin.py"
-    file.write_text(LAYER.replace("register()", "register('Shifted')"))
-    assert identity("--nl", "BN", "--plugin", str(file)) == identity("--nl", "BN")
-    used = identity("--nl", "Shifted", "--plugin", str(file))
-    file.write_text(file.read_text().replace("1.0", "2.0"))
-    assert identity("--nl", "Shifted", "--plugin", str(file)) != used
+    root, identities = copied
+    file, text = root / "plugin.py", LAYER.replace("register()", "register('Shifted')")
+    plugin = ["--plugin", str(file)]
+    without, beside, used, edited = identities(
+        (file, text, ["--nl", "BN"]),
+        (file, text, ["--nl", "BN", *plugin]),
+        (file, text, ["--nl", "Shifted", *plugin]),
+        (file, text.replace("1.0", "2.0"), ["--nl", "Shifted", *plugin]),
+    )
+    assert without == beside
+    assert used != edited

@@ -286,9 +286,10 @@ def test_offline_methods_take_their_own_epochs_unless_a_number_is_asked_for(tmp_
     assert [job["name"].split("-")[-3].removesuffix("ep") for job in plan["jobs"]] == epochs
 
 
-def test_a_reader_that_has_gone_stops_no_run(tmp_path):
+def test_a_reader_that_has_gone_stops_no_run(small_root, tmp_path):
     """Also the table is written, which would be shown after the last run."""
-    grid = f"--preset demo --seeds 0 --methods BN --models er --nf 4 --results_dir {tmp_path} --nowandb -y"
+    grid = "--datasets seq-arrays --n_tasks 3 --seeds 0 --methods BN --models er --buffer_size 20 --lr 0.05 --nf 4 "
+    grid += f"--data_root {small_root} --results_dir {tmp_path} --group group --nowandb -y"
     words = [sys.executable, str(ROOT / "run.py"), *grid.split()]
     launcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not launcher.stdout.readline().startswith("started"):
@@ -297,7 +298,7 @@ def test_a_reader_that_has_gone_stops_no_run(tmp_path):
     errors = launcher.stderr.read()
     launcher.wait(timeout=120)
     assert errors == ""
-    assert (tmp_path / "demo-nf-4" / "table.md").exists()
+    assert (tmp_path / "group" / "table.md").exists()
 
 
 def test_a_plan_whose_every_run_has_its_answer_ends_with_0_diverged_ones_included(tmp_path, capsys):

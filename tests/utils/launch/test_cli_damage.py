@@ -80,10 +80,16 @@ FURTHER_DAMAGE = {
 
 
 @pytest.fixture
-def plan(tmp_path, capsys):
+def small_grid(small_root, tmp_path):
+    """Words for runs of a second, in a group of their own."""
+    grid = "--datasets seq-arrays --n_tasks 3 --models er --buffer_size 20 --lr 0.05 --nf 4 --nowandb"
+    return [*grid.split(), "--data_root", str(small_root), "--results_dir", str(tmp_path), "--group", "group"]
+
+
+@pytest.fixture
+def plan(small_grid, tmp_path, capsys):
     """The words of a plan of two runs, and their records, which are complete."""
-    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "TBBN", "--seeds", "0", "--nf", "4", "--nowandb"]
-    words += ["--results_dir", str(tmp_path), "--group", "group"]
+    words = ["--methods", "BN", "TBBN", "--seeds", "0", *small_grid]
     assert main([*words, "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     records = [Record(tmp_path / "group" / job["name"]).open() for job in jobs]
@@ -128,7 +134,7 @@ def test_a_record_of_another_version_is_counted_apart(plan, capsys, name):
 
 def test_records_of_another_version_fail_alone_and_are_left_as_they_are(plan, tmp_path, capsys):
     words, _ = plan
-    words[words.index("--seeds") + 1 : words.index("--nf")] = map(str, range(3))
+    words[words.index("--seeds") + 1 : words.index("--datasets")] = map(str, range(3))
     assert main([*words, "--json"]) == 0
     *old, new = [Record(tmp_path / "group" / job["name"]) for job in json.loads(capsys.readouterr().out)["jobs"]]
     for record in old:
@@ -145,9 +151,8 @@ def test_records_of_another_version_fail_alone_and_are_left_as_they_are(plan, tm
     assert {path: path.read_bytes() for record in old for path in record.folder.iterdir()} == before
 
 
-def test_a_damaged_result_is_set_aside_and_the_run_made_anew(tmp_path):
-    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "--seeds", "0", "--nf", "4", "--nowandb", "-y"]
-    words += ["--results_dir", str(tmp_path), "--group", "group"]
+def test_a_damaged_result_is_set_aside_and_the_run_made_anew(small_grid, tmp_path):
+    words = ["--methods", "BN", "--seeds", "0", *small_grid, "-y"]
     assert main(words) == 0
     (path,) = (tmp_path / "group").glob("*/result.json")
     sound = path.read_bytes()

@@ -173,7 +173,7 @@ def test_missing_or_broken_wandb_is_said(fake, tmp_path, text, reason):
 @pytest.mark.parametrize("end", ["finish", "close"])
 def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_path, monkeypatch, where, end):
     folder = fake(**{where: "time.sleep(600)"})
-    monkeypatch.setattr(trackers, "FINISH_SECONDS", 5.0)
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 1.5)
     monkeypatch.setattr(trackers, "CLOSE_SECONDS", 1.0)
     said = []
     tracker = make(tmp_path, said)
@@ -203,7 +203,7 @@ def test_a_process_that_never_began_is_not_waited_for(fake, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("slow", ["init", "finish"])
 def test_what_is_merely_slow_arrives_after_the_run_is_over(fake, tmp_path, slow):
-    folder = fake(**{slow: "time.sleep(4)"})
+    folder = fake(**{slow: "time.sleep(2.5)"})
     script = f"""
 import os, pathlib, time
 from utils.records import trackers
