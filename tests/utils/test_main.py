@@ -231,7 +231,7 @@ def test_complete_run_that_is_damaged_is_a_clear_line(start, tmp_path, capsys, d
     path = only_folder(tmp_path / "results") / "result.json"
     path.write_text(path.read_text().replace(damage, '"counds"' if damage != "{" else "", 1))
     assert start() == 2
-    assert "is damaged; --rerun sets it aside and runs anew" in capsys.readouterr().err
+    assert "is damaged; --rerun sets it aside and runs again" in capsys.readouterr().err
 
 
 def test_record_of_a_complete_run(start, tmp_path):

@@ -1,6 +1,6 @@
-"""The runs of a group, each with what its record can tell; a damaged one tells that, and never stops the others.
+"""The runs of a group, each with what its record holds; a damaged one is reported as such, and never stops the others.
 
-Runs that were planned and have no record tell by the group's ledger what became of them.
+Of runs that were planned and have no record, the group's ledger says what became of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from utils.records.state import RunState
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its files tell of it.
+    """One run, as its files describe it.
 
     Attributes:
         folder: where its record lies, or would.
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """Versions and hardware of its last start, as far as its record tells them."""
+        """Versions and hardware of its last start, as far as its record names them."""
         return self.config.environment if self.config else {}
 
 
@@ -75,7 +75,9 @@ def collect(results_dir: Path, group: str) -> list[Run]:
     """
     folder = results_dir / group
     if not folder.is_dir():
-        raise UserError(f"there is no {folder}; name the group with --group and its place with --results_dir")
+        raise UserError(
+            f"there is no {folder}; choose the group with --group and the folder of all groups with --results_dir"
+        )
     try:
         planned, unreadable = Ledger(folder).read(), []
     except DamagedRecord as error:  # which stands in the place of a damaged record
@@ -97,7 +99,7 @@ def of_no_cell(runs: Iterable[Run]) -> list[str]:
 def read_run(folder: Path, planned: Planned | None = None) -> Run:
     """One run by what lies in its folder now, and by what its group's ledger adds where that is no answer.
 
-    This is how the state of a run is told, for plans, tables and `status`; that a process is writing the folder
+    The state of a run is read here, for plans, tables and `status`; that a process is writing the folder
     (`Record.is_held`) is not looked at.
     """
     record = Record(folder)

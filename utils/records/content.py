@@ -28,7 +28,7 @@ class UnreadableRecord(UserError):
 
 
 class DamagedRecord(UnreadableRecord):
-    """A file of a record holds something else than was written."""
+    """A file of a record holds something other than what was written."""
 
 
 class OtherVersion(UnreadableRecord):
@@ -183,8 +183,8 @@ def read_file(path: Path, parse: Callable[[Mapping[str, Any]], Content]) -> Cont
     """What a file of a record holds, None if there is no such file.
 
     Raises:
-        UnreadableRecord: the disk does not give it now.
-        DamagedRecord: it is none that the suite has written.
+        UnreadableRecord: it cannot be read now.
+        DamagedRecord: it is not as the suite has written it.
         OtherVersion: another version of the suite has written it.
     """
     try:
@@ -197,7 +197,7 @@ def read_file(path: Path, parse: Callable[[Mapping[str, Any]], Content]) -> Cont
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, IsADirectoryError):
-        advice = "--rerun sets it aside and runs anew, as does removing the folder"
+        advice = "--rerun sets it aside and runs again; or remove the folder"
         raise DamagedRecord(f"{path} is damaged; {advice}") from None
     except OSError as error:
         raise UnreadableRecord(f"{path} cannot be read: {error.strerror}") from None

@@ -1,7 +1,7 @@
 """What a group's launchers have planned, and how the runs ended that have no result.
 
 Both lie beside the records: `plan.json` names every planned run, written anew with each plan; `outcomes.jsonl` grows by
-a line per run that failed or was stopped, of which the latest counts. A record, where there is one, tells more and
+a line per run that failed or was stopped, of which the latest counts. A record, where there is one, says more and
 comes first.
 """
 
@@ -76,12 +76,12 @@ class Ledger:
         self.outcomes_path = folder / "outcomes.jsonl"
 
     def plan(self, runs: Mapping[str, Planned], axes: Axes | None = None, is_shared: bool = False) -> None:
-        """Write down a plan. Of the plan before, those runs stay that have a folder.
+        """Write a plan. Of the previous plan, the runs that have a folder stay.
 
         Args:
             runs: by the name of their folder.
             axes: what is tried; of several plans of a group the last one decides what is searched.
-            is_shared: whether another launcher is at the group, so that all of the plan before stays.
+            is_shared: whether another launcher works on the group, so that all of the previous plan stays.
 
         Raises:
             DiskError: it cannot be written.
@@ -101,7 +101,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
-        """One process at a time changes the plan; where the folder cannot be held, the write tells why."""
+        """One process at a time changes the plan; where the folder cannot be held, the write says why."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
                 stack.enter_context(held(self._folder / LOCKS / f"{self.plan_path.name}.lock"))
@@ -126,10 +126,10 @@ class Ledger:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
-            raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group writes it anew") from None
+            raise DamagedRecord(f"{self.plan_path} is damaged; the next plan of this group rewrites it") from None
         if schema != SCHEMA_VERSION:
             what = f"has schema {schema}, this version reads {SCHEMA_VERSION}"
-            raise DamagedRecord(f"{self.plan_path} {what}; the next plan of this group writes it anew")
+            raise DamagedRecord(f"{self.plan_path} {what}; the next plan of this group rewrites it")
         for name, outcome, reason in self._outcomes():
             if name in runs:
                 runs[name] = replace(runs[name], outcome=outcome, reason=reason)

@@ -59,7 +59,7 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that tells of a whole run, declared once for records, tables, comparisons and trackers.
+    """A number that sums up a whole run, declared once for records, tables, comparisons and trackers.
 
     Attributes:
         name: in records, files and on the command line.
@@ -84,12 +84,12 @@ class Metric:
 
 
 class Metrics(dict[str, Metric]):
-    """The known metrics by name, in the order in which they are told."""
+    """The known metrics by name, in the order in which they are shown."""
 
     def register(self, metric: Metric) -> Metric:
         """Add a metric, as a plug-in does. Raises UserError if its name is taken."""
         if metric.name in self:
-            raise UserError(f"metric {metric.name!r} is there already; give the new one another name")
+            raise UserError(f"metric {metric.name!r} exists already; give the new one another name")
         self[metric.name] = metric
         return metric
 

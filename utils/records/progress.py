@@ -1,4 +1,4 @@
-"""How far a run is, as it tells in `progress.json` while it goes on."""
+"""How far a run is, as it writes in `progress.json` while it goes on."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Progress:
         pid: number of its process.
         started: when this process began to train, in seconds since 1970.
         first_step: the step after which it began, 0 unless it goes on from a checkpoint.
-        updated: when this was told.
+        updated: when this was written, in seconds since 1970.
         num_tasks: of the run.
         total_steps: training steps of the whole run, None if they cannot be known before.
         step: training steps of the whole run so far.
@@ -99,7 +99,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Progress | None":
-        """What a file tells; None if it is damaged or was written by another version."""
+        """What a file holds; None if it is damaged or was written by another version."""
         try:
             values = load_json(content)
         except ValueError:

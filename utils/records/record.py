@@ -157,7 +157,7 @@ class Record:
         except (NotADirectoryError, FileExistsError):
             self.close()
             raise UserError(
-                f"{self.folder} cannot be a folder, a file is in its place; choose another --results_dir"
+                f"{self.folder} cannot be made: a file of that name is in the way; choose another --results_dir"
             ) from None
         except OSError as error:
             self.close()
@@ -202,21 +202,21 @@ class Record:
         return read_file(self.failure_path, Failure.parse)
 
     def write_progress(self, progress: Progress) -> None:
-        """Tell other processes how far the run is; worth neither a failure nor a wait for the disk."""
+        """Show other processes how far the run is; worth neither a failure nor a wait for the disk."""
         partial = self.progress_path.with_name(f".{self.progress_path.name}.part")
         with contextlib.suppress(OSError):
             partial.write_bytes(progress.to_json())
             partial.replace(self.progress_path)
 
     def read_progress(self) -> Progress | None:
-        """How far the run in the folder is, or was when it ended without a result; None if that cannot be told."""
+        """How far the run in the folder is, or was when it ended without a result; None if that is not known."""
         try:
             return Progress.from_json(self.progress_path.read_bytes())
         except OSError:
             return None
 
     def remove_progress(self) -> None:
-        """Take away what was told: by an earlier start, or of a run that is complete."""
+        """Remove the progress of an earlier start, or of a run that is complete."""
         with contextlib.suppress(OSError):
             self.progress_path.unlink(missing_ok=True)
 

@@ -93,7 +93,7 @@ def select(
     share, are a column of their own.
 
     Every other option in which runs of one row differ splits columns. A layer that has no such option stands in each
-    of these columns. Options that tell only what is measured, or where, split nothing: of runs that differ in these
+    of these columns. Options that say only what is measured, or where, split nothing: of runs that differ in these
     alone, one stands for its seed.
 
     Args:
@@ -222,7 +222,7 @@ def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
 
 
 def _scores(runs: Sequence[Run]) -> dict[int, float | None]:
-    """Final Class-IL accuracy by seed, None where the run diverged; runs that tell nothing are left out."""
+    """Final Class-IL accuracy by seed, None where the run diverged; runs without an answer are left out."""
     finals = {run.values["seed"]: run.metrics["class_il"]["A_f"] for run in runs if run.state is RunState.COMPLETE}
     diverged = {run.values["seed"]: None for run in runs if run.state is RunState.DIVERGED}
     return {**diverged, **{seed: final for seed, final in finals.items() if final is not None}}
@@ -270,7 +270,7 @@ def _choose_validated(
 ) -> tuple[tuple | None, str]:
     """The setting that the search has chosen, None as long as it is not over; and what is missing of the search.
 
-    A run of the search that failed for good looks like one under way: that it is over is then told by the chosen
+    A run of the search that failed for good looks like one under way: that it is over is then seen from the selected
     setting being the only one with runs on all data.
     """
     begun = [key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]]  # the launcher's, in a tie
@@ -303,16 +303,16 @@ def _setting(key: tuple | None, searched: Sequence[str]) -> dict[str, Any]:
 
 
 def _one_per_seed(runs: Sequence[Run], searched: Sequence[str]) -> list[Run]:
-    """Of the runs of a setting that differ in what was measured alone, the complete one that tells the most."""
+    """Of the runs of a setting that differ only in what was measured, the complete one that measured the most."""
     best: dict[tuple, Run] = {}
     for run in runs:
         key = run.values["seed"], run.values.get("validation"), *(_frozen(run.values.get(name)) for name in searched)
-        if key not in best or _told(run) > _told(best[key]):
+        if key not in best or _completeness(run) > _completeness(best[key]):
             best[key] = run
     return list(best.values())
 
 
-def _told(run: Run) -> tuple[bool, bool, int]:
+def _completeness(run: Run) -> tuple[bool, bool, int]:
     measured = [value for metrics in run.metrics.values() for value in metrics.values() if value is not None]
     return run.state is RunState.COMPLETE, run.state is RunState.DIVERGED, len(measured)
 
@@ -329,7 +329,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def _reason(runs: Sequence[Run]) -> str:
-    """Why seeds are missing; those that are missing for the same reason are told together."""
+    """Why seeds are missing; those that are missing for the same reason are named together."""
     seeds: dict[str, list[int]] = defaultdict(list)
     for run in runs:
         if run.state is not RunState.COMPLETE:

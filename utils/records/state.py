@@ -28,5 +28,5 @@ class RunState(str, Enum):
 
     @property
     def is_answer(self) -> bool:
-        """Whether the run has nothing more to tell, however often it is started."""
+        """Whether starting the run again would change nothing."""
         return self in (RunState.COMPLETE, RunState.DIVERGED)

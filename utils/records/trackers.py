@@ -89,7 +89,7 @@ class _Messenger:
         try:
             self._messages.put_nowait((kind, content))
         except queue.Full:
-            self._give_up(f"{QUEUE_SIZE} lines wait to be taken")
+            self._give_up(f"{QUEUE_SIZE} lines are waiting to be sent")
 
     def end(self, exit_code: int, seconds: float, may_go_on: bool = False) -> bool:
         """Pass on the end, and wait that long at most; whether everything has arrived.
@@ -103,8 +103,8 @@ class _Messenger:
         if self._thread.is_alive() and may_go_on and self._is_delivered:
             self._over = True
             self._say(
-                "Weights & Biases: the last lines are under way; what has not arrived within "
-                f"{FINISH_SECONDS:g} s is in the record alone"
+                "Weights & Biases: the last lines are still being sent; what has not arrived within "
+                f"{FINISH_SECONDS:g} s is only in the record"
             )
             return False
         if self._thread.is_alive():
@@ -120,7 +120,7 @@ class _Messenger:
         self._over = True
         if self._process is not None:
             self._process.kill()
-        self._say(f"Weights & Biases is off: {reason} (the record has everything)")
+        self._say(f"Weights & Biases tracking stopped: {reason} (the record has everything)")
 
     def _feed(self) -> None:
         """Body of the thread: start the process, pass on all messages, wait for its end."""
@@ -152,7 +152,7 @@ class _Messenger:
                 failure = line
             elif not has_begun and time.monotonic() - started > BEGIN_SECONDS:
                 process.kill()
-                failure = f"it has not begun within {BEGIN_SECONDS:.0f} s"
+                failure = f"it did not start within {BEGIN_SECONDS:.0f} s"
             else:
                 self._is_delivered = True
         return (failure or f"its process ended with exit code {process.returncode}") if process.wait() else None
@@ -195,7 +195,7 @@ class WandbTracker:
             return
         found = sorted(Path(self._settings["dir"]).glob(f"wandb/offline-run-*-{self._settings['id']}"))
         for path in found[-1:]:
-            self._say(f"Weights & Biases: kept offline; to upload it: wandb sync {shlex.quote(str(path))}")
+            self._say(f"Weights & Biases: stored offline; upload it with: wandb sync {shlex.quote(str(path))}")
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def mode_in_force(mode: str, say: Callable[[str], None]) -> str | None:
     """
     in_force = _automatic_mode() if mode == "auto" else mode
     if in_force is None:
-        say("Weights & Biases: not logged in, so nothing is tracked there (`wandb login`, or --wandb_mode offline)")
+        say("Weights & Biases: not logged in, so nothing is tracked (use `wandb login` or --wandb_mode offline)")
     return None if in_force == "disabled" else in_force
 
 

@@ -206,7 +206,7 @@ def setting_text(values: Mapping[str, Any]) -> str:
 
 
 def processor_of(run: Run) -> str | None:
-    """What a run was computed on, None where its record does not tell."""
+    """What a run was computed on, None where its record does not say."""
     device = run.environment.get("device")
     name = run.environment.get("cpu") if device == "cpu" else device
     return None if name is None else str(name)

@@ -19,7 +19,7 @@ from utils.report.published import values_of
 from utils.report.stats import holm, mean_difference, mean_text, paired_p, signed
 from utils.report.tables import SCENARIOS, Cells, column_title, in_order
 
-# What tells nothing, and what a table's columns, rows and repetitions are known by.
+# What says nothing about results, and what a table's columns, rows and repetitions are known by.
 NOT_COMPARED = TELLING_NOTHING | {"dataset", "model", "nl", "seed"}
 
 _ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")

@@ -150,7 +150,7 @@ def _sources(found: Iterable[Comparison]) -> list[str]:
 
 
 def _gains(group: Group, metric: str) -> list[str]:
-    """Of AdaB2N only the largest gains are published, which ours are set against."""
+    """Of AdaB2N only the largest gains are published, which ours are compared with."""
     lines = []
     for column, norms in group.cells.items() if metric == MAIN_METRIC else ():
         values = [norms[norm].values(SCENARIO, metric) for norm in (_WITH_GAINS, BASELINE) if norm in norms]

@@ -38,10 +38,10 @@ def build_retuning(cells: Cells) -> Retuning | None:
     asked = {column: norms for column, norms in asked.items() if norms}
     if not asked:
         return None
-    columns = [(column, scenario, tell) for column in asked for scenario, tell in _SHOWN]
-    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}{_MORE[tell]}" for column, scenario, tell in columns]
+    columns = [(column, *shown) for column in asked for shown in _SHOWN]
+    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}{_MORE[form]}" for column, scenario, form in columns]
     rows = [
-        (norm, *(_cell(asked[column].get(norm, ()), scenario, tell) for column, scenario, tell in columns))
+        (norm, *(_cell(asked[column].get(norm, ()), scenario, form) for column, scenario, form in columns))
         for norm in in_order({norm for norms in asked.values() for norm in norms})
     ]
     runs = [run for norms in asked.values() for found in norms.values() for run in found]
@@ -65,14 +65,14 @@ def _caption(runs: Sequence[Run]) -> str:
     )
 
 
-def _cell(runs: Sequence[Run], scenario: str, tell: Callable[[np.ndarray, np.ndarray], str]) -> str:
+def _cell(runs: Sequence[Run], scenario: str, form: Callable[[np.ndarray, np.ndarray], str]) -> str:
     results = [run.known_result for run in runs]
     measured = [result.norms for result in results if result.norms is not None]
     if measured and all(norms.retuned is None for norms in measured):
         return "nothing to re-tune"
     pairs = [pair for result in results if (pair := _before_and_after(result, scenario)) is not None]
     pairs = [pair for pair in pairs if pair.shape == pairs[0].shape]
-    return tell(*np.swapaxes(pairs, 0, 1)) if pairs else "–"
+    return form(*np.swapaxes(pairs, 0, 1)) if pairs else "–"
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> str:
@@ -94,7 +94,7 @@ _MORE = {_change: "", _course: " difference after each task"}
 
 
 def _before_and_after(result: Result, scenario: str) -> np.ndarray | None:
-    """Average accuracy in percent over the tasks seen [2, T], after each task; None if the last cannot be told."""
+    """Average accuracy in percent over the tasks seen [2, T], after each task; None if the last is not known."""
     retuned = None if result.norms is None else result.norms.retuned
     if retuned is None:
         return None

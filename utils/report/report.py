@@ -85,7 +85,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
 
 
 class Report:
-    """The report of a group: its records are read once, so that all parts of it tell of the same state.
+    """The report of a group: its records are read once, so that all its parts show the same state.
 
     Args:
         results_dir, group: where the records are.

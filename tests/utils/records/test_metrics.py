@@ -223,7 +223,7 @@ def test_a_metric_is_one_declaration():
         summary = metrics.summarise(measured([[7, None], [4, 6]], [[9, None], [8, 9]], [[10, None], [10, 10]]))
         assert summary["task_il"]["lowest"] == exactly(80)
         assert "lowest" not in summary["class_il"]
-        with pytest.raises(UserError, match="metric 'lowest' is there already"):
+        with pytest.raises(UserError, match="metric 'lowest' exists already"):
             METRICS.register(lowest)
     finally:
         del METRICS["lowest"]

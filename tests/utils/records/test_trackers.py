@@ -105,7 +105,7 @@ def test_run_is_left_as_it_was_and_is_not_held_up(scene):
     assert scene["passing"] < 0.5
     (line,) = scene["said"]
     (path,) = scene["folder"].glob("wandb/offline-run-*-fedcba98")
-    assert line.endswith(f"to upload it: wandb sync {path}")
+    assert line.endswith(f"upload it with: wandb sync {path}")
     assert list(scene["elsewhere"].iterdir()) == []
     assert [path for path in scene["home"].rglob("*") if path.is_file() and ".config" not in path.parts] == []
     assert [path.name for path in scene["folder"].iterdir()] == ["wandb"]
@@ -185,7 +185,7 @@ def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_pa
     tracker.log(LINES[0])
     assert time.monotonic() - started < 10
     (line,) = said
-    assert ("under way" if end == "finish" else "not done within 1 s") in line
+    assert ("still being sent" if end == "finish" else "not done within 1 s") in line
     wait_for(lambda: is_gone((folder / "started").read_text()))
 
 
@@ -197,7 +197,7 @@ def test_a_process_that_never_began_is_not_waited_for(fake, tmp_path, monkeypatc
     started = time.monotonic()
     tracker.finish(RESULT)
     assert time.monotonic() - started < 10
-    assert ["it has not begun within 0 s" in line for line in said] == [True]
+    assert ["it did not start within 0 s" in line for line in said] == [True]
     wait_for(lambda: is_gone((folder / "started").read_text()))
 
 
@@ -218,7 +218,7 @@ tracker.finish({RESULT!r})
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=30, check=True)
     assert not (folder / "finished").exists()
     assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
-    assert b"under way" in done.stdout
+    assert b"still being sent" in done.stdout
     wait_for(lambda: (folder / "finished").exists() and (folder / "finished").read_text() == "0")
     wait_for(lambda: is_gone((folder / "started").read_text()))
 
@@ -246,7 +246,7 @@ def test_lines_that_nobody_takes_end_tracking_at_once(fake, tmp_path, monkeypatc
     tracker.finish(RESULT)
     assert time.monotonic() - started < 1
     assert len(said) == 1
-    assert "3 lines wait" in said[0]
+    assert "3 lines are waiting" in said[0]
     taken.set()
 
 

@@ -184,4 +184,4 @@ def test_broken_wandb_does_not_fail_the_grid(tmp_path, fake, monkeypatch, capsys
     fake(init="raise RuntimeError('no such entity')")
     monkeypatch.setattr(engine, "LocalEngine", InstantEngine)
     assert cli.main([*GRID, "--results_dir", str(tmp_path / "results"), "--wandb_mode", "online"]) == 0
-    assert capsys.readouterr().out.count("Weights & Biases is off: RuntimeError: no such entity") == 1
+    assert capsys.readouterr().out.count("Weights & Biases tracking stopped: RuntimeError: no such entity") == 1
