@@ -131,11 +131,12 @@ def match_columns(groups: Sequence[Group]) -> list[Row]:
     What is left over of several groups is one column all the same if dataset, method and buffer agree and no group has
     two of them: so groups that differ in their batch size, say, can be compared.
     """
-    having = {column: {group.name: column for group in groups if column in group.cells} for column in _columns(groups)}
+    known = dict.fromkeys(column for group in groups for column in group.cells)
+    having = {column: {group.name: column for group in groups if column in group.cells} for column in known}
     left: dict[tuple, list[dict[str, Column]]] = defaultdict(list)
     for column, columns in having.items():
         if len(columns) < len(groups):
-            left[_key(column)].append(columns)
+            left[column.dataset, column.model, column.buffer_size].append(columns)
     found = [columns for columns in having.values() if len(columns) == len(groups)]
     for alike in left.values():
         names = [name for columns in alike for name in columns]
@@ -143,14 +144,6 @@ def match_columns(groups: Sequence[Group]) -> list[Row]:
         found += [{name: column for columns in alike for name, column in columns.items()}] if is_one else alike
     rows = [Row(_title(columns, found), columns) for columns in found]
     return sorted(rows, key=lambda row: row.title)
-
-
-def _key(column: Column) -> tuple:
-    return column.dataset, column.model, column.buffer_size
-
-
-def _columns(groups: Sequence[Group]) -> list[Column]:
-    return list(dict.fromkeys(column for group in groups for column in group.cells))
 
 
 def _title(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Column]]) -> str:

@@ -16,7 +16,7 @@ from utils.report.stats import mean_text, signed
 from utils.report.tables import BASELINE, column_title, in_order, protocol_of
 
 SCENARIO = "class_il"  # what is published
-_TITLES = ("cell", "norm", "ours", "published", "deviation")
+_TITLES = ("column", "norm", "ours", "published", "deviation")
 _WITH_GAINS = "AdaB2N"  # of which only gains over the baseline are published
 _OF_A_GRID = NOT_COMPARED | {*Column._fields}  # what a column is made of is typed by its nature
 
@@ -92,11 +92,8 @@ def _row(each: Comparison, metric: str) -> list[str]:
     if each.published is None or not ours:
         return [*texts, "–", "–"]
     pair = [f"{each.published.value:.2f}", signed(fmean(ours.values()) - each.published.value)]
-    return [*texts, *(f"({text})" if _is_another_setting(each) else text for text in pair)]
-
-
-def _is_another_setting(each: Comparison) -> bool:
-    return bool(each.deviating or (each.published and differences(each.published, each.values)))
+    is_comparable = not each.deviating and not differences(each.published, each.values)
+    return [*texts, *(pair if is_comparable else (f"({text})" for text in pair))]
 
 
 # -- Why they differ --------------------------------------------------------------------------------------------------

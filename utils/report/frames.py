@@ -68,7 +68,11 @@ def make_frame(cells: Cells) -> "DataFrame":
     from pandas import DataFrame
 
     rows = [
-        [column_title(column, cells), norm, *column.shown, seed, *_metrics(run), *_costs(run)]
+        [
+            *(column_title(column, cells), norm, *column.shown, seed),
+            *(run.metrics[scenario].get(name) for scenario in SCENARIOS for name in METRICS),
+            *_costs(run),
+        ]
         for column in sorted(cells, key=column_order)
         for norm in in_order(cells[column])
         for seed, run in cells[column][norm].runs.items()
@@ -78,10 +82,6 @@ def make_frame(cells: Cells) -> "DataFrame":
     whole = [*Column._fields, "host_megabytes", "device_megabytes", "threads"]
     frame[whole] = frame[whole].convert_dtypes()  # a number that some runs lack stays a whole one
     return frame
-
-
-def _metrics(run: Run) -> list[float | None]:
-    return [run.metrics[scenario].get(name) for scenario in SCENARIOS for name in METRICS]
 
 
 def _costs(run: Run) -> list[Any]:

@@ -65,8 +65,12 @@ def values_of(run: Run) -> dict[str, Any]:
 
 def differences(figure: PublishedFigure, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options in which runs differ from the published ones, by name: (ours, published)."""
-    named = {name: (_plain(values[name]), published) for name, published in figure.options.items() if name in values}
-    return {name: pair for name, pair in named.items() if pair[0] != pair[1]}
+    ours = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {
+        name: (ours[name], published)
+        for name, published in figure.options.items()
+        if name in ours and ours[name] != published
+    }
 
 
 def gain(dataset: str, protocol: str) -> str | None:
@@ -100,18 +104,15 @@ def _published_norm(stored: Mapping[str, Any], norm: str, values: Mapping[str, A
 
 
 def _conditions(setting: Mapping[str, Any], method: str) -> dict[str, Any]:
+    backbones = setting["backbones"]
     # Figures on a held-out part of the training data are not to be compared with figures on the test set.
-    return {**setting["match"], "backbone": _of_method(setting["backbones"], method), "validation": 0}
+    return {**setting["match"], "backbone": backbones.get(method, backbones["*"]), "validation": 0}
 
 
 def _options(stored: Mapping[str, Any], setting: Mapping[str, Any], method: str, norm: str) -> dict[str, Any]:
     """Those of a published cell: common to the methods, of its method, of its norm layer."""
     by_method = setting["options"]
     return {**by_method["*"], **by_method.get(method, {}), **stored["norm_options"].get(norm, {})}
-
-
-def _of_method(by_method: Mapping[str, Any], method: str) -> Any:
-    return by_method.get(method, by_method["*"])
 
 
 def _matches(conditions: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
@@ -129,7 +130,3 @@ def _doubts(figures: Mapping[str, float], metric: str) -> list[str]:
     if metric != "F" or figures["F"] > least - _ROUNDING:
         return []
     return [f"printed below A_l − A_f = {least:.2f}, which no run can give"]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
