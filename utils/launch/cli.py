@@ -187,7 +187,7 @@ def _is_confirmed() -> bool:
 
 
 def set_aside(jobs: Iterable[Job]) -> None:
-    """Rename the records of runs that are to be made anew.
+    """Rename the records of runs that are to be run again.
 
     Raises:
         UserError: a process is running one of them.

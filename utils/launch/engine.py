@@ -33,7 +33,7 @@ class Child:
         log_path: what it prints.
         started: by the monotonic clock.
         asked: when it was asked to save its state and stop; None: it was not.
-        killed: whether it was ended without being asked.
+        killed: whether it was sent SIGKILL.
         final_log_path: where what it printed is kept when it is over; None: nowhere but in its record.
     """
 
@@ -102,7 +102,7 @@ class Child:
         return self.process.wait()
 
     def keep_log(self, code: int) -> None:
-        """Give what it printed its final name; nothing is kept where another launcher is at the run."""
+        """Give what it printed its final name; nothing is kept where another launcher has the run."""
         if self.final_log_path is None:
             return
         with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ class Child:
 class LocalEngine:
     """Starts runs on this machine.
 
-    What a run prints is in `<name>.<number of this process>.txt` while it goes on and in `<name>.txt` afterwards, so
+    What a run prints is in `<name>.<process ID of the launcher>.txt` while it runs and in `<name>.txt` afterwards, so
     that two launchers that start the same run do not write to one file.
 
     Args:

@@ -191,9 +191,9 @@ def _mean(numbers: Iterable[float]) -> float | None:
 class Remaining:
     """Plays the rest of a plan: each waiting run starts where a place comes free first.
 
-    A run under way that has reported steps goes on at its own speed. How long another one takes is known from the runs
-    of its kind that this launcher has completed, else from the records of equal runs, else from the speed of runs of
-    its kind under way, else from the records of other runs, else it is the mean of all that is known.
+    A run under way that has reported steps continues at its own speed. How long another one takes is known from the
+    runs of its kind that this launcher has completed, else from the records of equal runs, else from the speed of runs
+    of its kind under way, else from the records of other runs, else it is the mean of all that is known.
 
     Args:
         estimates: from records.
@@ -214,7 +214,7 @@ class Remaining:
     def note(self, progress: PlanProgress) -> None:
         """Take note of the runs under way; to be called when nothing more can be started.
 
-        While runs wait, as many go on at a time as do now.
+        While runs wait, as many run at a time as do now.
         """
         self._num_parallel = max(1, len(progress.running))
         self._learn(progress)

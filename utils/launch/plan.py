@@ -1,7 +1,7 @@
 """From a grid to the list of runs: resolved as a run would be, equal computations merged; and what follows a search.
 
-Whether a search is over is read from the disk, so that a launcher that starts anew, or beside another one, comes to the
-same choice.
+Whether a search is over is read from the disk, so that a launcher that starts again, or beside another one, makes
+the same choice.
 """
 
 import itertools
@@ -123,7 +123,7 @@ class Search:
         title: of the cell.
         settings: the searched options of each setting, in words.
         stage: of each setting, its runs that it is judged on, one per search seed.
-        finals: makes the runs that stand in the table of a setting, given by its index, one per seed.
+        finals: makes the runs of a setting, given by its index, for the table: one per seed.
         num_following: how many of these are no run of the stage.
     """
 
@@ -255,7 +255,7 @@ class _Planner:
         )
 
     def _compared_words(self, cell: Cell) -> list[str]:
-        """What its runs' names do not tell of the compared axes."""
+        """The values of the compared axes that its runs' names lack."""
         pairs = itertools.pairwise((*cell.axes, *cell.fixed))
         named = {f"--{name}" for name in self._axes.compared} - {"--buffer_size", "--epochs"}
         return [setting_text(pair) for pair in pairs if pair[0] in named]

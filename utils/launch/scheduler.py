@@ -21,7 +21,7 @@ from utils.records.collect import read_run
 from utils.records.ledger import Axes, Ledger, Planned
 from utils.records.state import RunState
 
-_NOTED = (RunState.FAILED, RunState.STOPPED)  # of the others the record tells
+_NOTED = (RunState.FAILED, RunState.STOPPED)  # the record says so of the others
 # What a job needs no start for, and what becomes of it.
 _OVER = {
     RunState.COMPLETE: RunState.COMPLETE,
@@ -108,7 +108,7 @@ class Scheduler:
     ) -> None:
         self.progress = PlanProgress(len(jobs), waiting=deque(jobs))
         self._waiting = self.progress.waiting
-        self._held: list[tuple[float, Job]] = []  # jobs that another launcher is at, and when to look again
+        self._held: list[tuple[float, Job]] = []  # jobs that another process is running, and when to look again
         self._devices = devices
         self._engine = engine
         self._limits = limits
@@ -179,7 +179,7 @@ class Scheduler:
                 self._start(job, place)
 
     def _set_aside(self, job: Job) -> bool:
-        """Whether a damaged record could be put out of the way, so that the run can be made anew."""
+        """Whether a damaged record could be put out of the way, so that the run can start over."""
         if job.record.is_held():
             return True
         try:

@@ -137,7 +137,7 @@ class Summary:
         plan: what is to be run.
         common: options that all runs share.
         estimates: of what runs will take.
-        num_parallel: runs that may go on at a time.
+        num_parallel: runs that may run at the same time.
 
     Attributes:
         plan, common, estimates: as given.

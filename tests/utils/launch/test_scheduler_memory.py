@@ -4,9 +4,9 @@ import pytest
 
 from tests.utils.launch.gpu_rig import FakeNvidiaSmi, row
 from tests.utils.launch.rig import SilentView, job, scheduler
-from utils.launch import gpus
+from utils.launch import gpu_watcher
 from utils.launch.devices import Devices
-from utils.launch.gpus import GpuWatcher
+from utils.launch.gpu_watcher import GpuWatcher
 
 
 class Order(SilentView):
@@ -27,7 +27,7 @@ class Order(SilentView):
 def order(tmp_path, monkeypatch):
     """What starts and ends on one GPU of 40000 MB; estimates by the name of the run."""
     (tmp_path / "dev").mkdir()
-    monkeypatch.setattr(gpus, "DEVICE_FOLDER", tmp_path / "dev")
+    monkeypatch.setattr(gpu_watcher, "DEVICE_FOLDER", tmp_path / "dev")
     FakeNvidiaSmi(tmp_path, monkeypatch).play(row(0))
     watcher = GpuWatcher(lambda text: None, {})
 
