@@ -277,8 +277,19 @@ class Dataset:
     @property
     def side(self) -> int:
         """The side of the images, in pixels, of a dataset whose images have a known one."""
-        assert self.image_size is not None
+        if self.image_size is None:
+            raise UserError(f"class {type(self).__name__} has no `image_size`, to which its images could be resized")
         return self.image_size
+
+    @classmethod
+    def undefined(cls) -> list[str]:
+        """What a subclass has to define and does not; what only its instances have is looked at when they are used."""
+        needed = ["num_tasks", "num_classes", "image_size"]
+        if cls.layouts:
+            needed.append("folder")
+        elif cls.load is Dataset.load:
+            return ["layouts"]
+        return [name for name in needed if not hasattr(cls, name)]
 
     @classmethod
     def has_source(cls) -> bool:
@@ -349,8 +360,11 @@ class Dataset:
 
     def assemble(self, content: Content) -> Arrays:
         """Checked arrays from what a layout held."""
+        for name in ("class_names", "mean", "std"):
+            if not hasattr(self, name):
+                raise UserError(f"class {type(self).__name__} does not define `{name}`, which its images need")
         arrays = Arrays(*content[:4], self.class_names, self.mean, self.std, content.origin, self.on_disk)
-        if arrays.train_x.shape[1] != self.image_size:
+        if self.image_size not in (None, arrays.train_x.shape[1]):
             raise UserError(
                 f"{content.origin['train_x']} has images of {_size(arrays.train_x)}; "
                 f"{self.name} needs {self.image_size}x{self.image_size}"

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 class SeqArrays(Dataset):
     """Number of classes, image size, mean and standard deviation are the training data's own."""
 
+    num_tasks = 5
     num_classes = None
     image_size = None
     folder = ""
     layouts = (FourArrays(),)
     options = (
-        Option("n_tasks", ranged(int, 1), 5, "tasks that the classes are split into evenly"),
+        Option("n_tasks", ranged(int, 1), num_tasks, "tasks that the classes are split into evenly"),
         Option("crop_padding", ranged(int, 0), 0, "random crops after padding by this many pixels"),
         flag("flip", "random horizontal flips"),
         NON_SQUARE,

@@ -79,6 +79,7 @@ class Method(ABC):
     transforms: ClassVar[str | None] = None  # of a dataset, where the method has its own; else the protocol's
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
+    backbone_methods: ClassVar[tuple[str, ...]] = ()  # that it calls beside the forward
     schedule: ClassVar[str] = "steps"  # of the main stage, as in `Stage`
 
     def __init__(
@@ -98,6 +99,11 @@ class Method(ABC):
         self.stage_name = "main"
         self.growing = head_grows(config)
         self.optimizer: torch.optim.Optimizer | None = None
+
+    @classmethod
+    def undefined(cls) -> list[str]:
+        """What a subclass has to define and does not."""
+        return sorted(cls.__abstractmethods__)
 
     @classmethod
     def published_setting(cls, dataset: str, buffer_size: int | None, protocol: str) -> Setting | None:
@@ -167,6 +173,9 @@ class Method(ABC):
     def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
         """Rows of the smallest training forward of a step; a norm layer may need more than one.
 
+        A plug-in's method that makes forwards of its own may define this too; unless it does, a batch of too few rows
+        ends its run when that batch comes, and not before training.
+
         Args:
             config: the options in force, as attributes.
             task: counted from 0.
@@ -178,7 +187,7 @@ class Method(ABC):
     def check_batches(self, counted: Sequence[Sequence[CountedStage]]) -> None:
         """Raise UserError if a step of some stage has fewer rows than the norm layers need."""
         needed, num_trained = rows_needed(self.network), 0
-        if needed == 1:
+        if needed == 1 or not self._says_its_rows():
             return
         config, capacity = self.config, getattr(self.config, "buffer_size", None) or 0
         for each in (stage for stages in counted for stage in stages):
@@ -195,6 +204,16 @@ class Method(ABC):
                         f"give another {'--batch_size' if rows == num_rows else '--minibatch_size'}, or larger images"
                     )
             num_trained += each.stage.epochs * (num_before + last)
+
+    @classmethod
+    def _says_its_rows(cls) -> bool:
+        """Whether `forward_rows` is about the forwards of this class: what a plug-in overrides may make other ones."""
+        for each in cls.__mro__:
+            if "forward_rows" in vars(each) or each.__module__.startswith("models."):
+                return True
+            if {"observe", "forward", "losses"} & vars(each).keys():
+                return False
+        return True
 
     def check_described(self, mixed: bool) -> None:
         """Raise UserError if rows of memory were trained on, and no layer that balances them knew of them.

@@ -64,6 +64,7 @@ class Lucir(ExemplarMethod):
         ),
     )
     heads = ("cosine",)
+    backbone_methods = ("drop_last_relu",)
     default_pool = "union"
     has_teacher = True
 

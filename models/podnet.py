@@ -85,6 +85,7 @@ class PodNet(ExemplarMethod):
     schedule = "cosine"
     has_teacher = True
     reads_maps = True
+    backbone_methods = ("forward_maps",)
 
     network: Network[ProxyHead]
 

@@ -364,6 +364,10 @@ def make_network(config: Configuration, num_tasks: int, num_classes: int, image_
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         backbone = parts.backbone(norm, image_size=image_size, **config.chosen(parts.backbone.options))
+        if not hasattr(backbone, "num_features"):
+            raise UserError(
+                f"--backbone {config.backbone}: its constructor does not set `num_features`, their number D"
+            )
         torch.manual_seed(derive_seed(config.seed, "head", 0))
         kind = HEADS[parts.head]
         head = kind(backbone.num_features) if kind.grows else kind(backbone.num_features, num_classes)

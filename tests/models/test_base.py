@@ -255,12 +255,39 @@ def test_a_layer_that_is_told_is_none(start):
     assert start(f"{_REPLAY} --nl TBBN", SILENT.replace("CALL", call))[0] == 0
 
 
+TOGETHER = "--model mine --buffer_size 20 --nl BN --batch_size 4 --minibatch_size 1 --forward separate"
+
+
+def test_a_plugin_with_a_forward_of_its_own_is_not_refused_for_those_it_does_not_make(start):
+    """In separate forwards, the single row of memory would be too few."""
+    assert start(TOGETHER.replace("mine", "er"))[0] == 2
+    assert start(TOGETHER, SILENT.replace("CALL", "self.network(images)"))[0] == 0
+
+
+def test_a_plugin_that_says_its_rows_is_refused_before_training(start):
+    says = """
+    @classmethod
+    def forward_rows(cls, config, task, num_rows, num_remembered):
+        return 1
+"""
+    code, error = start(TOGETHER, SILENT.replace("CALL", "self.network(images)") + says)
+    assert code == 2
+    assert "puts 1 through the network at once" in error
+
+
+def test_a_batch_that_is_too_small_for_a_plugin_is_one_line_when_it_comes(start):
+    code, error = start(TOGETHER, SILENT.replace("CALL", "cat([self.network(part.images) for part in parts])"))
+    assert code == 2
+    assert "BN has 1 value per channel" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ("def observe(self, batch):\n        self.update(self.network(batch.images).mean())", "`observe` gives None"),
         ("def observe(self, batch):\n        return {'loss': self.network(batch.images).mean()}", "return `.detach()`"),
-        ("pass", "--model mine lacks the method `observe`"),
+        ("pass", "class Mine does not define `observe`, which a method needs"),
         ("def observe(self, batch):\n        1\n    stages = None", "--model mine: make it `@classmethod def stages"),
     ],
 )

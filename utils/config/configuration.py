@@ -247,8 +247,6 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _find_parts(selected: dict[str, Any]) -> Parts:
     method = METHODS.get(selected["model"])
-    if not hasattr(method, "published_setting"):
-        raise UserError(f"method {selected['model']} must be a class derived from models.base.Method")
     selected.setdefault("nl", "BN")
     protocol, head = _protocol_and_head(selected, method)
     selected["protocol"] = protocol
@@ -421,6 +419,9 @@ def _check(configuration: Configuration) -> None:
         raise UserError(
             "--best_epoch val_loss chooses by held-out images: give --val_fraction above 0 or --best_epoch last"
         )
+    lacking = [name for name in method.backbone_methods if not hasattr(configuration.parts.backbone, name)]
+    if lacking:
+        raise UserError(f"--backbone {values['backbone']} has no `{lacking[0]}`, which --model {values['model']} calls")
     _check_schedule(configuration)
     _check_active(configuration)
     method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)

@@ -77,6 +77,7 @@ class MethodPart(Part, Protocol):
     transforms: str | None
     heads: tuple[str, ...]
     protocol: str
+    backbone_methods: tuple[str, ...]
     schedule: str
 
     @classmethod

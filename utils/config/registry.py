@@ -6,11 +6,13 @@ its class (`AdaB2N`), unless it is registered under another name.
 
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from backbone.norm.errors import NormError
 from backbone.norm.registry import NORMS, Registry
@@ -21,9 +23,33 @@ __all__ = ["BACKBONES", "DATASETS", "METHODS", "NORMS", "ROOT", "as_user_errors"
 ROOT = Path(__file__).resolve().parents[2]
 
 
+_BASES = {"method": "models.base.Method", "dataset": "datasets.arrays.Dataset"}
+
+
 def _registry(kind: str, package: str) -> Registry:
     spell = (lambda file, part: file.replace("_", "-")) if kind == "dataset" else (lambda file, part: file)
-    return Registry(kind, package, ROOT / package, spell, error=UserError)
+    check = _check_backbone if kind == "backbone" else lambda part: _check_derived(part, kind)
+    return Registry(kind, package, ROOT / package, spell, check, error=UserError)
+
+
+def _check_derived(part: Any, kind: str) -> None:
+    """Raise UserError for a part that is not derived from the base of its kind, or leaves out what that needs."""
+    if not isinstance(part, type) or not hasattr(part, "undefined"):
+        raise UserError(f"{part.__name__}: a {kind} is a class derived from {_BASES[kind]}")
+    if missing := part.undefined():
+        raise UserError(f"class {part.__name__} does not define `{missing[0]}`, which a {kind} needs")
+
+
+def _check_backbone(part: Any) -> None:
+    """Raise UserError for a part that cannot be made as a backbone is; it may be any `nn.Module` otherwise."""
+    if not isinstance(part, type) or not hasattr(part, "options"):
+        raise UserError(f"{part.__name__}: a backbone is a class that defines `options`, such as `options = ()`")
+    options = dict.fromkeys(option.name for option in part.options)
+    try:
+        inspect.signature(part).bind(None, image_size=32, **options)
+    except TypeError as error:
+        called = ", ".join(["norm", "*", "image_size", *options])
+        raise UserError(f"class {part.__name__}: {error}; a backbone is made by Backbone({called})") from None
 
 
 BACKBONES = _registry("backbone", "backbone")

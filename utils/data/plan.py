@@ -304,11 +304,8 @@ def count_stages(config: Configuration, sizes: StreamSizes) -> tuple[tuple[Count
 
 
 def _stages_of(config: Configuration, sizes: StreamSizes, task: int) -> list[Stage]:
-    """The stages of a task. Raises UserError for a method of a plug-in that is not whole, or fails."""
+    """The stages of a task. Raises UserError for a method of a plug-in that fails."""
     method = config.parts.method
-    missing = sorted(getattr(method, "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"--model {method.name} lacks the method `{missing[0]}`: define it in class {method.__name__}")
     if not inspect.ismethod(method.stages):
         raise UserError(f"--model {method.name}: make it `@classmethod def stages(cls, config, sizes, task)`")
     try:

@@ -1,10 +1,13 @@
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, load_plugin
 from utils.errors import UserError
+from utils.main import main
 
 REGISTRIES = {registry.kind: registry for registry in (METHODS, DATASETS, NORMS, BACKBONES)}
 PARTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
@@ -69,9 +72,62 @@ class Fixed(Norm):
 """
 
 
+METHOD = """
+from models.base import Method
+from utils.config.registry import METHODS
+
+@METHODS.register("broken")
+class Broken(Method):
+    pass
+"""
+DATASET = """
+from datasets.arrays import Dataset
+from datasets.layouts.four_arrays import FourArrays
+from utils.config.registry import DATASETS
+
+@DATASETS.register("broken")
+class Broken(Dataset):
+    num_tasks = 2
+    num_classes = 4
+    image_size = 16
+    folder = "flowers"
+    layouts = (FourArrays(),)
+"""
+BACKBONE = """
+from torch import nn
+from utils.config.registry import BACKBONES
+
+@BACKBONES.register("broken")
+class Broken(nn.Module):
+    options = ()
+
+    def __init__(self, norm, *, image_size):
+        super().__init__()
+"""
+
+
+def without(content, line):
+    assert content.count(f"    {line}\n") == 1
+    return content.replace(f"    {line}\n", "")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (METHOD, "class Broken does not define `observe`, which a method needs"),
+        (METHOD.replace("(Method)", ""), "Broken: a method is a class derived from models.base.Method"),
+        (without(DATASET, "num_tasks = 2"), "class Broken does not define `num_tasks`, which a dataset needs"),
+        (without(DATASET, "num_classes = 4"), "class Broken does not define `num_classes`, which a dataset needs"),
+        (without(DATASET, "image_size = 16"), "class Broken does not define `image_size`, which a dataset needs"),
+        (without(DATASET, 'folder = "flowers"'), "class Broken does not define `folder`, which a dataset needs"),
+        (
+            without(DATASET, "layouts = (FourArrays(),)"),
+            "class Broken does not define `layouts`, which a dataset needs",
+        ),
+        (DATASET.replace("(Dataset)", ""), "Broken: a dataset is a class derived from datasets.arrays.Dataset"),
+        (without(BACKBONE, "options = ()"), "Broken: a backbone is a class that defines `options`"),
+        (BACKBONE.replace(", *, image_size", ""), "class Broken: got an unexpected keyword argument 'image_size'"),
+        (BACKBONE.replace("norm, ", "norm, depth, "), "class Broken: missing a required argument: 'depth'"),
         (None, "no such file"),
         ("1 / 0", "ZeroDivisionError"),
         (NORM_WITHOUT_AFFINE, "Fixed: its constructor takes no 'affine'"),
@@ -81,8 +137,45 @@ def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
     file = tmp_path / "broken.py"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         load_plugin(str(file))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words", "message"),
+    [
+        (
+            DATASET,
+            "--model er --dataset broken --buffer_size 20 --lr 0.1",
+            "class Broken does not define `class_names`",
+        ),
+        (BACKBONE, "--preset demo --backbone broken", "its constructor does not set `num_features`"),
+        (
+            BACKBONE,
+            "--model podnet --dataset seq-digits --backbone broken",
+            "has no `forward_maps`, which --model podnet",
+        ),
+        (
+            BACKBONE,
+            "--model lucir --dataset seq-digits --backbone broken",
+            "has no `drop_last_relu`, which --model lucir",
+        ),
+    ],
+)
+def test_what_a_part_lacks_in_a_run_is_one_line(tmp_path, capsys, monkeypatch, plugin, words, message):
+    for registry in (DATASETS, BACKBONES):
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))  # the name is taken in this test alone
+    (tmp_path / "flowers").mkdir()
+    for split in ("train", "test"):
+        np.save(tmp_path / "flowers" / f"{split}_x.npy", np.zeros((4, 16, 16, 3), np.uint8))
+        np.save(tmp_path / "flowers" / f"{split}_y.npy", np.arange(4))
+    file = tmp_path / f"{abs(hash(words))}.py"
+    file.write_text(plugin)
+    places = ["--plugin", str(file), "--data_root", str(tmp_path), "--results_dir", str(tmp_path), "--nowand", "1"]
+    assert main([*words.split(), *places]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_plugin_that_is_no_python_file_is_named(tmp_path):

@@ -155,11 +155,3 @@ def test_what_is_no_stage_is_refused():
 
     with pytest.raises(UserError, match=r"--model mine: its `stages` gives TaskStream"):
         count_stages(with_method(Odd), UNEQUAL)
-
-
-def test_a_method_without_a_step_is_refused():
-    class Idle(METHODS.get("sgd").__base__):
-        name = "mine"
-
-    with pytest.raises(UserError, match="--model mine lacks the method `observe`: define it in class Idle"):
-        count_stages(with_method(Idle), UNEQUAL)
