@@ -73,7 +73,7 @@ class Afc(PodNet):
         return {"importance_nca": loss.detach()}
 
     def described_alone(self, batch: Batch) -> AbstractContextManager:
-        """Tells the norm layers of the batch as in training, but keeps no regularizer."""
+        """Describes the batch to the norm layers as in training, but keeps no regularizer."""
         if batch.num_current is None:
             return nullcontext()
         return batch_context(self.network, BatchContext(self.task, batch.tasks, batch.num_current))

@@ -33,14 +33,26 @@ from utils.seeds import derive_seed
 
 REPLAY_OPTIONS = grouped(
     "memory",
-    Option("buffer_size", ranged(int, 0, 2**31 - 1), None, "images in memory, of all tasks together", required=True),
-    Option("minibatch_size", ranged(int, 1), None, "images of memory per draw", source="as --batch_size"),
-    Option("buffer_mode", str, "reservoir", "how memory is filled", choices=("reservoir", "ring")),
+    Option(
+        "buffer_size",
+        ranged(int, 0, 2**31 - 1),
+        None,
+        "capacity of the memory, in images of all tasks together",
+        required=True,
+    ),
+    Option("minibatch_size", ranged(int, 1), None, "images per draw from memory", source="as --batch_size"),
+    Option(
+        "buffer_mode",
+        str,
+        "reservoir",
+        "how the memory is filled: reservoir sampling, or a ring buffer",
+        choices=("reservoir", "ring"),
+    ),
     Option(
         "forward",
         str,
         "auto",
-        "current and memory rows in one forward, or each in its own",
+        "current and memory rows in one forward pass, or each in its own",
         choices=("auto", "joint", "separate"),
     ),
 )
@@ -224,12 +236,12 @@ class Method(ABC):
         drawn = mixed if self.keeps_exemplars else self.uses_memory and self.memory.num_draws > 0
         if drawn and num_described(self.network) == 0:
             raise UserError(
-                f"--model {self.name} takes rows of memory and never tells --nl {self.config.nl} which these are, so "
-                "that it is plain batch normalization: forward them by `self.forward` or `self.described`"
+                f"--model {self.name} takes rows from memory but never describes them to --nl {self.config.nl}, so "
+                "that it acts as plain batch normalization: forward them by `self.forward` or `self.described`"
             )
 
     def begin_task(self, task: int) -> None:
-        """Give the network the outputs of the task that starts, counted from 0, and tell it."""
+        """Add the outputs of the task that starts, counted from 0, and announce it to the norm layers."""
         self.task = task
         self.grow(task)
         begin_task(self.network, task)
@@ -337,7 +349,7 @@ class Method(ABC):
 
 
 class MemoryMethod(Method):
-    """Base of the methods whose batches hold rows of memory; the norm layers are told which these are."""
+    """Base of the methods whose batches hold rows of memory, which are described to the norm layers."""
 
     uses_memory = True
     replays_in_first_task: ClassVar[bool] = True  # otherwise `ada_t0` 0 and 1 are one computation
@@ -355,7 +367,7 @@ class MemoryMethod(Method):
         return values
 
     def described(self, images: Tensor, tasks: Tensor, num_current: int, call: Callable[[Tensor], Any]) -> Any:
-        """What `call` makes of a batch whose composition the norm layers are told.
+        """What `call` returns for a batch whose composition is described to the norm layers.
 
         Args:
             images: [N, C, H, W], the current rows first.

@@ -17,7 +17,7 @@ class Derpp(ReplayMethod):
     options = (
         *REPLAY_OPTIONS,
         ALPHA,
-        published("beta", ranged(float, 0), "weight of the second draw's labels"),
+        published("beta", ranged(float, 0), "weight of the cross-entropy on the second draw"),
     )
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:

@@ -183,7 +183,7 @@ class ExemplarMethod(MemoryMethod):
         """The terms of the loss by name, which are summed."""
 
     def forward(self, batch: Batch) -> Outputs:
-        """Scores, features and any maps of a batch; the norm layers are told which rows come from memory."""
+        """Scores, features and any maps of a batch; its memory rows are described to the norm layers."""
         call = partial(self.network.outputs, maps=self.reads_maps)
         if batch.num_current is None:
             return call(batch.images)

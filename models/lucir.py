@@ -53,7 +53,9 @@ class Lucir(ExemplarMethod):
             min_tasks=2,
             active_when=(above("lucir_lambda", 0),),
         ),
-        Option("lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: no such term", min_tasks=2),
+        Option(
+            "lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: without that loss", min_tasks=2
+        ),
         Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines", **_RANKING),
         Option(
             "lucir_rivals",

@@ -45,7 +45,7 @@ def test_killed_at_five_random_moments_it_ends_the_same(small_root, tmp_path, wh
         process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
     finished = subprocess.run(command(small_root, tmp_path), check=True, capture_output=True, text=True)
-    assert "continuing" in finished.stdout or "already complete" in finished.stdout
+    assert "resuming" in finished.stdout or "already complete" in finished.stdout
     assert result_of(tmp_path) == whole
 
 

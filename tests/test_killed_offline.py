@@ -85,7 +85,7 @@ def test_killed_in_every_stage_it_ends_the_same(tmp_path, method):
         writing = number % 2 == 0
         assert run_until(line, words, disturbed, draws, writing=writing) or not writing
     finished = subprocess.run(command(words, disturbed), check=True, capture_output=True, text=True)
-    assert "continuing" in finished.stdout
+    assert "resuming" in finished.stdout
     assert result_of(disturbed) == result_of(undisturbed)
     assert metrics_of(disturbed) == metrics_of(undisturbed)
     assert not list(disturbed.rglob("*.part"))

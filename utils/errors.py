@@ -59,7 +59,7 @@ class Stopped(BaseException):
     """
 
     def __init__(self, signal_number: int, *, is_saved: bool = False) -> None:
-        saved = "; its state is saved, and the same command goes on from there" if is_saved else ""
+        saved = "; its state is saved; the same command resumes it" if is_saved else ""
         super().__init__(f"stopped by {signal.Signals(signal_number).name}{saved}")
         self.exit_code = 128 + signal_number
 

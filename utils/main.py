@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return _fail("the GPU takes no further process: another one has it for itself", OUT_OF_MEMORY)
             if not is_out_of_memory(error):
                 raise
-            return _fail("out of memory; a smaller --batch_size, --buffer_size or --nf needs less", OUT_OF_MEMORY)
+            return _fail("out of memory; try a smaller --batch_size, --buffer_size or --nf", OUT_OF_MEMORY)
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -108,7 +108,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     if not record.complete:
         if config.no_lock:
             warnings.warn(
-                "without a lock (--no_lock), another process at this run would spoil its record", stacklevel=1
+                "without a lock (--no_lock), another process at the same run would corrupt its record", stacklevel=1
             )
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             # Another process may have ended the run since: its result is looked for again, now that it cannot change.
@@ -116,13 +116,13 @@ def run(arguments: list[str], stop: StopRequest) -> int:
                 record.remove_progress()
                 failure = record.read_failure()
                 if failure is not None:
-                    raise Diverged(f"{failure.message} (found before; --rerun tries again)")
+                    raise Diverged(f"{failure.message} (in an earlier start; --rerun tries again)")
                 command = ["python", "utils/main.py", *without_rerun(arguments)]
                 facts = {"identity": identity, "data": fingerprint, "command": command}
                 train(config, dataset, arrays, record, facts, screen, stop, started)
                 show_result(config, record, screen)
                 return COMPLETE
-    screen.say(f"already complete: {record.folder} (--rerun sets it aside and runs anew)")
+    screen.say(f"already complete: {record.folder} (--rerun sets it aside and starts over)")
     show_result(config, record, screen)
     return COMPLETE
 
@@ -148,7 +148,7 @@ def train(
     stop: StopRequest,
     started: float,
 ) -> None:
-    """Put the run together, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
+    """Build the run, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
     from utils.data.loaders import Loaders
     from utils.data.plan import StreamSizes, count_stages
     from utils.records.trackers import make_tracker
@@ -222,10 +222,10 @@ def train(
 
 
 def read_former_start(config: Configuration, record: Record, screen: Screen) -> RecordedConfig | None:
-    """What is known of the start that a run goes on from, None for one that begins.
+    """The recorded configuration of the start that a run resumes, None for a new run.
 
-    It goes on with the same number of threads, which adds in the same order. Where this is no more known the checkpoint
-    is set aside, and the run starts over.
+    A run resumes with the same number of threads, so that sums are taken in the same order. Where that number is lost,
+    the checkpoint is set aside, and the run starts over.
     """
     if not record.started:
         return None
@@ -237,7 +237,7 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
         return None
     threads = former.environment.get("threads") if former else None
     if threads is not None and config.threads not in (None, threads):
-        screen.say(f"note: --threads {config.threads} is not used: the run goes on with {threads}, as it began")
+        screen.say(f"note: --threads {config.threads} is ignored: the run resumes with {threads}, as it started")
     return former
 
 
@@ -310,7 +310,9 @@ def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
         return
     method = cast(type[Method], config.parts.method)
     if method.scores is not Method.scores:
-        raise UserError(f"--retune_norms measures the network's own outputs, and --model {config.model} has other ones")
+        raise UserError(
+            f"--retune_norms measures the network's own outputs, but --model {config.model} does not predict by them"
+        )
     data = all_until(0 if method.measures_every_task(config.parts.head) else sizes.num_tasks - 1)
     try:
         count_batches(data, [sizes.images_of(data.rows.tasks)], config.batch_size)
@@ -377,7 +379,7 @@ def make_network(config: Configuration, num_tasks: int, num_classes: int, image_
 
 
 def keep_model(record: Record, stream: Stream, network: Network[Head], transform: Transform) -> None:
-    """Write `model.pt`: the weights, and what their network cannot be put together and fed without."""
+    """Write `model.pt`: the weights, and what is needed to build their network and to prepare its images."""
     import torch
 
     from utils.data.augment import normalise
@@ -398,13 +400,13 @@ def keep_model(record: Record, stream: Stream, network: Network[Head], transform
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a complete run has learnt.
+    """What a complete run has learned.
 
     Attributes:
         network: normalised images [N, C, H, W] -> scores [N, K]; on the CPU, in evaluation mode.
         prepare: raw images, [N, C, H, W] uint8 -> normalised ones.
         config: its configuration.
-        class_order: the classes in the order in which they were learnt, by their numbers in the data: the network's
+        class_order: the classes in the order in which they were learned, by their numbers in the data: the network's
             output k is of class `class_order[k]`.
     """
 
@@ -426,7 +428,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     record = Record(Path(folder))
     content, saved = load_model(record.model_path), record.read_config()
     if saved is None:
-        raise UserError(f"{record.config_path} is missing: without it the network cannot be put together")
+        raise UserError(f"{record.config_path} is missing: without it the network cannot be built")
     config = restore(saved.values, saved.origins)
     sizes, labels = content["task_sizes"], content["label_of_class"]
     network = make_network(config, len(sizes), len(labels), content["image_size"])
@@ -465,7 +467,7 @@ def make_result(
 def show_plan(
     config: Configuration, stream: Stream, record: Record, screen: Screen, device: torch.device, threads: int
 ) -> None:
-    """What is about to be run, and where the values came from that nobody typed."""
+    """Say what is about to run, and which values come from a publication or a preset."""
     tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
@@ -473,8 +475,8 @@ def show_plan(
     screen.say(f"  {', '.join(steps)}, on {place}", detail=True)
     by_origin: dict[str, list[str]] = {}
     for name, origin in config.origins.items():
-        is_told = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
-        if is_told and name in config.used():
+        is_shown = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
+        if is_shown and name in config.used():
             by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
@@ -484,10 +486,10 @@ def show_plan(
 
 
 def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, record: Record, screen: Screen) -> None:
-    """The plan of a run that is not started, with its steps, how it stands, and every value that its result depends on.
+    """Show the plan of a run without starting it: its steps, its state, and every value that its result depends on.
 
     Raises:
-        UserError: what would end the run before its first step, as far as that shows without a network.
+        UserError: the run would end before its first step; what shows only with a network is not checked.
     """
     import torch
 
@@ -508,7 +510,7 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
 
 
 def describe_epochs(config: Configuration) -> str:
-    """How often a task's images are passed through, in words."""
+    """The number of epochs, in words."""
     main = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     return f"{main}, {config.second_epochs} in the second stage" if "second_epochs" in config.used() else main
 

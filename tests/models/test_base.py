@@ -243,7 +243,7 @@ _REPLAY = "--model mine --buffer_size 20 --batch_size 6 --debug_mode 3"
 def test_a_balancing_layer_that_is_never_told_is_an_error_after_the_first_task(start, norm):
     code, error = start(f"{_REPLAY} --nl {norm}", SILENT.replace("CALL", "self.network(images)"))
     assert code == 2
-    assert f"--model mine takes rows of memory and never tells --nl {norm} which these are" in error
+    assert f"--model mine takes rows from memory but never describes them to --nl {norm}" in error
 
 
 def test_other_layers_need_not_be_told(start):

@@ -125,7 +125,7 @@ def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(start, tmp_path
 
 def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
     assert start() == start() == 0
-    assert "--rerun sets it aside and runs anew" in capsys.readouterr().out
+    assert "--rerun sets it aside and starts over" in capsys.readouterr().out
     folder = only_folder(tmp_path / "results")
     first = (folder / "result.json").stat().st_ino
     assert start("--rerun") == 0
@@ -200,7 +200,7 @@ def test_without_a_lock_a_run_goes_on_beside_another_process_and_says_so(start, 
         assert start() == BUSY
         assert "is being written by another process" in capsys.readouterr().err
         assert start("--no_lock") == 0
-    assert "note: without a lock (--no_lock), another process at this run would spoil" in capsys.readouterr().out
+    assert "note: without a lock (--no_lock), another process at the same run would corrupt" in capsys.readouterr().out
     assert (folder / "result.json").exists()
 
 
@@ -353,7 +353,7 @@ def test_stopped_in_an_evaluation_it_ends_as_if_it_had_not_been(start, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Method, "scores", scores_and_signal)
         assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 143
-    words = "stopped by SIGTERM; its state is saved, and the same command goes on from there"
+    words = "stopped by SIGTERM; its state is saved; the same command resumes it"
     assert capsys.readouterr().err.splitlines()[-1] == words
     assert start(results=tmp_path / "stopped", ignore_other_metrics=0) == 0
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
@@ -412,7 +412,7 @@ def test_diverged_run_ends_with_its_own_code_and_is_not_repeated(start, tmp_path
     assert json.loads((folder / "failure.json").read_text())["kind"] == "diverged"
     assert not (folder / "result.json").exists()
     assert start(lr=1e30) == 3
-    assert "found before" in capsys.readouterr().err
+    assert "in an earlier start" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_a_run_that_cannot_go_on_starts_over_in_one_line(start, tmp_path, killed
     assert start() == 0
     shown = capsys.readouterr().out
     assert [f"{damaged} is damaged" in line for line in shown.splitlines() if "starts over" in line] == [True]
-    assert "continuing" not in shown
+    assert "resuming" not in shown
     assert (killed / "checkpoint.pt.damaged").read_bytes() == kept
     assert start(results=tmp_path / "whole") == 0
     assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")

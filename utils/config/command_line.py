@@ -94,7 +94,7 @@ def typed_text(value: Any) -> str:
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    by_type = {"int": "N", "float": "X", "boolean": "0|1", "Path": "PATH"}
+    by_type = {"int": "N", "float": "FLOAT", "boolean": "0|1", "Path": "PATH"}
     return option.metavar or by_type.get(getattr(option.type, "__name__", ""), "VALUE")
 
 
@@ -104,12 +104,10 @@ def _converter(option: Option) -> Callable[[str], Any]:
             value = option.type(text)
         except ValueError as error:
             reason = str(error) if "invalid literal" not in str(error) and "could not" not in str(error) else None
-            kind = {"int": "is not a whole number", "float": "is not a number"}.get(
-                option.type.__name__, "is not valid"
-            )
+            kind = {"int": "is not an integer", "float": "is not a number"}.get(option.type.__name__, "is not valid")
             raise argparse.ArgumentTypeError(f"{text!r} {reason or kind}") from None
         if option.choices and value not in option.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(option.choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(option.choices)}")
         return value
 
     return convert
@@ -151,7 +149,7 @@ def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> d
         if word.startswith("--"):
             raise UserError(_explain_unused(word[2:].partition("=")[0], options, parts))
     if unknown:
-        raise UserError(f"{unknown[0]!r} belongs to no option")
+        raise UserError(f"unexpected argument {unknown[0]!r}")
     return typed
 
 
@@ -177,7 +175,7 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
         return f"there is no --{name} here: {ABSENT[name]}"
     if name in {option.name for option in options_of(parts.norm) if option.needs_memory}:
         replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
-        return f"--{name} needs memory rows to balance: use a --model with memory ({', '.join(replaying)})"
+        return f"--{name} needs memory rows in the batch: use a --model with memory ({', '.join(replaying)})"
     users = spellings_of_parts().get(name)
     if users:
         here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"

@@ -360,7 +360,7 @@ def _layers(typed: dict[str, Any], selected: dict[str, Any], parts: Parts) -> It
     if typed.get("load_best_args"):
         if setting is None:
             raise UserError(
-                f"--load_best_args: there is no published setting of {selected['model']} on {dataset}"
+                f"--load_best_args: no published setting of {selected['model']} on {dataset}"
                 + (f" with --buffer_size {buffer_size}" if parts.method.uses_memory else "")
             )
         yield f"published setting, {setting.source}", setting.whole
@@ -389,13 +389,13 @@ def _check(configuration: Configuration) -> None:
     missing = [name for name, option in configuration.options.items() if option.required and values.get(name) is None]
     if missing:
         raise UserError(
-            f"there is no published value of {' and '.join(missing)} for {values['model']} on {values['dataset']}"
+            f"no published value of {' and '.join(missing)} for {values['model']} on {values['dataset']}"
             + (f" with --buffer_size {values['buffer_size']}" if method.uses_memory else "")
-            + f": type {' and '.join(f'--{name}' for name in missing)}"
+            + f": give {' and '.join(f'--{name}' for name in missing)}"
         )
     group = values["group"]
     if Path(group).name != group or group in ("", "..") or not group.isprintable() or len(group.encode()) > 200:
-        raise UserError("--group must be a short name of a folder inside --results_dir")
+        raise UserError("--group must be the short name of a directory inside --results_dir")
     if values["optim_nesterov"] and not values["optim_mom"]:
         raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
     if not method.measures_every_task(configuration.parts.head) and (
@@ -416,9 +416,7 @@ def _check(configuration: Configuration) -> None:
             "that there are none of classes not seen; it belongs to --protocol online"
         )
     if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
-        raise UserError(
-            "--best_epoch val_loss chooses by held-out images: give --val_fraction above 0 or --best_epoch last"
-        )
+        raise UserError("--best_epoch val_loss needs held-out images: give --val_fraction above 0 or --best_epoch last")
     lacking = [name for name in method.backbone_methods if not hasattr(configuration.parts.backbone, name)]
     if lacking:
         raise UserError(f"--backbone {values['backbone']} has no `{lacking[0]}`, which --model {values['model']} calls")
@@ -436,7 +434,7 @@ def _check_active(configuration: Configuration) -> None:
 def _check_schedule(configuration: Configuration) -> None:
     milestones, epochs = configuration.milestones, configuration.epochs
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
-        raise UserError("--milestones must be epochs from 1 on, in rising order")
+        raise UserError("--milestones must be epochs of at least 1, in increasing order")
     is_typed = configuration.origins["milestones"] == "typed" and configuration.parts.method.schedule == "steps"
     if is_typed and milestones and milestones[-1] >= epochs:
         raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")

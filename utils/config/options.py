@@ -47,19 +47,29 @@ __all__ = [
 # What a run is made of. The parts named here bring their own options.
 PART_OPTIONS = grouped(
     "parts",
-    Option("model", str, None, "the method, such as er_ace", source="by --preset", required=True, metavar="METHOD"),
+    Option(
+        "model",
+        str,
+        None,
+        "continual-learning method, such as er_ace",
+        source="by --preset",
+        required=True,
+        metavar="METHOD",
+    ),
     Option(
         "dataset",
         str,
         None,
-        "the stream of tasks, such as seq-cifar10",
+        "dataset that is split into tasks, such as seq-cifar10",
         source="by --preset",
         required=True,
         metavar="DATASET",
     ),
-    Option("nl", str, "BN", "the normalization layer, such as AdaB2N", metavar="LAYER"),
-    Option("backbone", str, None, "the network under the classifier", source="by the protocol", metavar="BACKBONE"),
-    Option("protocol", str, None, "named set of defaults", source="by the method", metavar="PROTOCOL"),
+    Option("nl", str, "BN", "normalization layer, such as AdaB2N", metavar="LAYER"),
+    Option("backbone", str, None, "network below the classifier", source="by the protocol", metavar="BACKBONE"),
+    Option(
+        "protocol", str, None, "named set of defaults: online or offline", source="by the method", metavar="PROTOCOL"
+    ),
     role="part",
 ) + grouped(
     "parts",
@@ -67,7 +77,7 @@ PART_OPTIONS = grouped(
         "preset",
         str,
         None,
-        "named set of options; what is typed wins",
+        "named set of options; those given explicitly take precedence",
         source="none",
         role="shorthand",
         metavar="PRESET",
@@ -92,14 +102,19 @@ _STEPS = Condition(
 
 _TRAINING = grouped(
     "training",
-    Option("seed", ranged(int, 0, 2**31 - 1), 0, "seed of class order, weights, stream, memory and augmentation"),
+    Option(
+        "seed",
+        ranged(int, 0, 2**31 - 1),
+        0,
+        "random seed of class order, initial weights, stream, memory and augmentation",
+    ),
     Option("epochs", ranged(int, 1), None, "epochs per task", source="by the protocol", aliases=("n_epochs",)),
-    Option("batch_size", ranged(int, 1), None, "images of the stream per step", source="by the protocol"),
+    Option("batch_size", ranged(int, 1), None, "images of the stream per training step", source="by the protocol"),
     Option(
         "bs",
         ranged(int, 1),
         None,
-        "both --batch_size and, where memory is replayed, --minibatch_size",
+        "both --batch_size and, for replay methods, --minibatch_size",
         source="each has its own",
         stands_for=("batch_size", "minibatch_size"),
     ),
@@ -111,7 +126,7 @@ _TRAINING = grouped(
         "milestones",
         whole_numbers,
         None,
-        "epochs at which the learning rate falls",
+        "epochs at which the learning rate is decayed",
         source="by the dataset",
         metavar="N,N,...",
         active_when=(
@@ -128,7 +143,7 @@ _TRAINING = grouped(
         "lr_milestones",
         ranged(int, 1),
         None,
-        "the same as --milestones, with blanks between them: 35 45",
+        "the same as --milestones, separated by spaces: 35 45",
         source="as --milestones",
         many=True,
         stands_for=("milestones",),
@@ -138,7 +153,7 @@ _TRAINING = grouped(
         "lr_decay",
         ranged(float, 0, 1),
         None,
-        "factor of the learning rate at a milestone",
+        "factor that the learning rate is multiplied by at each milestone",
         source="by the dataset",
         aliases=("sched_multistep_lr_gamma",),
         active_when=(
@@ -155,14 +170,14 @@ _TRAINING = grouped(
         "best_epoch",
         str,
         "last",
-        "epoch whose network stays",
+        "epoch whose weights are kept",
         source="by the protocol",
         choices=("last", "val_loss"),
     ),
-    flag("load_best_args", "take the published multi-epoch setting whole", role="shorthand"),
-    Option("debug_mode", ranged(int, 0), 0, "train this many steps per epoch only, in a record kept apart; 0: off"),
-    Option("precision", str, "fp32", "arithmetic of the network", choices=("fp32", "tf32", "bf16")),
-    flag("fast", "give up deterministic kernels for speed"),
+    flag("load_best_args", "use the whole published setting, with its batch sizes and epochs", role="shorthand"),
+    Option("debug_mode", ranged(int, 0), 0, "train only this many steps per epoch, in a separate record; 0: off"),
+    Option("precision", str, "fp32", "numeric precision of the network", choices=("fp32", "tf32", "bf16")),
+    flag("fast", "allow nondeterministic kernels, for speed"),
 )
 
 _NORM = grouped(
@@ -171,7 +186,7 @@ _NORM = grouped(
         "affine",
         tristate,
         None,
-        "trainable scale and shift of the norm layers: auto, true or false",
+        "learnable scale and shift in the norm layers",
         source="auto: by the norm layer and the protocol",
         metavar="auto|true|false",
     ),
@@ -199,19 +214,25 @@ _DATA = grouped(
         stands_for=("class_order",),
         meaning=lambda permute: "seeded" if permute else "identity",
     ),
-    Option("validation", ranged(float, 0, 0.5), 0.0, "share held out per class and tested on; alone: 0.1", flag=0.1),
+    Option(
+        "validation",
+        ranged(float, 0, 0.5),
+        0.0,
+        "fraction of each class to hold out of training and test on; without a value: 0.1",
+        flag=0.1,
+    ),
     Option(
         "val_fraction",
         ranged(float, 0, 0.5),
         0.0,
-        "share kept from training, for --best_epoch",
+        "fraction of the training images to hold out for --best_epoch",
         source="by the protocol",
     ),
     Option(
         "data_root",
         str,
         None,
-        "where the data lies",
+        "directory of the datasets",
         source="$CL_DATA_ROOT, else data",
         aliases=("base_path",),
         metavar="DIR",
@@ -225,11 +246,11 @@ _EVALUATION = grouped(
         "class_il_outputs",
         str,
         None,
-        "outputs compared in Class-IL",
+        "outputs compared in Class-IL: all of them, or those of the classes seen",
         source="by the protocol",
         choices=("all", "seen"),
     ),
-    Option("ignore_other_metrics", boolean, True, "0 measures forward transfer as well", flag=True, role="measurement"),
+    Option("ignore_other_metrics", boolean, True, "0 also measures forward transfer", flag=True, role="measurement"),
     flag(
         "enable_other_metrics",
         "the same as --ignore_other_metrics 0",
@@ -241,22 +262,22 @@ _EVALUATION = grouped(
         "retune_norms",
         ranged(int, 0),
         0,
-        "epochs of the norm layers alone, on a copy after each task; 0: off",
+        "epochs of re-tuning the norm layers alone, on a copy, after each task; 0: off",
         role="measurement",
     ),
     Option(
         "eval_every",
         ranged(int, 0),
         0,
-        "steps between evaluations inside a task, for anytime accuracy; 0: none",
+        "steps between evaluations within a task, for anytime accuracy; 0: off",
         role="measurement",
     ),
 )
 
 _MACHINE = grouped(
     "machine",
-    Option("device", str, "auto", "auto, cpu, cuda or cuda:N", metavar="DEVICE"),
-    Option("threads", ranged(int, 1), None, "threads of the CPU", source="$OMP_NUM_THREADS, else 1"),
+    Option("device", str, "auto", "device to train on: auto, cpu, cuda or cuda:N", metavar="DEVICE"),
+    Option("threads", ranged(int, 1), None, "CPU threads", source="$OMP_NUM_THREADS, else 1"),
     role="place",
 )
 
@@ -264,32 +285,32 @@ _MACHINE = grouped(
 def _last_checkpoint(text: str) -> bool:
     """What mammoth takes: `last`, or as a flag."""
     if text == "task":
-        raise ValueError("is not to be had: one state is kept, that after the last task (last)")
+        raise ValueError("is not available: only the state after the last task is kept (last)")
     return text == "last" or boolean(text)
 
 
 _OUTPUT = grouped(
     "output",
-    Option("results_dir", str, "results", "where the records go", aliases=("results_path",), metavar="DIR"),
-    Option("group", str, "default", "folder of the record inside --results_dir", metavar="NAME"),
-    flag("dry_run", "print what the run would be, and stop"),
-    flag("rerun", "set the record of this run aside and run anew"),
+    Option("results_dir", str, "results", "directory of the records", aliases=("results_path",), metavar="DIR"),
+    Option("group", str, "default", "subdirectory of --results_dir for the record", metavar="NAME"),
+    flag("dry_run", "print the plan of the run and exit"),
+    flag("rerun", "set the existing record of this run aside and start over"),
     Option("checkpoint_every", ranged(float, 0), 60.0, "seconds between checkpoints; 0: every step"),
-    flag("no_lock", "write without a lock, where the file system has none; start each run once at a time"),
-    flag("keep_checkpoint", "keep the checkpoint of a complete run"),
+    flag("no_lock", "do not lock the record, on file systems without locks; do not start a run twice at the same time"),
+    flag("keep_checkpoint", "keep the checkpoint when the run is complete"),
     Option(
         "savecheck",
         _last_checkpoint,
         False,
-        "as --keep_checkpoint, which `last` means as well",
+        "the same as --keep_checkpoint; `last` means 1",
         flag=True,
         metavar="last|0|1",
         stands_for=("keep_checkpoint",),
     ),
-    Option("keep_model", boolean, True, "keep the trained weights of a complete run, model.pt", flag=True),
+    Option("keep_model", boolean, True, "keep the trained weights (model.pt) when the run is complete", flag=True),
     Option("log_every", ranged(int, 1), 50, "steps between logged losses"),
-    flag("non_verbose", "print the results only"),
-    Option("notes", str, "", "free text kept with the record", source="none", metavar="TEXT"),
+    flag("non_verbose", "print only the results"),
+    Option("notes", str, "", "free text, stored in the record", source="none", metavar="TEXT"),
     role="place",
 )
 
@@ -299,22 +320,20 @@ _TRACKING = grouped(
         "wandb_mode",
         str,
         "auto",
-        "Weights & Biases; auto: online when logged in",
+        "mode of Weights & Biases; auto: online when logged in, else disabled",
         choices=("auto", "online", "offline", "disabled"),
         role="place",
     ),
     sets("nowand", "wandb_mode", "disabled", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
     Option(
-        "wandb_entity", str, None, "entity at Weights & Biases", source="its own default", role="place", metavar="NAME"
+        "wandb_entity", str, None, "Weights & Biases entity", source="its own default", role="place", metavar="NAME"
     ),
-    Option(
-        "wandb_project", str, None, "project at Weights & Biases", source="the dataset", role="place", metavar="NAME"
-    ),
+    Option("wandb_project", str, None, "Weights & Biases project", source="the dataset", role="place", metavar="NAME"),
     Option(
         "wandb_name",
         str,
         None,
-        "name of the run at Weights & Biases",
+        "name of the run in Weights & Biases",
         source="the record's",
         role="place",
         metavar="NAME",
@@ -323,21 +342,21 @@ _TRACKING = grouped(
 
 # Options of mammoth that would change nothing here, or something that this suite does not do.
 ABSENT = {
-    "num_workers": "images lie on the device, or are read from a file in place, without worker processes",
+    "num_workers": "images are kept on the device or memory-mapped, without worker processes",
     "optimizer": "every method is trained by SGD; see --optim_mom, --optim_wd and --optim_nesterov",
-    "lr_scheduler": "the learning rate falls at --lr_milestones",
+    "lr_scheduler": "the learning rate is decayed at --lr_milestones",
     "scheduler_mode": "the learning rate changes between epochs",
-    "fitting_mode": "a task is trained for --epochs; --best_epoch val_loss keeps the best of them",
-    "n_iters": "a task is trained for --epochs",
+    "fitting_mode": "each task is trained for --epochs; --best_epoch val_loss keeps the best of them",
+    "n_iters": "each task is trained for --epochs",
     "joint": "give --model joint",
     "eval_future": "give --enable_other_metrics 1, for forward transfer",
     "eval_epochs": "give --eval_every, in steps",
     "code_optimization": "give --precision tf32 or bf16, or --fast",
-    "distributed": "a run has one device; run.py uses all devices for many runs",
+    "distributed": "a run uses one device; run.py spreads many runs over all devices",
     "disable_log": "every run has its record; see --group and --results_dir",
-    "loadcheck": "the same command goes on from where it was stopped",
+    "loadcheck": "the same command resumes from where it was stopped",
     "label_perc": "all images of a task have their labels",
-    "noise_rate": "labels are as the data has them",
+    "noise_rate": "labels are taken from the data as they are",
 }
 
 SHARED_OPTIONS = PART_OPTIONS + _TRAINING + _NORM + _DATA + _EVALUATION + _MACHINE + _OUTPUT + _TRACKING

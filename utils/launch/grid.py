@@ -333,7 +333,7 @@ def _named_words(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         elif named:
             named[-1][1].append(word)
         else:
-            raise UserError(f"{word!r} belongs to no option")
+            raise UserError(f"unexpected argument {word!r}")
     return named
 
 

@@ -14,7 +14,7 @@ from utils.records.record import write_atomically
 
 
 class DamagedCheckpoint(UserError):
-    """The file holds something else than was written."""
+    """The file is not what was written."""
 
 
 def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
@@ -42,13 +42,13 @@ def load_model(path: Path) -> dict[str, Any]:
         UserError: the file is not there, or damaged.
     """
     if not path.exists():
-        raise UserError(f"there is no {path}: only a complete run has one, unless it was told --keep_model 0")
+        raise UserError(f"there is no {path}: only a complete run has one, and none started with --keep_model 0")
     content = _read(path)
     if (
         not isinstance(content, dict)
         or not {"network", "label_of_class", "task_sizes", "image_size", "transform"} <= content.keys()
     ):
-        raise UserError(f"{path} is damaged; --rerun trains the run anew")
+        raise UserError(f"{path} is damaged; --rerun starts the run over")
     return content
 
 
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
     Raises:
         DamagedCheckpoint: the file is damaged.
         UserError: it belongs to another configuration.
-        OSError: the disk does not give it.
+        OSError: the disk cannot be read.
     """
     if not path.exists():
         return None
@@ -94,7 +94,7 @@ def _read(path: Path) -> Any:
 
 @contextlib.contextmanager
 def taking_up(path: Path) -> Iterator[None]:
-    """Inside it the state of a checkpoint is taken up; one that lacks something is of another version of the suite.
+    """Context in which a checkpoint's state is restored; one that lacks something is of another version of the suite.
 
     Raises:
         UserError: it is.
@@ -105,6 +105,6 @@ def taking_up(path: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "in loading state_dict" not in str(error):
             raise  # such as for want of memory
         raise UserError(
-            f"{path} was written by another version of the suite; continue with that one, or remove it to train this "
+            f"{path} was written by another version of the suite; resume with that one, or remove it to train this "
             "run from the beginning"
         ) from error

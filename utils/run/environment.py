@@ -19,7 +19,7 @@ _CODE = ("backbone", "datasets", "models", "utils", "run.py")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first GPU, the CPU without one. Raises UserError if there is none such."""
+    """The device of that name; `auto` is the first GPU, or else the CPU. Raises UserError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

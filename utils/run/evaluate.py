@@ -65,7 +65,9 @@ def evaluate(
         counts += torch.stack([class_il, task_il, outputs.isnan().any(dim=1)]).sum(dim=1)
     correct_class_il, correct_task_il, num_undefined = counts.tolist()
     if num_undefined:
-        raise Diverged(f"the network gives NaN on {num_undefined} of {len(labels)} test images; a lower --lr may help")
+        raise Diverged(
+            f"the network outputs NaN on {num_undefined} of {len(labels)} test images; a lower --lr may help"
+        )
     return Counts(correct_class_il, correct_task_il, len(labels))
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a live bar on a terminal, else plain lines a few a minute; `progress.json`."""
+"""A run's progress: a live bar on a terminal, else a few plain lines a minute; and `progress.json`."""
 
 import contextlib
 import dataclasses
@@ -47,17 +47,17 @@ class Screen:
             self.log(text)
 
     def begin(self) -> None:
-        """From now on it will be shown how far the run is."""
+        """Start to show progress."""
         if self._verbose and self._console.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[status]}"),
                 console=self._console,
                 expand=True,
                 transient=True,
             )
-            self._bar.add_task("", total=None, told="")
+            self._bar.add_task("", total=None, status="")
             self._bar.start()
 
     @property
@@ -66,16 +66,18 @@ class Screen:
         return LIVE_INTERVAL if self._bar else PLAIN_INTERVAL
 
     def show(self, progress: Progress) -> None:
-        """Show how far the run is."""
+        """Show the progress."""
         pace, left = progress.seconds_per_step, progress.seconds_left(progress.updated)
         speed = "–" if not pace else f"{1 / pace:.1f}"
         eta = "unknown" if left is None else clock(left)
-        told = f"{progress.steps}  loss {progress.loss_text}  {speed} steps/s  ETA {eta}"
+        status = f"{progress.steps}  loss {progress.loss_text}  {speed} steps/s  ETA {eta}"
         if self._bar:
             total, title = progress.total_steps, progress.title
-            self._bar.update(self._bar.task_ids[0], description=title, total=total, completed=progress.step, told=told)
+            self._bar.update(
+                self._bar.task_ids[0], description=title, total=total, completed=progress.step, status=status
+            )
         else:
-            self.say(f"{progress.title}  {told}", detail=True)
+            self.say(f"{progress.title}  {status}", detail=True)
 
     def end(self) -> None:
         """The run is over, or stops."""
@@ -85,12 +87,12 @@ class Screen:
 
 
 class ProgressReport:
-    """Tells on the screen and in `progress.json` how far a run is, each as often as it is worth it.
+    """Reports progress on the screen and in `progress.json`, each at its own interval.
 
     A step costs a look at the clock; nothing waits for a device.
 
     Args:
-        record, screen: where to tell it.
+        record, screen: where to report it.
         num_tasks: of the run.
         total_steps: of the whole run, None if they cannot be known before.
         memory: gives the largest memory so far, as `utils.run.environment.peak_memory` does.
@@ -108,15 +110,15 @@ class ProgressReport:
         self._screen = screen
         self._memory = memory
         now = time.time()
-        self._told = Progress(os.getpid(), now, 0, now, num_tasks, total_steps, step=0)
+        self._reported = Progress(os.getpid(), now, 0, now, num_tasks, total_steps, step=0)
         self._latest: dict[str, Any] = {}  # what has changed since then
-        self._write_at = self._show_at = float("inf")  # nothing is told before the run begins
+        self._write_at = self._show_at = float("inf")  # nothing is reported before the run begins
 
     @contextlib.contextmanager
     def during_run(self, step: int) -> Iterator[None]:
-        """Tell of the training that begins now, after a step."""
+        """Report the training that begins now, after a step."""
         now = time.time()
-        self._told = dataclasses.replace(self._told, started=now, first_step=step, step=step)
+        self._reported = dataclasses.replace(self._reported, started=now, first_step=step, step=step)
         self._screen.begin()
         self._write_at, self._show_at = 0.0, time.monotonic() + self._screen.interval
         try:
@@ -130,9 +132,9 @@ class ProgressReport:
 
     @contextlib.contextmanager
     def during(self, kind: str) -> Iterator[None]:
-        """Tell that something else than training goes on."""
-        former = self._latest.get("phase", self._told.phase)
-        if kind == "exemplars":  # nothing is told again before they are chosen
+        """Report that something other than training is going on."""
+        former = self._latest.get("phase", self._reported.phase)
+        if kind == "exemplars":  # nothing is reported again until they are chosen
             self._write_at = min(self._write_at, time.monotonic())
         self.update(phase=PHASES[kind])
         try:
@@ -141,26 +143,26 @@ class ProgressReport:
             self.update(phase=former)
 
     def update(self, **changes: Any) -> None:
-        """Take note of a change of place, by the names of `Progress`."""
+        """Record a change, by the names of `Progress`."""
         self._latest |= changes
         self.refresh()
 
     def advance(self, step: int, stage_step: int, loss: float | None) -> None:
-        """Take note of a step of the whole run and a batch of the stage; `loss` is the last one read."""
+        """Record a step of the whole run and a batch of the stage; `loss` is the last one read."""
         self._latest |= {"step": step, "stage_step": stage_step, "loss": loss}
         self.refresh()
 
     def refresh(self) -> None:
-        """Tell it where that is due."""
+        """Report where that is due."""
         now = time.monotonic()
         if now < self._write_at and now < self._show_at:
             return
         changes = self._latest | self._memory()
-        self._told = dataclasses.replace(self._told, **changes, updated=time.time())
+        self._reported = dataclasses.replace(self._reported, **changes, updated=time.time())
         self._latest = {}
         if now >= self._write_at:
-            self._record.write_progress(self._told)
+            self._record.write_progress(self._reported)
             self._write_at = now + FILE_INTERVAL
         if now >= self._show_at:
-            self._screen.show(self._told)
+            self._screen.show(self._reported)
             self._show_at = now + self._screen.interval

@@ -187,13 +187,13 @@ class Training:
         with taking_up(record.checkpoint_path):
             if state["device"] != device.type:
                 raise UserError(
-                    f"{record.checkpoint_path} was written on {state['device']}: continue with --device "
+                    f"{record.checkpoint_path} was written on {state['device']}: resume with --device "
                     f"{state['device']}, or remove it to train from the beginning"
                 )
             self._take_up(state)
             record.cut(state["lengths"])
         self.sinks.screen.say(
-            f"continuing in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
+            f"resuming in task {self.position.task + 1}/{self.stream.num_tasks} after step {self.position.step}"
         )
 
     def _take_up(self, state: dict[str, Any]) -> None:
@@ -210,7 +210,7 @@ class Training:
 
     @contextmanager
     def _doing(self, kind: str) -> Iterator[None]:
-        """Count the time for a kind, and tell that this goes on."""
+        """Count the time for a kind, and report that it is going on."""
         with self.watch.during(kind), self.sinks.progress.during(kind):
             yield
 

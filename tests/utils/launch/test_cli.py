@@ -43,7 +43,7 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--speed", "9"], "--speed"),
         (["--preset", "demo", "--selection", "test"], "oracle"),
         (["--preset", "demo", "--search_seeds"], "--search_seeds: expected at least one argument"),
-        (["--preset", "demo", "--seeds", "x"], "'x' is not a whole number"),
+        (["--preset", "demo", "--seeds", "x"], "'x' is not an integer"),
         (["--preset", "demo", "--seeds", "-1"], "must be from 0"),
         (["--preset", "demo", "--kappa", "much"], "'much' is not a number"),
         (["--preset", "demo", "--threads", "0"], "must be from 1"),

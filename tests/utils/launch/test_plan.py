@@ -181,7 +181,7 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({"methods": ()}, "", "--methods has no value"),
         ({}, "--beta 0.5", "no run of this plan uses --beta"),
         ({}, "--foo 0.5", "no run of this plan uses --foo"),
-        ({}, "word", "'word' belongs to no option"),
+        ({}, "word", "unexpected argument 'word'"),
         ({"methods": ("TBBN",)}, "--forward separate", "--forward"),
         ({"search_seeds": ()}, "", "--search_seeds has no value"),
         ({"search_seeds": (0,), "methods": ("BN",)}, "", "--search_seeds changes nothing: no norm layer"),
