@@ -142,7 +142,7 @@ def fake_nvidia_smi(folder: Path):
 def make_runs(folder: Path, number: int) -> tuple[CommonOptions, Plan]:
     """The plan of so many runs of two methods and five norm layers."""
     common = CommonOptions(folder / "results", "demo", folder)
-    grid = change(find_grid("demo"), {"seeds": tuple(range(-(-number // 10))), "kappa": (0.4,)})
+    grid = change(find_grid("demo"), {"seeds": tuple(range(-(-number // 10)))})
     plan = make_plan(grid, {}, common)
     return common, replace(plan, jobs=plan.jobs[:number])
 

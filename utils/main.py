@@ -477,7 +477,7 @@ def show_plan(
     for name, origin in config.origins.items():
         is_shown = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
         if is_shown and name in config.used():
-            by_origin.setdefault(origin, []).append(f"{name} {config.values[name]}")
+            by_origin.setdefault(origin, []).append(f"{name} {typed_text(config.values[name])}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
     for remark in config.parts.method.warnings(config.values, config.parts.norm):

@@ -111,15 +111,16 @@ GRIDS: dict[str, Grid] = {
             "fixed": ("--retune_norms", "5", "--adjust_groups"),
         }
     ),
-    # Minutes on two cores, on the embedded digits; the width is one that eight groups divide.
+    # Two minutes on two cores, on the embedded digits, in a width that four groups divide. Chosen by the spread of BN
+    # alone (docs/grids.md).
     "demo": Grid(
         seeds=(0, 1),
         datasets=("seq-digits",),
         models=("er_ace", "er"),
         methods=("BN", "GN", "CN", "TBBN", "AdaB2N"),
-        axes={"epochs": {OTHERS: (1,)}, "buffer_size": {OTHERS: (200,)}, "kappa": {OTHERS: (0.4, 1.0)}},
+        axes={"epochs": {OTHERS: (4,)}, "buffer_size": {OTHERS: (500,)}},
         searched=_OF_ADAB2N,
-        fixed=("--nf", "16", "--lr", "0.05", "--num_groups", "8"),
+        fixed=("--nf", "8", "--bs", "32", "--num_groups", "4", "--lr", "0.1", "--milestones", "3", "--lr_decay", "0.1"),
     ),
 }
 DEFAULT_GRID = "adab2n-online"

@@ -98,7 +98,7 @@ def test_where_a_value_came_from_is_kept():
     origins = config("--preset demo --lr 0.5").origins
     assert origins["lr"] == "typed"
     assert origins["dataset"] == origins["nf"] == "preset demo"
-    assert origins["epochs"] == "protocol online"
+    assert origins["backbone"] == "protocol online"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from tests.utils.report.rig import counts
 from utils.launch.engine import LocalEngine
+from utils.launch.grid import OTHERS, Grid
 from utils.launch.plan import CommonOptions
 from utils.launch.scheduler import Limits, Scheduler
 from utils.records.ledger import Axes
@@ -14,6 +15,15 @@ from utils.records.state import RunState
 
 CONFIG = {"values": {"nl": "BN", "seed": 0}, "command": []}
 RESULT = {"counts": counts([50, 50]), "untrained": None, "anytime": []}
+STUDY = Grid(  # a small one, which searches
+    seeds=(0, 1),
+    datasets=("seq-digits",),
+    models=("er_ace", "er"),
+    methods=("BN", "GN", "CN", "TBBN", "AdaB2N"),
+    axes={"epochs": {OTHERS: (1,)}, "buffer_size": {OTHERS: (200,)}, "kappa": {OTHERS: (0.4, 1.0)}},
+    searched=("kappa", "lambd", "ada_t0"),
+    fixed=("--nf", "16", "--lr", "0.05", "--num_groups", "8"),
+)
 
 
 @dataclass(frozen=True)

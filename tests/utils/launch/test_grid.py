@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.utils.launch.rig import STUDY
 from utils.config.variants import row_of
 from utils.errors import UserError
 from utils.launch.grid import change, default_group, find_grid, read_extras
@@ -12,12 +13,12 @@ from utils.launch.plan import CommonOptions, Data, make_plan
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """Plans a part of the demo over data that are not at hand."""
+    """Plans a part of a preset or of a small study over data that are not at hand."""
     monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
 
-    def make(extras="", preset="demo", **typed):
+    def make(extras="", preset=None, **typed):
         few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "seeds": (0,)}
-        grid = change(find_grid(preset), {**few, **typed})
+        grid = change(find_grid(preset) if preset else STUDY, {**few, **typed})
         return make_plan(grid, read_extras(extras.split()), CommonOptions(tmp_path, "group", Path("data")))
 
     return make

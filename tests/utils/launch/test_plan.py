@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.launch.rig import CONFIG, RESULT
+from tests.utils.launch.rig import CONFIG, RESULT, STUDY
 from utils.config.configuration import configure
 from utils.config.registry import NORMS
 from utils.errors import UserError
@@ -19,7 +19,8 @@ def plan(tmp_path, monkeypatch):
 
     def make(grid, extras="", **typed):
         where = CommonOptions(tmp_path, "group", Path("data"))
-        return make_plan(change(find_grid(grid), typed), read_extras(extras.split()), where)
+        base = STUDY if grid == "study" else find_grid(grid)
+        return make_plan(change(base, typed), read_extras(extras.split()), where)
 
     return make
 
@@ -43,20 +44,29 @@ def test_demo_has_two_methods_five_norm_layers_and_two_seeds(plan):
     assert {value["seed"] for value in values} == {0, 1}
 
 
+def test_demo_tunes_no_layer(plan):
+    made = plan("demo")
+    assert (made.searches, len(made.jobs)) == ((), 2 * 5 * 2)
+
+
+def test_a_run_of_the_demo_is_one_of_its_grid(plan):
+    assert configure(["--preset", "demo"]).identity("") in [job.config.identity("") for job in plan("demo").jobs]
+
+
 def test_seeds_come_one_after_the_other(plan):
-    seeds = [job.config.seed for job in plan("demo").jobs]
+    seeds = [job.config.seed for job in plan("study").jobs]
     assert seeds == sorted(seeds)
 
 
 def test_searched_options_reach_the_layers_that_use_them(plan):
-    jobs = plan("demo", kappa=(0.1, 0.2, 0.3), lambd=(1.0,), methods=("BN", "AdaB2N"), models=("er",), seeds=(0,)).jobs
+    jobs = plan("study", kappa=(0.1, 0.2, 0.3), lambd=(1.0,), methods=("BN", "AdaB2N"), models=("er",), seeds=(0,)).jobs
     assert [job.config.nl for job in jobs] == ["BN", "AdaB2N", "AdaB2N", "AdaB2N"]
     assert [job.config.kappa for job in jobs[1:]] == [0.1, 0.2, 0.3]
     assert "--kappa" not in jobs[0].words
 
 
 def test_methods_without_memory_take_no_buffer_and_no_regularizer(plan):
-    jobs = plan("demo", models=("sgd", "er"), methods=("AdaB2N",), buffer_size=(5,), lambd=(1.0,), seeds=(0,)).jobs
+    jobs = plan("study", models=("sgd", "er"), methods=("AdaB2N",), buffer_size=(5,), lambd=(1.0,), seeds=(0,)).jobs
     words = [job.words for job in jobs if job.config.model == "sgd"]
     assert len(words) == 2  # two values of kappa
     assert not any("--buffer_size" in each or "--lambd" in each for each in words)
@@ -73,27 +83,27 @@ def test_methods_without_memory_take_no_buffer_and_no_regularizer(plan):
 )
 def test_an_axis_that_no_run_uses_is_refused(plan, typed, option):
     with pytest.raises(UserError, match=f"no run of this plan uses --{option}; it belongs to "):
-        plan("demo", **typed)
+        plan("study", **typed)
 
 
 def test_several_epochs_side_by_side(plan):
-    assert {job.config.epochs for job in plan("demo", epochs=(1, 3)).jobs} == {1, 3}
+    assert {job.config.epochs for job in plan("study", epochs=(1, 3)).jobs} == {1, 3}
 
 
 def test_equal_spellings_are_one_run(plan):
-    made = plan("demo", methods=("AdaB2N", "adab²n"), models=("er", "ER"), seeds=(0,))
+    made = plan("study", methods=("AdaB2N", "adab²n"), models=("er", "ER"), seeds=(0,))
     assert len(made.jobs) * 4 == made.num_asked
 
 
 def test_further_options_reach_the_runs_that_use_them(plan):
-    jobs = plan("demo", "--nf 8 --bs 5 --renormalize_absent", methods=("BN", "AdaB2N")).jobs
+    jobs = plan("study", "--nf 8 --bs 5 --renormalize_absent", methods=("BN", "AdaB2N")).jobs
     assert {job.config.nf for job in jobs} == {8}
     assert {job.config.batch_size for job in jobs} == {5}
     assert {job.config.values.get("renormalize_absent") for job in jobs} == {None, True}
 
 
 def test_typed_option_wins_over_the_grid(plan):
-    jobs = plan("demo", "--kappa 0.9 --lr 0.2").jobs
+    jobs = plan("study", "--kappa 0.9 --lr 0.2").jobs
     assert {job.config.values.get("kappa") for job in jobs} == {None, 0.9}
     assert {job.config.lr for job in jobs} == {0.2}
 
@@ -105,7 +115,7 @@ def cells(made):
 
 
 def test_a_search_by_validation_holds_out_a_tenth_and_other_layers_are_run_plainly(plan):
-    made = plan("demo", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), selection="validation")
+    made = plan("study", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), selection="validation")
     assert cells(made) == [(0, 0.1, 0.1), (0, 0.4, 0.1), (1, 0.1, 0.1), (1, 0.4, 0.1)]
     assert [job.config.validation for job in made.jobs if job.config.nl == "BN"] == [0.0, 0.0]
     (search,) = made.searches
@@ -117,7 +127,7 @@ def test_a_search_by_validation_holds_out_a_tenth_and_other_layers_are_run_plain
 
 
 def test_search_seeds_are_those_of_cells_with_several_settings_only(plan):
-    made = plan("demo", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), search_seeds=(7, 0))
+    made = plan("study", models=("er",), methods=("BN", "AdaB2N"), kappa=(0.1, 0.4), search_seeds=(7, 0))
     assert cells(made) == [(0, 0.1, 0.0), (0, 0.4, 0.0), (7, 0.1, 0.0), (7, 0.4, 0.0)]
     assert [job.config.seed for job in made.jobs if job.config.nl == "BN"] == [0, 1]
     assert made.searches[0].num_following == 1
@@ -126,10 +136,10 @@ def test_search_seeds_are_those_of_cells_with_several_settings_only(plan):
 
 def test_equal_computations_are_one_setting(plan):
     """ER-ACE regularizes from the second task on in any case."""
-    made = plan("demo", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4,), ada_t0=(0, 1), selection="oracle")
+    made = plan("study", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4,), ada_t0=(0, 1), selection="oracle")
     assert (made.searches, len(made.jobs), made.num_asked) == ((), 2, 4)
     both = plan(
-        "demo", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4, 1.0), ada_t0=(0, 1), selection="validation"
+        "study", models=("er_ace",), methods=("AdaB2N",), kappa=(0.4, 1.0), ada_t0=(0, 1), selection="validation"
     )
     assert both.searches[0].settings == ("kappa 0.4, ada_t0 0", "kappa 1.0, ada_t0 0")
     assert (len(both.jobs), both.num_asked) == (4, 8)
@@ -151,7 +161,7 @@ def test_plugins_are_known_to_the_plan(plan, tmp_path):
     norms = tuple(file.stem for file in files)
     try:
         extras = " ".join(f"--plugin {file}" for file in files)
-        jobs = plan("demo", extras, methods=norms, models=("er",), seeds=(0,)).jobs
+        jobs = plan("study", extras, methods=norms, models=("er",), seeds=(0,)).jobs
         assert [job.config.nl for job in jobs] == list(norms)
         assert {str(file) for file in files} <= set(jobs[0].words)
     finally:
@@ -160,7 +170,7 @@ def test_plugins_are_known_to_the_plan(plan, tmp_path):
 
 
 def test_state_of_a_job_is_what_the_disk_says(plan):
-    job = plan("demo").jobs[0]
+    job = plan("study").jobs[0]
     assert job.state() == RunState.NOT_RUN
     job.record.open()
     job.record.checkpoint_path.touch()
@@ -199,15 +209,15 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
 )
 def test_mistakes_are_named_before_anything_starts(plan, typed, extras, message):
     with pytest.raises(UserError, match=message):
-        plan("demo", extras, **typed)
+        plan("study", extras, **typed)
 
 
 def test_records_of_another_schema_are_told_from_damaged_ones(plan):
-    job, other = plan("demo").jobs[:2]
+    job, other = plan("study").jobs[:2]
     for each, text in ((job, "{"), (other, '{"schema": 99}')):
         each.record.folder.mkdir(parents=True)
         each.record.config_path.write_text(text)
-    assert [each.state() for each in plan("demo").jobs[:3]] == [
+    assert [each.state() for each in plan("study").jobs[:3]] == [
         RunState.STARTED,
         RunState.OTHER_VERSION,
         RunState.NOT_RUN,

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.launch.rig import FakeDevices, SilentView
+from tests.utils.launch.rig import STUDY, FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
 from utils.config.registry import NORMS, ROOT
 from utils.launch.engine import Child
-from utils.launch.grid import change, find_grid, read_extras
+from utils.launch.grid import change, read_extras
 from utils.launch.plan import CommonOptions, Data, FollowUps, decided, make_plan
 from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
 from utils.records.collect import collect
@@ -74,7 +74,7 @@ class Study:
         self.where = CommonOptions(root, "group", Path("data"))
         self.outcome, self.starts, self.said = outcome, [], []
         few = {"models": ("er",), "methods": ("BN", "AdaB2N"), "kappa": tuple(ON_TEST), "seeds": (0, 1), **typed}
-        self.grid = change(find_grid("demo"), {name: values for name, values in few.items() if values is not None})
+        self.grid = change(STUDY, {name: values for name, values in few.items() if values is not None})
         self.extras = extras
 
     def plan(self):
@@ -309,8 +309,10 @@ def test_the_plan_that_was_made_last_defines_what_is_searched_and_strangers_are_
 
 @pytest.mark.slow
 def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path):
-    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "AdaB2N", "--num_seeds", "1", "--nf", "8"]
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "AdaB2N", "--kappa", "0.4", "1.0"]
     words += [
+        "--num_seeds",
+        "1",
         "--selection",
         "validation",
         "--group",
@@ -333,14 +335,14 @@ def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path
 @pytest.mark.slow
 def test_real_runs_search_the_option_of_a_plug_in_and_compare_learning_rates(tmp_path):
     (tmp_path / "sharp.py").write_text(PLUGIN)
-    words = f"--preset demo --models er --methods BN Sharp --num_seeds 1 --nf 8 --plugin {tmp_path / 'sharp.py'}"
+    words = f"--preset demo --models er --methods BN Sharp --num_seeds 1 --plugin {tmp_path / 'sharp.py'}"
     words += f" --lr 0.03 0.1 --sharpness 1 2 --search sharpness --group study --results_dir {tmp_path} --nowand 1 -y"
     command = [sys.executable, "run.py", *words.split()]
     shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert "6 of 6 runs complete" in shown.stdout
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
-    assert "seq-digits er 200 lr 0.03 Class-IL" in table.splitlines()[0]
-    assert "seq-digits er 200 lr 0.1 Class-IL" in table.splitlines()[0]
+    assert "seq-digits er 500 lr 0.03 Class-IL" in table.splitlines()[0]
+    assert "seq-digits er 500 lr 0.1 Class-IL" in table.splitlines()[0]
     assert "Hyperparameters of Sharp selected by final Class-IL accuracy on the data the runs are tested on" in table
     assert re.search(r"\| Sharp \| 2 \|", table)
     assert "sharpness" in table

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.utils.launch.rig import RESULT, FakeEstimates
-from utils.launch.grid import change, find_grid
+from tests.utils.launch.rig import RESULT, STUDY, FakeEstimates
+from utils.launch.grid import change
 from utils.launch.plan import CommonOptions, Data, make_plan
 from utils.launch.summary import Cost, Summary, cost_of, steps_in_words
 
@@ -16,14 +16,14 @@ def no_data(monkeypatch):
 
 @pytest.fixture
 def summarise(tmp_path):
-    """The summary of a part of the demo."""
+    """The summary of a part of a small study."""
 
     def make(seconds=lambda job: None, num_parallel=2, num_steps=100, **typed):
         common = CommonOptions(tmp_path, "group", Path("data"))
         few = {"models": ("er",), "methods": ("BN", "AdaB2N")}
         few |= {"kappa": (0.1, 0.4, 1.0)} if "AdaB2N" in typed.get("methods", ("AdaB2N",)) else {}
         estimates = FakeEstimates(seconds, num_steps=lambda job: num_steps)
-        plan = make_plan(change(find_grid("demo"), {**few, **typed}), {}, common)
+        plan = make_plan(change(STUDY, {**few, **typed}), {}, common)
         return Summary(plan, common, estimates, num_parallel)
 
     return make
