@@ -92,7 +92,7 @@ def test_a_stored_setting_is_taken_with_its_epochs_as_a_single_run_takes_it(plan
         ("--bs 5 8 --batch_size 5", {}, "--bs sets --batch_size too: leave out one of them"),
         ("--bs 5 --minibatch_size 5", {}, "--bs sets --minibatch_size too: leave out one of them"),
         ("--buffer_mode ring --data_root a --base_path b", {}, "--base_path is another name of an option that was"),
-        ("--num_workers 4", {}, "there is no --num_workers here: images lie on the device"),
+        ("--num_workers 4", {}, "there is no --num_workers here: images are kept on the device"),
         ("--no_affine 0 1", {}, "--no_affine takes one value: give --affine several"),
         ("--lr 0.1 --lr 0.2 0.3", {}, "--lr is given twice"),
         ("--lr 0.1 high", {}, "--lr: 'high' is not a number"),
