@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
-from utils.launch.devices import Devices, Place
+from utils.launch.devices import Devices, Slot
 from utils.launch.engine import LocalEngine
 from utils.launch.estimates import Estimates, Remaining
 from utils.launch.grid import change, find_grid
@@ -56,7 +56,7 @@ class StandInEngine(LocalEngine):
 
     seconds = 0.0
 
-    def command(self, job: Job, place: Place) -> list[str]:
+    def command(self, job: Job, slot: Slot) -> list[str]:
         return command(job, self.seconds)
 
 

@@ -1,14 +1,13 @@
 """The command line of one run: its options, and what is said of one that no part uses."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
 from utils.config.options import ABSENT, PART_OPTIONS, Option
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 
 SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
 PROGRAM: dict[str, Any] = {
@@ -180,5 +179,5 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
     if users:
         here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
         return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
-    close = difflib.get_close_matches(name, [*options, *(a for o in options.values() for a in o.aliases)], n=1)
-    return f"unknown option --{name}." + (f" Did you mean --{close[0]}?" if close else " See --help.")
+    known = [spelling for option in options.values() for spelling in option.spellings]
+    return f"unknown option --{name}.{did_you_mean(name, known, '--{}') or ' See --help.'}"

@@ -26,7 +26,7 @@ __all__ = [
     "PART_OPTIONS",
     "PLACE_OPTIONS",
     "SHARED_OPTIONS",
-    "TELLING_NOTHING",
+    "UNREPORTED_OPTIONS",
     "Condition",
     "Option",
     "Role",
@@ -361,8 +361,8 @@ ABSENT = {
 
 SHARED_OPTIONS = PART_OPTIONS + _TRAINING + _NORM + _DATA + _EVALUATION + _MACHINE + _OUTPUT + _TRACKING
 PLACE_OPTIONS = tuple(option for option in SHARED_OPTIONS if option.role == "place")
-# How a run was asked for and done, which tells nothing of what it computed.
-TELLING_NOTHING = frozenset(option.name for option in SHARED_OPTIONS if option.role in ("place", "shorthand"))
+# How a run was asked for and where it was done: what it computed does not depend on these, and reports leave them out.
+UNREPORTED_OPTIONS = frozenset(option.name for option in SHARED_OPTIONS if option.role in ("place", "shorthand"))
 
 
 def role_of(name: str) -> Role:

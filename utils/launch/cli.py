@@ -5,7 +5,6 @@ once.
 """
 
 import argparse
-import difflib
 import errno
 import json
 import signal
@@ -19,7 +18,7 @@ from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, grouped
 from utils.config.registry import DATASETS, load_plugin
-from utils.errors import COMPLETE, DISK, MISTAKE, DiskError, RunError, UserError, is_disk_error
+from utils.errors import COMPLETE, DISK, MISTAKE, DiskError, RunError, UserError, did_you_mean, is_disk_error
 from utils.launch.arguments import (
     DATA_ROOT,
     LAUNCH_OPTIONS,
@@ -118,8 +117,7 @@ def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], in
     """The command of that name. Raises UserError, with a suggestion, if there is none."""
     if name in commands:
         return commands[name]
-    close = difflib.get_close_matches(name, commands, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, commands)
     raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
 
 
@@ -145,7 +143,7 @@ def launch(words: Sequence[str]) -> int:
 
     devices = _devices(options, common)
     estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
-    summary = Summary(plan, common, estimates, devices.num_places)
+    summary = Summary(plan, common, estimates, devices.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
@@ -157,7 +155,7 @@ def launch(words: Sequence[str]) -> int:
         return MISTAKE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = Summary(plan, common, estimates, devices.num_places)
+        summary = Summary(plan, common, estimates, devices.num_slots)
     return _run(summary, devices, options)
 
 

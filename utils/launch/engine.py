@@ -29,7 +29,7 @@ class Child:
 
     Attributes:
         job: what it runs.
-        place: where.
+        slot: where.
         log_path: what it prints.
         started: by the monotonic clock.
         asked: when it was asked to save its state and stop; None: it was not.
@@ -38,7 +38,7 @@ class Child:
     """
 
     job: Job
-    place: Any
+    slot: Any
     process: subprocess.Popen
     log_path: Path
     started: float = field(default_factory=time.monotonic)
@@ -151,12 +151,12 @@ class LocalEngine:
         self._say = say
         self._keeps_logs = True
 
-    def command(self, job: Job, place: Any) -> list[str]:
-        """The command line of a job at a place."""
-        words = (*job.words, *self._common.words, *place.arguments)
+    def command(self, job: Job, slot: Any) -> list[str]:
+        """The command line of a job at a slot."""
+        words = (*job.words, *self._common.words, *slot.arguments)
         return [self._interpreter, str(self._program), *words]
 
-    def start(self, job: Job, place: Any, ended: Callable[[Child, int], None]) -> Child:
+    def start(self, job: Job, slot: Any, ended: Callable[[Child, int], None]) -> Child:
         """Start a job; `ended(child, exit code)` is called from another thread when it is over.
 
         Raises:
@@ -166,14 +166,14 @@ class LocalEngine:
         log = self._open_log(path)
         with log or Path(os.devnull).open("wb") as output:
             process = subprocess.Popen(
-                self.command(job, place),
+                self.command(job, slot),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | place.environment,
+                env=os.environ | slot.environment,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its children itself
             )
-        child = Child(job, place, process, job.record.log_path)
+        child = Child(job, slot, process, job.record.log_path)
         if log is not None:
             child.log_path, child.final_log_path = path, self._log_dir / f"{job.name}.txt"
         threading.Thread(target=lambda: self._await(child, ended), name=job.name, daemon=True).start()

@@ -189,7 +189,7 @@ def _mean(numbers: Iterable[float]) -> float | None:
 
 
 class Remaining:
-    """Plays the rest of a plan: each waiting run starts where a place comes free first.
+    """Plays the rest of a plan: each waiting run starts where a slot comes free first.
 
     A run under way that has reported steps continues at its own speed. How long another one takes is known from the
     runs of its kind that this launcher has completed, else from the records of equal runs, else from the speed of runs
@@ -302,17 +302,17 @@ class Remaining:
 
 
 def last_end(ends: Iterable[float], waiting: Iterable[float]) -> float:
-    """When the last run ends, if each waiting one starts where a place comes free first.
+    """When the last run ends, if each waiting one starts where a slot comes free first.
 
     Args:
-        ends: when each place comes free; at least one.
+        ends: when each slot comes free; at least one.
         waiting: what the runs take that wait, in their order.
     """
-    places = list(ends)
-    heapq.heapify(places)
+    slots = list(ends)
+    heapq.heapify(slots)
     for seconds in waiting:
-        heapq.heapreplace(places, places[0] + seconds)
-    return max(places)
+        heapq.heapreplace(slots, slots[0] + seconds)
+    return max(slots)
 
 
 @dataclass(frozen=True)

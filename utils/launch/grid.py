@@ -3,7 +3,6 @@
 Nothing here imports torch.
 """
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -17,7 +16,7 @@ from utils.config.configuration import accepted_options
 from utils.config.options import ABSENT, PART_OPTIONS, SHARED_OPTIONS, Option
 from utils.config.registry import DATASETS, METHODS, NORMS
 from utils.config.variants import find_variant
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 from utils.records.selection import ORACLE, setting_in_words
 
 OTHERS = "*"  # datasets that an axis does not name
@@ -387,5 +386,5 @@ def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
     if name in users:
         return f"no run of this plan uses --{name}; it belongs to {', '.join(users[name])}"
     shared = (spelling for option in SHARED_OPTIONS for spelling in option.spellings)
-    close = difflib.get_close_matches(name, dict.fromkeys([*launcher_options, *shared, *users]), n=1)
-    return f"no run of this plan uses --{name}" + (f". Did you mean --{close[0]}?" if close else "; see --help")
+    hint = did_you_mean(name, [*launcher_options, *shared, *users], "--{}")
+    return f"no run of this plan uses --{name}{'.' + hint if hint else '; see --help'}"

@@ -168,15 +168,15 @@ class Scheduler:
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
             self._report_peaks()
-            place = self._devices.place(self._estimate(job))
-            if place is None:
+            slot = self._devices.acquire(self._estimate(job))
+            if slot is None:
                 return
             self._waiting.popleft()
             if job.record.is_held():
-                self._devices.release(place)
+                self._devices.release(slot)
                 self._hold(job)
             else:
-                self._start(job, place)
+                self._start(job, slot)
 
     def _set_aside(self, job: Job) -> bool:
         """Whether a damaged record could be put out of the way, so that the run can start over."""
@@ -198,13 +198,13 @@ class Scheduler:
         for child in self.progress.running.values():
             peak = child.reported_peak()
             if peak is not None:
-                self._devices.report_peak(child.place, *peak)
+                self._devices.report_peak(child.slot, *peak)
 
-    def _start(self, job: Job, place: Any) -> None:
+    def _start(self, job: Job, slot: Any) -> None:
         try:
-            child = self._engine.start(job, place, lambda child, code: self._events.put(("ended", (child, code))))
+            child = self._engine.start(job, slot, lambda child, code: self._events.put(("ended", (child, code))))
         except OSError as error:  # such as for want of memory, which may pass
-            self._devices.release(place)
+            self._devices.release(slot)
             if self._again(self._crashes, job, self._limits.crashes):
                 self._hold(job, f"{job.name} cannot be started ({error}): will be retried")
             else:
@@ -284,7 +284,7 @@ class Scheduler:
         job = child.job
         del self.progress.running[job.name]
         took = time.monotonic() - child.started
-        self._devices.release(child.place)
+        self._devices.release(child.slot)
         code, last = child.true_code(code), child.last_words(code)
         too_long = child.asked is not None and self._stopping is None
         out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not child.killed)
@@ -302,7 +302,7 @@ class Scheduler:
             self._hold(job)
         elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
-            self._devices.fewer_neighbours(child.place)
+            self._devices.fewer_neighbours(child.slot)
             self._waiting.append(job)
         elif out_of_memory or code in {errors.MISTAKE, errors.DISK, *errors.STOPPED} or (too_long and not child.killed):
             self._fail(job, last, child)

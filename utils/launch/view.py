@@ -80,7 +80,7 @@ class View:
     def started(self, child: Child) -> None:
         """A run has begun."""
         if self._live is None:
-            self.say(f"started {_title(child.job)} on {child.place.label}")
+            self.say(f"started {_title(child.job)} on {child.slot.label}")
 
     def ended(self, job: Job, outcome: RunState, reason: str, child: Child | None, progress: PlanProgress) -> None:
         """A job is over; a failed one shows its own last lines."""
@@ -216,7 +216,7 @@ def _counts(progress: PlanProgress, num_following: int) -> Text:
 
 def _running(children: list[Child], width: int, num_rows: int) -> list[Text]:
     """One line per running child, those of one device together; the last line counts those that have no room."""
-    children.sort(key=lambda child: (len(child.place.label), child.place.label))
+    children.sort(key=lambda child: (len(child.slot.label), child.slot.label))
     hidden = len(children) - num_rows + 1 if len(children) > num_rows else 0
     shown = children[: len(children) - hidden]
     lines = _aligned([_row(child) for child in shown], width)
@@ -226,7 +226,7 @@ def _running(children: list[Child], width: int, num_rows: int) -> list[Text]:
 def _row(child: Child) -> _Row:
     took, progress = clock(time.monotonic() - child.started), child.job.record.read_progress()
     words = progress.words if progress else "starting"
-    return _Row(child.place.label, child.job.name, setting_of(child.job), took, words)
+    return _Row(child.slot.label, child.job.name, setting_of(child.job), took, words)
 
 
 def _aligned(rows: list[_Row], width: int) -> list[Text]:

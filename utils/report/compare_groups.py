@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config.options import TELLING_NOTHING
+from utils.config.options import UNREPORTED_OPTIONS
 from utils.errors import UserError
 from utils.records.collect import Run, collect
 from utils.records.ledger import Axes, Ledger
@@ -20,7 +20,7 @@ from utils.report.stats import holm, mean_difference, mean_text, paired_p, signe
 from utils.report.tables import SCENARIOS, Cells, column_title, in_order
 
 # What says nothing about results, and what a table's columns, rows and repetitions are known by.
-NOT_COMPARED = TELLING_NOTHING | {"dataset", "model", "nl", "seed"}
+NOT_COMPARED = UNREPORTED_OPTIONS | {"dataset", "model", "nl", "seed"}
 
 _ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")
 _NOT_SET = "not set"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.options import TELLING_NOTHING
+from utils.config.options import UNREPORTED_OPTIONS
 from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS
@@ -29,7 +29,7 @@ _COSTS = {
     "processor": "device",
     "threads": "threads",
 }
-_NOT_SHOWN = TELLING_NOTHING | {"seed"}
+_NOT_SHOWN = UNREPORTED_OPTIONS | {"seed"}
 
 
 def to_html(report: Report) -> str:

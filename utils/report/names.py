@@ -1,14 +1,13 @@
 """Names: those that readers see in place of typed ones (`ER-ACE` for `er_ace`), and names as files can have them."""
 
 import csv
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 from utils.records.metrics import MAIN_METRIC
 
 # As papers write them; the page, `table.tex` and the plots show them unless told otherwise.
@@ -70,10 +69,7 @@ def check_known(what: str, asked: Iterable[str], known: Iterable[str]) -> None:
     names = list(dict.fromkeys(known))
     for name in asked:
         if name not in names:
-            by_key = {each.casefold(): each for each in names}
-            close = difflib.get_close_matches(name.casefold(), by_key, n=1)
-            hint = f" Did you mean {by_key[close[0]]!r}?" if close else ""
-            raise UserError(f"{what} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+            raise UserError(f"{what} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}.")
 
 
 # -- Names of files ---------------------------------------------------------------------------------------------------

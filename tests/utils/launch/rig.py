@@ -1,4 +1,4 @@
-"""Jobs, places and a view for tests of the scheduler."""
+"""Jobs, slots and a view for tests of the scheduler."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,29 +38,29 @@ class FakeJob:
 
 
 @dataclass(frozen=True, eq=False)
-class FakePlace:
+class FakeSlot:
     label: str = "somewhere"
     environment: dict = field(default_factory=dict)
     arguments: tuple = ()
 
 
 class FakeDevices:
-    """So many places; notes how many are taken at most."""
+    """So many slots; notes how many are taken at most."""
 
     def __init__(self, number):
         self.free, self.number, self.most_taken, self.lowered = number, number, 0, 0
 
-    def place(self, memory_mb):
+    def acquire(self, memory_mb):
         if not self.free:
             return None
         self.free -= 1
         self.most_taken = max(self.most_taken, self.number - self.free)
-        return FakePlace()
+        return FakeSlot()
 
-    def release(self, place):
+    def release(self, slot):
         self.free += 1
 
-    def fewer_neighbours(self, place):
+    def fewer_neighbours(self, slot):
         self.lowered += 1
 
 

@@ -72,7 +72,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, wo
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("tabel", "Did you mean table?"), ("stat", "Did you mean status?"), ("demo", "Known: status, table")],
+    [("tabel", "Did you mean 'table'?"), ("stat", "Did you mean 'status'?"), ("demo", "Known: status, table")],
 )
 def test_an_unknown_command_is_told_with_those_that_are_known(capsys, word, message):
     assert main([word, "--preset", "demo"]) == 2
@@ -110,10 +110,10 @@ def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, caps
     monkeypatch.setattr("utils.launch.devices.available_cores", lambda: 6)
     words = ["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path)]
     assert main(words) == 0
-    assert "6 at a time on the cores, with 1 thread each" in capsys.readouterr().out
+    assert "on the CPU: 6 runs at a time with 1 thread each" in capsys.readouterr().out
     assert main([*words, "--threads", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "3 at a time on the cores, with 2 threads each" in shown
+    assert "on the CPU: 3 runs at a time with 2 threads each" in shown
     assert shown.count("--threads 2") == 20
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert main(words) == 0

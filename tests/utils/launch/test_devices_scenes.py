@@ -30,44 +30,44 @@ def scene(tmp_path, monkeypatch):
 
 def test_a_foreign_job_comes_and_goes(scene):
     scene.play(row(0, load=95, used=30000), row(1, used=3), row(2))
-    first, second = scene.devices.place(), scene.devices.place()
+    first, second = scene.devices.acquire(), scene.devices.acquire()
     assert first.environment == second.environment == {"CUDA_VISIBLE_DEVICES": uuid(1)}
     scene.clock.advance(WAIT)
     scene.play(row(0), row(1, load=100, used=36000), row(2))
-    assert [scene.devices.place().label for _ in range(4)] == ["GPU 0"] * 4
-    assert scene.devices.place() is None
+    assert [scene.devices.acquire().label for _ in range(4)] == ["GPU 0"] * 4
+    assert scene.devices.acquire() is None
     assert scene.said == []
 
 
 def test_memory_fills(scene):
     scene.play(row(0, used=100))
-    places = [scene.devices.place(8000.0)]
+    slots = [scene.devices.acquire(8000.0)]
     for used in (9000, 18000, 27000):
         scene.clock.advance(WAIT)
         scene.play(row(0, load=100, used=used))
-        places.append(scene.devices.place(8000.0))
-    assert [place is not None for place in places] == [True] * 4
-    scene.devices.release(places.pop())
+        slots.append(scene.devices.acquire(8000.0))
+    assert [slot is not None for slot in slots] == [True] * 4
+    scene.devices.release(slots.pop())
     scene.clock.advance(WAIT)
     scene.play(row(0, load=100, used=39900))
-    assert scene.devices.place(8000.0) is None
+    assert scene.devices.acquire(8000.0) is None
 
 
 def test_a_gpu_falls_off(scene):
     scene.play(row(0), row(1))
-    lost, kept = scene.devices.place(), scene.devices.place()
+    lost, kept = scene.devices.acquire(), scene.devices.acquire()
     assert (lost.label, kept.label) == ("GPU 0", "GPU 1")
     scene.clock.advance(WAIT)
     message = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.\n"
     scene.play(row(1, load=80, used=900), text=message, code=15, lists=False, answers_alone=True)
     scene.devices.release(lost)
-    assert [scene.devices.place().label for _ in range(3)] == ["GPU 1"] * 3
-    assert scene.devices.place() is None
-    assert any("GPU 0 does not answer any more" in text for text in scene.said)
+    assert [scene.devices.acquire().label for _ in range(3)] == ["GPU 1"] * 3
+    assert scene.devices.acquire() is None
+    assert any("GPU 0 no longer responds" in text for text in scene.said)
 
 
 def test_no_figure_is_supported(scene):
     unknown = {"load": "[Not Supported]", "used": "[Not Supported]", "total": "[Not Supported]"}
     scene.play(row(0, **unknown), row(1, **unknown))
-    assert [scene.devices.place().label for _ in range(2)] == ["GPU 0", "GPU 1"]
-    assert scene.devices.place() is None
+    assert [scene.devices.acquire().label for _ in range(2)] == ["GPU 0", "GPU 1"]
+    assert scene.devices.acquire() is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.launch.rig import FakeJob, FakePlace, job
+from tests.utils.launch.rig import FakeJob, FakeSlot, job
 from tests.utils.records.rig import progress
 from utils.errors import UserError
 from utils.launch.engine import Child, LocalEngine, tail
@@ -26,11 +26,11 @@ def engine(tmp_path):
     return LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py")
 
 
-def run(engine, each, text, place=None):
+def run(engine, each, text, slot=None):
     """Start a job of that program; gives the child and the ends that are told, still without one."""
     engine._program.write_text(text)
     ends = []
-    return engine.start(each, place or FakePlace(), lambda child, code: ends.append(code)), ends
+    return engine.start(each, slot or FakeSlot(), lambda child, code: ends.append(code)), ends
 
 
 def finish(ends, seconds=20):
@@ -54,7 +54,7 @@ def is_over(pid, seconds=10):
 
 
 def test_command_line_can_be_run_by_hand(engine, tmp_path):
-    words = engine.command(job(tmp_path, "one", seconds=1), FakePlace(arguments=("--device", "cpu")))
+    words = engine.command(job(tmp_path, "one", seconds=1), FakeSlot(arguments=("--device", "cpu")))
     assert words[:2] == [sys.executable, str(tmp_path / "program.py")]
     assert words[2:6] == ["--name", "one", "--seconds", "1"]
     assert words[words.index("--group") + 1] == "group"
@@ -64,7 +64,7 @@ def test_command_line_can_be_run_by_hand(engine, tmp_path):
 def test_a_run_has_the_parents_environment_and_its_places(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("OF_THE_PARENT", "kept")
     program = "import os\nprint(os.environ['OF_THE_PARENT'], os.environ['CUDA_VISIBLE_DEVICES'])"
-    child, ends = run(engine, job(tmp_path, "one"), program, FakePlace(environment={"CUDA_VISIBLE_DEVICES": "GPU-a"}))
+    child, ends = run(engine, job(tmp_path, "one"), program, FakeSlot(environment={"CUDA_VISIBLE_DEVICES": "GPU-a"}))
     assert finish(ends) == 0
     assert child.last_lines() == ["kept GPU-a"]
 
@@ -216,7 +216,7 @@ def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
 )
 def test_a_reported_peak_is_that_of_the_gpu(tmp_path, told, peak):
     each = job(tmp_path, "one")
-    child = Child(each, FakePlace(), None, tmp_path / "log")
+    child = Child(each, FakeSlot(), None, tmp_path / "log")
     assert child.reported_peak() is None
     each.record.open().write_progress(progress(**told))
     assert child.reported_peak() == peak
@@ -245,7 +245,7 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
     ],
 )
 def test_the_last_words_are_what_went_wrong_and_not_the_advice_after_it(tmp_path, printed, words):
-    child = Child(job(tmp_path, "one"), FakePlace(), None, tmp_path / "log")
+    child = Child(job(tmp_path, "one"), FakeSlot(), None, tmp_path / "log")
     child.log_path.write_text(printed)
     assert child.last_words(1).startswith(words)
 

@@ -41,12 +41,12 @@ class Engine:
     def __init__(self, outcome, starts, dies_after=None):
         self.outcome, self.starts, self.left = outcome, starts, dies_after
 
-    def start(self, job, place, ended):
+    def start(self, job, slot, ended):
         if self.left == 0:
             raise Killed
         self.left = None if self.left is None else self.left - 1
         self.starts.append(job.name)
-        child = Child(job, place, None, job.record.log_path)
+        child = Child(job, slot, None, job.record.log_path)
         ended(child, self._write(job))
         return child
 
@@ -80,12 +80,12 @@ class Study:
     def plan(self):
         return make_plan(self.grid, read_extras(self.extras.split()), self.where)
 
-    def launch(self, dies_after=None, num_places=2):
+    def launch(self, dies_after=None, num_slots=2):
         plan = self.plan()
         engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
         follow = FollowUps(plan.searches, view.say).after
         limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds, plan.axes)
-        scheduler = Scheduler(plan.jobs, FakeDevices(num_places), engine, limits, view, books, follow=follow)
+        scheduler = Scheduler(plan.jobs, FakeDevices(num_slots), engine, limits, view, books, follow=follow)
         progress = scheduler.run()
         self.said += view.lines
         return progress

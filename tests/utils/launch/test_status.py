@@ -100,7 +100,7 @@ def test_a_run_under_way_tells_where_it_is_and_when_it_ends(status, running):
 def test_with_a_launcher_what_waits_counts_too(tmp_path, status, running):
     with present(tmp_path / "group"):
         first, second, *_ = status()
-    left = 7 + 2 * 12  # one place; one run is started and one not run, each as long as the one that runs
+    left = 7 + 2 * 12  # one slot; one run is started and one not run, each as long as the one that runs
     assert second.startswith("  launcher ")
     assert any(first.endswith(f", ETA 0:00:{seconds}") for seconds in (left - 1, left))
 

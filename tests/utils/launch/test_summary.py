@@ -123,7 +123,7 @@ def test_runs_of_the_search_that_stand_in_the_table_too_are_not_listed_twice(sum
 
 
 @pytest.mark.parametrize(
-    ("known", "places", "text"),
+    ("known", "slots", "text"),
     [
         ({}, 2, "time: unknown, as no similar run is complete; estimated once the first runs are under way"),
         # three settings and two runs of BN, and two more of the best setting: seven times an hour
@@ -140,9 +140,9 @@ def test_runs_of_the_search_that_stand_in_the_table_too_are_not_listed_twice(sum
         ),
     ],
 )
-def test_time_is_estimated_from_runs_that_are_complete(summarise, known, places, text):
+def test_time_is_estimated_from_runs_that_are_complete(summarise, known, slots, text):
     typed = {"selection": "validation", "search_seeds": (0,)}
-    summary = summarise(lambda job: known.get(job.config.nl), places, **typed)
+    summary = summarise(lambda job: known.get(job.config.nl), slots, **typed)
     assert text in (each.strip() for each in summary.lines())
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from tests.utils.launch.rig import RESULT, FakeEstimates, FakePlace, job
+from tests.utils.launch.rig import RESULT, FakeEstimates, FakeSlot, job
 from tests.utils.records.rig import progress as reported
 from utils.launch.engine import Child
 from utils.launch.estimates import Remaining
@@ -26,7 +26,7 @@ def child_of(each, lines=("printed",), started=0.0):
     path = each.record.folder.parent / f"{each.name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
-    return Child(each, FakePlace("GPU 0"), SimpleNamespace(), path, time.monotonic() - started)
+    return Child(each, FakeSlot("GPU 0"), SimpleNamespace(), path, time.monotonic() - started)
 
 
 def view_on(screen, seconds=None):

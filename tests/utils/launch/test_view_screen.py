@@ -16,7 +16,7 @@ LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 def child(name, device, words=(), progress="task 12, step 3400, loss 1.234"):
     record = SimpleNamespace(read_progress=lambda: SimpleNamespace(words=progress))
     job = SimpleNamespace(name=name, words=words, axes=Axes(("kappa", "lambd", "ada_t0")), record=record)
-    return SimpleNamespace(job=job, place=SimpleNamespace(label=device), started=time.monotonic() - 3700.5)
+    return SimpleNamespace(job=job, slot=SimpleNamespace(label=device), started=time.monotonic() - 3700.5)
 
 
 def picture(progress, width=100, height=30, num_following=0):
@@ -25,9 +25,9 @@ def picture(progress, width=100, height=30, num_following=0):
     return console.file.getvalue().splitlines()
 
 
-def under_way(num_running, num_places=2, **outcomes):
+def under_way(num_running, num_slots=2, **outcomes):
     over = {f"{name}{number}": (RunState[name.upper()], "why") for name, n in outcomes.items() for number in range(n)}
-    running = {LONG.format(seed): child(LONG.format(seed), f"GPU {seed % num_places}") for seed in range(num_running)}
+    running = {LONG.format(seed): child(LONG.format(seed), f"GPU {seed % num_slots}") for seed in range(num_running)}
     return PlanProgress(200, running, over)
 
 
@@ -64,7 +64,7 @@ def test_stopped_runs_are_not_done():
 
 
 def test_runs_of_one_device_are_together():
-    lines = picture(under_way(24, num_places=12), height=40)
+    lines = picture(under_way(24, num_slots=12), height=40)
     labels = [line.split("  ")[0] for line in lines if line.startswith("GPU")]
     assert labels == [f"GPU {number}" for number in range(12) for _ in range(2)]
 
