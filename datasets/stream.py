@@ -1,6 +1,6 @@
 """The stream of tasks: class order, held-out parts, and batches of images, from the run's device or from disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -157,32 +157,21 @@ class Stream:
         size = self.num_classes // self.num_tasks
         return range(task * size, (task + 1) * size)
 
-    def num_batches(self, tasks: Sequence[int], batch_size: int) -> int:
-        """Batches of one epoch over the given tasks."""
-        return -(-sum(len(self._train.rows_of_task(task)) for task in tasks) // batch_size)
+    def order(self, tasks: Sequence[int], epoch: int) -> Tensor:
+        """The order in which the training images of some tasks come in an epoch, each once.
 
-    def batches(
-        self, tasks: Sequence[int], epoch: int, batch_size: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """One epoch over the training images of the given tasks, each image once, the last batch possibly short.
-
-        The order depends on the run's seed, the tasks and the epoch alone, so that a resumed run goes on at `start`.
+        It depends on the run's seed, the tasks and the epoch alone, so that a resumed run goes on where it was.
 
         Args:
             tasks: their indices.
             epoch: from 0.
-            batch_size: images per batch.
-            start: batches of this epoch to pass over.
 
-        Yields:
-            Images [N, C, H, W] uint8 and labels [N] int64 on the device, task of each image [N] int64 on the host.
+        Returns:
+            Rows of `pool(tasks)`, [N] int64 on the host.
         """
-        ranges = [self._train.rows_of_task(task) for task in tasks]
-        rows = torch.cat([torch.arange(part.start, part.stop) for part in ranges])
         draws = generator(self._seed, "stream", ",".join(map(str, tasks)), epoch)
-        rows = rows[torch.randperm(len(rows), generator=draws)]
-        for first in range(start * batch_size, len(rows), batch_size):
-            yield self._train.pool.take(rows[first : first + batch_size])
+        num_rows = sum(len(self._train.rows_of_task(task)) for task in tasks)
+        return torch.randperm(num_rows, generator=draws)
 
     def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
         """The images of some tasks, task after task; those of neighbouring tasks are one section of the split.

@@ -34,6 +34,7 @@ class Afc(PodNet):
         *PROXY_OPTIONS,
         published("afc_lambda", ranged(float, 0), "weight of the distillation of maps", min_tasks=2),
     )
+    capturable = True
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)

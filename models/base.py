@@ -5,6 +5,7 @@ The loop knows a method by `begin_task`, `stages`, `observe`, `end_task` and `sc
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,14 +21,16 @@ from backbone.norm import (
     undecayed_parameters,
 )
 from models.heads import Head, Network
+from models.optimizer import make_sgd
 from models.settings import Setting, find_setting
 from utils.config.configuration import Configuration
 from utils.config.options import Option, grouped, ranged
 from utils.config.parts import BackbonePart, NormPart
-from utils.data.batch import Batch
+from utils.data.batch import Batch, Draft, below, within
 from utils.data.buffer import Memory
 from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSizes, TaskStream
 from utils.data.pools import Stream
+from utils.data.staging import Values
 from utils.errors import UserError
 from utils.seeds import derive_seed
 
@@ -63,6 +66,49 @@ def head_grows(config: Configuration) -> bool:
     return config.parts.head != "linear"
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """What the host has decided for a step, before the device does anything of it.
+
+    Attributes:
+        batch: of the stream.
+        draws: from memory; None if the method draws while it observes.
+        places: where memory puts the batch, [B] int64; None if it puts nothing there, or decides while it observes.
+        context: how the batch is described to the norm layers; None if it is not, or while it is observed.
+        table: what they read of it, on the host; None if no layer does.
+    """
+
+    batch: Draft
+    draws: tuple[Draft, ...] | None = None
+    places: Tensor | None = None
+    context: BatchContext | None = None
+    table: Tensor | None = None
+
+    @property
+    def kind(self) -> tuple[int | None, ...]:
+        """What decides the work of the device beside the shapes of the values."""
+        num_draws = None if self.draws is None else len(self.draws)
+        return num_draws, self.batch.num_current, None if self.context is None else self.context.num_current
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Everything that the device needs, by name, on the host."""
+        values = below("batch", self.batch.values)
+        for number, draw in enumerate(self.draws or ()):
+            values |= below(f"draw {number}", draw.values)
+        own = {"places": self.places, "table": self.table}
+        return values | {name: value for name, value in own.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a step finds on the device of what was planned."""
+
+    draws: list[Batch] | None = None
+    places: Tensor | None = None
+    context: BatchContext | None = None
+
+
 class Method(ABC):
     """Base of all methods. A method implements `observe`, and what else of this it does differently.
 
@@ -72,9 +118,9 @@ class Method(ABC):
     `num_exemplars`, `forward_rows`.
 
     The other methods are called by the training loop, in this order: for each task `begin_task`; for each of its
-    stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `observe`; then
-    `end_task`. Evaluation calls `scores`, the choice of the best epoch `logits`. `state_dict` may be asked for between
-    any two batches, and `load_state_dict` of a new object takes the place of all calls before it.
+    stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `plan` and `step`, which
+    calls `observe`; then `end_task`. Evaluation calls `scores`, the choice of the best epoch `logits`. `state_dict` may
+    be asked for between any two batches, and `load_state_dict` of a new object takes the place of all calls before it.
 
     Args:
         network: images [N, C, H, W] -> scores [N, K].
@@ -93,6 +139,9 @@ class Method(ABC):
     protocol: ClassVar[str] = "online"
     backbone_methods: ClassVar[tuple[str, ...]] = ()  # that it calls beside the forward
     schedule: ClassVar[str] = "steps"  # of the main stage, as in `Stage`
+    # Whether `observe` does the same on the device whatever a batch of the same shapes holds, keeps nothing on the host
+    # and waits for nothing, so that a CUDA graph can hold it. A subclass has to say so anew.
+    capturable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -111,6 +160,8 @@ class Method(ABC):
         self.stage_name = "main"
         self.growing = head_grows(config)
         self.optimizer: torch.optim.Optimizer | None = None
+        self.lr = config.lr
+        self._given = _Given()
 
     @classmethod
     def undefined(cls) -> list[str]:
@@ -227,6 +278,15 @@ class Method(ABC):
                 return False
         return True
 
+    def uncapturable(self) -> str | None:
+        """Why a CUDA graph cannot hold the device's half of a step; None if it can."""
+        norm: Any = self.config.parts.norm
+        if not vars(type(self)).get("capturable", False):
+            return f"--model {self.name} does not say that it is `capturable`"
+        if not norm.__module__.startswith("backbone.norm.") and not vars(norm).get("capturable", False):
+            return f"--nl {norm.name} does not say that it is `capturable`"
+        return None
+
     def check_described(self, mixed: bool) -> None:
         """Raise UserError if rows of memory were trained on, and no layer that balances them knew of them.
 
@@ -276,13 +336,8 @@ class Method(ABC):
         apart = [parameter for parameter in trained if id(parameter) in undecayed]
         if apart:
             groups.append({"params": apart, "weight_decay": 0.0})
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=stage.lr,
-            momentum=config.optim_mom,
-            weight_decay=config.optim_wd,
-            nesterov=config.optim_nesterov,
-        )
+        settings = {"momentum": config.optim_mom, "weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
+        self.optimizer = make_sgd(groups, stage.lr, **settings)
         self.network.train()
 
     def _learn_only(self, trained: Iterable[nn.Parameter]) -> None:
@@ -294,8 +349,24 @@ class Method(ABC):
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
         """Set the epoch's learning rate."""
         assert self.optimizer is not None  # made by `begin_stage`
+        self.lr = stage.lr_at(epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = stage.lr_at(epoch)
+            group["lr"].fill_(self.lr)
+
+    def plan(self, batch: Draft) -> StepPlan:
+        """The host's half of a step on a batch of the stream."""
+        return StepPlan(batch)
+
+    def step(self, plan: StepPlan, sent: Values) -> dict[str, Tensor]:
+        """The device's half: what `observe` gives, from the plan's values on the device alone."""
+        draws = [draft.make(within(sent, f"draw {number}")) for number, draft in enumerate(plan.draws or ())]
+        if plan.context is not None and plan.table is not None:
+            plan.context.place(sent["table"])
+        self._given = _Given(None if plan.draws is None else draws, sent.get("places"), plan.context)
+        try:
+            return self.observe(plan.batch.make(within(sent, "batch")))
+        finally:
+            self._given = _Given()
 
     @abstractmethod
     def observe(self, batch: Batch) -> dict[str, Tensor]:
@@ -366,6 +437,24 @@ class MemoryMethod(Method):
             return values | {"ada_t0": 0}
         return values
 
+    def plan_with(self, batch: Draft, draws: Sequence[Draft] | None, num_current: int | None) -> StepPlan:
+        """The plan of a step, with the composition of its forward.
+
+        Args:
+            batch: of the stream.
+            draws: from memory, after the rows of the batch; None if the method draws while it observes.
+            num_current: rows of the forward that are current; None if the norm layers are told nothing.
+        """
+        drawn = None if draws is None else tuple(draws)
+        if num_current is None:
+            return StepPlan(batch, drawn)
+        tasks = torch.cat([each.tasks for each in (batch, *(draws or ()))])
+        context = BatchContext(self.task, tasks, num_current)
+        if num_described(self.network) is None:  # nobody reads it
+            return StepPlan(batch, drawn, context=context)
+        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+        return StepPlan(batch, drawn, context=context, table=context.table(dtype))
+
     def described(self, images: Tensor, tasks: Tensor, num_current: int, call: Callable[[Tensor], Any]) -> Any:
         """What `call` returns for a batch whose composition is described to the norm layers.
 
@@ -375,7 +464,8 @@ class MemoryMethod(Method):
             num_current: rows that are current, the others come from memory.
             call: the network's forward, one.
         """
-        with batch_context(self.network, BatchContext(self.task, tasks, num_current)):
+        context = self._given.context or BatchContext(self.task, tasks, num_current)
+        with batch_context(self.network, context):
             outputs = call(images)
         if self.regularized and self.task >= self.config.ada_t0:
             self._norm_loss = norm_loss(self.network)
@@ -396,6 +486,7 @@ class ReplayMethod(MemoryMethod):
     options = REPLAY_OPTIONS
     memory: Memory
     auto_forward: ClassVar[str] = "separate"  # how the ordinary norm layers are fed in the published runs
+    num_draws: ClassVar[int | None] = None  # from memory in each step, if that is known before it
 
     @classmethod
     def resolve_auto(cls, values: dict[str, Any], norm: type[NormPart]) -> dict[str, Any]:
@@ -417,9 +508,33 @@ class ReplayMethod(MemoryMethod):
             return num_rows
         return num_rows + num_drawn if config.forward == "joint" else min(num_rows, num_drawn)
 
+    def plan(self, batch: Draft) -> StepPlan:
+        """Draws, and where the batch goes in memory, for a method that says how often it draws."""
+        if self.num_draws is None:
+            return super().plan(batch)
+        draws = [self.memory.choose(self.config.minibatch_size) for _ in range(self.num_draws) if self.replays]
+        found = [draw for draw in draws if draw is not None]
+        is_joint = bool(found) and self.config.forward == "joint"
+        plan = self.plan_with(batch, found, len(batch) if is_joint else None)
+        return replace(plan, places=self.memory.offer(batch.tasks))
+
+    @property
+    def replays(self) -> bool:
+        """Whether the present task draws from memory."""
+        return self.task > 0 or self.replays_in_first_task
+
+    def uncapturable(self) -> str | None:
+        if self.num_draws is None:
+            return f"--model {self.name} does not say how often it draws from memory (`num_draws`)"
+        return super().uncapturable()
+
     def replay(self, num_draws: int) -> list[Batch]:
-        """Independent draws from memory; none while it is empty."""
-        draws = (self.memory.draw(self.config.minibatch_size) for _ in range(num_draws))
+        """Independent draws from memory; none while it is empty, and in a first task that is not to replay."""
+        if self._given.draws is not None:
+            if num_draws != self.num_draws:
+                raise UserError(f"--model {self.name} draws {num_draws} times, and its `num_draws` is {self.num_draws}")
+            return self._given.draws
+        draws = (self.memory.draw(self.config.minibatch_size) for _ in range(num_draws) if self.replays)
         return [draw for draw in draws if draw is not None]
 
     def forward(self, current: Batch, draws: Sequence[Batch] = ()) -> list[Tensor]:
@@ -437,4 +552,7 @@ class ReplayMethod(MemoryMethod):
 
     def remember(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the current rows to memory, unaugmented, after the step."""
-        self.memory.insert(batch.raw, batch.labels, batch.tasks, **extras)
+        if self._given.places is None:
+            self.memory.insert(batch.raw, batch.labels, batch.tasks, **extras)
+        else:
+            self.memory.write(self._given.places, raw=batch.raw, labels=batch.labels, **extras)

@@ -20,6 +20,8 @@ class Der(ReplayMethod):
     """
 
     options = (*REPLAY_OPTIONS, ALPHA)
+    num_draws = 1
+    capturable = True
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(1)

@@ -19,6 +19,8 @@ class Derpp(ReplayMethod):
         ALPHA,
         published("beta", ranged(float, 0), "weight of the cross-entropy on the second draw"),
     )
+    num_draws = 2
+    capturable = True
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(2)

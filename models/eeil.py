@@ -70,6 +70,7 @@ class Eeil(ExemplarMethod):
     default_pool = "union"
     drops_last = True
     has_teacher = True
+    capturable = True
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)

@@ -14,6 +14,8 @@ class Er(ReplayMethod):
     """L = CE(z, y) over current and memory rows together, so that each row weighs 1 / (B + M)."""
 
     auto_forward = "joint"
+    num_draws = 1
+    capturable = True
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         draws = self.replay(1)

@@ -20,6 +20,8 @@ class ErAce(ReplayMethod):
     """
 
     replays_in_first_task = False
+    num_draws = 1
+    capturable = True
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -27,7 +29,7 @@ class ErAce(ReplayMethod):
         self.seen = torch.zeros(self.stream.num_classes, dtype=torch.bool, device=device)
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
-        draws = self.replay(1) if self.task > 0 else []
+        draws = self.replay(1)
         logits, *replayed = self.forward(batch, draws)
         present = torch.zeros_like(self.seen).index_fill_(0, batch.labels, True)
         self.seen |= present

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.base import MemoryMethod, Stage, head_grows
+from models.base import MemoryMethod, Stage, StepPlan, head_grows
 from models.heads import Head, Network, Outputs
 from utils.config.configuration import Configuration
 from utils.config.options import Condition, Option, chosen, grouped, ranged
 from utils.config.parts import BackbonePart, NormPart
-from utils.data.batch import Batch
+from utils.data.batch import Batch, Draft
 from utils.data.exemplars import EXEMPLAR_OPTIONS, ExemplarMemory, exemplars_per_class
 from utils.data.plan import DataPlan, Pairs, Plain, Rows, StreamSizes, check_ratio
 from utils.errors import UserError
@@ -173,6 +173,13 @@ class ExemplarMethod(MemoryMethod):
             self.choose_exemplars()
         super().begin_stage(stage)
 
+    def plan(self, batch: Draft) -> StepPlan:
+        return self.plan_with(batch, (), self.num_current(batch))
+
+    def num_current(self, batch: Batch | Draft) -> int | None:
+        """Rows of a batch that are current, as the norm layers are told; None if they are told nothing."""
+        return batch.num_current
+
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         terms = self.losses(batch)
         losses = self.update(reduce(operator.add, terms.values()))
@@ -185,9 +192,10 @@ class ExemplarMethod(MemoryMethod):
     def forward(self, batch: Batch) -> Outputs:
         """Scores, features and any maps of a batch; its memory rows are described to the norm layers."""
         call = partial(self.network.outputs, maps=self.reads_maps)
-        if batch.num_current is None:
+        num_current = self.num_current(batch)
+        if num_current is None:
             return call(batch.images)
-        return self.described(batch.images, batch.tasks, batch.num_current, call)
+        return self.described(batch.images, batch.tasks, num_current, call)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Outputs:

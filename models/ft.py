@@ -12,5 +12,7 @@ from utils.data.batch import Batch
 class Ft(ExemplarMethod):
     """L = CE over the outputs of all classes seen, on current and memory rows alike."""
 
+    capturable = True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return {"ce": cross_entropy(self.forward(batch).scores, batch.labels)}

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from models.exemplar import ExemplarMethod
 from utils.config.options import Option, boolean, changed
@@ -43,6 +43,7 @@ class Icarl(ExemplarMethod):
     heads = ("growing", "linear")
     default_batching = "union"
     has_teacher = True
+    capturable = True
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -63,7 +64,8 @@ class Icarl(ExemplarMethod):
         scores = self.forward(batch).scores
         taught = self.teach(batch.images).scores[:, : self.num_old].sigmoid() if self.task > 0 else scores[:, :0]
         if self.config.icarl_loss == "bce":
-            targets = one_hot(batch.labels, scores.shape[1]).to(scores.dtype)
+            classes = torch.arange(scores.shape[1], device=scores.device)
+            targets = (batch.labels.unsqueeze(1) == classes).to(scores.dtype)
             targets = torch.cat([taught, targets[:, taught.shape[1] :]], dim=1)
             return {"bce": binary_cross_entropy_with_logits(scores, targets)}
         losses = {"ce": cross_entropy(scores, batch.labels)}

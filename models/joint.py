@@ -19,6 +19,7 @@ class Joint(Method):
     """
 
     heads = ("linear", "growing")
+    capturable = True
 
     @classmethod
     def measures_every_task(cls, head: str) -> bool:

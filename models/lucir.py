@@ -69,6 +69,7 @@ class Lucir(ExemplarMethod):
     backbone_methods = ("drop_last_relu",)
     default_pool = "union"
     has_teacher = True
+    capturable = True
 
     network: Network[CosineHead]
     teacher: Network[CosineHead] | None
@@ -126,8 +127,23 @@ def ranking(cosines: Tensor, labels: Tensor, num_old: int, margin: float, num_ri
         num_rivals: the highest of the other classes that count; all of them if there are not so many.
     """
     is_old = labels < num_old
-    own = cosines.gather(1, labels.unsqueeze(1))
+    is_own = labels.unsqueeze(1) == torch.arange(cosines.shape[1], device=labels.device)
+    own = cosines.where(is_own, 0).sum(dim=1, keepdim=True)
     num_rivals = min(num_rivals, cosines.shape[1] - num_old)
-    rivals = cosines[:, num_old:].topk(num_rivals, dim=1).values
+    rivals = highest(cosines[:, num_old:], num_rivals)
     excess = torch.relu(margin - own + rivals).masked_fill(~is_old.unsqueeze(1), 0)
     return excess.sum() / (num_rivals * is_old.sum().clamp(min=1))
+
+
+def highest(values: Tensor, number: int) -> Tensor:
+    """The highest values of each row [N, K], [N, number] in descending order.
+
+    As `topk`, whose gradient is scattered, which deterministic kernels wait for the device for.
+    """
+    columns = torch.arange(values.shape[1], device=values.device)
+    rest, found = values.detach(), []
+    for _ in range(number):
+        is_highest = rest.argmax(dim=1, keepdim=True) == columns
+        found.append(values.where(is_highest, 0).sum(dim=1))
+        rest = rest.masked_fill(is_highest, -torch.inf)
+    return torch.stack(found, dim=1)

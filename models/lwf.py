@@ -25,6 +25,7 @@ class Lwf(ExemplarMethod):
         Option("lwf_lambda", ranged(float, 0), 1.0, "weight of the distillation of old classes' outputs", min_tasks=2),
     )
     has_teacher = True
+    capturable = True
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         scores = self.forward(batch).scores

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from models.lucir import cosine_distance
 from utils.config.configuration import Configuration
 from utils.config.options import Option, above, boolean, changed, published, ranged
 from utils.config.registry import METHODS
-from utils.data.batch import Batch
+from utils.data.batch import Batch, Draft
 from utils.data.plan import Plain, Rows, StreamSizes
 from utils.inference import evaluating
 from utils.seeds import generator
@@ -84,6 +83,7 @@ class PodNet(ExemplarMethod):
     transforms = "podnet"
     schedule = "cosine"
     has_teacher = True
+    capturable = True
     reads_maps = True
     backbone_methods = ("forward_maps",)
 
@@ -119,10 +119,8 @@ class PodNet(ExemplarMethod):
 
     # -- losses ------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch) -> Outputs:
-        if self.stage_name == "balance":
-            batch = replace(batch, num_current=0)  # every row comes from memory
-        return super().forward(batch)
+    def num_current(self, batch: Batch | Draft) -> int | None:
+        return 0 if self.stage_name == "balance" else batch.num_current  # where every row comes from memory
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         outputs = self.forward(batch)
@@ -189,9 +187,10 @@ def nca(scores: Tensor, labels: Tensor, form: str = "published") -> Tensor:
     """
     if form == "softmax":
         return cross_entropy(scores, labels)
-    own = labels.unsqueeze(1)
-    shifted = scores - scores.max(dim=1, keepdim=True).values
-    return (shifted.scatter(1, own, 0.0).logsumexp(dim=1) - shifted.gather(1, own).squeeze(1)).mean()
+    # Masks, as deterministic kernels wait for the device where a gradient is scattered.
+    is_own = labels.unsqueeze(1) == torch.arange(scores.shape[1], device=labels.device)
+    shifted = scores - scores.amax(dim=1, keepdim=True)
+    return (shifted.masked_fill(is_own, 0).logsumexp(dim=1) - shifted.where(is_own, 0).sum(dim=1)).mean()
 
 
 def pod(

@@ -16,6 +16,7 @@ class Sgd(Method):
     """
 
     heads = ("linear", "growing")
+    capturable = True
 
     def trained(self, stage: Stage) -> list[nn.Parameter]:
         if not self.growing:

@@ -35,6 +35,7 @@ class SsIl(ExemplarMethod):
         ),
     )
     has_teacher = True
+    capturable = True
 
     @classmethod
     def check(cls, values: dict[str, Any], num_classes: int | None) -> None:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from utils.data.plan import CountedStage, StreamSizes
     from utils.run.measurements import Measurements
     from utils.run.progress import Screen
+    from utils.run.steps import Capture
     from utils.run.training import Training
 
 
@@ -160,15 +161,15 @@ def train(
     former = read_former_start(config, record, screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
-    augmentation = make_augmentation(config, dataset, arrays, device)
+    augmentation = make_augmentation(config, dataset, arrays)
     stream = make_stream(config, dataset, arrays, device)
-    transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     arrays.release()
     sizes = StreamSizes.of(stream)
     counted = count_stages(config, sizes)
     check_retuning(config, sizes)
     method = make_method(config, stream, augmentation, device)
     method.check_batches(counted)
+    capture = make_capture(config, method, device, screen)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
         facts["command"] += ["--threads", str(threads)]
     environment = describe(device, threads)
@@ -196,7 +197,7 @@ def train(
         record, screen, stream.num_tasks, count_total_steps(config, counted), lambda: peak_memory(device)
     )
     sinks = Sinks(record, tracker, screen, progress, facts["identity"])
-    training = Training(method, stream, loaders, augmentation, config, sinks, stop)
+    training = Training(method, stream, loaders, augmentation, config, sinks, stop, capture)
     try:
         training.restore()
         screen.log = record.append_log
@@ -214,7 +215,7 @@ def train(
         tracker.close(error.exit_code)
         raise
     if config.keep_model:
-        keep_model(record, stream, method.network, transform)
+        keep_model(record, stream, method.network, augmentation.transform)
     record.write_result(result)
     tracker.finish(result)
     if not config.keep_checkpoint:
@@ -247,6 +248,22 @@ def count_total_steps(config: Configuration, counted: Sequence[Sequence[CountedS
     return sum(each.stage.epochs * min(each.num_batches, config.debug_mode or each.num_batches) for each in stages)
 
 
+def make_capture(config: Configuration, method: Method, device: torch.device, screen: Screen) -> Capture:
+    """Whether training steps are captured as CUDA graphs.
+
+    Raises:
+        UserError: they are to be, and cannot.
+    """
+    from utils.run.steps import Capture, cuda_graphs
+
+    reason = method.uncapturable() if device.type == "cuda" else f"--device {device.type} is no GPU"
+    if config.cuda_graph == "on" and reason:
+        raise UserError(f"--cuda_graph on cannot be: {reason}")
+    if config.cuda_graph == "off" or reason:
+        return Capture()
+    return cuda_graphs(screen.say, is_required=config.cuda_graph == "on")
+
+
 def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:
     """The tasks of the data in this run's class order."""
     from datasets.stream import Stream, class_order
@@ -266,21 +283,15 @@ def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, dev
     )
 
 
-def make_augmentation(
-    config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device
-) -> Augmentation:
+def make_augmentation(config: Configuration, dataset: DatasetPart, arrays: Arrays) -> Augmentation:
     """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
     memory's."""
-    from utils.data.augment import Augmentation, augment, normalise
+    from utils.data.augment import Augmentation
     from utils.seeds import generator
 
-    transform = dataset.transform(config.parts.transforms(config.protocol), arrays)
     return Augmentation(
-        transform=lambda raw, random: augment(raw, transform, random),
-        prepare=partial(normalise, transform=transform),
-        generators={
-            purpose: generator(config.seed, "augmentation", purpose, device=device) for purpose in ("stream", "memory")
-        },
+        dataset.transform(config.parts.transforms(config.protocol), arrays),
+        {purpose: generator(config.seed, "augmentation", purpose) for purpose in ("stream", "memory")},
     )
 
 
@@ -329,7 +340,7 @@ def make_replay(config: Configuration, stream: Stream, augmentation: Augmentatio
         config.buffer_size,
         num_tasks=stream.num_tasks,
         device=device,
-        augment=augmentation.of_memory,
+        augmentation=augmentation,
         seed=config.seed,
     )
 

@@ -67,9 +67,22 @@ class BatchContext:
             raise ValueError("the context does not know the tasks of the samples")
         key = (device, dtype)
         if key not in self._tables:
-            sent = _send(self._count(self.task_of_sample, dtype), device)
-            self._tables[key] = TaskTables(counts=sent[0], shares=sent[1:])
+            self.place(_send(self.table(dtype), device))
         return self._tables[key]
+
+    def table(self, dtype: torch.dtype) -> Tensor:
+        """What `tables` holds, on the host: counts [1, task + 1] above shares [N, task + 1].
+
+        Raises:
+            ValueError: the context does not know the tasks of the samples.
+        """
+        if self.task_of_sample is None:
+            raise ValueError("the context does not know the tasks of the samples")
+        return self._count(self.task_of_sample, dtype)
+
+    def place(self, table: Tensor) -> None:
+        """Take a table that lies on a device already; the layers there read it, and what is written to it later."""
+        self._tables[table.device, table.dtype] = TaskTables(counts=table[0], shares=table[1:])
 
     def update(self, task_of_sample: Tensor) -> None:
         """Describe another batch of the same shape, in place on every device where the tables lie.
@@ -87,7 +100,7 @@ class BatchContext:
         self._check(task_of_sample)
         self.task_of_sample = task_of_sample
         for (device, dtype), tables in self._tables.items():
-            sent = _send(self._count(task_of_sample, dtype), device)
+            sent = _send(self.table(dtype), device)
             tables.counts.copy_(sent[0])
             tables.shares.copy_(sent[1:])
 

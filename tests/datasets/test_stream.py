@@ -119,9 +119,9 @@ def keys_of_arrays(images, labels, stream_labels, wanted):
     return keys(torch.from_numpy(channels_first), new[rows])
 
 
-def gather(batches):
-    images, labels, tasks = (torch.cat(part) for part in zip(*batches, strict=True))
-    return images, labels, tasks
+def epoch_of(stream, tasks, epoch=0):
+    """Images, labels and tasks in the order of an epoch."""
+    return stream.pool(tasks).take(stream.order(tasks, epoch))
 
 
 def test_shapes_and_tasks():
@@ -138,13 +138,9 @@ def test_classes_that_do_not_split_evenly_are_refused():
 
 
 @pytest.mark.parametrize("tasks", [(0,), (1,), (0, 1)])
-@pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
-def test_every_training_image_comes_once_per_epoch(tasks, batch_size):
+def test_every_training_image_comes_once_per_epoch(tasks):
     arrays, stream = small_arrays(num_train=44), make_stream()
-    batches = list(stream.batches(tasks, 0, batch_size))
-    assert len(batches) == stream.num_batches(tasks, batch_size)
-    assert all(len(labels) == batch_size for _, labels, _ in batches[:-1])
-    images, labels, row_tasks = gather(batches)
+    images, labels, row_tasks = epoch_of(stream, tasks)
     assert images.dtype == torch.uint8
     assert images.is_contiguous()
     assert labels.dtype == row_tasks.dtype == torch.int64
@@ -153,39 +149,28 @@ def test_every_training_image_comes_once_per_epoch(tasks, batch_size):
     assert keys(images, labels) == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], wanted)
 
 
-@pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
-def test_resumed_epoch_is_the_tail_of_the_whole_one(start):
-    whole = list(make_stream().batches((1,), 3, 5))
-    tail = list(make_stream().batches((1,), 3, 5, start=start))
-    assert len(whole) == 5
-    assert len(tail) == len(whole) - start
-    for ours, theirs in zip(tail, whole[start:], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
 def test_order_depends_on_seed_tasks_and_epoch_and_on_nothing_else():
-    def order(seed=0, tasks=(0,), epoch=0, batch_size=100):
+    def order(seed=0, tasks=(0,), epoch=0):
         stream = make_stream(seed=seed, rule="identity")
-        return gather(stream.batches(tasks, epoch, batch_size))[0]
+        return epoch_of(stream, tasks, epoch)[0]
 
     first = order()
     torch.manual_seed(1)
     np.random.seed(1)
     assert torch.equal(order(), first)
-    assert torch.equal(order(batch_size=7), first)
     for other in (order(seed=1), order(epoch=1), order(tasks=(1,))):
         assert not torch.equal(other, first)
 
 
 def test_tasks_are_shuffled_each_in_its_own_way():
     stream = make_stream()
-    patterns = [gather(stream.batches((task,), 0, 100))[1] - stream.classes_of_task(task).start for task in range(2)]
+    patterns = [epoch_of(stream, (task,))[1] - stream.classes_of_task(task).start for task in range(2)]
     assert len(patterns[0]) == len(patterns[1])
     assert not torch.equal(*patterns)
 
 
 def test_training_order_mixes_the_classes():
-    labels = gather(make_stream().batches((0, 1), 0, 100))[1]
+    labels = epoch_of(make_stream(), (0, 1))[1]
     assert not torch.equal(labels, labels.sort().values)
 
 
@@ -201,7 +186,7 @@ def test_evaluation_set_holds_the_test_images_of_the_task():
 
 def test_held_out_part_replaces_the_test_set_and_is_never_trained_on():
     arrays, stream = small_arrays(num_train=44), make_stream(validation=0.2, seed=3)
-    trained = keys(*gather(stream.batches((0, 1), 0, 10))[:2])
+    trained = keys(*epoch_of(stream, (0, 1))[:2])
     evaluated = sum((keys(*stream.evaluation_set(task)) for task in range(2)), Counter())
     assert not trained & evaluated
     assert trained + evaluated == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], range(4))
@@ -225,10 +210,10 @@ def test_stream_holds_out_the_recorded_images(seed):
 def test_stream_owns_its_images():
     arrays = small_arrays(num_train=44)
     stream = make_stream(arrays=arrays)
-    before = gather(stream.batches((0, 1), 0, 10))[0]
+    before = epoch_of(stream, (0, 1))[0]
     arrays.train_x[:] = 0
     arrays.release()
-    assert torch.equal(gather(stream.batches((0, 1), 0, 10))[0], before)
+    assert torch.equal(epoch_of(stream, (0, 1))[0], before)
 
 
 def test_data_of_many_chunks_stays_in_order(monkeypatch):
@@ -237,5 +222,5 @@ def test_data_of_many_chunks_stays_in_order(monkeypatch):
     chunked = make_stream()
     for ours, theirs in ((chunked.evaluation_set(1), whole.evaluation_set(1)),):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    batches = zip(chunked.batches((0, 1), 0, 10), whole.batches((0, 1), 0, 10), strict=True)
-    assert all(torch.equal(a, b) for ours, theirs in batches for a, b in zip(ours, theirs, strict=True))
+    pairs = zip(epoch_of(chunked, (0, 1)), epoch_of(whole, (0, 1)), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)

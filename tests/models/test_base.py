@@ -122,7 +122,7 @@ def test_learning_rate_of_an_epoch_reaches_every_group():
     method = make("sgd", lr=1.0, milestones=(1,), lr_decay=0.5)
     stage = method.stage(method.config, (0,))
     method.begin_epoch(stage, 1)
-    assert {group["lr"] for group in method.optimizer.param_groups} == {0.5}
+    assert {group["lr"].item() for group in method.optimizer.param_groups} == {0.5}
 
 
 @pytest.mark.parametrize("method", REPLAY)

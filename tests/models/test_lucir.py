@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from backbone.norm import norm_factory
 from models.heads import CosineHead, Outputs
+from models.lucir import highest
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
 from utils.config.configuration import configure
@@ -150,3 +151,17 @@ def test_old_class_weights_are_frozen():
     method = make_offline("lucir", 1, 3, network, None)
     trained = {id(parameter) for parameter in method.trained(None)}
     assert trained == {id(network.head.parts[1].weight), id(network.head.sigma)}
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_highest_values_are_those_of_topk_with_their_gradients(number):
+    values = torch.randn(7, 5, dtype=torch.float64)
+    values[0, :3] = values[0, 4]  # equal ones count each
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    weights = torch.rand(7, number, dtype=torch.float64)
+    found, expected = highest(ours, number), theirs.topk(number, dim=1).values
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(ours.grad[1:], theirs.grad[1:])
+    assert torch.equal(ours.grad[0].sort().values, theirs.grad[0].sort().values)

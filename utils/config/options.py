@@ -278,6 +278,13 @@ _MACHINE = grouped(
     "machine",
     Option("device", str, "auto", "device to train on: auto, cpu, cuda or cuda:N", metavar="DEVICE"),
     Option("threads", ranged(int, 1), None, "CPU threads", source="$OMP_NUM_THREADS, else 1"),
+    Option(
+        "cuda_graph",
+        str,
+        "auto",
+        "replay training steps as CUDA graphs; auto: on a GPU, where method and norm layer allow it",
+        choices=("auto", "on", "off"),
+    ),
     role="place",
 )
 

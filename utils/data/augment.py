@@ -1,6 +1,10 @@
-"""Crop, flip, brighten and normalise a batch on its device, each image on its own, from an explicit generator."""
+"""Crop, flip, brighten and normalise a batch on its device, each image on its own.
 
-from collections.abc import Callable
+What is done to each image is drawn on the host, from an explicit generator: the same on every device, and a few numbers
+that are sent along with the batch.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from utils.data.resized_crop import draw_boxes, resized_crop
+from utils.data.resized_crop import Boxes, draw_boxes, resized_crop
 from utils.errors import UserError
 
 
@@ -48,69 +52,93 @@ class Transform:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augments batches of the stream and of memory, each from its own generator.
+    """What is done to the images of a run.
 
     Attributes:
-        transform: (raw uint8 [N, C, H, W], generator) -> float images.
-        prepare: raw -> normalised images, for evaluation.
-        generators: by purpose, `stream` and `memory`.
+        transform: of training images.
+        generators: on the host, by purpose: for batches of the online stream, and for draws from memory.
     """
 
-    transform: Callable[[Tensor, torch.Generator], Tensor]
-    prepare: Callable[[Tensor], Tensor]
+    transform: Transform
     generators: dict[str, torch.Generator]
 
-    def of_stream(self, raw: Tensor) -> Tensor:
-        return self.transform(raw, self.generators["stream"])
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """What becomes of each image of a batch [N, C, H, W]: tensors on the host (`draw_changes`)."""
+        return draw_changes(shape, self.transform, generator)
 
-    def of_memory(self, raw: Tensor) -> Tensor:
-        return self.transform(raw, self.generators["memory"])
+    def apply(self, raw: Tensor, changes: Mapping[str, Tensor]) -> Tensor:
+        """Augmented and normalised images; the changes lie on the device of the raw ones."""
+        return change(raw, self.transform, changes)
+
+    def prepare(self, raw: Tensor) -> Tensor:
+        """Normalised images, for evaluation."""
+        return normalise(raw, self.transform)
 
 
 def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
     """Randomly cropped, flipped, brightened and normalised images.
 
-    Draws from the generator the rows of the crops and their columns, or the boxes of resized crops; then the flips;
-    then the brightness; nothing for what the transform has not.
-
     Args:
         images: [N, C, H, W] uint8.
         transform: what to do.
-        generator: on the device of the images.
+        generator: on the host.
 
     Returns:
         [N, C, H, W] float32, or [N, C, test_side, test_side], on the device of the images.
     """
-    crop = _resized if transform.resized_crop else _shifted
-    images = crop(images, transform, generator)
+    changes = draw_changes(images.shape, transform, generator)
+    return change(images, transform, {name: values.to(images.device) for name, values in changes.items()})
+
+
+def draw_changes(shape: Sequence[int], transform: Transform, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw what becomes of each image of a batch.
+
+    Takes from the generator the rows of the crops and their columns, or the boxes of resized crops; then the flips;
+    then the brightness; nothing for what the transform has not.
+
+    Args:
+        shape: of the batch, [N, C, H, W].
+        transform: what to do.
+        generator: on the host.
+
+    Returns:
+        On the host, an image's numbers in the last axis: `corners` [2, N] int64, top row and left column in the image
+        with its border, or `boxes` [4, N] float32 (`resized_crop.Boxes`); `flips` [N] int64, 1 for a mirrored image;
+        `factors` [N] float32, of the brightness.
+    """
+    num_images, height, width = shape[0], *shape[-2:]
+    padding, changes = transform.crop_padding, {}
+    if transform.resized_crop:
+        boxes = draw_boxes(num_images, height + 2 * padding, width + 2 * padding, generator)
+        changes["boxes"] = torch.stack(boxes)
+    elif padding:
+        changes["corners"] = torch.randint(2 * padding + 1, (2, num_images), generator=generator)
+    if transform.flip:
+        changes["flips"] = torch.randint(2, (num_images,), generator=generator)
     if transform.brightness:
-        draws = torch.rand(len(images), generator=generator, device=images.device)
         darkest, brightest = max(0.0, 1 - transform.brightness), 1 + transform.brightness
-        images = brighten(images, darkest + (brightest - darkest) * draws)
+        changes["factors"] = darkest + (brightest - darkest) * torch.rand(num_images, generator=generator)
+    return changes
+
+
+def change(images: Tensor, transform: Transform, changes: Mapping[str, Tensor]) -> Tensor:
+    """Crop, flip, brighten and normalise images [N, C, H, W] uint8 as was drawn (`draw_changes`)."""
+    flips = changes.get("flips")
+    if transform.resized_crop:
+        images = _resized(images, transform, Boxes(*changes["boxes"]), flips)
+    else:
+        images = crop_and_flip(images, transform.crop_padding, changes.get("corners"), flips)
+    if transform.brightness:
+        images = brighten(images, changes["factors"])
     return normalise(images, transform)
 
 
-def _shifted(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    num_images, padding, device = len(images), transform.crop_padding, images.device
-    corners = None
-    if padding:
-        corners = torch.randint(2 * padding + 1, (2, num_images), generator=generator, device=device)
-    return crop_and_flip(images, padding, corners, _draw_flips(images, transform, generator))
-
-
-def _resized(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+def _resized(images: Tensor, transform: Transform, boxes: Boxes, flips: Tensor | None) -> Tensor:
     height, width = images.shape[-2:]
-    padding, side = transform.crop_padding, transform.test_side
-    boxes = draw_boxes(len(images), height + 2 * padding, width + 2 * padding, generator)
-    flips = _draw_flips(images, transform, generator)
+    side = transform.test_side
     rows, columns = _grid(side or height, side or width, images.device)
-    return resized_crop(images, boxes, rows, columns[:1] if flips is None else columns[flips], padding)
-
-
-def _draw_flips(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor | None:
-    if not transform.flip:
-        return None
-    return torch.randint(2, (len(images),), generator=generator, device=images.device)
+    columns = columns[:1] if flips is None else columns.index_select(0, flips)
+    return resized_crop(images, boxes, rows, columns, transform.crop_padding)
 
 
 def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: Tensor | None) -> Tensor:
@@ -129,7 +157,7 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: T
         return images
     num_images, num_channels, height, width = images.shape
     rows, columns = _grid(height, width, images.device)
-    columns = columns[:1] if flips is None else columns[flips]
+    columns = columns[:1] if flips is None else columns.index_select(0, flips)
     if corners is not None:
         images = pad(images, (padding,) * 4)
         rows, columns = rows + corners[0, :, None], columns + corners[1, :, None]

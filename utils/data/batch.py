@@ -1,8 +1,16 @@
-"""The rows of one training step, whether they come from the stream or from memory."""
+"""The rows of one training step, whether they come from the stream or from memory.
 
+A step has two halves. The host's chooses rows and draws what becomes of their images: a `Draft`, made of small tensors
+on the host. The device's fetches and augments them: a `Batch`, made from those tensors on the device alone.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from utils.data.staging import Values, send
 
 
 @dataclass(frozen=True)
@@ -27,3 +35,76 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Some rows of one source.
+
+    Attributes:
+        values: which rows, on the host, or on disk streams the rows themselves.
+        rows: the values on the device -> `raw` images and `labels`, [n, ...] each, and what else lies beside them.
+    """
+
+    values: Values
+    rows: Callable[[Values], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A batch as the host has chosen it.
+
+    Attributes:
+        fetches: its rows, source after source.
+        tasks: of each row, [N] int64, on the host.
+        changes: what becomes of each image, on the host, images in the last axis (`utils/data/augment.py`).
+        apply: raw images and the changes on the device -> augmented images.
+        device: where the batch is made.
+        num_current: as in `Batch`.
+    """
+
+    fetches: tuple[Fetch, ...]
+    tasks: Tensor
+    changes: Values
+    apply: Callable[[Tensor, Values], Tensor]
+    device: torch.device
+    num_current: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Everything that the device needs, by name, on the host."""
+        numbered = {
+            f"{k}/{name}": value for k, fetch in enumerate(self.fetches) for name, value in fetch.values.items()
+        }
+        return numbered | {f"changes/{name}": value for name, value in self.changes.items()}
+
+    def make(self, sent: Values) -> Batch:
+        """The batch, from the values on the device; nothing here waits for it, or looks at the draft's own values."""
+        parts = [fetch.rows(within(sent, str(number))) for number, fetch in enumerate(self.fetches)]
+        rows = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        raw, labels = rows.pop("raw"), rows.pop("labels")
+        return Batch(self.apply(raw, within(sent, "changes")), labels, raw, self.tasks, rows, self.num_current)
+
+    def batch(self) -> Batch:
+        """The batch, its values sent now."""
+        return self.make(send(self.values, self.device))
+
+    def beside(self, other: "Draft") -> "Draft":
+        """One batch of these rows, which are current, and then the other's."""
+        changes = {name: torch.cat([values, other.changes[name]], -1) for name, values in self.changes.items()}
+        tasks = torch.cat([self.tasks, other.tasks])
+        return Draft(self.fetches + other.fetches, tasks, changes, self.apply, self.device, len(self))
+
+
+def within(values: Values, name: str) -> dict[str, Tensor]:
+    """The values below a name, such as those of `name/rows`."""
+    start = f"{name}/"
+    return {key[len(start) :]: value for key, value in values.items() if key.startswith(start)}
+
+
+def below(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values, below a name."""
+    return {f"{name}/{key}": value for key, value in values.items()}

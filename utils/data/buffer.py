@@ -8,15 +8,20 @@ The generator gives 63-bit integers, which are reduced modulo the number of choi
 choices). A memory takes from it, in this order: for every row that a full reservoir is offered, one integer; for every
 drawn row, one integer. A ring takes none on insertion. Rows one by one or in batches therefore make no difference,
 and a memory restored by `load_state_dict` continues exactly.
+
+Both halves of a step are here (`utils/data/batch.py`): the host chooses by `choose` and `offer`, the device fetches by
+the draft and writes by `write`. `draw` and `insert` are both at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.data.batch import Batch
+from utils.data.augment import Augmentation
+from utils.data.batch import Batch, Draft, Fetch
+from utils.data.staging import Values, send
 from utils.errors import UserError
 from utils.seeds import generator
 
@@ -27,12 +32,13 @@ _UNFILLED = -1
 class Memory:
     """Slots for images, their labels, tasks and what a method stores beside them.
 
-    The storage is made at the first insertion, which tells the shapes and types.
+    The storage is made at the first insertion, which tells the shapes and types. It has a few places more than slots,
+    for rows that are not kept: so every row of a batch is written somewhere, and each batch in the same way.
 
     Args:
         capacity: number of slots.
         device: where images, labels and extras are kept.
-        augment: raw uint8 [N, C, H, W] -> float images, applied to every draw.
+        augmentation: of every draw.
         random: generator on the host.
 
     Attributes:
@@ -44,25 +50,25 @@ class Memory:
         self,
         capacity: int,
         device: torch.device | str,
-        augment: Callable[[Tensor], Tensor],
+        augmentation: Augmentation,
         random: torch.Generator,
     ) -> None:
         self.capacity = capacity
         self.num_seen = 0
         self.num_draws = 0
         self._device = torch.device(device)
-        self._augment = augment
+        self._augmentation = augmentation
         self._random = random
         self._num_filled = 0
+        self._num_spare = 0  # places for rows that are not kept, as many as the first batch has rows
         self._filled = torch.zeros(capacity, dtype=torch.int64)  # filled slots, in the order of their first filling
         self._tasks = torch.full((capacity,), _UNFILLED)
-        self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, by slot
+        self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, by place
 
     def __len__(self) -> int:
         """Number of rows that can be drawn."""
         return self._num_filled
 
-    @torch.no_grad()
     def insert(self, raw: Tensor, labels: Tensor, tasks: Tensor, **extras: Tensor) -> None:
         """Offer the rows of a batch, in their order.
 
@@ -76,15 +82,46 @@ class Memory:
             ValueError: the rows are not of these kinds.
         """
         rows = {"raw": raw, "labels": labels, **extras}
-        self._check(rows, tasks)
+        self._check(rows, len(tasks))
+        places = self.offer(tasks)
+        self.write(send({"places": places}, self._device)["places"], **rows)
+
+    def offer(self, tasks: Tensor) -> Tensor:
+        """Decide where each of the rows of a batch goes, as if they came one by one, and count them as there.
+
+        Args:
+            tasks: index of each row's task, [B] int64, on the host.
+
+        Returns:
+            The places to write the rows to, [B] int64 on the host.
+
+        Raises:
+            ValueError: a task that the memory does not have, or tasks on the device.
+        """
+        if tasks.device.type != "cpu":
+            raise ValueError("memory takes the tasks of the rows on the host: reading them would wait for the device")
         slots = self._choose_slots(tasks.tolist())
-        if not self._rows:
-            self._rows = {name: self._storage(values) for name, values in rows.items()}
         self.num_seen += len(slots)
-        # Of the rows of one batch that fall on the same slot the last stays, as if they had come one by one.
-        row_of_slot = {slot: row for row, slot in enumerate(slots) if slot != _DISCARDED}
-        if row_of_slot:
-            self._write(rows, tasks, list(row_of_slot.values()), list(row_of_slot))
+        last = {slot: row for row, slot in enumerate(slots) if slot != _DISCARDED}  # of rows on the same slot it stays
+        self._num_spare = self._num_spare or len(slots)
+        places = self.capacity + torch.arange(len(slots)) % self._num_spare
+        if last:
+            kept, rows = torch.tensor(list(last)), torch.tensor(list(last.values()))
+            places[rows] = kept
+            fresh = kept[self._tasks[kept] == _UNFILLED]
+            self._filled[self._num_filled : self._num_filled + len(fresh)] = fresh
+            self._num_filled += len(fresh)
+            self._tasks[kept] = tasks[rows]
+        return places
+
+    @torch.no_grad()
+    def write(self, places: Tensor, **rows: Tensor) -> None:
+        """Write the rows of a batch to the places that `offer` gave, [B] int64 on the device; rows as for `insert`."""
+        self._check(rows, len(places))
+        for name, values in rows.items() if len(places) else ():
+            if name not in self._rows:
+                self._rows[name] = self._storage(values)
+            self._rows[name].index_copy_(0, places, values)
 
     def draw(self, num_rows: int) -> Batch | None:
         """Rows drawn uniformly without replacement, in random order; all of them if there are fewer than `num_rows`.
@@ -92,17 +129,23 @@ class Memory:
         Returns:
             The rows with their extras, the images newly augmented; None while memory is empty.
         """
+        draft = self.choose(num_rows)
+        return None if draft is None else draft.batch()
+
+    def choose(self, num_rows: int) -> Draft | None:
+        """The same as the host chooses it."""
         if not self._num_filled:
             return None
         self.num_draws += 1
         size = min(num_rows, self._num_filled)
-        drawn = draw_without_replacement(self._num_filled, self._random_integers(size))
-        slots = self._filled[drawn]
-        tasks = self._tasks[slots]
-        on_device = self._send(slots)
-        rows = {name: stored.index_select(0, on_device) for name, stored in self._rows.items()}
-        raw, labels = rows.pop("raw"), rows.pop("labels")
-        return Batch(self._augment(raw), labels, raw, tasks, rows)
+        slots = self._filled[draw_without_replacement(self._num_filled, self._random_integers(size))]
+        shape = (size, *self._rows["raw"].shape[1:])
+        changes = self._augmentation.draw(shape, self._augmentation.generators["memory"])
+        fetch = Fetch({"slots": slots}, self._fetch)
+        return Draft((fetch,), self._tasks[slots], changes, self._augmentation.apply, self._device)
+
+    def _fetch(self, sent: Values) -> dict[str, Tensor]:
+        return {name: stored.index_select(0, sent["slots"]) for name, stored in self._rows.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that insertions and draws change; tensors are not copied. Loadable with `weights_only=True`."""
@@ -111,7 +154,8 @@ class Memory:
             "num_filled": self._num_filled,
             "filled": self._filled,
             "tasks": self._tasks,
-            "rows": self._rows,
+            "num_spare": self._num_spare,
+            "rows": {name: stored[: self.capacity] for name, stored in self._rows.items()},
             "generator": self._random.get_state(),
         }
 
@@ -121,50 +165,35 @@ class Memory:
             raise ValueError(f"the state of a memory of {len(state['tasks'])} slots does not fit {self.capacity}")
         self.num_seen = state["num_seen"]
         self._num_filled = state["num_filled"]
+        self._num_spare = state["num_spare"]
         self._filled.copy_(state["filled"])
         self._tasks.copy_(state["tasks"])
-        self._rows = {name: stored.to(self._device, copy=True) for name, stored in state["rows"].items()}
+        self._rows = {name: self._storage(stored) for name, stored in state["rows"].items()}
+        for name, stored in state["rows"].items():
+            self._rows[name][: self.capacity] = stored
         self._random.set_state(state["generator"].cpu())
 
     def _choose_slots(self, tasks: Sequence[int]) -> list[int]:
         """The slot of each offered row, `_DISCARDED` for a row that is not kept."""
         raise NotImplementedError
 
-    def _check(self, rows: dict[str, Tensor], tasks: Tensor) -> None:
+    def _check(self, rows: dict[str, Tensor], number: int) -> None:
         if rows["raw"].dtype != torch.uint8:
             raise ValueError(f"memory keeps raw uint8 images, not {rows['raw'].dtype}")
-        if tasks.device.type != "cpu":
-            raise ValueError("memory takes the tasks of the rows on the host: reading them would wait for the device")
         if self._rows and rows.keys() != self._rows.keys():
             raise ValueError(f"memory holds {', '.join(self._rows)}, but was offered {', '.join(rows)}")
-        lengths = {name: len(values) for name, values in rows.items()} | {"tasks": len(tasks)}
+        lengths = {name: len(values) for name, values in rows.items()} | {"tasks": number}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"rows of different numbers: {lengths}")
 
     def _storage(self, values: Tensor) -> Tensor:
-        return torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype, device=self._device)
-
-    def _write(self, rows: dict[str, Tensor], tasks: Tensor, sources: list[int], slots: list[int]) -> None:
-        """Copy the rows at `sources` to the slots, which are all different."""
-        indices = torch.tensor([sources, slots])
-        on_host, targets = indices
-        fresh = targets[self._tasks[targets] == _UNFILLED]
-        self._filled[self._num_filled : self._num_filled + len(fresh)] = fresh
-        self._num_filled += len(fresh)
-        self._tasks[targets] = tasks[on_host]
-        from_rows, to_slots = self._send(indices)
-        for name, stored in self._rows.items():
-            stored[to_slots] = rows[name].index_select(0, from_rows)
+        """Room for rows like these, in every slot and in the places beside them."""
+        shape = (self.capacity + self._num_spare, *values.shape[1:])
+        return torch.zeros(shape, dtype=values.dtype, device=self._device)
 
     def _random_integers(self, number: int) -> list[int]:
         """Independent uniform integers below 2⁶³."""
         return torch.empty(number, dtype=torch.int64).random_(generator=self._random).tolist()
-
-    def _send(self, indices: Tensor) -> Tensor:
-        """Indices on the device; from pinned memory, so that nothing waits for the device."""
-        if self._device.type != "cuda":
-            return indices.to(self._device)
-        return indices.pin_memory().to(self._device, non_blocking=True)
 
 
 class Reservoir(Memory):
@@ -198,11 +227,11 @@ class Ring(Memory):
         self,
         capacity: int,
         device: torch.device | str,
-        augment: Callable[[Tensor], Tensor],
+        augmentation: Augmentation,
         random: torch.Generator,
         num_tasks: int,
     ) -> None:
-        super().__init__(capacity, device, augment, random)
+        super().__init__(capacity, device, augmentation, random)
         self._num_tasks = num_tasks
         self._portion = capacity // num_tasks
 
@@ -220,7 +249,7 @@ def make_memory(
     *,
     num_tasks: int,
     device: torch.device | str,
-    augment: Callable[[Tensor], Tensor],
+    augmentation: Augmentation,
     seed: int,
 ) -> Memory:
     """An empty memory.
@@ -230,7 +259,7 @@ def make_memory(
         capacity: images kept at most.
         num_tasks: tasks of the stream, among which a ring divides its slots.
         device: where the images are kept.
-        augment: raw uint8 [N, C, H, W] -> float images, applied to every draw.
+        augmentation: of every draw.
         seed: of the run.
 
     Raises:
@@ -240,11 +269,11 @@ def make_memory(
         raise UserError(f"--buffer_size {capacity}: memory needs room for at least 1 image")
     random = generator(seed, "memory")
     if mode == "reservoir":
-        return Reservoir(capacity, device, augment, random)
+        return Reservoir(capacity, device, augmentation, random)
     if mode == "ring":
         if capacity < num_tasks:
             raise UserError(f"--buffer_size {capacity} leaves a ring no slot per task: give at least {num_tasks}")
-        return Ring(capacity, device, augment, random, num_tasks)
+        return Ring(capacity, device, augmentation, random, num_tasks)
     raise UserError(f"unknown --buffer_mode {mode!r}. Known: reservoir, ring.")
 
 

@@ -1,36 +1,16 @@
 """Images that batches are taken from by row: on the run's device, on disk, or both together."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class Pool(Protocol):
-    """N images.
-
-    Attributes:
-        labels, tasks: of each image, [N] int64 on the host.
-    """
-
-    labels: Tensor
-    tasks: Tensor
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images of some rows, without waiting for the device.
-
-        Args:
-            rows: [n] int64 on the host.
-
-        Returns:
-            Raw images [n, C, H, W] uint8 and labels [n] on the device, their tasks [n] on the host.
-        """
-        ...
+from utils.data.batch import Fetch, below, within
+from utils.data.staging import Values, send
 
 
 class Stream(Protocol):
@@ -51,13 +31,11 @@ class Stream(Protocol):
         """The labels of a task."""
         ...
 
-    def batches(
-        self, tasks: Sequence[int], epoch: int, batch_size: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Raw images, labels and tasks of the batches of one epoch, from batch `start` on."""
+    def order(self, tasks: Sequence[int], epoch: int) -> Tensor:
+        """The rows of `pool(tasks)` in the order in which they come in an epoch, [N] int64 on the host."""
         ...
 
-    def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
+    def pool(self, tasks: Sequence[int], split: str = "train") -> "Pool":
         """The images of some tasks: `train`, `validation` (what was held out of it) or `test`."""
         ...
 
@@ -66,22 +44,69 @@ class Stream(Protocol):
         ...
 
 
-class TensorPool:
+class Pool(ABC):
+    """N images.
+
+    Attributes:
+        labels, tasks: of each image, [N] int64 on the host.
+        device: where batches go.
+        image_shape: (C, H, W).
+    """
+
+    labels: Tensor
+    tasks: Tensor
+    device: torch.device
+    image_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> dict[str, Tensor]:
+        """What the device needs to fetch some rows, on the host.
+
+        Args:
+            rows: [n] int64 on the host; -1 for a row that is not wanted, in the place of which any image may come.
+        """
+
+    @abstractmethod
+    def rows(self, sent: Values) -> dict[str, Tensor]:
+        """`raw` images [n, C, H, W] uint8 and `labels` [n], from what was selected, sent to the device."""
+
+    def fetch(self, rows: Tensor) -> Fetch:
+        """Some rows [n] of a draft."""
+        return Fetch(self.select(rows), self.rows)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images of some rows, without waiting for the device.
+
+        Args:
+            rows: [n] int64 on the host.
+
+        Returns:
+            Raw images [n, C, H, W] uint8 and labels [n] on the device, their tasks [n] on the host.
+        """
+        found = self.rows(send(self.select(rows), self.device))
+        return found["raw"], found["labels"], self.tasks[rows]
+
+
+class TensorPool(Pool):
     """Images that lie on the device, [N, C, H, W] uint8, with their labels there and their tasks on the host."""
 
     def __init__(self, images: Tensor, labels: Tensor, tasks: Tensor) -> None:
         self.images = images
         self.labels = labels.cpu()
         self.tasks = tasks
+        self.device = images.device
+        self.image_shape = tuple(images.shape[1:])
         self._device_labels = labels
 
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def select(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"rows": rows.clamp(min=0)}
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        on_device = _send(rows, self.images.device)
-        images, labels = (each.index_select(0, on_device) for each in (self.images, self._device_labels))
-        return images, labels, self.tasks[rows]
+    def rows(self, sent: Values) -> dict[str, Tensor]:
+        rows = sent["rows"]
+        return {"raw": self.images.index_select(0, rows), "labels": self._device_labels.index_select(0, rows)}
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All images and labels on the device, not copied."""
@@ -95,7 +120,7 @@ class TensorPool:
         return part
 
 
-class DiskPool:
+class DiskPool(Pool):
     """Images in a memory-mapped array, [M, H, W, C] uint8; only those that are asked for are read.
 
     Args:
@@ -110,16 +135,20 @@ class DiskPool:
     ) -> None:
         self.labels = labels
         self.tasks = tasks
+        self.device = torch.device(device)
+        height, width, channels = images.shape[1:]
+        self.image_shape = (channels, height, width)
         self._images = images
         self._places = places
-        self._device = torch.device(device)
 
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def select(self, rows: Tensor) -> dict[str, Tensor]:
+        read = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8)
+        for image, row in zip(read.numpy(), rows.tolist(), strict=True):
+            image[...] = self._images[self._places[row]] if row >= 0 else 0
+        return {"raw": read, "labels": self.labels[rows.clamp(min=0)]}
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        images = _send(self._read(self._places[rows.numpy()]), self._device).permute(0, 3, 1, 2).contiguous()
-        return images, _send(self.labels[rows], self._device), self.tasks[rows]
+    def rows(self, sent: Values) -> dict[str, Tensor]:
+        return {"raw": sent["raw"].permute(0, 3, 1, 2).contiguous(), "labels": sent["labels"]}
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All images and labels on the device, read now."""
@@ -128,58 +157,55 @@ class DiskPool:
 
     def section(self, rows: slice) -> "DiskPool":
         """Some neighbouring rows."""
-        return DiskPool(self._images, self._places[rows], self.labels[rows], self.tasks[rows], self._device)
-
-    def _read(self, places: np.ndarray) -> Tensor:
-        """[n, H, W, C], ready to be sent."""
-        shape = (len(places), *self._images.shape[1:])
-        read = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        for image, place in zip(read.numpy(), places, strict=True):
-            image[...] = self._images[place]
-        return read
+        return DiskPool(self._images, self._places[rows], self.labels[rows], self.tasks[rows], self.device)
 
 
-class SubsetPool:
+class SubsetPool(Pool):
     """Some rows of a pool, [N] int64 on the host, in this order."""
 
     def __init__(self, pool: Pool, rows: Tensor) -> None:
         self.labels = pool.labels[rows]
         self.tasks = pool.tasks[rows]
+        self.device = pool.device
+        self.image_shape = pool.image_shape
         self._pool = pool
         self._rows = rows
 
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def select(self, rows: Tensor) -> dict[str, Tensor]:
+        return self._pool.select(torch.where(rows < 0, -1, self._rows[rows]))
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._pool.take(self._rows[rows])
+    def rows(self, sent: Values) -> dict[str, Tensor]:
+        return self._pool.rows(sent)
 
 
-class UnionPool:
-    """The rows of several pools, one after another; a pool may come more than once."""
+class UnionPool(Pool):
+    """The rows of several pools, one after another; a pool may come more than once.
+
+    A batch is fetched from each of the pools as a whole, and every row is taken from where it belongs: so the device
+    does the same for every batch, however its rows are spread.
+    """
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.labels = torch.cat([pool.labels for pool in pools])
         self.tasks = torch.cat([pool.tasks for pool in pools])
-        self._pools = pools
-        self._starts = torch.tensor([0, *(len(pool) for pool in pools)]).cumsum(0)
+        self.device = pools[0].device
+        self.image_shape = pools[0].image_shape
+        self._pools = list(dict.fromkeys(pools))
+        self._owners = torch.cat([torch.full((len(pool),), self._pools.index(pool)) for pool in pools])
+        self._rows = torch.cat([torch.arange(len(pool)) for pool in pools])
 
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def select(self, rows: Tensor) -> dict[str, Tensor]:
+        owners, own_rows = self._owners[rows], self._rows[rows]
+        selected = {"owners": torch.where(rows < 0, 0, owners)}
+        for number, pool in enumerate(self._pools):
+            mine = torch.where((owners == number) & (rows >= 0), own_rows, -1)
+            selected |= below(str(number), pool.select(mine))
+        return selected
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        owners = torch.bucketize(rows, self._starts[1:], right=True)
-        parts = [
-            self._pools[owner].take(rows[owners == owner] - self._starts[owner])
-            for owner in owners.unique().tolist() or [0]
-        ]
-        images, labels, _ = (torch.cat(part) for part in zip(*parts, strict=True))
-        back = _send(owners.argsort(stable=True).argsort(), images.device)
-        return images.index_select(0, back), labels.index_select(0, back), self.tasks[rows]
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device; only from pinned memory is it sent without waiting."""
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    def rows(self, sent: Values) -> dict[str, Tensor]:
+        first, *others = (pool.rows(within(sent, str(number))) for number, pool in enumerate(self._pools))
+        for number, other in enumerate(others, 1):
+            is_other = sent["owners"] == number
+            first["raw"] = torch.where(is_other[:, None, None, None], other["raw"], first["raw"])
+            first["labels"] = torch.where(is_other, other["labels"], first["labels"])
+        return first

@@ -33,9 +33,9 @@ def draw_boxes(num_images: int, height: int, width: int, generator: torch.Genera
     Args:
         num_images: N.
         height, width: of the images, in pixels.
-        generator: on the device on which the boxes are wanted.
+        generator: on the host.
     """
-    draws = torch.rand((2 * NUM_TRIES + 2, num_images), generator=generator, device=generator.device)
+    draws = torch.rand((2 * NUM_TRIES + 2, num_images), generator=generator)
     areas = (AREA[0] + (AREA[1] - AREA[0]) * draws[:NUM_TRIES]) * (height * width)
     low, high = map(math.log, ASPECT)
     aspects = torch.exp(low + (high - low) * draws[NUM_TRIES : 2 * NUM_TRIES])

@@ -108,7 +108,7 @@ class LossMeter:
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the terms of one step."""
         for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.float().clone()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.num_steps += 1
 

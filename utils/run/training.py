@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from utils.config.configuration import Configuration
 from utils.config.registry import as_user_errors
 from utils.data.augment import Augmentation
-from utils.data.batch import Batch
+from utils.data.batch import Draft
 from utils.data.loaders import Loader, Loaders
 from utils.data.plan import Stage, StreamSizes, mixes_memory
 from utils.data.pools import Stream
+from utils.data.staging import Values
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
 from utils.records.record import Record
@@ -32,6 +33,7 @@ from utils.run.diagnosis import NormDiagnosis, note
 from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
 from utils.run.progress import ProgressReport, Screen
+from utils.run.steps import Capture, Steps
 from utils.run.stopping import StopRequest
 
 
@@ -77,6 +79,7 @@ class Method(Protocol):
     """A method as the loop sees it (`models/base.py`)."""
 
     optimizer: torch.optim.Optimizer | None
+    lr: float
     keeps_exemplars: ClassVar[bool]
 
     @property
@@ -90,7 +93,9 @@ class Method(Protocol):
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None: ...
 
-    def observe(self, batch: Batch) -> dict[str, Tensor]: ...
+    def plan(self, batch: Draft) -> Any: ...
+
+    def step(self, plan: Any, sent: Values) -> dict[str, Tensor]: ...
 
     def check_described(self, mixed: bool) -> None: ...
 
@@ -116,6 +121,7 @@ class Training:
         config: the options in force.
         sinks: where to write.
         stop: whether to stop.
+        capture: whether steps are captured (`utils/run/steps.py`).
     """
 
     def __init__(
@@ -127,8 +133,11 @@ class Training:
         config: Configuration,
         sinks: Sinks,
         stop: StopRequest,
+        capture: Capture,
     ) -> None:
         self.method = method
+        self.device = next(method.network.parameters()).device
+        self.capture = capture
         self.stream = stream
         self.sizes = StreamSizes.of(stream)
         self.loaders = loaders
@@ -175,7 +184,7 @@ class Training:
         Raises:
             UserError: the checkpoint belongs to another configuration, device or version of the suite.
         """
-        record, device = self.sinks.record, next(self.method.network.parameters()).device
+        record, device = self.sinks.record, self.device
         state = None
         try:
             state = load_checkpoint(record.checkpoint_path, self.sinks.identity, device)
@@ -246,17 +255,18 @@ class Training:
         progress = self.sinks.progress
         progress.update(stage=position.stage, num_stages=num_stages, stage_step=0)
         progress.update(num_epochs=stage.epochs, stage_total=stage.epochs * num_batches)
+        steps = Steps(self.method, self.device, self.capture if stage.trains else Capture())
         with nullcontext() if stage.trains else self._doing("measuring"):
             while position.epoch < stage.epochs:
                 self.method.begin_epoch(stage, position.epoch)
                 progress.update(epoch=position.epoch)
-                self._train_epoch(stage, loader, num_batches)
+                self._train_epoch(stage, loader, num_batches, steps)
                 position.epoch, position.batch = position.epoch + 1, 0
         self.best.restore(self.method.network)
 
-    def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int) -> None:
+    def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int, steps: Steps) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
-            self._step(batch, stage.trains)
+            self._step(steps(batch), stage.trains)
             self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
@@ -265,9 +275,9 @@ class Training:
         if stage.keep == "val_loss":
             self._validate(stage)
 
-    def _batches(self, loader: Loader, num_batches: int, trains: bool) -> Iterator[Batch]:
+    def _batches(self, loader: Loader, num_batches: int, trains: bool) -> Iterator[Draft]:
         """The rest of the present epoch; between steps that train, the network may be evaluated."""
-        batches = loader.batches(self.position.epoch, start=self.position.batch)
+        batches = loader.drafts(self.position.epoch, start=self.position.batch)
         for _ in range(self.position.batch, num_batches):
             if trains:
                 self._evaluate_if_due()
@@ -288,8 +298,7 @@ class Training:
         self.best.offer(loss, self.position.epoch, self.method.network)
         self.sinks.write(self._line("validation") | {"loss": loss})
 
-    def _step(self, batch: Batch, trains: bool) -> None:
-        losses = self.method.observe(batch)
+    def _step(self, losses: dict[str, Tensor], trains: bool) -> None:
         check_terms(losses, self.config.model)
         self.meter.add(losses)
         self.position.batch += 1
@@ -303,9 +312,7 @@ class Training:
         if not self.meter.num_steps:
             return
         self._check_losses()
-        assert self.method.optimizer is not None  # which has made these steps
-        lr = self.method.optimizer.param_groups[0]["lr"]
-        self.sinks.write(self._line("train") | self.meter.read() | {"lr": lr})
+        self.sinks.write(self._line("train") | self.meter.read() | {"lr": self.method.lr})
 
     def _line(self, kind: str) -> dict[str, Any]:
         """The beginning of a line of losses."""
@@ -422,7 +429,7 @@ class Training:
     def _write_checkpoint(self) -> None:
         self._check_losses()
         state = {
-            "device": next(self.method.network.parameters()).device.type,
+            "device": self.device.type,
             "position": dataclasses.asdict(self.position),
             "method": self.method.state_dict(),
             "generators": {name: each.get_state() for name, each in self.augmentation.generators.items()},

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from tests.golden import cases
+from tests.utils.data.augment_rig import Noise, Unchanged
 from utils.data.buffer import draw_without_replacement, make_memory
 from utils.errors import UserError
 
@@ -21,8 +22,9 @@ def as_float(raw):
     return raw.float() / 255
 
 
-def memory_of(mode, capacity, num_tasks=1, seed=0, augment=as_float):
-    return make_memory(mode, capacity, num_tasks=num_tasks, device="cpu", augment=augment, seed=seed)
+def memory_of(mode, capacity, num_tasks=1, seed=0, augmentation=None):
+    augmentation = augmentation or Unchanged(as_float)
+    return make_memory(mode, capacity, num_tasks=num_tasks, device="cpu", augmentation=augmentation, seed=seed)
 
 
 def image_of(items):
@@ -98,8 +100,7 @@ def test_rows_are_copied_in_and_out_without_their_graph(mode):
 
 
 def test_every_draw_is_augmented_anew():
-    noise = torch.Generator().manual_seed(0)
-    memory = memory_of("reservoir", 1, augment=lambda raw: raw + torch.rand(raw.shape, generator=noise))
+    memory = memory_of("reservoir", 1, augmentation=Noise())
     offer(memory, [7])
     first, second = memory.draw(1), memory.draw(1)
     assert not torch.equal(first.images, second.images)
@@ -111,7 +112,7 @@ def test_images_take_one_byte_per_value(mode):
     memory = memory_of(mode, 40, num_tasks=2)
     assert memory.state_dict()["rows"] == {}, "nothing is allocated before the shape of the images is known"
     memory.insert(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]))
-    assert memory.state_dict()["rows"]["raw"].untyped_storage().nbytes() == 40 * 3 * 8 * 8
+    assert memory.state_dict()["rows"]["raw"].untyped_storage().nbytes() == (40 + 1) * 3 * 8 * 8
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -154,7 +155,7 @@ def test_rows_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_waits_for_the_device(mode):
     """Tensors on the meta device have no values, so that reading one fails."""
-    memory = make_memory(mode, 6, num_tasks=2, device="meta", augment=as_float, seed=0)
+    memory = make_memory(mode, 6, num_tasks=2, device="meta", augmentation=Unchanged(as_float), seed=0)
     on_device = image_of(torch.arange(4)).to("meta")
     for task in (0, 0, 0, 1, 1):
         tasks = torch.full((4,), task)
@@ -163,6 +164,28 @@ def test_nothing_waits_for_the_device(mode):
     assert {each.device.type for each in (batch.images, batch.raw, batch.labels, batch.extras["logits"])} == {"meta"}
     assert batch.tasks.device.type == "cpu"
     assert set(batch.tasks.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_hosts_half_and_the_devices_are_a_draw_and_an_insertion(mode):
+    """What the device does is the same for every batch, and needs nothing but the values that it is sent."""
+    whole, halves = (memory_of(mode, 7, num_tasks=2, seed=5, augmentation=Noise()) for _ in range(2))
+    first = None
+    for start in range(0, 60, 6):
+        items, tasks = torch.arange(start, start + 6), torch.full((6,), start // 30)
+        draw, draft = whole.draw(4), halves.choose(4)
+        if draft is not None:
+            first = first or draft
+            made = (first if len(first) == len(draft) else draft).make(draft.values)
+            assert torch.equal(made.images, draw.images)
+            assert torch.equal(made.labels, draw.labels)
+            assert torch.equal(draft.tasks, draw.tasks)
+        whole.insert(image_of(items), items, tasks)
+        places = halves.offer(tasks)
+        assert places.shape == (6,)
+        assert len(set(places.tolist())) == 6
+        halves.write(places, raw=image_of(items), labels=items)
+        assert labels_by_slot(whole) == labels_by_slot(halves)
 
 
 # -- batches and single rows -------------------------------------------------------------------------------------------

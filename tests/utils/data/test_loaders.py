@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.golden import cases
+from tests.utils.data.augment_rig import Noise, Unchanged
 from utils.config.configuration import configure
 from utils.config.registry import METHODS
 from utils.data.exemplars import ExemplarMemory
@@ -25,18 +26,13 @@ def pool_of(ids, task=0):
     return TensorPool(digits.to(torch.uint8).view(-1, 2, 1, 1), ids, torch.full((len(ids),), task))
 
 
-def augment(raw, generator):
-    """Images that tell how often and in what order something was drawn."""
-    return raw.float() + torch.rand(raw.shape, generator=generator, device=raw.device)
-
-
 def shuffled(num_rows=23, batch_size=5, seed=0, purpose=("a",), drop_last=False):
-    return Shuffled(pool_of(range(num_rows)), batch_size, augment, seed=seed, purpose=purpose, drop_last=drop_last)
+    return Shuffled(pool_of(range(num_rows)), batch_size, Noise(), seed=seed, purpose=purpose, drop_last=drop_last)
 
 
 def paired(num_current=40, num_memory=9, parts=(6, 2), seed=0, purpose=("a",), cycle="replay", drop_last=False):
     current, memory = pool_of(range(num_current), task=3), pool_of(range(1000, 1000 + num_memory), task=1)
-    return Paired(current, memory, *parts, augment, seed=seed, purpose=purpose, cycle=cycle, drop_last=drop_last)
+    return Paired(current, memory, *parts, Noise(), seed=seed, purpose=purpose, cycle=cycle, drop_last=drop_last)
 
 
 KINDS = {
@@ -233,7 +229,7 @@ def test_both_cycles_begin_with_the_same_pass():
 
 def test_parts_of_the_same_pool_have_draws_of_their_own():
     pool = pool_of(range(24))
-    epoch = list(Paired(pool, pool, 4, 4, augment, seed=0, purpose=(), cycle="replay").batches(0))
+    epoch = list(Paired(pool, pool, 4, 4, Noise(), seed=0, purpose=(), cycle="replay").batches(0))
     assert len(epoch) == 6
     for batch in epoch:
         assert batch.labels[:4].tolist() != batch.labels[4:].tolist()
@@ -243,7 +239,7 @@ def test_parts_of_the_same_pool_have_draws_of_their_own():
 def test_memory_rows_among_the_current_ones_keep_their_task():
     task, memory = pool_of(range(24), task=3), pool_of(range(1000, 1012), task=1)
     union = UnionPool([memory, task, memory])
-    loader = Paired(union, memory, 6, 2, augment, seed=0, purpose=(), cycle="replay")
+    loader = Paired(union, memory, 6, 2, Noise(), seed=0, purpose=(), cycle="replay")
     parts = [torch.stack((batch.labels, batch.tasks), dim=1)[:6].tolist() for batch in loader.batches(0)]
     current = [tuple(pair) for part in parts for pair in part]
     assert sorted(current) == sorted([(row, 3) for row in range(24)] + 2 * [(row, 1) for row in range(1000, 1012)])
@@ -282,15 +278,13 @@ class Stream:
     def pool(self, tasks, split="train"):
         return union([numbered(SIZE * task, SIZE, task) for task in tasks])
 
-    def batches(self, tasks, epoch, batch_size, start=0):
-        for first in range(start * batch_size, SIZE * len(tasks), batch_size):
-            yield self.pool(tasks).take(torch.arange(first, min(first + batch_size, SIZE * len(tasks))))
+    def order(self, tasks, epoch):
+        return torch.arange(SIZE * len(tasks))
 
 
 def loaders(batch_size=8, num_exemplars=6):
-    augmentation = SimpleNamespace(of_stream=lambda raw: raw.float(), transform=lambda raw, random: raw.float())
     memory = SimpleNamespace(pool=lambda: numbered(200, num_exemplars, 0))
-    return Loaders(Stream(), memory, augmentation, batch_size, seed=3)
+    return Loaders(Stream(), memory, Unchanged(), batch_size, seed=3)
 
 
 def images_of(loader, epoch=0):
@@ -353,7 +347,7 @@ def test_too_little_memory_for_a_pair_names_the_options():
 
 
 def test_without_memory_only_the_tasks_are_used():
-    alone = Loaders(Stream(), None, loaders().augmentation, 8, seed=3)
+    alone = Loaders(Stream(), None, Unchanged(), 8, seed=3)
     assert alone.of(Plain(Rows((0, 1))), (1, 0)).num_batches == 5
 
 
@@ -376,8 +370,7 @@ def test_batches_of_every_stage_are_those_that_were_counted(name, batch_size):
     sizes = StreamSizes((30, 25, 31, 7, 28, 27, 30), (range(2), range(2, 3), range(3, 7)))
     quota = config.values.get("quota", "ceil")
     memory = ExemplarMemory(33, selection="random", quota=quota, reherd=True, num_classes=7, device="cpu", seed=0)
-    augmentation = SimpleNamespace(of_stream=lambda raw: raw, transform=lambda raw, random: raw)
-    made, num_chosen = Loaders(SizedStream(sizes), memory, augmentation, batch_size, seed=0), 0
+    made, num_chosen = Loaders(SizedStream(sizes), memory, Unchanged(), batch_size, seed=0), 0
     for task, stages in enumerate(count_stages(config, sizes)):
         for number, counted in enumerate(stages):
             num_choices = task + counted.stage.chooses_exemplars
@@ -404,7 +397,5 @@ class SizedStream:
         labels = torch.arange(classes.start, classes.stop).repeat_interleave(numbers)
         return TensorPool(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels, torch.full_like(labels, task))
 
-    def batches(self, tasks, epoch, batch_size, start=0):
-        pool = self.pool(tasks)
-        for rows in torch.arange(len(pool)).split(batch_size):
-            yield pool.take(rows)
+    def order(self, tasks, epoch):
+        return torch.arange(len(self.pool(tasks)))

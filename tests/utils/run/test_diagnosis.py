@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from backbone.norm import build_norm
+from tests.utils.data.augment_rig import Unchanged
 from utils.config.registry import NORMS
 from utils.data.loaders import Loaders
 from utils.data.pools import TensorPool
@@ -68,9 +69,8 @@ def diagnosis_of(norm, check=lambda: None, logits=lambda network, images: networ
     values = {"retune_norms": 2, "debug_mode": 0, "lr": 1.0, "nl": norm}
     values |= {"optim_mom": 0.0, "optim_wd": 0.0, "optim_nesterov": False} | options
     config = SimpleNamespace(parts=SimpleNamespace(norm=NORMS.get(norm)), **values)
-    augmentation = SimpleNamespace(transform=lambda raw, _: prepare(raw))
     stream = SmallStream()
-    loaders = Loaders(stream, None, augmentation, 8, 0)
+    loaders = Loaders(stream, None, Unchanged(prepare), 8, 0)
     return NormDiagnosis(stream, loaders, prepare, logits, config, SilentSinks(), check)
 
 

@@ -1,0 +1,180 @@
+"""The training steps of a stage, each in two halves: what the host decides, and what the device makes of it.
+
+The host fills buffers that are made once for steps of one kind; the device's half reads these alone, waits for nothing,
+and has fixed shapes. A CUDA graph can therefore hold it: after a few steps of a kind it is captured, and from then on
+the host fills the buffers and replays the graph. Rare kinds, such as a short last batch, run as they are.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from utils.data.batch import Draft
+from utils.data.staging import Staging, Values, send
+from utils.errors import UserError, is_out_of_memory
+
+WARM_UP = 3  # steps of a kind before it is captured, in which kernels are chosen and what is kept is made
+
+Losses = dict[str, Tensor]
+
+
+class Plan(Protocol):
+    """What the host has decided for a step.
+
+    Attributes:
+        values: everything that the device needs, by name, on the host.
+        kind: what decides the work of the device beside the shapes of the values.
+    """
+
+    @property
+    def values(self) -> Values: ...
+
+    @property
+    def kind(self) -> Hashable: ...
+
+
+class Planner(Protocol):
+    """A method as a step sees it (`models/base.py`)."""
+
+    def plan(self, batch: Draft) -> Any:
+        """The host's half, a `Plan`."""
+        ...
+
+    def step(self, plan: Any, sent: Values) -> Losses:
+        """The device's half, from the values on the device."""
+        ...
+
+
+class Graph(Protocol):
+    """Work of the device that can be had again, without what the host did to have it done."""
+
+    def capture(self, work: Callable[[], Losses]) -> None: ...
+
+    def replay(self) -> Losses:
+        """Do the work; the results are overwritten by the next replay."""
+        ...
+
+
+class CudaGraph:
+    """A CUDA graph.
+
+    Args:
+        pool: of memory, shared by the graphs of a stage, of which one at a time is replayed.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._graph = torch.cuda.CUDAGraph()
+        self._results: Losses = {}
+
+    def capture(self, work: Callable[[], Losses]) -> None:
+        with torch.cuda.graph(self._graph, pool=self._pool):
+            self._results = work()
+
+    def replay(self) -> Losses:
+        self._graph.replay()
+        return self._results
+
+
+class Capture:
+    """Whether the steps of a run are captured.
+
+    Args:
+        make_graph: an empty graph; None: steps run as they are.
+        is_required: whether it is an error if a step cannot be captured.
+        say: is told otherwise.
+    """
+
+    def __init__(
+        self,
+        make_graph: Callable[[], Graph] | None = None,
+        is_required: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.make_graph = make_graph
+        self._is_required = is_required
+        self._say = say
+
+    def give_up(self, error: RuntimeError) -> None:
+        """A step could not be captured: from now on none is.
+
+        Raises:
+            UserError: it is required.
+        """
+        reason = str(error).partition("\n")[0]
+        if self._is_required:
+            raise UserError(f"--cuda_graph on: a step cannot be captured ({reason}); use --cuda_graph auto") from error
+        self.make_graph = None
+        self._say(f"note: steps run without a CUDA graph, as one cannot be captured ({reason})")
+
+
+def cuda_graphs(say: Callable[[str], None], is_required: bool) -> Capture:
+    """CUDA graphs that share their memory."""
+    return Capture(partial(CudaGraph, torch.cuda.graph_pool_handle()), is_required, say)
+
+
+class Steps:
+    """Makes the steps of one stage.
+
+    Args:
+        method: plans and makes them.
+        device: of the run.
+        capture: whether they are captured.
+    """
+
+    def __init__(self, method: Planner, device: torch.device, capture: Capture) -> None:
+        self._method = method
+        self._device = device
+        self._capture = capture
+        self._kinds: dict[Hashable, _Kind] = {}
+
+    def __call__(self, batch: Draft) -> Losses:
+        """One step; the loss terms stay on the device, and are written over by a later one."""
+        plan: Plan = self._method.plan(batch)
+        values = plan.values
+        if self._capture.make_graph is None:
+            return self._method.step(plan, send(values, self._device))
+        shapes = tuple((name, value.shape, value.dtype) for name, value in values.items())
+        kind = self._kinds.get((shapes, plan.kind))
+        if kind is None:
+            kind = self._kinds[shapes, plan.kind] = _Kind(values, self._device)
+        kind.staging.fill(values)
+        kind.num_steps += 1
+        if kind.num_steps <= WARM_UP:
+            return self._method.step(plan, kind.staging.sent)
+        graph = kind.graph or self._captured(plan, kind)
+        if graph is None:
+            return self._method.step(plan, kind.staging.sent)
+        return graph.replay()
+
+    def _captured(self, plan: Plan, kind: "_Kind") -> Graph | None:
+        """The graph of steps of this kind; None if they cannot be captured."""
+        assert self._capture.make_graph is not None  # asked where steps are captured alone
+        graph = self._capture.make_graph()
+        try:
+            graph.capture(lambda: self._method.step(plan, kind.staging.sent))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._capture.give_up(error)
+            return None
+        kind.graph = graph
+        return graph
+
+
+class _Kind:
+    """Steps of the same shapes.
+
+    Attributes:
+        staging: of their values.
+        num_steps: so far.
+        graph: of the device's half, once it is captured.
+    """
+
+    def __init__(self, values: Values, device: torch.device) -> None:
+        self.staging = Staging(values, device)
+        self.num_steps = 0
+        self.graph: Graph | None = None
