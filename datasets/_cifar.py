@@ -16,7 +16,7 @@ _OFFLINE_CONSTANTS = {"mean": (0.5071, 0.4866, 0.4409), "std": (0.2009, 0.1984, 
 class Cifar(Dataset):
     """50,000 training and 10,000 test images of 32x32 pixels.
 
-    Offline, training images are padded and then cropped at a random size and resized, as in the published runs, or
+    Offline, training images are padded and then cropped at a random size and resized, as in the published runs, or only
     shifted, as is usual. The transforms `podnet` are those of PODNet and AFC (Douillard et al., ECCV 2020).
     """
 
@@ -27,13 +27,13 @@ class Cifar(Dataset):
             "cifar_crop",
             str,
             "resized",
-            "crop of training images offline: resized at random, or shifted",
+            "offline crop of training images: of random size, then resized; or only shifted",
             choices=("resized", "shift"),
             active_when=(
                 Condition(
                     ("transforms",),
                     lambda transforms: transforms == "offline",
-                    "it belongs to the transforms of offline, and those of {0} are used",
+                    "it belongs to the offline transforms, and this run uses those of {0}",
                 ),
             ),
         ),
@@ -54,5 +54,5 @@ class Cifar(Dataset):
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         shifted = self.settings["cifar_crop"] == "shift"
         if shifted and protocol != "offline":
-            raise UserError(f"--cifar_crop changes nothing with the transforms of {protocol}; it belongs to offline")
+            raise UserError(f"--cifar_crop changes nothing with the {protocol} transforms, only offline")
         return self.make_transform(protocol, arrays, {"resized_crop": False} if shifted else {})

@@ -25,16 +25,16 @@ NON_SQUARE = Option(
     "non_square",
     str,
     "crop",
-    "images that are not square: take their centre, or refuse them",
+    "images that are not square: crop to the centre, or refuse them",
     choices=("crop", "refuse"),
-    role="place",  # the fingerprint of the data is that of what was taken
+    role="place",  # the fingerprint is that of the images after the crop
 )
 
 
 class Content(NamedTuple):
     """What was read from a layout.
 
-    The four arrays of `Arrays`; by array the file it came from, for messages; and what was converted, in words.
+    The four arrays of `Arrays`; the file of each, for messages; and what was converted, in words.
     """
 
     train_x: np.ndarray
@@ -46,27 +46,27 @@ class Content(NamedTuple):
 
 
 def content_of(arrays: Sequence[np.ndarray], origin: dict[str, str], remarks: tuple[str, ...] = ()) -> Content:
-    """The content that these arrays are, in the order of its fields."""
+    """The content of these arrays, which are in the order of its fields."""
     train_x, train_y, test_x, test_y = arrays
     return Content(train_x, train_y, test_x, test_y, origin, remarks)
 
 
 @dataclass
 class Arrays:
-    """All images of a dataset, checked when it is made.
+    """All images of a dataset, checked on construction.
 
     Attributes:
         train_x, test_x: [N, S, S, 3] uint8, RGB, possibly memory-mapped.
         train_y, test_y: [N] int64, class 0 to K - 1; every class occurs in both.
         class_names: K names.
         mean, std: of the three channels, for images scaled to [0, 1].
-        origin: by array, the file it was read from.
-        on_disk: whether the images are too many for a device, and are read batch by batch.
-        test_apart: whether test images were cut in another way, so that training images cannot take their place.
+        origin: the file that each array was read from.
+        on_disk: whether there are too many images for a device, so that they are read batch by batch.
+        test_apart: whether test images were cropped differently, so that training images cannot replace them.
         remarks: what was converted to bring the data to this form, in words.
 
     Raises:
-        UserError: a shape, a type or a label is not as above; the message names the file, or else the array.
+        UserError: a shape, a type or a label is not as above; the message names the file or the array.
     """
 
     train_x: np.ndarray
@@ -95,7 +95,7 @@ class Arrays:
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             raise UserError(
                 f"{where['train_x']} has images of {_size(self.train_x)} but {where['test_x']} of "
-                f"{_size(self.test_x)}; bring them to one size"
+                f"{_size(self.test_x)}; resize them to the same size"
             )
         if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
             raise UserError(f"mean {self.mean} and std {self.std} must be finite, and std above 0 in every channel")
@@ -108,9 +108,9 @@ class Arrays:
     def fingerprint(self) -> str:
         """SHA-256 of the decoded images and labels.
 
-        The same for the same images, whatever layout they are stored in and however the classes are mixed there. The
-        order inside a class counts, as a run depends on it. That of images that stay on disk is computed once and kept
-        beside them, until the size or the time of one of the files is another.
+        The same for the same images, in whatever layout and order of the classes they are stored. The order within a
+        class counts, as a run depends on it. For images that stay on disk it is computed once and stored beside them,
+        until the size or the modification time of one of the files changes.
         """
         return kept_digest(map(Path, self.origin.values()), self._digest) if self.on_disk else self._digest()
 
@@ -125,13 +125,13 @@ class Arrays:
         return digest.hexdigest()
 
     def release(self) -> None:
-        """Let go of images and labels, whose memory is free again once nobody else holds them."""
+        """Drop the references to images and labels, so that their memory can be freed."""
         for name in ("train_x", "train_y", "test_x", "test_y"):
             setattr(self, name, getattr(self, name)[:0].copy())
 
 
 def rows_by_label(labels: np.ndarray) -> np.ndarray:
-    """Row numbers [N], label after label, in their own order inside a label."""
+    """Row numbers [N], sorted by label, in their original order within a label."""
     return np.argsort(labels, kind="stable")
 
 
@@ -155,15 +155,15 @@ def check_images(images: np.ndarray, where: str) -> None:
 
 
 def _conversion(images: np.ndarray) -> str:
-    """How images of another type become what is wanted, as far as their values tell."""
+    """How to convert images of another type, as far as their values show it."""
     if images.dtype.kind not in "fiu" or not images.size:
         return ""
     low, high = float(images.min()), float(images.max())
     if images.dtype.kind == "f" and low >= 0 and high <= 1:
-        return "; of values from 0 to 1, save (255 * images).round().astype('uint8')"
+        return "; the values are from 0 to 1: save (255 * images).round().astype('uint8')"
     if low >= 0 and high <= 255:
-        return "; of these values, save images.round().astype('uint8')"
-    return f"; its values are from {low:g} to {high:g}: undo their normalization first"
+        return "; save images.round().astype('uint8')"
+    return f"; the values are from {low:g} to {high:g}: undo their normalization first"
 
 
 def check_label_type(labels: np.ndarray, where: str) -> None:
@@ -175,7 +175,7 @@ def check_label_type(labels: np.ndarray, where: str) -> None:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and are just 0 to num_classes - 1."""
+    """Raise UserError, beginning with `where`, unless the labels are [N] int64 and are exactly 0 to num_classes - 1."""
     check_label_type(labels, where)
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
@@ -204,52 +204,52 @@ def _size(images: np.ndarray) -> str:
 
 
 class Layout:
-    """One way in which a dataset may be stored. `dataset` tells `folder`, `image_size`, `num_classes`, `num_images`.
+    """One way to store a dataset. `dataset` gives `folder`, `image_size`, `num_classes` and `num_images`.
 
     Attributes:
-        has_source: whether the files can be fetched from where they are published.
+        has_source: whether the files can be downloaded from an official source.
     """
 
     has_source: ClassVar[bool] = False
 
     def find(self, data_root: Path, dataset: "Dataset") -> Path | None:
-        """Where the dataset is stored in this way, whole or in part; None if it is not."""
+        """Where the dataset is stored in this layout, whole or in part; None if it is not."""
         raise NotImplementedError
 
     def wanted(self, data_root: Path, dataset: "Dataset") -> str:
         """What to put where, in a few words."""
         raise NotImplementedError
 
-    def inspect(self, place: Path, dataset: "Dataset") -> str:
-        """What is there, by a look that decodes no image. Raises UserError if it could not be read."""
+    def inspect(self, path: Path, dataset: "Dataset") -> str:
+        """What was found, without decoding an image. Raises UserError if it could not be read."""
         raise NotImplementedError
 
-    def read(self, place: Path, dataset: "Dataset") -> Content:
-        """Everything. Raises UserError if it cannot be read."""
+    def read(self, path: Path, dataset: "Dataset") -> Content:
+        """Read everything. Raises UserError if that is not possible."""
         raise NotImplementedError
 
     def download(self, data_root: Path, dataset: "Dataset") -> None:
-        """Fetch what is not there yet of the official files. Raises UserError if they cannot be had."""
+        """Download the official files that are missing. Raises UserError if that is not possible."""
         raise NotImplementedError
 
 
 class Dataset:
-    """A stream of tasks over the classes of a dataset; subclasses are the parts that `--dataset` chooses from.
+    """A stream of tasks over the classes of a dataset; its subclasses are what `--dataset` names.
 
     Attributes:
         num_tasks, num_classes: of the whole stream; the classes split evenly into the tasks.
         image_size: side of the square images in pixels.
-        num_images: training and test images of the original.
-        folder: where the data lies inside the data root.
+        num_images: number of training and of test images of the original.
+        folder: of the data, inside the data root.
         class_names: num_classes names.
         mean, std: of the three channels, for images scaled to [0, 1].
-        layouts: where to look; the first that is there is read.
-        options: what can be set; the constructor takes the values by name.
+        layouts: in which the data may be stored; the first one found is read.
+        options: of this dataset; the constructor takes their values by name.
         transforms: by protocol, `crop_padding` and `flip` of a `utils.data.augment.Transform`; `mean` and `std` too
             where the protocol has its own.
         protocol_values: by protocol, defaults of options.
-        on_disk: whether the images are too many for a device.
-        class_orders: by protocol, the rule for the order of the classes, where it is not the protocol's.
+        on_disk: whether there are too many images for a device.
+        class_orders: by protocol, the rule for the order of the classes, if it is not the protocol's own.
     """
 
     name: str
@@ -276,14 +276,14 @@ class Dataset:
 
     @property
     def side(self) -> int:
-        """The side of the images, in pixels, of a dataset whose images have a known one."""
+        """The side of the images in pixels. Raises UserError if the class sets none."""
         if self.image_size is None:
-            raise UserError(f"class {type(self).__name__} has no `image_size`, to which its images could be resized")
+            raise UserError(f"class {type(self).__name__} sets `image_size` to None; give the side of its images")
         return self.image_size
 
     @classmethod
     def undefined(cls) -> list[str]:
-        """What a subclass has to define and does not; what only its instances have is looked at when they are used."""
+        """What a subclass must define but does not; attributes of its instances are checked when they are used."""
         needed = ["num_tasks", "num_classes", "image_size"]
         if cls.layouts:
             needed.append("folder")
@@ -293,7 +293,7 @@ class Dataset:
 
     @classmethod
     def has_source(cls) -> bool:
-        """Whether it can be fetched from where it is published."""
+        """Whether it can be downloaded from an official source."""
         return any(layout.has_source for layout in cls.layouts)
 
     def load(self, data_root: Path) -> Arrays:
@@ -309,22 +309,22 @@ class Dataset:
             found = self._find(data_root)
             if found is None:
                 raise UserError(self._missing(data_root))
-            layout, place = found
-            content = layout.read(place, self)
+            layout, path = found
+            content = layout.read(path, self)
             arrays = self.assemble(content)
             arrays.remarks = content.remarks
             return arrays
 
     def download(self, data_root: Path) -> None:
-        """Fetch the official files as far as they are not there; nothing if the data are stored in another way.
+        """Download the official files that are missing; does nothing if the data is stored in another layout.
 
         Raises:
             UserError: there is no official source, or it cannot be reached.
         """
         if not self.layouts:
-            return  # it comes with the code
+            return  # it comes with the repository
         if not self.has_source():
-            raise UserError(f"{self.name} has no official source to fetch it from. Put there {self._wanted(data_root)}")
+            raise UserError(f"{self.name} has no official source to download: provide {self._wanted(data_root)}")
         with naming_forbidden(data_root):
             found = self._find(data_root)
             layout = found[0] if found else next(layout for layout in self.layouts if layout.has_source)
@@ -338,8 +338,8 @@ class Dataset:
                 found = self._find(data_root)
                 if found is None:
                     return self._missing(data_root)
-                layout, place = found
-                return f"{self.name}: {layout.inspect(place, self)}"
+                layout, path = found
+                return f"{self.name}: {layout.inspect(path, self)}"
         except UserError as error:
             return f"{self.name}: {error}"
 
@@ -348,7 +348,7 @@ class Dataset:
         return self.make_transform(protocol, arrays, {})
 
     def make_transform(self, protocol: str, arrays: Arrays, changes: dict[str, Any]) -> "Transform":
-        """The transform of a protocol with some of its fields changed."""
+        """The transform of a protocol, with some of its fields changed."""
         from utils.data.augment import Transform
 
         if protocol not in self.transforms:
@@ -359,7 +359,7 @@ class Dataset:
         return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol] | changes))
 
     def assemble(self, content: Content) -> Arrays:
-        """Checked arrays from what a layout held."""
+        """Checked arrays from what a layout has read."""
         for name in ("class_names", "mean", "std"):
             if not hasattr(self, name):
                 raise UserError(f"class {type(self).__name__} does not define `{name}`, which its images need")
@@ -373,16 +373,16 @@ class Dataset:
 
     def _find(self, data_root: Path) -> tuple[Layout, Path] | None:
         for layout in self.layouts:
-            place = layout.find(data_root, self)
-            if place is not None:
-                return layout, place
+            path = layout.find(data_root, self)
+            if path is not None:
+                return layout, path
         return None
 
     def _missing(self, data_root: Path) -> str:
-        place = "" if data_root == Path("data") else f" --data_root {shlex.quote(str(data_root))}"
-        fetch = f"fetch it with python run.py data --download {self.folder}{place}, " if self.has_source() else ""
+        path = "" if data_root == Path("data") else f" --data_root {shlex.quote(str(data_root))}"
+        fetch = f"download it with python run.py data --download {self.folder}{path}, " if self.has_source() else ""
         return (
-            f"{self.name}: no data found. Give --data_root (now {data_root}), {fetch}or put there "
+            f"{self.name}: no data found. Give --data_root (now {data_root}), {fetch}or provide "
             f"{self._wanted(data_root)}"
         )
 
@@ -403,7 +403,7 @@ def naming_forbidden(data_root: Path) -> Iterator[None]:
 
 
 def count_images(num_train: int, num_test: int, dataset: Dataset) -> str:
-    """The numbers of images in words, beside those of the original if they differ."""
+    """The numbers of images in words, with those of the original if they differ."""
     text = f"{num_train} training and {num_test} test images"
     if dataset.num_images in (None, (num_train, num_test)):
         return text

@@ -1,4 +1,4 @@
-"""A stream over anybody's own images: `{train,test}_{x,y}.npy` in the data root itself."""
+"""A stream over your own images: `{train,test}_{x,y}.npy` in the data root itself."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @DATASETS.register()
 class SeqArrays(Dataset):
-    """Number of classes, image size, mean and standard deviation are the training data's own."""
+    """Number of classes, image size, mean and standard deviation are taken from the training data."""
 
     num_tasks = 5
     num_classes = None
@@ -35,7 +35,7 @@ class SeqArrays(Dataset):
     folder = ""
     layouts = (FourArrays(),)
     options = (
-        Option("n_tasks", ranged(int, 1), num_tasks, "tasks that the classes are split into evenly"),
+        Option("n_tasks", ranged(int, 1), num_tasks, "number of tasks, into which the classes are split evenly"),
         Option("crop_padding", ranged(int, 0), 0, "random crops after padding by this many pixels"),
         flag("flip", "random horizontal flips"),
         NON_SQUARE,
@@ -46,24 +46,24 @@ class SeqArrays(Dataset):
         self.num_tasks = self.settings["n_tasks"]
 
     def load(self, data_root: Path) -> Arrays:
-        """Read the images. Raises UserError too if the classes do not split evenly into the tasks."""
+        """Read the images. Also raises UserError if the classes do not split evenly into the tasks."""
         arrays = super().load(data_root)
         check_tasks(arrays.num_classes, self.num_tasks)
         return arrays
 
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
-        """The augmentation that was asked for, whatever the protocol."""
+        """The augmentation set by the options, whatever the protocol."""
         from utils.data.augment import Transform
 
         return Transform(self.settings["crop_padding"], self.settings["flip"], arrays.mean, arrays.std)
 
     def assemble(self, content: Content) -> Arrays:
-        """Checked arrays, their constants measured."""
+        """Checked arrays, with constants computed from them."""
         check_images(content.train_x, content.origin["train_x"])
         num_classes = _count_classes(content.train_y, content.origin["train_y"])
         mean, std = measure_channels(content.train_x)
         if min(std) == 0:
-            raise UserError(f"{content.origin['train_x']} has a channel with one value throughout; give real images")
+            raise UserError(f"{content.origin['train_x']} has a channel of a single value; give real images")
         if self.settings["crop_padding"] >= content.train_x.shape[1]:
             raise UserError(f"--crop_padding must be below the side of the images, {content.train_x.shape[1]} pixels")
         return Arrays(*content[:4], tuple(map(str, range(num_classes))), mean, std, content.origin)
@@ -89,7 +89,7 @@ def measure_channels(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _mean_and_std(counts: list[int]) -> tuple[float, float]:
-    """Of values 0 to 255, of which there are so many each, scaled to [0, 1]; sums are exact integers."""
+    """Of values 0 to 255 with these counts, scaled to [0, 1]; the sums are exact integers."""
     total = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))

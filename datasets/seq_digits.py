@@ -1,4 +1,4 @@
-"""Split digits: 5 tasks of 2 classes, embedded in the repository, for first steps and tests.
+"""Split digits: 5 tasks of 2 classes, included in the repository, for first steps and tests.
 
 The images are the Optical Recognition of Handwritten Digits of the UCI Machine Learning Repository (Alpaydin and
 Kaynak, 1998, CC BY 4.0): 1797 digits of 8x8 pixels with values 0 to 16.
@@ -31,7 +31,7 @@ class SeqDigits(Dataset):
     protocol_values: ClassVar = {"offline": {"epochs": 10, "milestones": (5, 8), "lr_decay": 0.1}}
 
     def load(self, data_root: Path) -> Arrays:
-        """The digits, which need no data root."""
+        """The digits; the data root is not used."""
         with np.load(_FILE, allow_pickle=False) as file:
             images, labels = _enlarge(file["images"]), file["labels"].astype(np.int64)
         is_test = _rank_in_class(labels) % 5 == 4
@@ -39,8 +39,8 @@ class SeqDigits(Dataset):
         return self.assemble(Content(images[~is_test], labels[~is_test], images[is_test], labels[is_test], origin))
 
     def describe(self, data_root: Path) -> str:
-        """One line: what is there."""
-        return f"{self.name}: embedded in the repository, 1797 images of 16x16"
+        """One line: what was found."""
+        return f"{self.name}: included in the repository, 1797 images of 16x16"
 
 
 def _enlarge(images: np.ndarray) -> np.ndarray:

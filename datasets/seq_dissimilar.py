@@ -12,10 +12,10 @@ _TRANSFORM = {"crop_padding": 4, "flip": True}
 
 @DATASETS.register()
 class SeqDissimilar(Dataset):
-    """Images brought to 32x32 pixels; the tasks are of unequal size. Flips take digits in, as in the published runs.
+    """Images resized to 32x32 pixels; the tasks differ in size. Digits are flipped too, as in the published runs.
 
     The order of the five and the number of epochs are not published and are this suite's choice. Classes keep their
-    order inside each of the five, which changes no result but by chance.
+    order within each of the five, which affects results only by chance.
     """
 
     num_tasks = 5

@@ -26,9 +26,9 @@ class SeqImagenet100(Dataset):
     The classes and their offline order are those of PODNet (Douillard et al., ECCV 2020), as are the transforms
     `podnet`. Online use is this suite's own: the same transforms and backbone.
 
-    The published test images are centres of 224x224 pixels of the files; whether those were brought to 256 pixels
-    before is not known. Once they are, what they were cannot be had from them again, so `native` reads the files. It
-    changes test images alone: exemplars are chosen, and images held out measured, as training images are stored.
+    The published test images are centre crops of 224x224 pixels; whether the images were resized to 256 pixels before
+    is not known. The stored arrays are, so `native` reads the original files again. It changes only the test images:
+    exemplars and held-out images are always among the stored training images.
     """
 
     num_tasks = 10
@@ -44,7 +44,7 @@ class SeqImagenet100(Dataset):
             "test_crop",
             str,
             "resized",
-            "centre of test images, brought to 256 pixels before, or as their files are (native)",
+            "test on centre crops of the images resized to 256 pixels, or of the original files (native)",
             choices=("resized", "native"),
         ),
     )
@@ -61,9 +61,9 @@ class SeqImagenet100(Dataset):
         self.class_names = tuple(_CLASS_LIST.read_text(encoding="ascii").split())
 
     def load(self, data_root: Path) -> Arrays:
-        """The arrays, decoded from image files if they are not there yet."""
+        """The arrays, decoded from image files the first time."""
         with naming_forbidden(data_root):
-            move_up(data_root / self.folder)  # a decoding that was killed in its last instant
+            move_up(data_root / self.folder)  # if decoding was killed at its very end
             arrays = super().load(data_root)
             return self._with_native_test(arrays, data_root) if self.settings["test_crop"] == "native" else arrays
 
@@ -73,8 +73,8 @@ class SeqImagenet100(Dataset):
         known = {decoded_classes(Path(origin["test_y"]).parent) for origin in (files, arrays.origin)} - {()}
         if len(known) > 1 or not np.array_equal(test["test_y"], arrays.test_y):
             raise UserError(
-                f"{files['test_y']} and {arrays.origin['test_y']} are labels of other images: remove {files['test_y']} "
-                "to decode the image files again"
+                f"{files['test_y']} and {arrays.origin['test_y']} are labels of different images: remove "
+                f"{files['test_y']} to decode the image files again"
             )
         origin = arrays.origin | {name: str(file) for name, file in files.items()}
         return replace(arrays, test_x=test["test_x"], test_y=test["test_y"], origin=origin, test_apart=True)

@@ -23,7 +23,7 @@ class SeqMiniimg(Dataset):
     layouts = (FourArrays(), ImageFolder())
     options = (NON_SQUARE,)
     transforms: ClassVar = {protocol: {"crop_padding": 4, "flip": True} for protocol in ("online", "offline")}
-    # Offline this suite's choice: the backbone of the online study, which is made for these images.
+    # This suite's choice offline: the backbone of the online study, which is designed for these images.
     protocol_values: ClassVar = {
         "online": {"milestones": (35, 60, 75), "lr_decay": 0.2},
         "offline": {"backbone": "resnet18"},

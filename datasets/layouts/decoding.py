@@ -1,7 +1,7 @@
 """Image files of any size, decoded once into four arrays of square images.
 
-Everything is written aside under a lock and moved to its place when it is complete, so that a decoding that was cut
-short leaves nothing that could be taken for data, and two processes do not do the same work.
+Everything is written to a temporary folder under a lock and moved into place when it is complete, so that interrupted
+decoding leaves nothing that could be taken for data, and two processes do not do the same work.
 """
 
 import contextlib
@@ -32,56 +32,56 @@ _COMPLETE = "decoded"
 _CLASSES = "classes.txt"
 
 
-def decode(files: Files, side: int, place: Path, title: str, cut: Cut | None = None) -> None:
-    """Write `{train,test}_{x,y}.npy` and the names of the classes, or wait until another process has.
+def decode(files: Files, side: int, path: Path, title: str, cut: Cut | None = None) -> None:
+    """Write `{train,test}_{x,y}.npy` and the names of the classes, or wait until another process has done so.
 
     Args:
         files: by split, by class in the order of the labels.
         side: of the images in pixels.
-        place: the folder of the arrays.
-        title: what the progress is of.
-        cut: makes an RGB image of any size a square of that side; `square` if None.
+        path: the folder of the arrays.
+        title: shown with the progress.
+        cut: turns an RGB image of any size into a square of that side; `square` if None.
 
     Raises:
-        UserError: images cannot be read, or the place cannot be written; the first of them are named.
+        UserError: images cannot be read, of which the first are named, or the folder cannot be written to.
     """
-    with locked(place, _ASIDE):
-        move_up(place)
-        if all((place / f"{split}_y.npy").exists() for split in files):
+    with locked(path, _ASIDE):
+        move_up(path)
+        if all((path / f"{split}_y.npy").exists() for split in files):
             return
-        _check_space(files, side, place)
-        aside = place / _ASIDE
+        _check_space(files, side, path)
+        aside = path / _ASIDE
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         try:
             _write(files, side, aside, title, cut or square)
-            aside.rename(place / _COMPLETE)
+            aside.rename(path / _COMPLETE)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        move_up(place)
+        move_up(path)
 
 
-def move_up(place: Path) -> None:
-    """Put what is complete in its place; afterwards nothing is left aside. Does nothing where there is nothing."""
-    complete = place / _COMPLETE
+def move_up(path: Path) -> None:
+    """Move what is complete into place and remove the temporary folder. Does nothing if there is none."""
+    complete = path / _COMPLETE
     if not complete.is_dir():
         return
     for file in sorted(complete.iterdir()):  # the names of the classes come first
         with contextlib.suppress(FileNotFoundError):  # another process moves them too
-            file.rename(place / file.name)
+            file.rename(path / file.name)
     shutil.rmtree(complete, ignore_errors=True)
 
 
-def decoded_classes(place: Path) -> tuple[str, ...]:
-    """The names of the classes of decoded arrays, in the order of the labels; none beside arrays of other origin."""
+def decoded_classes(path: Path) -> tuple[str, ...]:
+    """The names of the classes of decoded arrays, in the order of the labels; none for arrays of another origin."""
     try:
-        return tuple((place / _CLASSES).read_text(**_TEXT).splitlines())
+        return tuple((path / _CLASSES).read_text(**_TEXT).splitlines())
     except FileNotFoundError:
         return ()
 
 
 def square(image: "Image", side: int) -> "Image":
-    """The centre of an RGB image whose shorter side was brought to `side` pixels, bilinear with antialiasing.
+    """The centre of an RGB image after resizing its shorter side to `side` pixels, bilinear with antialiasing.
 
     The same pixels as torchvision's Resize(side) and CenterCrop(side).
     """
@@ -96,7 +96,7 @@ def square(image: "Image", side: int) -> "Image":
 
 
 def centre(image: "Image", side: int, inner: int) -> "Image":
-    """The pixels of an RGB image around its centre as they are, in a square that is black where the image ends.
+    """The pixels of an RGB image around its centre, not resized, in a square that is padded with black.
 
     The innermost square of side `inner` is what torchvision's CenterCrop(inner) gives; `side - inner` is even.
     """
@@ -106,30 +106,30 @@ def centre(image: "Image", side: int, inner: int) -> "Image":
 
 
 def _start(length: int, inner: int) -> int:
-    """Where the crop begins; before the image if that is smaller."""
+    """Where the crop begins; negative if the image is smaller."""
     return round((length - inner) / 2) if length > inner else -((inner - length) // 2)
 
 
 @contextlib.contextmanager
-def locked(place: Path, purpose: str) -> Iterator[None]:
+def locked(path: Path, purpose: str) -> Iterator[None]:
     """Wait until no other process writes to a folder for the same purpose. Raises UserError if it is not writable."""
-    lock = Lock(place / f".{purpose}.lock")
+    lock = Lock(path / f".{purpose}.lock")
     try:
         lock.take(waits=True)
     except OSError as error:
-        raise UserError(f"{place} cannot be written to ({error.strerror}); make it writable") from error
+        raise UserError(f"{path} cannot be written to ({error.strerror}); make it writable") from error
     try:
         yield
     finally:
         lock.let_go()
 
 
-def _check_space(files: Files, side: int, place: Path) -> None:
+def _check_space(files: Files, side: int, path: Path) -> None:
     # A memory-mapped file on a full disk kills the process.
     needed = 3 * side * side * sum(len(each) for classes in files.values() for each in classes.values())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(path).free
     if needed > free:
-        raise UserError(f"the arrays in {place} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room")
+        raise UserError(f"the arrays in {path} need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; make room")
 
 
 def _write(files: Files, side: int, folder: Path, title: str, cut: Cut) -> None:
@@ -149,7 +149,7 @@ def _write(files: Files, side: int, folder: Path, title: str, cut: Cut) -> None:
 
 
 def _decode_all(files: list[Path], images: np.ndarray, cut: Cut, title: str) -> list[Path]:
-    """Fill the array [N, side, side, 3]; the files that cannot be read. Pillow decodes outside of Python's lock."""
+    """Fill the array [N, side, side, 3]; returns the files that cannot be read. Pillow releases the GIL."""
     from rich.console import Console
     from rich.progress import track
 

@@ -25,9 +25,9 @@ class Source:
     """One of the five data sets.
 
     Attributes:
-        reader: torchvision's class, which also knows where the files are published.
-        folder: where else in the data root its own folder may be.
-        files: what must be there, below the root that torchvision is given; those of MNIST also as `.gz`.
+        reader: torchvision's class, which also lists the addresses of the files.
+        folder: its own folder in the data root, where the files may be as well.
+        files: required, relative to the root that torchvision is given; those of MNIST may be `.gz`.
         read: root and split -> images [N, S, S] or [N, S, S, 3] uint8, labels [N] from 0 to 9.
     """
 
@@ -44,7 +44,7 @@ class Source:
 class DissimilarFiles(Layout):
     """The official files of the five, each in `<data root>/<folder>`, in a folder of its own or in the data root.
 
-    Images are brought to the dataset's size, bilinear with antialiasing, as torchvision's Resize does with Pillow
+    Images are resized to the dataset's size, bilinear with antialiasing, as torchvision's Resize does with Pillow
     images; grey ones get three equal channels. Labels follow the order of the five.
     """
 
@@ -57,21 +57,21 @@ class DissimilarFiles(Layout):
         root, names = data_root / dataset.folder, ", ".join(source.reader for source in SOURCES)
         return f"the official files of {names} in {root}"
 
-    def inspect(self, place: Path, dataset: Dataset) -> str:
-        roots = self._roots(place, dataset)
+    def inspect(self, path: Path, dataset: Dataset) -> str:
+        roots = self._roots(path, dataset)
         found = ", ".join(f"{source.reader} in {root}" for source, root in zip(SOURCES, roots, strict=True))
         return f"official files: {found}; their checksums are verified when they are read"
 
-    def read(self, place: Path, dataset: Dataset) -> Content:
+    def read(self, path: Path, dataset: Dataset) -> Content:
         arrays = []
         for split in _SPLITS:
             images, labels = [], []
-            for index, (source, root) in enumerate(zip(SOURCES, self._roots(place, dataset), strict=True)):
+            for index, (source, root) in enumerate(zip(SOURCES, self._roots(path, dataset), strict=True)):
                 values, classes = _read(source, root, split)
                 images.append(_resize(values, dataset.side))
                 labels.append(classes.astype(np.int64) + 10 * index)
             arrays += [np.concatenate(images), np.concatenate(labels)]
-        return content_of(arrays, dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(place)))
+        return content_of(arrays, dict.fromkeys(("train_x", "train_y", "test_x", "test_y"), str(path)))
 
     def download(self, data_root: Path, dataset: Dataset) -> None:
         import torchvision.datasets
@@ -97,8 +97,8 @@ class DissimilarFiles(Layout):
 
 def _root_of(source: Source, data_root: Path, dataset: Dataset) -> Path | None:
     """Where the files of one of the five are, all of them."""
-    places = (data_root / dataset.folder, data_root / source.folder, data_root)
-    return next((place for place in places if not source.missing_from(place)), None)
+    paths = (data_root / dataset.folder, data_root / source.folder, data_root)
+    return next((path for path in paths if not source.missing_from(path)), None)
 
 
 def _read(source: Source, root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ def _read(source: Source, root: Path, split: str) -> tuple[np.ndarray, np.ndarra
     except Exception as error:  # damaged bytes can fail in any way
         raise UserError(
             f"the {source.reader} files in {root} are not the official ones or are damaged; remove them and "
-            "fetch those with run.py data --download"
+            "download the official ones with run.py data --download"
         ) from error
     if len(images) != len(labels):
         raise UserError(
@@ -136,7 +136,7 @@ def _read_stl10(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     from torchvision.datasets import STL10
 
     class Labelled(STL10):
-        """Needs no unlabelled images, which are 2.6 GB."""
+        """Without the unlabelled images, which are 2.6 GB."""
 
         train_list: Any = STL10.train_list[:2]
 
@@ -154,7 +154,7 @@ def read_idx(file: Path) -> np.ndarray:
     """An array of bytes in the IDX format of MNIST, from the file or else from `<file>.gz`.
 
     Raises:
-        UserError: it is no such file, or cut short.
+        UserError: it is not such a file, or is truncated.
     """
     try:
         content = file.read_bytes() if file.is_file() else gzip.decompress(_packed(file).read_bytes())

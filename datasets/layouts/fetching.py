@@ -1,6 +1,6 @@
-"""Official files, fetched from where they are published, whose addresses and checksums are torchvision's.
+"""Downloads of official files, with torchvision's addresses and checksums.
 
-What is fetched lies aside until its checksum is right. Killed at any instant and started again, it goes on from there.
+A download stays in a temporary folder until its checksum is right. If it is interrupted, the next one resumes it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from datasets.layouts.decoding import locked
 from utils.errors import UserError, is_disk_error
 
 _ASIDE = ".download"
-_TIMEOUT = 30  # seconds without an answer
+_TIMEOUT = 30  # seconds without a response
 _CHUNK_BYTES = 2**18
 _UNSATISFIABLE_RANGE = 416
 
@@ -31,10 +31,10 @@ class Published:
     """A published file.
 
     Attributes:
-        urls: where it is, each the same; the first that answers is taken.
-        name: where it belongs inside the folder, or would if it were kept, as an archive is not.
+        urls: its addresses; the first that responds is used.
+        name: its path inside the folder; an archive is not kept there.
         md5: its checksum.
-        members: of an archive, the files that are wanted of it, by their place inside the folder, and their checksums.
+        members: the files to extract from an archive, by their path inside the folder, and their checksums.
     """
 
     urls: tuple[str, ...]
@@ -43,7 +43,7 @@ class Published:
     members: tuple[tuple[str, str], ...] = ()
 
     def is_there(self, folder: Path) -> bool:
-        """Whether everything that is wanted of it is in the folder, with the right checksums."""
+        """Whether all of it that is needed is in the folder, with the right checksums."""
         return all(_is_whole(folder / name, md5) for name, md5 in self.members or [(self.name, self.md5)])
 
 
@@ -51,8 +51,8 @@ def published_by(reader: Any, wanted: Iterable[str]) -> list[Published]:
     """The published files of a data set.
 
     Args:
-        reader: torchvision's class, which knows them.
-        wanted: what to take out of an archive.
+        reader: torchvision's class, which lists them.
+        wanted: the files to extract from an archive.
     """
     if hasattr(reader, "tgz_md5"):
         sums = dict([*reader.train_list, *reader.test_list])
@@ -64,20 +64,20 @@ def published_by(reader: Any, wanted: Iterable[str]) -> list[Published]:
         return [
             Published((url,), name, md5) for url, name, md5 in (reader.split_list[key] for key in ("train", "test"))
         ]
-    place = f"{reader.__name__}/raw"
+    path = f"{reader.__name__}/raw"
     return [
-        Published(tuple(mirror + name for mirror in reader.mirrors), f"{place}/{name}", md5)
+        Published(tuple(mirror + name for mirror in reader.mirrors), f"{path}/{name}", md5)
         for name, md5 in reader.resources
     ]
 
 
 def fetch(files: Iterable[Published], folder: Path) -> None:
-    """Bring to a folder what is not there yet, or wait until another process has.
+    """Download the files that a folder lacks, or wait until another process has done so.
 
-    A file or archive that was put there by hand is taken instead of fetching it.
+    A file or archive that was put there by hand is used instead of downloading it.
 
     Raises:
-        UserError: it cannot be had; the message names the host, and what to put where by hand.
+        UserError: a download failed; the message names the host, and which file to put where by hand.
     """
     aside = folder / _ASIDE
     with locked(folder, _ASIDE.lstrip(".")):
@@ -95,7 +95,7 @@ def fetch(files: Iterable[Published], folder: Path) -> None:
 
 
 def _unpack(archive: Path, file: Published, folder: Path, aside: Path) -> None:
-    """Take the members out of an archive whose checksum is right, and move each to its place once it is whole."""
+    """Extract the members of an archive whose checksum is right, and move each into place once it is complete."""
     unpacked = aside / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     checks: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.10.12 on
@@ -107,7 +107,7 @@ def _unpack(archive: Path, file: Published, folder: Path, aside: Path) -> None:
 
 
 def _fetch_one(file: Published, folder: Path, aside: Path) -> Path:
-    """Fetch a file into the folder `aside`, from the first of its addresses that gives it."""
+    """Download a file to the folder `aside`, from the first of its addresses that works."""
     target = aside / file.name
     if _is_whole(target, file.md5):
         return target
@@ -119,13 +119,13 @@ def _fetch_one(file: Published, folder: Path, aside: Path) -> Path:
             return target
         failures.append(f"{urlsplit(url).hostname} {failure}")
     raise UserError(
-        f"{'; '.join(failures)}. Give the same command again later; or put {file.urls[0]} in "
-        f"{(folder / file.name).parent} by hand, and give it then"
+        f"{'; '.join(failures)}. Run the same command again later; or download {file.urls[0]} to "
+        f"{(folder / file.name).parent} by hand, then run it again"
     )
 
 
 def _receive_whole(url: str, target: Path, md5: str) -> str | None:
-    """Fetch a file from an address, or say what is wrong there, in words that follow the host's name."""
+    """Download a file from an address, or return what went wrong, in words that follow the host's name."""
     try:
         _receive(url, target)
     except (OSError, http.client.HTTPException) as error:
@@ -135,11 +135,11 @@ def _receive_whole(url: str, target: Path, md5: str) -> str | None:
     if _is_whole(target, md5):
         return None
     target.unlink()
-    return "gave another file than the official one: its checksum is wrong"
+    return "sent a file other than the official one: its checksum is wrong"
 
 
 def _receive(url: str, target: Path) -> None:
-    """Append to a file what it lacks of the one at an address."""
+    """Download the rest of a file from an address, appending to what is already there."""
     start = target.stat().st_size if target.exists() else 0
     headers = {"User-Agent": "pytorch/vision"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -147,7 +147,7 @@ def _receive(url: str, target: Path) -> None:
     except HTTPError as error:
         if error.code != _UNSATISFIABLE_RANGE:
             raise
-        target.unlink()  # as long as the whole, and not the same
+        target.unlink()  # as long as the whole file, but with other content
         response = urlopen(Request(url), timeout=_TIMEOUT)
     with response:
         start = start if target.exists() and response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
@@ -163,14 +163,16 @@ def _receive(url: str, target: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(url: str, start: int, total: int | None) -> Iterator[Any]:
-    """A bar on a terminal, a line elsewhere; gives what is to be told how many bytes came."""
+    """A progress bar on a terminal, a line elsewhere; yields a function that takes the number of bytes received."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        size = "" if total is None else f" ({total / 1e6:.1f} MB{f', from {start / 1e6:.1f} MB on' if start else ''})"
-        print(f"fetching {url}{size}", file=sys.stderr, flush=True)
+        size = (
+            "" if total is None else f" ({total / 1e6:.1f} MB{f', resuming at {start / 1e6:.1f} MB' if start else ''})"
+        )
+        print(f"downloading {url}{size}", file=sys.stderr, flush=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(url.rpartition("/")[2], total=total, completed=start)
@@ -178,12 +180,12 @@ def _progress(url: str, start: int, total: int | None) -> Iterator[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a host did not give a file."""
+    """Why a download from a host failed."""
     if isinstance(error, HTTPError):
-        return f"answers {error.code} {error.reason}"
+        return f"returned {error.code} {error.reason}"
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError):
-        return f"does not answer within {_TIMEOUT} s"
+        return f"did not respond within {_TIMEOUT} s"
     verb = "cannot be reached" if isinstance(error, URLError) else "broke off"
     return f"{verb} ({getattr(cause, 'strerror', None) or cause})"
 

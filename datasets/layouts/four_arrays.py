@@ -14,12 +14,12 @@ class FourArrays(Layout):
     """`<data root>/<folder>/{train,test}_{x,y}.npy`: images [N, S, S, 3] uint8 and labels [N] int64.
 
     Grey images [N, H, W], one channel, channels first, images that are not square (`--non_square`) and labels of other
-    integer types are converted, and a remark says so. Images stay memory-mapped. Nothing is unpickled.
+    integer types are converted, and a note says so. Images stay memory-mapped. Nothing is unpickled.
     """
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
-        place = data_root / dataset.folder
-        return place if any((place / f"{name}.npy").exists() for name in _NAMES) else None
+        path = data_root / dataset.folder
+        return path if any((path / f"{name}.npy").exists() for name in _NAMES) else None
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
         side = dataset.image_size or "S"
@@ -28,21 +28,19 @@ class FourArrays(Layout):
             f"(images [N, {side}, {side}, 3] uint8, labels [N] int64)"
         )
 
-    def inspect(self, place: Path, dataset: Dataset) -> str:
-        content = self.read(place, dataset)
+    def inspect(self, path: Path, dataset: Dataset) -> str:
+        content = self.read(path, dataset)
         arrays = dataset.assemble(content)
         counts = count_images(len(arrays.train_x), len(arrays.test_x), dataset)
         side = arrays.train_x.shape[1]
-        found = f"four arrays in {place}, {counts} of {side}x{side} in {arrays.num_classes} classes"
+        found = f"four arrays in {path}, {counts} of {side}x{side} in {arrays.num_classes} classes"
         return "; ".join([found, *content.remarks])
 
-    def read(self, place: Path, dataset: Dataset) -> Content:
-        missing = [f"{name}.npy" for name in _NAMES if not (place / f"{name}.npy").exists()]
+    def read(self, path: Path, dataset: Dataset) -> Content:
+        missing = [f"{name}.npy" for name in _NAMES if not (path / f"{name}.npy").exists()]
         if missing:
-            raise UserError(
-                f"{place} lacks {' and '.join(missing)} beside the arrays that are there; put all four there"
-            )
-        files = {name: place / f"{name}.npy" for name in _NAMES}
+            raise UserError(f"{path} lacks {' and '.join(missing)}; put all four arrays there")
+        files = {name: path / f"{name}.npy" for name in _NAMES}
         crops = dataset.settings.get(NON_SQUARE.name) == "crop"
         arrays, remarks = [], []
         for name, file in files.items():
@@ -53,27 +51,27 @@ class FourArrays(Layout):
 
 
 def _images(images: np.ndarray, crops: bool) -> tuple[np.ndarray, list[str]]:
-    """As far as they can be, [N, S, S, 3] views of uint8 images, and what was converted."""
+    """Views [N, S, S, 3] of uint8 images as far as possible, and what was converted."""
     remarks: list[str] = []
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         return images, remarks
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
-        remarks.append("has channels first, which were put last")
+        remarks.append("has channels first, which were moved last")
     if images.ndim == 3 or images.shape[3] == 1:
         images = np.broadcast_to(images.reshape(*images.shape[:3], 1), (*images.shape[:3], 3))
-        remarks.append("is grey and was given three equal channels")
+        remarks.append("is grey and was converted to RGB")
     height, width = images.shape[1:3]
     if crops and height != width and images.shape[3] == 3:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         images = images[:, top : top + side, left : left + side]
-        remarks.append(f"has images of {height}x{width}, of which the centre of {side}x{side} is taken")
+        remarks.append(f"has images of {height}x{width}, cropped to their centre of {side}x{side}")
     return images, remarks
 
 
 def _labels(labels: np.ndarray, file: Path) -> tuple[np.ndarray, list[str]]:
-    """As far as they can be, int64 labels, and what was converted."""
+    """Labels as int64 as far as possible, and what was converted."""
     if labels.dtype.kind not in "iu" or labels.dtype == np.int64:
         return labels, []
     if labels.size and labels.max() > np.iinfo(np.int64).max:
@@ -84,13 +82,13 @@ def _labels(labels: np.ndarray, file: Path) -> tuple[np.ndarray, list[str]]:
 def read_array(file: Path) -> np.ndarray:
     """An array whose images stay memory-mapped. Raises UserError if the file is no array."""
     try:
-        # Labels are mapped first as well: a damaged header cannot make it allocate what is not there.
+        # Labels are memory-mapped first too: a damaged header then cannot allocate more than the file holds.
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except PermissionError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
-        reason = (isinstance(error, OSError) and error.strerror) or "damaged, cut short or no .npy file"
-        raise UserError(f"{file} cannot be read ({reason}); put a whole array in its place") from error
+        reason = (isinstance(error, OSError) and error.strerror) or "damaged, truncated or not a .npy file"
+        raise UserError(f"{file} cannot be read ({reason}); replace it") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{file} is an archive of arrays; save the one array with numpy.save")

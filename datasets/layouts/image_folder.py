@@ -10,49 +10,51 @@ from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, content_of, co
 from utils.errors import UserError
 
 _TEST_FOLDERS = ("test", "val", "valid")  # the first that is there
-_LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 _NUM_SHOWN = 3
 
 
 class ImageFolder(Layout):
     """`<data root>/<folder>/{train,test}/<class>/*`, images of the dataset's size in any format that Pillow reads.
 
-    For `test` also `val` or `valid`. Class folders are labelled in the order of their names, by value if all of them
-    are numbers; images come in the order of their names. Files and folders whose names begin with a dot, and what
-    systems leave (Thumbs.db), are passed over. Grey images and those that are not square (`--non_square`) are
-    converted, and a remark says so.
+    `test` may be named `val` or `valid`. Class folders are labelled in the order of their names, by value if all of
+    them are numbers; images come in the order of their names. Hidden files and folders, and files of operating systems
+    (Thumbs.db), are ignored. Grey images and those that are not square (`--non_square`) are converted, and a note says
+    so.
     """
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
-        place = data_root / dataset.folder
-        return place if any((place / split).is_dir() for split in ("train", *_TEST_FOLDERS)) else None
+        path = data_root / dataset.folder
+        return path if any((path / split).is_dir() for split in ("train", *_TEST_FOLDERS)) else None
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
-        side = dataset.image_size
+        side = dataset.image_size or "S"
         return f"an image folder {data_root / dataset.folder}/{{train,test}}/<class>/* ({side}x{side} RGB images)"
 
-    def inspect(self, place: Path, dataset: Dataset) -> str:
-        num_train, num_test = (sum(map(len, classes)) for classes in self._files(place, dataset))
-        return f"image folder {place}, {count_images(num_train, num_test, dataset)}"
+    def inspect(self, path: Path, dataset: Dataset) -> str:
+        num_train, num_test = (sum(map(len, classes)) for classes in self._files(path, dataset))
+        return f"image folder {path}, {count_images(num_train, num_test, dataset)}"
 
-    def read(self, place: Path, dataset: Dataset) -> Content:
+    def read(self, path: Path, dataset: Dataset) -> Content:
         arrays: list[np.ndarray] = []
         problems: list[str] = []
         converted: Counter[str] = Counter()
         crops = dataset.settings.get(NON_SQUARE.name) == "crop"
-        for classes in self._files(place, dataset):
+        for classes in self._files(path, dataset):
             images, found = _decode([file for files in classes for file in files], dataset.side, crops, converted)
             arrays += [images, np.repeat(np.arange(len(classes)), [len(files) for files in classes])]
             problems += found
         if problems:
             raise UserError(first_of(problems, "; "))
-        origin = {f"{name}_{part}": str(folder) for name, folder in _splits(place).items() for part in "xy"}
+        origin = {f"{name}_{part}": str(folder) for name, folder in _splits(path).items() for part in "xy"}
         remarks = tuple(f"{what}: {number}" for what, number in converted.items())
         return content_of(arrays, origin, remarks)
 
-    def _files(self, place: Path, dataset: Dataset) -> list[list[list[Path]]]:
+    def _files(self, path: Path, dataset: Dataset) -> list[list[list[Path]]]:
         """For each split, for each class, its files."""
-        folders = _splits(place)
+        if dataset.num_classes is None:
+            raise UserError(f"class {type(dataset).__name__} sets `num_classes` to None; give their number")
+        folders = _splits(path)
         names = {split: class_folders(folder) for split, folder in folders.items()}
         for split, other in (("train", "test"), ("test", "train")):
             only_here = sorted(set(names[split]) - set(names[other]))
@@ -61,29 +63,29 @@ class ImageFolder(Layout):
         if len(names["train"]) != dataset.num_classes:
             missing = missing_names(names["train"], dataset)
             raise UserError(
-                f"{place / 'train'} has {len(names['train'])} class folders; "
+                f"{path / 'train'} has {len(names['train'])} class folders; "
                 f"{dataset.name} needs {dataset.num_classes}, one for each class"
-                + (f", and there is none of {first_of(missing)}" if missing else "")
+                + (f"; missing: {first_of(missing)}" if missing else "")
             )
         return [[images_of(folder / name) for name in names[split]] for split, folder in folders.items()]
 
 
-def _splits(place: Path) -> dict[str, Path]:
+def _splits(path: Path) -> dict[str, Path]:
     """The folders of training and of test images."""
-    test = next((place / name for name in _TEST_FOLDERS if (place / name).is_dir()), place / _TEST_FOLDERS[0])
-    return {"train": place / "train", "test": test}
+    test = next((path / name for name in _TEST_FOLDERS if (path / name).is_dir()), path / _TEST_FOLDERS[0])
+    return {"train": path / "train", "test": test}
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of its folders, in the order of the labels. Raises UserError if it is not there."""
+    """The names of its class folders, in the order of the labels. Raises UserError if it does not exist."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; give it one folder per class")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_left(entry))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_ignored(entry))
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def missing_names(names: Sequence[str], dataset: Dataset) -> list[str]:
-    """The dataset's classes that are not among the names; none where most are not, as the names are then others."""
+    """The dataset's classes that are not among the names; none if most are, as the folder then has others."""
     missing = sorted(set(dataset.class_names) - set(names))
     return missing if 2 * len(missing) <= len(dataset.class_names) else []
 
@@ -96,15 +98,15 @@ def first_of(texts: Sequence[str], separator: str = ", ") -> str:
 
 def images_of(folder: Path) -> list[Path]:
     """The files of a class, in the order of their names. Raises UserError if there are none."""
-    files = sorted(entry for entry in folder.iterdir() if not _is_left(entry))
+    files = sorted(entry for entry in folder.iterdir() if not _is_ignored(entry))
     if not files:
         raise UserError(f"{folder} holds no image; every class needs some")
     return files
 
 
-def _is_left(entry: Path) -> bool:
-    """Whether it is no part of the data, but hidden or left by a system."""
-    return entry.name.startswith(".") or entry.name.casefold() in _LEFT_BY_SYSTEMS
+def _is_ignored(entry: Path) -> bool:
+    """Whether it is hidden or a file of an operating system, not data."""
+    return entry.name.startswith(".") or entry.name.casefold() in _SYSTEM_FILES
 
 
 def _decode(files: list[Path], side: int, crops: bool, converted: Counter[str]) -> tuple[np.ndarray, list[str]]:
@@ -115,7 +117,7 @@ def _decode(files: list[Path], side: int, crops: bool, converted: Counter[str]) 
 
 
 def _read_into(target: np.ndarray, file: Path, crops: bool, converted: Counter[str]) -> str | None:
-    """Fill the array [side, side, 3], or say why it cannot be done."""
+    """Fill the array [side, side, 3], or return why that is not possible."""
     from PIL import Image
 
     side = len(target)
@@ -137,10 +139,10 @@ def _mismatch(size: tuple[int, int], mode: str, side: int, crops: bool) -> str |
     if min(size) != side or (size != (side, side) and not crops):
         return f"is {size[0]}x{size[1]}; resize it to {side}x{side}"
     if mode not in ("RGB", "L"):
-        return f"has mode {mode} (transparent, of a palette or the like); convert it to RGB"
+        return f"has mode {mode} (with transparency or a palette, for instance); convert it to RGB"
     return None
 
 
 def _conversions(size: tuple[int, int], mode: str) -> list[str]:
-    grey = ["grey images, which were given three equal channels"] if mode == "L" else []
-    return grey + (["images that are not square, of which the centre is taken"] if size[0] != size[1] else [])
+    grey = ["grey images converted to RGB"] if mode == "L" else []
+    return grey + (["images that are not square, cropped to their centre"] if size[0] != size[1] else [])

@@ -207,7 +207,7 @@ def test_layouts_of_the_same_images_have_one_fingerprint(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in STORED if not DATASETS.get(name).has_source()])
 def test_what_has_no_official_source_says_what_to_put_where(name, tmp_path):
-    with pytest.raises(UserError, match=f"^{name} has no official source to fetch it from. Put there "):
+    with pytest.raises(UserError, match=f"^{name} has no official source to download: provide "):
         DATASETS.get(name)().download(tmp_path)
 
 

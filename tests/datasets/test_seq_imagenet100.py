@@ -119,9 +119,7 @@ def test_native_cannot_be_had_from_resized_images(image_folder, native, tmp_path
     (tmp_path / "imagenet100").mkdir()
     for name in ("train_x.npy", "train_y.npy", "test_x.npy", "test_y.npy"):
         (tmp_path / "imagenet100" / name).symlink_to(image_folder / "imagenet100" / name)
-    with pytest.raises(
-        UserError, match=r"--test_crop native cuts .* original files.* are resized: leave it out, or put"
-    ):
+    with pytest.raises(UserError, match=r"native crops the original .* are resized: leave it out, or provide"):
         SeqImagenet100(test_crop="native").load(tmp_path)
     SeqImagenet100().load(tmp_path)
 
@@ -130,7 +128,7 @@ def test_labels_of_other_test_images_are_refused(image_folder, native, tmp_path)
     shutil.copytree(image_folder / "imagenet100", tmp_path / "imagenet100", copy_function=shutil.copy)
     labels = tmp_path / "imagenet100" / "native" / "test_y.npy"
     np.save(labels, np.load(labels)[::-1])
-    with pytest.raises(UserError, match=rf"{labels} and .*test_y.npy are labels of other images"):
+    with pytest.raises(UserError, match=rf"{labels} and .*test_y.npy are labels of different images"):
         SeqImagenet100(test_crop="native").load(tmp_path)
 
 
@@ -143,5 +141,5 @@ def test_training_images_do_not_take_the_place_of_native_test_images(native):
 def test_labels_of_other_classes_are_refused(image_folder, native, tmp_path):
     shutil.copytree(image_folder / "imagenet100", tmp_path / "imagenet100", copy_function=shutil.copy)
     (tmp_path / "imagenet100" / "classes.txt").write_text("".join(f"other{number}\n" for number in range(100)))
-    with pytest.raises(UserError, match="are labels of other images"):
+    with pytest.raises(UserError, match="are labels of different images"):
         SeqImagenet100(test_crop="native").load(tmp_path)

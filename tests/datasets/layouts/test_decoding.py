@@ -163,7 +163,7 @@ def test_nothing_to_put_in_place_is_fine(place):
 def test_too_little_room_is_told_before_anything_is_written(files, place, monkeypatch):
     room = namedtuple("room", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: room(8 * SIDE * SIDE * 3 - 1))
-    with pytest.raises(UserError, match=r"need 0\.0 GB and 0\.0 GB are free; make room"):
+    with pytest.raises(UserError, match=r"need 0\.0 GB, but 0\.0 GB are free; make room"):
         decode(files, SIDE, place, "small")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: room(8 * SIDE * SIDE * 3))
     decode(files, SIDE, place, "small")

@@ -55,7 +55,7 @@ def test_a_file_is_fetched_once(served, tmp_path, capsys):
     assert (tmp_path / "raw" / "x.bin").read_bytes() == CONTENT
     assert served.asked == [("/x.bin", 0)]
     assert left_in(tmp_path) == [".download.lock", "raw/x.bin"]
-    assert capsys.readouterr().err == f"fetching {served.url}/x.bin (1.0 MB)\n"
+    assert capsys.readouterr().err == f"downloading {served.url}/x.bin (1.0 MB)\n"
 
 
 def test_of_an_archive_what_is_wanted_is_unpacked(served, tmp_path):
@@ -98,7 +98,7 @@ def test_a_part_of_another_file_is_fetched_anew(served, tmp_path):
 
 def test_a_file_with_a_wrong_checksum_is_never_kept(served, tmp_path):
     served.files["/x.bin"] = CONTENT[:-1]
-    with pytest.raises(UserError, match="gave another file than the official one: its checksum is wrong"):
+    with pytest.raises(UserError, match="sent a file other than the official one: its checksum is wrong"):
         fetch([published(f"{served.url}/x.bin")], tmp_path)
     assert left_in(tmp_path) == [".download.lock"]
 
@@ -112,8 +112,8 @@ def test_without_network_one_line_names_host_reason_and_place(served, tmp_path):
     with pytest.raises(UserError) as caught:
         fetch([published("http://127.0.0.1:1/x.bin", f"{served.url}/gone")], tmp_path / "data")
     assert str(caught.value) == (
-        "127.0.0.1 cannot be reached (Connection refused); 127.0.0.1 answers 404 Not Found. Give the same command "
-        f"again later; or put http://127.0.0.1:1/x.bin in {tmp_path / 'data'} by hand, and give it then"
+        "127.0.0.1 cannot be reached (Connection refused); 127.0.0.1 returned 404 Not Found. Run the same command "
+        f"again later; or download http://127.0.0.1:1/x.bin to {tmp_path / 'data'} by hand, then run it again"
     )
 
 

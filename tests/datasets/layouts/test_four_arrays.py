@@ -125,10 +125,10 @@ WIDE = np.pad(CONTENT["train_x"], ((0, 0), (0, 0), (3, 4), (0, 0)))
 @pytest.mark.parametrize(
     ("name", "stored", "expected", "remark"),
     [
-        ("train_x", GREY[..., 0], GREY, "train_x.npy is grey and was given three equal channels"),
-        ("train_x", GREY[..., :1], GREY, "train_x.npy is grey and was given three equal channels"),
+        ("train_x", GREY[..., 0], GREY, "train_x.npy is grey and was converted to RGB"),
+        ("train_x", GREY[..., :1], GREY, "train_x.npy is grey and was converted to RGB"),
         ("train_x", CONTENT["train_x"].transpose(0, 3, 1, 2), CONTENT["train_x"], "train_x.npy has channels first"),
-        ("train_x", WIDE, CONTENT["train_x"], "train_x.npy has images of 32x39, of which the centre of 32x32 is taken"),
+        ("train_x", WIDE, CONTENT["train_x"], "train_x.npy has images of 32x39, cropped to their centre of 32x32"),
         ("train_y", CONTENT["train_y"].astype(np.int32), CONTENT["train_y"], "train_y.npy has labels of type int32"),
         ("test_y", CONTENT["test_y"].astype(np.uint8), CONTENT["test_y"], "test_y.npy has labels of type uint8"),
     ],
@@ -165,7 +165,7 @@ def test_grey_channels_first_of_wide_images_is_said_in_three_remarks(tmp_path):
         (
             {"train_x": CONTENT["train_x"] / 50 - 1},
             {},
-            r"float64; .* its values are from -1 to 4\.1: undo their normal",
+            r"float64; .* the values are from -1 to 4\.1: undo their normal",
         ),
         ({"train_y": CONTENT["train_y"].astype(np.int32) - 1}, {}, r"train_y\.npy has label -1 in row"),
         ({"train_y": CONTENT["train_y"].astype(np.uint64) + 2**63}, {}, r"train_y\.npy has label 9223372036854775811"),

@@ -25,6 +25,15 @@ def test_same_images_have_the_fingerprint_of_the_arrays(folder, tmp_path):
     assert small_dataset().load(tmp_path).fingerprint() == small_dataset().load(tmp_path / "arrays").fingerprint()
 
 
+@pytest.mark.parametrize("name", ["num_classes", "image_size"])
+def test_a_dataset_whose_classes_or_size_are_not_set_says_what_to_set(folder, tmp_path, name):
+    dataset = small_dataset()
+    setattr(dataset, name, None)
+    with pytest.raises(UserError, match=f"^class Small sets `{name}` to None; give "):
+        dataset.load(tmp_path)
+    assert "None" not in dataset.layouts[-1].wanted(tmp_path, dataset)
+
+
 def test_classes_named_by_numbers_come_by_value(folder, tmp_path):
     for split in ("train", "test"):
         for letter, number in zip("wxyz", ("2", "10", "9", "1"), strict=True):
@@ -109,9 +118,7 @@ def test_wrong_number_of_classes_is_told(folder, tmp_path):
         small_dataset().load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("names", "missing"), [("abcd", "each class, and there is none of c$"), ("wxyz", "one for each class$")]
-)
+@pytest.mark.parametrize(("names", "missing"), [("abcd", "each class; missing: c$"), ("wxyz", "one for each class$")])
 def test_missing_classes_are_named_where_the_others_have_their_names(folder, tmp_path, names, missing):
     for split in ("train", "test"):
         for letter, name in zip("wxyz", names, strict=True):
@@ -157,8 +164,8 @@ def test_grey_and_wide_images_are_converted_and_remarks_say_so(folder, tmp_path)
     assert (arrays.train_x[0] == 77).all()
     assert (arrays.train_x[10] == (1, 2, 3)).all()
     assert arrays.remarks == (
-        "grey images, which were given three equal channels: 1",
-        "images that are not square, of which the centre is taken: 1",
+        "grey images converted to RGB: 1",
+        "images that are not square, cropped to their centre: 1",
     )
     with pytest.raises(UserError, match="is 40x32; resize it to 32x32"):
         small_dataset(non_square="refuse").load(tmp_path)

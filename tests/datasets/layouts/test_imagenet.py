@@ -63,10 +63,10 @@ def test_folder_of_the_listed_classes_is_read(tmp_path, test_folder):
 
 def test_folder_of_other_classes_is_read_and_told(tmp_path):
     write(tmp_path / "small", ("n02", "n07", "n03"))
-    assert "its classes are others than the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
+    assert "its classes are not the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
     assert colours(Small().load(tmp_path).train_x) == [2, 2, 3, 3, 7, 7]
     assert "four arrays" in Small().describe(tmp_path)
-    assert "its classes are others than the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
+    assert "its classes are not the 3 of the published studies, n03 to n11" in Small().describe(tmp_path)
 
 
 def test_arrays_of_unknown_origin_are_not_said_to_be_of_other_classes(tmp_path):

@@ -210,7 +210,7 @@ def test_crop_of_cifar_is_one_run_by_default_and_typed():
 @pytest.mark.parametrize("crop", ["resized", "shift"])
 @pytest.mark.parametrize("line", ["--model podnet", "--model sgd --lr 0.1"])
 def test_crop_of_cifar_is_refused_where_other_transforms_are_used(line, crop):
-    with pytest.raises(UserError, match=r"--cifar_crop changes nothing .* transforms of offline"):
+    with pytest.raises(UserError, match=r"--cifar_crop changes nothing .* offline transforms"):
         config(f"{line} --dataset seq-cifar100 --cifar_crop {crop}")
 
 

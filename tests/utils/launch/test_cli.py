@@ -184,7 +184,7 @@ def test_what_is_there_and_what_can_be_fetched_is_listed(tmp_path, capsys):
     assert main(["data", "--data_root", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines[:-1]] == DATASETS.names()
-    assert "seq-digits: embedded in the repository, 1797 images of 16x16" in lines
+    assert "seq-digits: included in the repository, 1797 images of 16x16" in lines
     assert any(str(tmp_path / "cifar10") in line for line in lines)
     assert lines[-1] == "with an official source (--download): cifar10 cifar100 dissimilar"
 
