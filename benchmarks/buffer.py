@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from utils.data.augment import Augmentation, Transform
 from utils.data.buffer import Memory, make_memory
 
 CAPACITIES = (500, 50_000)
@@ -54,8 +55,10 @@ def measure(mode: str, num_rounds: int) -> dict[int, float]:
 
 
 def filled_memory(mode: str, capacity: int) -> Memory:
-    """A memory whose slots all hold a row."""
-    memory = make_memory(mode, capacity, num_tasks=NUM_TASKS, device="cpu", augment=normalise, seed=0)
+    """A memory whose slots all hold a row; it does the least that any augmentation does."""
+    transform = Transform(0, False, mean=(0.5,) * 3, std=(0.25,) * 3)
+    augmentation = Augmentation(transform, {"memory": torch.Generator().manual_seed(0)})
+    memory = make_memory(mode, capacity, num_tasks=NUM_TASKS, device="cpu", augmentation=augmentation, seed=0)
     for task in range(NUM_TASKS):
         for _ in range(capacity // NUM_TASKS // BATCH_SIZE):
             insert(memory, task)
@@ -76,11 +79,6 @@ def time_round(memory: Memory) -> float:
 def insert(memory: Memory, task: int) -> None:
     """Offer one batch of the stream."""
     memory.insert(RAW, LABELS, torch.full((BATCH_SIZE,), task), logits=LOGITS)
-
-
-def normalise(raw: torch.Tensor) -> torch.Tensor:
-    """The least that any augmentation does."""
-    return raw.float().div_(255).sub_(0.5).div_(0.25)
 
 
 if __name__ == "__main__":

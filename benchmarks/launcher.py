@@ -30,6 +30,7 @@ from rich.console import Console
 from utils.launch.devices import Devices, Slot
 from utils.launch.engine import LocalEngine
 from utils.launch.estimates import Estimates, Remaining
+from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.grid import change, find_grid
 from utils.launch.plan import CommonOptions, Job, Plan, make_plan
 from utils.launch.scheduler import Bookkeeper, Limits, PlanProgress, Scheduler
@@ -149,7 +150,8 @@ def make_runs(folder: Path, number: int) -> tuple[CommonOptions, Plan]:
 
 def run(plan: Plan, common: CommonOptions, seconds: float, with_gpus: bool = False) -> PlanProgress:
     """Bring a plan of stand-ins to its end, on a terminal that nobody sees."""
-    devices = Devices(jobs=None if with_gpus else 2, say=lambda text: None, look=None if with_gpus else list)
+    look = GpuWatcher(lambda text: None).look if with_gpus else list  # torch is not asked whether it can use them
+    devices = Devices(jobs=None if with_gpus else 2, say=lambda text: None, look=look)
     engine = StandInEngine(common, common.folder / "logs")
     engine.seconds = seconds
     estimates = Estimates(common.results_dir, devices.kinds, devices.threads)

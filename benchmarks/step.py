@@ -38,6 +38,8 @@ from utils.main import make_augmentation, make_method, make_stream
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
 from utils.run.progress import ProgressReport, Screen
+from utils.run.steps import Capture
+from utils.run.steps import Steps as MadeSteps
 from utils.run.stopping import StopRequest
 from utils.run.training import Position, Sinks, Training
 
@@ -81,13 +83,13 @@ def make_training(model: str, root: Path, options: argparse.Namespace) -> Traini
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
     device = torch.device(options.device)
-    augmentation = make_augmentation(config, dataset, arrays, device)
+    augmentation = make_augmentation(config, dataset, arrays)
     stream = make_stream(config, dataset, arrays, device)
     method = make_method(config, stream, augmentation, device)
     record, screen = Record(root / model).open(), Screen(verbose=False)
     sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    return Training(method, stream, loaders, augmentation, config, sinks, StopRequest())
+    return Training(method, stream, loaders, augmentation, config, sinks, StopRequest(), Capture())
 
 
 def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:
@@ -111,12 +113,13 @@ def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:
 def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
     """The suite's training in a stage, from the first batch on whenever it is called."""
     loader = training.loaders.of(stage.data, (training.position.task, number))
+    make = MadeSteps(training.method, training.device, training.capture)
 
     def steps(count: int) -> None:
         training.position.batch = 0
         batches = training._batches(loader, loader.num_batches, stage.trains)
         for _ in range(count):
-            training._step(next(batches), stage.trains)
+            training._step(make(next(batches)), stage.trains)
 
     return steps
 
