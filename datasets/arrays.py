@@ -42,13 +42,13 @@ class Content(NamedTuple):
     test_x: np.ndarray
     test_y: np.ndarray
     origin: dict[str, str]
-    remarks: tuple[str, ...] = ()
+    conversions: tuple[str, ...] = ()
 
 
-def content_of(arrays: Sequence[np.ndarray], origin: dict[str, str], remarks: tuple[str, ...] = ()) -> Content:
+def content_of(arrays: Sequence[np.ndarray], origin: dict[str, str], conversions: tuple[str, ...] = ()) -> Content:
     """The content of these arrays, which are in the order of its fields."""
     train_x, train_y, test_x, test_y = arrays
-    return Content(train_x, train_y, test_x, test_y, origin, remarks)
+    return Content(train_x, train_y, test_x, test_y, origin, conversions)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Arrays:
         origin: the file that each array was read from.
         on_disk: whether there are too many images for a device, so that they are read batch by batch.
         test_apart: whether test images were cropped differently, so that training images cannot replace them.
-        remarks: what was converted to bring the data to this form, in words.
+        conversions: what was converted to bring the data to this form, in words.
 
     Raises:
         UserError: a shape, a type or a label is not as above; the message names the file or the array.
@@ -79,7 +79,7 @@ class Arrays:
     origin: dict[str, str] = field(default_factory=dict, repr=False)
     on_disk: bool = False
     test_apart: bool = False
-    remarks: tuple[str, ...] = ()
+    conversions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = {name: self.origin.get(name, name) for name in ("train_x", "train_y", "test_x", "test_y")}
@@ -312,7 +312,7 @@ class Dataset:
             layout, path = found
             content = layout.read(path, self)
             arrays = self.assemble(content)
-            arrays.remarks = content.remarks
+            arrays.conversions = content.conversions
             return arrays
 
     def download(self, data_root: Path) -> None:

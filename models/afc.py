@@ -25,14 +25,14 @@ class Afc(PodNet):
     """L = NCA(η s, y) + λ m Σ_l mean_{i,c} I_{l,c} ‖û_{l,c} − v̂_{l,c}‖ / stages, m = √(classes seen / new classes).
 
     û and v̂ are the directions of the squared maps of a channel, now and before. The importance I of a channel is the
-    mean over rows of the squared gradient of the classification loss with respect to its map, summed over places; it
+    mean over rows of the squared gradient of the classification loss with respect to its map, summed over positions; it
     is measured after each task, on the task's own batches, and scaled to mean 1 in every stage. Classifier, stages and
     schedule are PODNet's.
     """
 
     options = (
         *PROXY_OPTIONS,
-        published("afc_lambda", ranged(float, 0), "weight of the distillation of maps", min_tasks=2),
+        published("afc_lambda", ranged(float, 0), "weight of the feature-map distillation loss", min_tasks=2),
     )
     capturable = True
 
@@ -80,7 +80,7 @@ class Afc(PodNet):
         return batch_context(self.network, BatchContext(self.task, batch.tasks, batch.num_current))
 
     def add_importance(self, gradients: Sequence[Tensor]) -> None:
-        """Add the mean over rows of the squared gradients with respect to the maps [N, C, H, W], summed over places."""
+        """Add the mean over rows of the squared gradients of the maps [N, C, H, W], summed over positions."""
         measured = [gradient.square().sum(dim=(2, 3)).mean(dim=0) for gradient in gradients]
         sums = self.sums or [torch.zeros_like(each) for each in measured]
         self.sums = [total + each for total, each in zip(sums, measured, strict=True)]

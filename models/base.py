@@ -262,7 +262,7 @@ class Method(ABC):
                 rows = self.forward_rows(config, each.task, num_rows, min(capacity, num_seen))
                 if rows < needed:
                     raise UserError(
-                        f"{each.place}: a batch of {num_rows} puts {rows} through the network at once, and "
+                        f"{each.label}: a batch of {num_rows} puts {rows} through the network at once, and "
                         f"{config.nl} needs {needed}, as the last maps of --backbone {config.backbone} are so small: "
                         f"give another {'--batch_size' if rows == num_rows else '--minibatch_size'}, or larger images"
                     )

@@ -8,7 +8,7 @@ from utils.config.options import published, ranged
 from utils.config.registry import METHODS
 from utils.data.batch import Batch
 
-ALPHA = published("alpha", ranged(float, 0), "weight of the distillation of stored logits")
+ALPHA = published("alpha", ranged(float, 0), "weight of the loss on stored logits")
 
 
 @METHODS.register()

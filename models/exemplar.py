@@ -28,30 +28,30 @@ PAIR_OPTIONS = grouped(
         "forward",
         str,
         "auto",
-        "current and memory rows in one forward",
+        "current and memory rows in one forward pass",
         choices=("auto", "joint"),
-        active_when=(Condition((), lambda: False, "the rows of a batch always share one forward here"),),
-        always_in_identity=True,  # as tables tell it
+        active_when=(Condition((), lambda: False, "the rows of a batch always share one forward pass here"),),
+        always_in_identity=True,  # as tables show it
     ),
     Option(
         "batch_ratio",
         ranged(int, 1),
         3,
-        "current rows to one memory row in a batch, from the second task on",
+        "current rows per memory row in a batch, from the second task on",
         active_when=(_RATIO,),
     ),
     Option(
         "batching",
         str,
         "auto",
-        "parts of a fixed ratio, or shuffled unions of current and memory rows; auto: by the method",
+        "batches: fixed ratio of current and memory rows, or shuffled union of both; auto: set by the method",
         choices=("auto", "ratio", "union"),
     ),
     Option(
         "ratio_cycle",
         str,
         "replay",
-        "the smaller part is repeated within an epoch: as it was, or shuffled and augmented anew",
+        "how the smaller part is repeated within an epoch: as before, or reshuffled and augmented anew",
         choices=("replay", "reshuffle"),
         active_when=(_RATIO,),
     ),
@@ -59,7 +59,7 @@ PAIR_OPTIONS = grouped(
         "current_pool",
         str,
         "auto",
-        "current rows come from the task, or from its union with the exemplars; auto: by the method",
+        "source of current rows: the task, or its union with the exemplars; auto: set by the method",
         choices=("auto", "task", "union"),
         active_when=(_RATIO,),
     ),
@@ -101,7 +101,7 @@ class ExemplarMethod(MemoryMethod):
         batching, pool = values["batching"], values["current_pool"]
         if batching == "union" and norm.needs_joint:
             raise UserError(
-                f"--batching union: {norm.name} balances current against memory rows, which are then not told apart; "
+                f"--batching union: {norm.name} balances current against memory rows, which a union mixes; "
                 "use --batching ratio or auto"
             )
         if batching == "auto":

@@ -35,10 +35,12 @@ class Icarl(ExemplarMethod):
             "icarl_loss",
             str,
             "bce",
-            "binary cross-entropy of all outputs, or cross-entropy and that of the old ones, summed (ce_bce)",
+            "loss: binary cross-entropy of all outputs; or cross-entropy plus that of the old outputs (ce_bce)",
             choices=("bce", "ce_bce"),
         ),
-        Option("icarl_flip", boolean, True, "means of exemplars and their mirror images, 0: of exemplars alone"),
+        Option(
+            "icarl_flip", boolean, True, "compute class means over exemplars and their mirror images; 0: exemplars only"
+        ),
     )
     heads = ("growing", "linear")
     default_batching = "union"

@@ -29,12 +29,12 @@ class Lucir(ExemplarMethod):
 
     options = (
         *ExemplarMethod.options,
-        Option("lucir_lambda", ranged(float, 0), 5.0, "base weight of the distillation of features", min_tasks=2),
+        Option("lucir_lambda", ranged(float, 0), 5.0, "base weight of the feature distillation loss", min_tasks=2),
         Option(
             "lucir_relu",
             str,
             "layer3",
-            "stage whose last ReLU is removed: the third, or the final one",
+            "stage whose last ReLU is removed: the third, or the last",
             choices=("layer3", "final"),
             active_when=(
                 Condition(
@@ -48,20 +48,20 @@ class Lucir(ExemplarMethod):
             "lucir_distill",
             str,
             "features",
-            "what stays near to the teacher: directions of features, or cosines of old classes (scores)",
+            "what is distilled: directions of features, or cosine scores of old classes (scores)",
             choices=("features", "scores"),
             min_tasks=2,
             active_when=(above("lucir_lambda", 0),),
         ),
+        Option("lucir_ranking", boolean, True, "use the margin ranking loss between old and new classes", min_tasks=2),
         Option(
-            "lucir_ranking", boolean, True, "old classes are ranked above new ones, 0: without that loss", min_tasks=2
+            "lucir_margin", ranged(float, 0), 0.5, "margin of the ranking loss, a difference of cosines", **_RANKING
         ),
-        Option("lucir_margin", ranged(float, 0), 0.5, "margin of the ranking, between cosines", **_RANKING),
         Option(
             "lucir_rivals",
             ranged(int, 1),
             2,
-            "new classes an old one is ranked against, at most all of the task's",
+            "number of new classes that each old one is ranked against, at most those of the task",
             **_RANKING,
         ),
     )

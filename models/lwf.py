@@ -22,7 +22,9 @@ class Lwf(ExemplarMethod):
 
     options = (
         *ExemplarMethod.options,
-        Option("lwf_lambda", ranged(float, 0), 1.0, "weight of the distillation of old classes' outputs", min_tasks=2),
+        Option(
+            "lwf_lambda", ranged(float, 0), 1.0, "weight of the distillation loss on old classes' outputs", min_tasks=2
+        ),
     )
     has_teacher = True
     capturable = True

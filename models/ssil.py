@@ -29,7 +29,7 @@ class SsIl(ExemplarMethod):
             "ssil_distill",
             str,
             "last",
-            "old tasks that are distilled: the last, or all",
+            "which old tasks are distilled: only the last, or all",
             choices=("last", "all"),
             min_tasks=3,
         ),
@@ -42,7 +42,7 @@ class SsIl(ExemplarMethod):
         super().check(values, num_classes)
         if "union" in (values["batching"], values["current_pool"]):
             raise UserError(
-                "--model ssil tells current rows from memory rows by where they come from: use --batching ratio and "
+                "--model ssil tells current and memory rows apart by their source: use --batching ratio and "
                 "--current_pool task"
             )
 

@@ -201,8 +201,8 @@ def train(
     try:
         training.restore()
         screen.log = record.append_log
-        for remark in arrays.remarks:
-            screen.say(f"note: {remark}")
+        for conversion in arrays.conversions:
+            screen.say(f"note: {conversion}")
         show_plan(config, stream, record, screen, device, threads)
         training.measured.add_seconds("start", time.monotonic() - started)
         measured = training.run()
@@ -431,10 +431,10 @@ def load_run(folder: str | Path) -> TrainedRun:
     """The trained network of a record's folder, with its configuration and class order.
 
     Raises:
-        UserError: the folder holds no `model.pt`, or one of another version of the suite; a part is not there any more.
+        UserError: the folder holds no `model.pt`, or one of another version of the suite; a part no longer exists.
     """
     from utils.data.augment import Transform, normalise
-    from utils.run.checkpoint import load_model, taking_up
+    from utils.run.checkpoint import load_model, restoring
 
     record = Record(Path(folder))
     content, saved = load_model(record.model_path), record.read_config()
@@ -446,7 +446,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     if config.parts.head != "linear":
         for size in sizes:
             network.head.grow(size)
-    with taking_up(record.model_path):
+    with restoring(record.model_path):
         network.load_state_dict(content["network"])
     prepare = partial(normalise, transform=Transform(**content["transform"]))
     order = tuple(sorted(range(len(labels)), key=labels.__getitem__))
@@ -482,8 +482,8 @@ def show_plan(
     tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
-    place = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
-    screen.say(f"  {', '.join(steps)}, on {place}", detail=True)
+    where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
+    screen.say(f"  {', '.join(steps)}, on {where}", detail=True)
     by_origin: dict[str, list[str]] = {}
     for name, origin in config.origins.items():
         is_shown = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
@@ -491,8 +491,8 @@ def show_plan(
             by_origin.setdefault(origin, []).append(f"{name} {typed_text(config.values[name])}")
     for origin, values in by_origin.items():
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
-    for remark in config.parts.method.warnings(config.values, config.parts.norm):
-        screen.say(f"  note: {remark}", detail=True)
+    for warning in config.parts.method.warnings(config.values, config.parts.norm):
+        screen.say(f"  note: {warning}", detail=True)
     screen.say(f"  record: {record.folder}", detail=True)
 
 

@@ -34,7 +34,7 @@ class FourArrays(Layout):
         counts = count_images(len(arrays.train_x), len(arrays.test_x), dataset)
         side = arrays.train_x.shape[1]
         found = f"four arrays in {path}, {counts} of {side}x{side} in {arrays.num_classes} classes"
-        return "; ".join([found, *content.remarks])
+        return "; ".join([found, *content.conversions])
 
     def read(self, path: Path, dataset: Dataset) -> Content:
         missing = [f"{name}.npy" for name in _NAMES if not (path / f"{name}.npy").exists()]
@@ -42,32 +42,32 @@ class FourArrays(Layout):
             raise UserError(f"{path} lacks {' and '.join(missing)}; put all four arrays there")
         files = {name: path / f"{name}.npy" for name in _NAMES}
         crops = dataset.settings.get(NON_SQUARE.name) == "crop"
-        arrays, remarks = [], []
+        arrays, conversions = [], []
         for name, file in files.items():
             array, said = _images(read_array(file), crops) if name.endswith("_x") else _labels(read_array(file), file)
             arrays.append(array)
-            remarks += [f"{file.name} {remark}" for remark in said]
-        return content_of(arrays, {name: str(file) for name, file in files.items()}, tuple(remarks))
+            conversions += [f"{file.name} {conversion}" for conversion in said]
+        return content_of(arrays, {name: str(file) for name, file in files.items()}, tuple(conversions))
 
 
 def _images(images: np.ndarray, crops: bool) -> tuple[np.ndarray, list[str]]:
     """Views [N, S, S, 3] of uint8 images as far as possible, and what was converted."""
-    remarks: list[str] = []
+    conversions: list[str] = []
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        return images, remarks
+        return images, conversions
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
-        remarks.append("has channels first, which were moved last")
+        conversions.append("has channels first, which were moved last")
     if images.ndim == 3 or images.shape[3] == 1:
         images = np.broadcast_to(images.reshape(*images.shape[:3], 1), (*images.shape[:3], 3))
-        remarks.append("is grey and was converted to RGB")
+        conversions.append("is grey and was converted to RGB")
     height, width = images.shape[1:3]
     if crops and height != width and images.shape[3] == 3:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         images = images[:, top : top + side, left : left + side]
-        remarks.append(f"has images of {height}x{width}, cropped to their centre of {side}x{side}")
-    return images, remarks
+        conversions.append(f"has images of {height}x{width}, cropped to their centre of {side}x{side}")
+    return images, conversions
 
 
 def _labels(labels: np.ndarray, file: Path) -> tuple[np.ndarray, list[str]]:

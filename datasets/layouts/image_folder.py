@@ -47,8 +47,8 @@ class ImageFolder(Layout):
         if problems:
             raise UserError(first_of(problems, "; "))
         origin = {f"{name}_{part}": str(folder) for name, folder in _splits(path).items() for part in "xy"}
-        remarks = tuple(f"{what}: {number}" for what, number in converted.items())
-        return content_of(arrays, origin, remarks)
+        conversions = tuple(f"{what}: {number}" for what, number in converted.items())
+        return content_of(arrays, origin, conversions)
 
     def _files(self, path: Path, dataset: Dataset) -> list[list[list[Path]]]:
         """For each split, for each class, its files."""

@@ -286,7 +286,7 @@ def test_proxies_are_imprinted_from_the_second_task_on(monkeypatch):
     assert calls == [6]
 
 
-def test_taking_up_a_state_does_not_imprint_again():
+def test_restoring_a_state_does_not_imprint_again():
     method, resumed = small(1), small(0)
     method.optimizer, method.config.seed, resumed.config.seed = None, 0, 0
     resumed.stream.task_of_class = torch.arange(20) // 2

@@ -18,10 +18,11 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Transform:
-    """What is done to training images; of test images the centre is taken, if asked for, and normalised.
+    """How training images are augmented; test images are only cropped to their centre, if `test_side` is set, and
+    normalised.
 
     Attributes:
-        crop_padding: pixels of black border on each side, before a crop at a random place.
+        crop_padding: pixels of black border on each side, before a crop at a random position.
         flip: whether half of the images are mirrored, left to right.
         mean, std: of each channel, for images scaled to [0, 1].
         resized_crop: whether the crops have a random area and aspect and are resized (`utils/data/resized_crop.py`);
@@ -30,7 +31,7 @@ class Transform:
         test_side: side of the centre of test images that is taken, and of resized crops; None: that of stored images.
 
     Raises:
-        UserError: these cannot go together.
+        UserError: the values contradict each other.
     """
 
     crop_padding: int
@@ -43,7 +44,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.brightness < 0:
-            raise UserError(f"a transform's brightness must not be negative, it is {self.brightness}")
+            raise UserError(f"a transform's brightness must be 0 or more, not {self.brightness}")
         if self.test_side is not None and not self.resized_crop:
             raise UserError(
                 "a transform with test_side needs resized_crop, or training images are larger than test images"
@@ -161,9 +162,9 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: T
     if corners is not None:
         images = pad(images, (padding,) * 4)
         rows, columns = rows + corners[0, :, None], columns + corners[1, :, None]
-    places = (rows * images.shape[3])[:, :, None] + columns[:, None, :]
-    places = places.reshape(-1, 1, height * width).expand(num_images, num_channels, -1)
-    return images.flatten(2).gather(2, places).view(num_images, num_channels, height, width)
+    indices = (rows * images.shape[3])[:, :, None] + columns[:, None, :]
+    indices = indices.reshape(-1, 1, height * width).expand(num_images, num_channels, -1)
+    return images.flatten(2).gather(2, indices).view(num_images, num_channels, height, width)
 
 
 def brighten(images: Tensor, factors: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ def centre_crop(images: Tensor, side: int) -> Tensor:
     """
     height, width = images.shape[-2:]
     if min(height, width) < side:
-        raise UserError(f"images of {height}x{width} pixels have no centre of {side}x{side}: store the data larger")
+        raise UserError(f"images of {height}x{width} pixels have no centre of {side}x{side}: store larger images")
     top, left = round((height - side) / 2), round((width - side) / 2)
     return images[..., top : top + side, left : left + side]
 

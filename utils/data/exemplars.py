@@ -21,7 +21,7 @@ EXEMPLAR_OPTIONS = grouped(
         ranged(int, 0, 2**31 - 1),
         None,
         "capacity of the memory, in images of all classes together",
-        source="by the protocol",
+        source="set by the protocol",
         required=True,
     ),
     Option(
@@ -44,7 +44,7 @@ EXEMPLAR_OPTIONS = grouped(
         "reherd",
         boolean,
         True,
-        "herd the exemplars of old classes again; 0: keep the first of them",
+        "herd the exemplars of old classes again; 0: keep the first ones",
         flag=True,
         min_tasks=3,  # old exemplars are chosen among after the second task, for a third one to replay them
     ),
@@ -57,7 +57,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 class ExemplarMemory:
-    """Raw images of every class seen, as many of each, in the order in which they were chosen.
+    """Raw images of every class seen, equally many of each, in the order in which they were chosen.
 
     Args:
         capacity: images of all classes together.
@@ -177,8 +177,8 @@ class ExemplarMemory:
         """
         if "numbers" not in state:
             raise UserError(
-                "the run's checkpoint.pt is of an earlier version, with the exemplars' images in it; remove it to "
-                "train this run from the beginning"
+                "the run's checkpoint.pt was written by an earlier version, which stored the exemplars' images; remove "
+                "it to train this run from the beginning"
             )
         self._labels, self._numbers = (state[name].to("cpu", copy=True) for name in ("labels", "numbers"))
         rows = torch.empty_like(self._labels)
@@ -189,7 +189,7 @@ class ExemplarMemory:
         self._raw = _images_of(pool, rows) if len(rows) else self._raw[:0]
 
     def _ranking(self, features: Features, pool: Pool, rows: Tensor, quota: int, label: int, num_seen: int) -> Tensor:
-        """The first places of the ranking of these rows, as indices into them, on the host."""
+        """The first of these rows in their ranking, as indices into them, on the host."""
         if self._selection == "random":
             return torch.randperm(len(rows), generator=generator(self._seed, "exemplars", label, num_seen))[:quota]
         found = torch.cat([features(pool.take(part)[0]) for part in rows.split(_ROWS_PER_FORWARD)])
@@ -208,7 +208,7 @@ def exemplars_per_class(capacity: int, quota: str, num_seen: int, num_classes: i
     num_sharing = num_classes if quota == "fixed" else num_seen
     if capacity < num_sharing:
         raise UserError(
-            f"--buffer_size {capacity} leaves less than one image to each of {num_sharing} classes: give at least "
+            f"--buffer_size {capacity} is less than one image for each of {num_sharing} classes: give at least "
             f"{num_sharing}"
         )
     return -(-capacity // num_sharing) if quota == "ceil" else capacity // num_sharing
@@ -228,7 +228,7 @@ def herd_greedily(features: Tensor, number: int) -> Tensor:
 
     Args:
         features: [n, D], finite.
-        number: places to fill; all n if there are not so many.
+        number: images to choose; all n if there are fewer.
 
     Returns:
         [min(number, n)] int64, indices of images, on the device of the features.
@@ -238,10 +238,10 @@ def herd_greedily(features: Tensor, number: int) -> Tensor:
     # ‖f̂‖² of the candidates, infinite for those that are taken.
     squares = directions.square().sum(dim=1)
     chosen = []
-    for place in range(1, min(number, len(directions)) + 1):
+    for rank in range(1, min(number, len(directions)) + 1):
         # With the gap g = k μ - Σ_chosen f̂, k² times the squared distance is ‖g‖² - 2 g·f̂_j + ‖f̂_j‖². Products are
         # summed row by row, which gives equal images equal values, as a matrix product need not.
-        gap = place * mean - total
+        gap = rank * mean - total
         index = (squares - 2 * (directions * gap).sum(dim=1)).argmin(dim=0, keepdim=True)
         total += directions.index_select(0, index)[0]
         squares.index_fill_(0, index, torch.inf)

@@ -1,4 +1,4 @@
-"""Images that are held out of training, a share of each class."""
+"""Images that are held out of training, a fraction of each class."""
 
 import random
 
@@ -8,7 +8,7 @@ from utils.errors import UserError
 
 _INSTEAD = {
     "--validation": "leave out --validation",
-    "--val_fraction": "give --val_fraction 0 with --best_epoch last, or leave out --validation if it took the others",
+    "--val_fraction": "give --val_fraction 0 with --best_epoch last, or leave out --validation if it takes the rest",
 }
 
 
@@ -44,8 +44,8 @@ def hold_out(labels: np.ndarray, share: float, seed: int, option: str = "--valid
         number = num_held_out(len(rows), share)
         if not number:
             raise UserError(
-                f"{option} {share} holds out images of every class, and one has a single image to train on: give it "
-                f"more images, or {_INSTEAD[option]}"
+                f"{option} {share} holds out images of every class, but one class has a single image: give it more "
+                f"images, or {_INSTEAD[option]}"
             )
         is_held_out[draws.sample(rows.tolist(), number)] = True
     return is_held_out

@@ -143,22 +143,22 @@ class _Shuffler:
         self._last_pass: tuple[str | int, ...] = ()
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def draft(self, place: tuple[str | int, ...], index: int) -> Draft:
+    def draft(self, pass_name: tuple[str | int, ...], index: int) -> Draft:
         """One batch, its augmentation drawn anew.
 
         Args:
-            place: names the pass.
+            pass_name: names the pass.
             index: of the batch in it.
         """
         first = index * self.batch_size
-        rows = self._order_of(place)[first : first + self.batch_size]
-        draws = generator(self._seed, "augmentation", *self._purpose, *place, index)
+        rows = self._order_of(pass_name)[first : first + self.batch_size]
+        draws = generator(self._seed, "augmentation", *self._purpose, *pass_name, index)
         return draft_of(self._pool, rows, self._augmentation, draws)
 
-    def _order_of(self, place: tuple[str | int, ...]) -> Tensor:
-        if place != self._last_pass:
-            draws = generator(self._seed, "stream", *self._purpose, *place)
-            self._last_pass, self._order = place, torch.randperm(len(self._pool), generator=draws)
+    def _order_of(self, pass_name: tuple[str | int, ...]) -> Tensor:
+        if pass_name != self._last_pass:
+            draws = generator(self._seed, "stream", *self._purpose, *pass_name)
+            self._last_pass, self._order = pass_name, torch.randperm(len(self._pool), generator=draws)
         return self._order
 
 

@@ -269,7 +269,7 @@ class CountedStage:
     Attributes:
         stage: of the method.
         task: during which it is trained, from 0.
-        place: which stage of which task it is, in words.
+        label: the stage and task, in words.
         num_batches: of an epoch.
         batch_size: rows of every batch but the last.
         last_batch: rows of the last one.
@@ -277,7 +277,7 @@ class CountedStage:
 
     stage: Stage
     task: int
-    place: str
+    label: str
     num_batches: int
     batch_size: int
     last_batch: int
@@ -325,7 +325,7 @@ def _stages_of(config: Configuration, sizes: StreamSizes, task: int) -> list[Sta
 
 
 def _count_stage(config: Configuration, sizes: StreamSizes, task: int, number: int, stage: Stage) -> CountedStage:
-    place = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
+    label = f"stage {number + 1} of task {task + 1}" if number else f"task {task + 1}"
     classes, data, batch_size = sizes.classes_of_task(task), stage.data, config.batch_size
     num_seen = classes.stop if stage.chooses_exemplars else classes.start
     num_exemplars = config.parts.method.num_exemplars(config, sizes, num_seen)
@@ -333,9 +333,9 @@ def _count_stage(config: Configuration, sizes: StreamSizes, task: int, number: i
     try:
         num_batches = count_batches(data, num_rows, batch_size)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{label}: {error}") from None
     if isinstance(data, Pairs):
         batch_size = sum(part_sizes(batch_size, data.ratio))
     is_full = isinstance(data, Pairs) or (isinstance(data, Plain) and data.drop_last)
     last_batch = batch_size if is_full else (num_rows[0] - 1) % batch_size + 1
-    return CountedStage(stage, task, place, num_batches, batch_size, last_batch)
+    return CountedStage(stage, task, label, num_batches, batch_size, last_batch)

@@ -66,7 +66,7 @@ class Pool(ABC):
         """What the device needs to fetch some rows, on the host.
 
         Args:
-            rows: [n] int64 on the host; -1 for a row that is not wanted, in the place of which any image may come.
+            rows: [n] int64 on the host; -1 for a row that is not needed, for which any image may be returned.
         """
 
     @abstractmethod
@@ -125,13 +125,13 @@ class DiskPool(Pool):
 
     Args:
         images: the array.
-        places: row of the array of each image, [N].
+        array_rows: row of the array of each image, [N].
         labels, tasks: [N] int64 on the host.
         device: where batches go.
     """
 
     def __init__(
-        self, images: np.ndarray, places: np.ndarray, labels: Tensor, tasks: Tensor, device: torch.device | str
+        self, images: np.ndarray, array_rows: np.ndarray, labels: Tensor, tasks: Tensor, device: torch.device | str
     ) -> None:
         self.labels = labels
         self.tasks = tasks
@@ -139,12 +139,12 @@ class DiskPool(Pool):
         height, width, channels = images.shape[1:]
         self.image_shape = (channels, height, width)
         self._images = images
-        self._places = places
+        self._array_rows = array_rows
 
     def select(self, rows: Tensor) -> dict[str, Tensor]:
         read = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8)
         for image, row in zip(read.numpy(), rows.tolist(), strict=True):
-            image[...] = self._images[self._places[row]] if row >= 0 else 0
+            image[...] = self._images[self._array_rows[row]] if row >= 0 else 0
         return {"raw": read, "labels": self.labels[rows.clamp(min=0)]}
 
     def rows(self, sent: Values) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class DiskPool(Pool):
 
     def section(self, rows: slice) -> "DiskPool":
         """Some neighbouring rows."""
-        return DiskPool(self._images, self._places[rows], self.labels[rows], self.tasks[rows], self.device)
+        return DiskPool(self._images, self._array_rows[rows], self.labels[rows], self.tasks[rows], self.device)
 
 
 class SubsetPool(Pool):

@@ -1,6 +1,6 @@
 """Random crops of random size and aspect, resized, of a whole batch at once, each image on its own.
 
-Places are drawn and grey levels computed as torchvision's RandomResizedCrop does with Pillow images (the augmentation
+Boxes are drawn and pixel values computed as torchvision's RandomResizedCrop does with Pillow images (the augmentation
 of Szegedy et al., CVPR 2015): bilinear, with a filter that grows with the reduction.
 """
 
@@ -25,7 +25,7 @@ class Boxes(NamedTuple):
 
 
 def draw_boxes(num_images: int, height: int, width: int, generator: torch.Generator) -> Boxes:
-    """Boxes of random area and aspect at a random place, within images of this size.
+    """Boxes of random area and aspect at a random position, within images of this size.
 
     The first of ten tries that fits the image is taken. If none fits, it is the largest central box of an allowed
     aspect. Draws 22 numbers per image in one call, whatever fits: areas, aspects, row, column.

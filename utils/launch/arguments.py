@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
-_BY_PRESET = "by the preset"
+_BY_PRESET = "set by the preset"
 _OF_RUNS = {option.name: replace(option, group="where") for option in PLACE_OPTIONS}
 RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="folder of the groups")
 DATA_ROOT = _OF_RUNS["data_root"]
@@ -41,7 +41,7 @@ _WHAT = grouped(
         ranged(int, 1),
         None,
         "images in memory, on every dataset",
-        source="by the preset and dataset",
+        source="set by the preset and dataset",
         aliases=("buffer_sizes",),
         many=True,
     ),
@@ -50,7 +50,7 @@ _WHAT = grouped(
         ranged(int, 1),
         None,
         "epochs per task",
-        source="by the preset; if none is given, 1 for online methods, by protocol and dataset for others",
+        source="set by the preset; without one, 1 for online methods, set by protocol and dataset for others",
         aliases=("n_epochs",),
         many=True,
     ),

@@ -1,4 +1,4 @@
-"""From records to the rows and columns of a table: which setting of a norm layer stands for it, and on which seeds."""
+"""From records to the rows and columns of a table: which setting represents a norm layer, and on which seeds."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -14,11 +14,11 @@ from utils.records.ledger import Axes
 from utils.records.state import RunState
 
 ORACLE, VALIDATION = "oracle", "validation"
-SEARCH_SHARE = 0.1  # of the training images of a class, on which a search by validation is judged
+SEARCH_SHARE = 0.1  # of the training images of each class, held out to compare settings in a search by validation
 
 _OPEN = (RunState.STARTED, RunState.NOT_RUN, RunState.STOPPED, RunState.FAILED)
 _WITHOUT_ANSWER = (RunState.DIVERGED, RunState.DAMAGED, RunState.UNREADABLE, RunState.OTHER_VERSION)
-_STRUCTURE = ("dataset", "model", "nl", "seed", "validation")  # columns, rows, repetitions, and what is tested on
+_STRUCTURE = ("dataset", "model", "nl", "seed", "validation")  # columns, rows, repetitions, and the test data
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -28,15 +28,15 @@ class Cell:
     """One norm layer in one column.
 
     Attributes:
-        runs: the complete runs of the chosen setting, by seed.
-        num_settings: settings that were tried, diverged ones included; at least one.
-        setting: the searched options of the chosen one.
-        num_values: of each searched option, how many of its values were tried.
-        forward: batch composition, None for a method without memory.
-        protocol: that the runs follow, complete or not.
-        reason: why there is no figure, or why fewer seeds than in other cells; empty if nothing is missing.
-        selection: what the setting was chosen on, `oracle` (the data that it is tested on) or `validation` (a held-out
-            part of the training data); empty where there was one setting only.
+        runs: the complete runs of the selected setting, by seed.
+        num_settings: settings that were tried, including diverged ones; at least one.
+        setting: values of the searched options in the selected setting.
+        num_values: how many values of each searched option were tried.
+        forward: `--forward` of the runs, None for a method without memory.
+        protocol: of the runs, complete or not.
+        reason: why there is no figure, or fewer seeds than in other cells; empty if nothing is missing.
+        selection: the data that the setting was selected on, `oracle` (the test data) or `validation` (a held-out part
+            of the training data); empty if there was only one setting.
     """
 
     runs: dict[int, Run]
@@ -58,9 +58,9 @@ class Column(NamedTuple):
     """What the runs of one column of a table share.
 
     Attributes:
-        dataset, model, buffer_size, epochs: their values; None where there is no such option or it was searched.
-        compared: further options in which runs of one row differ, each with its value here.
-        validation: share of the training data that is held out and tested on.
+        dataset, model, buffer_size, epochs: values of these options; None for an option that is searched or missing.
+        compared: further options in which runs of one row differ, with their values here.
+        validation: fraction of the training data that is held out and tested on.
     """
 
     dataset: str | None
@@ -72,7 +72,7 @@ class Column(NamedTuple):
 
     @property
     def shown(self) -> tuple[Any, ...]:
-        """All of it, the compared options in words."""
+        """All fields, the compared options in words."""
         return tuple({**self._asdict(), "compared": self.compared_text}.values())
 
     @property
@@ -86,20 +86,20 @@ def select(
 ) -> dict[Column, dict[str, Cell]]:
     """Cells by column and norm layer, or variant of one (`utils/config/variants.py`).
 
-    Only what a plan searched (`axes`) is chosen among: of the settings of a layer one stands for it (`best_setting`).
-    Where settings were tried on a held-out part of the training data, of the share `SEARCH_SHARE`, they are judged
-    there, and the figures are those of the chosen one's runs on all data. Otherwise they are judged on what they were
-    tested on, which is an oracle, as in the original studies. Held-out runs without any run on all data, or of another
-    share, are a column of their own.
+    Selection is only over what a plan searched (`axes`): one setting of a layer represents it (`best_setting`). If
+    settings were tried with the fraction `SEARCH_SHARE` of the training data held out, they are compared on that part,
+    and the figures are those of the selected setting's runs on all data. Otherwise they are compared on the test data,
+    an oracle, as in the original studies. Held-out runs without any run on all data, or with another fraction, get a
+    column of their own.
 
-    Every other option in which runs of one row differ splits columns. A layer that has no such option stands in each
-    of these columns. Options that say only what is measured, or where, split nothing: of runs that differ in these
-    alone, one stands for its seed.
+    Every other option in which runs of one row differ splits columns. A layer without such an option appears in each
+    of these columns. Options that affect only what is measured, or where, split nothing: of runs that differ only in
+    these, one is used per seed.
 
     Args:
-        runs: of a group; those that are of no plan are left out.
+        runs: of a group; those that belong to no plan are left out.
         axes: of the group's plan; None: nothing was searched.
-        split_by: options that split columns even where they do not differ, so that those of other groups match.
+        split_by: options that split columns even if they do not differ, so that the columns match other groups.
     """
     axes = axes or Axes()
     families: dict[tuple, list[Run]] = defaultdict(list)
@@ -115,9 +115,9 @@ def select(
 
 
 def _splitting(runs: Sequence[Run], axes: Axes, split_by: Collection[str]) -> list[str]:
-    """The options, beside buffer and epochs, in which runs of one row differ, without those that follow from others.
+    """The options, beside buffer and epochs, in which runs of one row differ, without those determined by others.
 
-    What follows, such as the replay batch from the batch, tells no more runs apart than what it follows from.
+    An option that is determined by others, as the replay batch by the batch, distinguishes no further runs.
     """
     known = [*axes.searched, "buffer_size", "epochs"]
     num_given = len(known)
@@ -179,7 +179,7 @@ def _compared_values(run: Run, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _joined(rows: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The values of the columns in which the runs of all rows stand: those that agree in what they share are joined."""
+    """The values of the columns for the runs of all rows: values that agree in what they share are joined."""
     columns: list[dict[str, Any]] = [{}]
     for row in rows:
         own = _distinct(row)
@@ -198,14 +198,14 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
-    """The setting with the best mean final Class-IL accuracy; None where none has a complete run.
+    """The setting with the best mean final Class-IL accuracy; None if no setting has a complete run.
 
-    The mean is over the seeds that all settings with a complete run have behind them, so that no setting profits from
-    the seeds it was run on; where there is no such seed, over those that each has. A diverged run counts as 0 %. More
-    complete seeds win a tie, then the first one.
+    The mean is over the seeds that all settings with a complete run have finished, so that no setting profits from its
+    seeds; if there is no such seed, over the seeds of each. A diverged run counts as 0 %. In a tie, the setting with
+    more complete seeds wins, then the first one.
 
     Args:
-        settings: the runs of each, one per seed.
+        settings: the runs of each setting, one per seed.
     """
     scores = {key: _scores(runs) for key, runs in settings.items()}
     num_complete = {key: sum(score is not None for score in found.values()) for key, found in scores.items()}
@@ -222,7 +222,7 @@ def best_setting(settings: Mapping[Key, Sequence[Run]]) -> Key | None:
 
 
 def _scores(runs: Sequence[Run]) -> dict[int, float | None]:
-    """Final Class-IL accuracy by seed, None where the run diverged; runs without an answer are left out."""
+    """Final Class-IL accuracy by seed, None if the run diverged; other runs are left out."""
     finals = {run.values["seed"]: run.metrics["class_il"]["A_f"] for run in runs if run.state is RunState.COMPLETE}
     diverged = {run.values["seed"]: None for run in runs if run.state is RunState.DIVERGED}
     return {**diverged, **{seed: final for seed, final in finals.items() if final is not None}}
@@ -251,7 +251,7 @@ def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) 
         runs=dict(sorted(complete.items())),
         num_settings=max(1, len(tried)),
         setting=_setting(best, searched),
-        num_values={name: len({key[place] for key in tried}) for place, name in enumerate(searched)},
+        num_values={name: len({key[index] for key in tried}) for index, name in enumerate(searched)},
         forward=(chosen or runs)[0].values.get("forward"),
         protocol=runs[0].values.get("protocol"),
         reason="; ".join(filter(None, (search_reason, _reason(chosen)))),
@@ -268,12 +268,14 @@ def _choose_oracle(settings: Mapping[tuple, Sequence[Run]]) -> tuple:
 def _choose_validated(
     search: Mapping[tuple, list[Run]], final: Mapping[tuple, list[Run]], searched: Sequence[str]
 ) -> tuple[tuple | None, str]:
-    """The setting that the search has chosen, None as long as it is not over; and what is missing of the search.
+    """The setting that the search has selected, None until it is over; and what is missing from the search.
 
-    A run of the search that failed for good looks like one under way: that it is over is then seen from the selected
-    setting being the only one with runs on all data.
+    A search run that failed for good looks like one still running: the search is then known to be over because the
+    selected setting is the only one with runs on all data.
     """
-    begun = [key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]]  # the launcher's, in a tie
+    begun = [
+        key for key in sorted(search, key=lambda key: -len(final[key])) if search[key]
+    ]  # in a tie, the one that the launcher selected
     best = best_setting({key: search[key] for key in begun})
     runs = [run for key in begun for run in search[key]]
     is_open = any(run.state in _OPEN for run in runs)
@@ -303,7 +305,7 @@ def _setting(key: tuple | None, searched: Sequence[str]) -> dict[str, Any]:
 
 
 def _one_per_seed(runs: Sequence[Run], searched: Sequence[str]) -> list[Run]:
-    """Of the runs of a setting that differ only in what was measured, the complete one that measured the most."""
+    """Of runs that differ only in what was measured, the complete one with the most measurements."""
     best: dict[tuple, Run] = {}
     for run in runs:
         key = run.values["seed"], run.values.get("validation"), *(_frozen(run.values.get(name)) for name in searched)
@@ -322,14 +324,14 @@ def _frozen(value: Any) -> Any:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Sorts values of an option: none first, numbers as numbers, then what else there is by its text."""
+    """Sort key of an option's value: None first, then numbers, then anything else by its text."""
     if isinstance(value, int | float):
         return 1, value, ""
     return (0, 0.0, "") if value is None else (2, 0.0, str(value))
 
 
 def _reason(runs: Sequence[Run]) -> str:
-    """Why seeds are missing; those that are missing for the same reason are named together."""
+    """Why seeds are missing; seeds with the same reason are named together."""
     seeds: dict[str, list[int]] = defaultdict(list)
     for run in runs:
         if run.state is not RunState.COMPLETE:

@@ -115,7 +115,7 @@ def chosen(table: Table) -> list[str]:
 
 def sources(table: Table) -> list[str]:
     """Where the published figures are from."""
-    published = [entry.published for _, _, entry in table.places if entry.published]
+    published = [entry.published for _, _, entry in table.entries_in_order if entry.published]
     texts = dict.fromkeys(f"{each.source} ({each.setting})" for each in published)
     return [f"published: {text}; in parentheses, ours − published" for text in texts]
 
@@ -124,7 +124,7 @@ def _remarks(table: Table) -> list[str]:
     """What to know about single published figures."""
     return [
         f"published, {table.title(column)}, {table.show(row)}: {text}"
-        for row, column, entry in table.places
+        for row, column, entry in table.entries_in_order
         if entry.cell and entry.published
         for text in _remarks_of(entry.cell, entry.published)
     ]

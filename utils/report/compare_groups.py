@@ -25,7 +25,7 @@ NOT_COMPARED = UNREPORTED_OPTIONS | {"dataset", "model", "nl", "seed"}
 _ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads")
 _NOT_SET = "not set"
 
-Place = tuple[str, str]  # a column's title, a norm layer
+CellKey = tuple[str, str]  # a column's title, a norm layer
 
 
 # -- The groups -------------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def _options(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[
         for (row, norm), cells in shared.items()
     }
     return [
-        f"{option}: {_by_group(values, names)} ({places_text(places, options)})"
-        for (option, values), places in sorted(_differing(options, names).items())
+        f"{option}: {_by_group(values, names)} ({cells_text(keys, options)})"
+        for (option, values), keys in sorted(_differing(options, names).items())
     ]
 
 
@@ -233,14 +233,14 @@ def _option_values(cell: Cell) -> dict[str, str]:
     return chosen | {name: plain_value(value) for name, value in values.items() if name not in NOT_COMPARED}
 
 
-def _differing(options: Mapping[Place, Mapping[str, Mapping[str, str]]], names: Sequence[str]) -> dict:
+def _differing(options: Mapping[CellKey, Mapping[str, Mapping[str, str]]], names: Sequence[str]) -> dict:
     """Cells by option and its values in each group, where they differ."""
-    found: dict[tuple[str, tuple], list[Place]] = defaultdict(list)
-    for place, by_group in options.items():
+    found: dict[tuple[str, tuple], list[CellKey]] = defaultdict(list)
+    for key, by_group in options.items():
         for option in sorted({option for values in by_group.values() for option in values}):
             values = tuple(by_group[name].get(option, _NOT_SET) if name in by_group else None for name in names)
             if len(set(values) - {None}) > 1:
-                found[option, tuple(value or "" for value in values)].append(place)
+                found[option, tuple(value or "" for value in values)].append(key)
     return found
 
 
@@ -279,11 +279,11 @@ def _facts_of(run: Run) -> Iterator[tuple[str, str]]:
 
 def _unshared(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
     """Cells that some groups have and others do not."""
-    by_groups: dict[tuple[str, ...], list[Place]] = defaultdict(list)
+    by_groups: dict[tuple[str, ...], list[CellKey]] = defaultdict(list)
     for row, norm, cells in _all_cells(rows, groups):
         if len(cells) < len(groups):
             by_groups[tuple(cells)].append((row.title, norm))
-    return [f"{' and '.join(names)}: {places_text(places, ())}" for names, places in by_groups.items()]
+    return [f"{' and '.join(names)}: {cells_text(keys, ())}" for names, keys in by_groups.items()]
 
 
 def _missing(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
@@ -314,16 +314,16 @@ def plain_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
 
 
-def places_text(places: Iterable[Place], of: Iterable[Place]) -> str:
+def cells_text(keys: Iterable[CellKey], of: Iterable[CellKey]) -> str:
     """Cells in words, `everywhere` where they are all there are.
 
     Args:
-        places: the cells.
+        keys: the cells.
         of: all cells that there are.
     """
-    if set(places) == set(of):
+    if set(keys) == set(of):
         return "everywhere"
     norms: dict[str, set[str]] = defaultdict(set)
-    for title, norm in places:
+    for title, norm in keys:
         norms[title].add(norm)
     return "; ".join(f"{title}: {', '.join(in_order(found))}" for title, found in sorted(norms.items()))

@@ -10,7 +10,7 @@ from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import Cell, Column
 from utils.report import markdown
-from utils.report.compare_groups import NOT_COMPARED, Group, Place, metric_sentence, places_text, plain_value
+from utils.report.compare_groups import NOT_COMPARED, CellKey, Group, cells_text, metric_sentence, plain_value
 from utils.report.published import PublishedFigure, differences, differences_from_gain, find, gain, values_of
 from utils.report.stats import mean_text, signed
 from utils.report.tables import BASELINE, column_title, in_order, protocol_of
@@ -26,14 +26,14 @@ class Comparison:
     """A cell and what is published of it.
 
     Attributes:
-        place: its column's title and its norm layer.
+        key: its column's title and its norm layer.
         cell: ours.
         values: the options of its runs, with the number of tasks.
         published: the figure of this setting, or else the closest one; None where there is none.
         deviating: options because of which the closest figure is of another setting.
     """
 
-    place: Place
+    key: CellKey
     cell: Cell
     values: Mapping[str, Any]
     published: PublishedFigure | None
@@ -64,17 +64,17 @@ def compare(group: Group, metric: str) -> list[Comparison]:
     ]
 
 
-def _compare(place: Place, cell: Cell, metric: str) -> Comparison:
+def _compare(key: CellKey, cell: Cell, metric: str) -> Comparison:
     values = values_of(_first(cell))
-    exact = find(values, place[1], metric)
+    exact = find(values, key[1], metric)
     if exact is not None:
-        return Comparison(place, cell, values, exact)
+        return Comparison(key, cell, values, exact)
     # What is not named is not compared: the closest figure is one of this dataset and method, and an option is to
     # blame if naming it loses the figure.
     known = {name: values.get(name) for name in ("dataset", "model")}
-    closest = find(known, place[1], metric)
-    deviating = [name for name in values if closest and find({**known, name: values[name]}, place[1], metric) is None]
-    return Comparison(place, cell, values, closest, tuple(deviating))
+    closest = find(known, key[1], metric)
+    deviating = [name for name in values if closest and find({**known, name: values[name]}, key[1], metric) is None]
+    return Comparison(key, cell, values, closest, tuple(deviating))
 
 
 def _first(cell: Cell) -> Run:
@@ -88,7 +88,7 @@ def _caption(metric: str) -> str:
 
 def _row(each: Comparison, metric: str) -> list[str]:
     ours = each.cell.values(SCENARIO, metric)
-    texts = [*each.place, mean_text(ours)]
+    texts = [*each.key, mean_text(ours)]
     if each.published is None or not ours:
         return [*texts, "–", "–"]
     pair = [f"{each.published.value:.2f}", signed(fmean(ours.values()) - each.published.value)]
@@ -104,34 +104,34 @@ def _other_settings(found: Iterable[Comparison]) -> list[str]:
     for each in found:
         if each.deviating and each.published:
             ours = ", ".join(f"{name} {plain_value(each.values[name])}" for name in sorted(each.deviating))
-            lines.append(f"{' '.join(each.place)}: ours: {ours}; published: {each.published.setting}")
+            lines.append(f"{' '.join(each.key)}: ours: {ours}; published: {each.published.setting}")
     return lines
 
 
 def _options(found: Iterable[Comparison]) -> list[str]:
     """Options with another value than in the published runs, and the cells in which they have it."""
     compared = [(each, each.published) for each in found if each.published]
-    places: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
+    cells: dict[tuple[str, str, str], list[CellKey]] = defaultdict(list)
     for each, published in compared:
         for name, (ours, theirs) in differences(published, each.values).items():
-            places[name, plain_value(ours), plain_value(theirs)].append(each.place)
-    everywhere = [each.place for each, _ in compared]
+            cells[name, plain_value(ours), plain_value(theirs)].append(each.key)
+    everywhere = [each.key for each, _ in compared]
     return [
-        f"{name}: {ours}, published {theirs} ({places_text(where, everywhere)})"
-        for (name, ours, theirs), where in sorted(places.items())
+        f"{name}: {ours}, published {theirs} ({cells_text(where, everywhere)})"
+        for (name, ours, theirs), where in sorted(cells.items())
     ]
 
 
 def _typed(found: Iterable[Comparison], axes: Collection[str]) -> list[str]:
     """Options whose values somebody chose, by hand or by a grid."""
-    places: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    cells: dict[tuple[str, str], list[CellKey]] = defaultdict(list)
     everywhere = []
     for each in found:
-        everywhere.append(each.place)
+        everywhere.append(each.key)
         for name in _typed_options(_first(each.cell)):
             if name in each.values and name not in axes:
-                places[name, plain_value(each.values[name])].append(each.place)
-    return [f"{name}: {value} ({places_text(where, everywhere)})" for (name, value), where in sorted(places.items())]
+                cells[name, plain_value(each.values[name])].append(each.key)
+    return [f"{name}: {value} ({cells_text(where, everywhere)})" for (name, value), where in sorted(cells.items())]
 
 
 def _typed_options(run: Run) -> list[str]:
@@ -140,9 +140,9 @@ def _typed_options(run: Run) -> list[str]:
 
 
 def _sources(found: Iterable[Comparison]) -> list[str]:
-    compared = [(each.place, each.published) for each in found if each.published]
+    compared = [(each.key, each.published) for each in found if each.published]
     texts = [f"published: {published.source} ({published.setting})" for _, published in compared]
-    texts += [f"{' '.join(place)}: {published.remark}" for place, published in compared if published.remark]
+    texts += [f"{' '.join(key)}: {published.remark}" for key, published in compared if published.remark]
     return list(dict.fromkeys(texts))
 
 
@@ -172,10 +172,10 @@ def _other_than_gained(norms: Mapping[str, Cell]) -> str:
 
 
 def _unpublished(found: Sequence[Comparison]) -> list[str]:
-    places = [each.place for each in found if each.published is None]
-    if len(places) == len(found):
+    keys = [each.key for each in found if each.published is None]
+    if len(keys) == len(found):
         return ["any of these cells in this metric"]
-    return [places_text(places, ())] if places else []
+    return [cells_text(keys, ())] if keys else []
 
 
 def _missing(group: Group) -> list[str]:

@@ -26,7 +26,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     writer.writerow(["norm", *Column._fields, "tested_on", "scenario", *_CSV_FIGURES, *_CSV_PUBLISHED, "reason"])
     for table in tables:
         reasons = gaps(table)
-        for row, (column, scenario), entry in table.places:
+        for row, (column, scenario), entry in table.entries_in_order:
             named = ["" if value is None else value for value in column.shown]
             figures = [table.metric, *_csv_figures(entry), *_csv_published(entry)]
             reason = reasons.get((row, column), "")

@@ -128,14 +128,14 @@ class Table:
         return max((entry.num_seeds for entry in self.entries.values()), default=0)
 
     @property
-    def places(self) -> Iterator[tuple[str, ScenarioColumn, Entry]]:
+    def entries_in_order(self) -> Iterator[tuple[str, ScenarioColumn, Entry]]:
         """Row, column and entry, column by column."""
         return ((row, column, self.entries[row, column]) for column in self.columns for row in self.rows)
 
     @property
     def cells(self) -> Mapping[tuple[str, Column], Cell | None]:
         """What the figures come from, by row and column: once for all scenarios."""
-        return {(row, column.column): entry.cell for row, column, entry in self.places}
+        return {(row, column.column): entry.cell for row, column, entry in self.entries_in_order}
 
     def row(self, name: str) -> list[Entry]:
         """The entries of a norm layer, in the order of the columns."""

@@ -105,7 +105,7 @@ def _title(table: Table, column: ScenarioColumn) -> str:
 
 def _as_numbers(table: Table) -> list[list[Any]]:
     rows = []
-    for row, column, entry in table.places:
+    for row, column, entry in table.entries_in_order:
         published = entry.published.value if entry.published else None
         numbers = [entry.mean, entry.std, entry.num_seeds, entry.p_holm, published]
         rows.append([row, table.title(column), column.scenario, table.metric, *numbers])

@@ -93,17 +93,17 @@ def _read(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def taking_up(path: Path) -> Iterator[None]:
-    """Context in which a checkpoint's state is restored; one that lacks something is of another version of the suite.
+def restoring(path: Path) -> Iterator[None]:
+    """Context in which a saved state is restored.
 
     Raises:
-        UserError: it is.
+        UserError: the state lacks something, as it is of another version of the suite.
     """
     try:
         yield
     except (KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "in loading state_dict" not in str(error):
-            raise  # such as for want of memory
+            raise  # such as out of memory
         raise UserError(
             f"{path} was written by another version of the suite; resume with that one, or remove it to train this "
             "run from the beginning"

@@ -49,7 +49,7 @@ class Planner(Protocol):
 
 
 class Graph(Protocol):
-    """Work of the device that can be had again, without what the host did to have it done."""
+    """Work of the device that can be repeated without the work of the host that started it."""
 
     def capture(self, work: Callable[[], Losses]) -> None: ...
 
@@ -85,7 +85,7 @@ class Capture:
     Args:
         make_graph: an empty graph; None: steps run as they are.
         is_required: whether it is an error if a step cannot be captured.
-        say: is told otherwise.
+        say: called with a note if a step cannot be captured.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ from utils.inference import evaluating
 from utils.records.record import Record
 from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
-from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
+from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
 from utils.run.diagnosis import NormDiagnosis, note
 from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
@@ -177,7 +177,7 @@ class Training:
         return self.measured
 
     def restore(self) -> None:
-        """Take up the state of the checkpoint, if there is one, and cut off what was written after it.
+        """Restore the state of the checkpoint, if there is one, and remove what was recorded after it.
 
         A damaged one is set aside, and the run starts over.
 
@@ -193,7 +193,7 @@ class Training:
         if state is None:
             record.cut({})
             return
-        with taking_up(record.checkpoint_path):
+        with restoring(record.checkpoint_path):
             if state["device"] != device.type:
                 raise UserError(
                     f"{record.checkpoint_path} was written on {state['device']}: resume with --device "
@@ -316,8 +316,8 @@ class Training:
 
     def _line(self, kind: str) -> dict[str, Any]:
         """The beginning of a line of losses."""
-        place = {name: getattr(self.position, name) for name in ("step", "task", "epoch")}
-        return {"kind": kind} | place | self._stage
+        position = {name: getattr(self.position, name) for name in ("step", "task", "epoch")}
+        return {"kind": kind} | position | self._stage
 
     def _check_losses(self) -> None:
         if not self.meter.is_finite():
@@ -359,8 +359,8 @@ class Training:
         """Write and say the accuracies on the tasks seen; the result is their mean in Class-IL."""
         class_il = [100 * each.correct_class_il / each.total for each in counts]
         task_il = [100 * each.correct_task_il / each.total for each in counts]
-        place = {"kind": kind, "step": self.position.step, "task": self.position.task}
-        self.sinks.write(place | {"class_il": class_il, "task_il": task_il})
+        position = {"kind": kind, "step": self.position.step, "task": self.position.task}
+        self.sinks.write(position | {"class_il": class_il, "task_il": task_il})
         means = [sum(values) / len(values) for values in (class_il, task_il)]
         self.sinks.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
         return means[0]

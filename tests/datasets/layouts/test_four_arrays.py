@@ -123,7 +123,7 @@ WIDE = np.pad(CONTENT["train_x"], ((0, 0), (0, 0), (3, 4), (0, 0)))
 
 
 @pytest.mark.parametrize(
-    ("name", "stored", "expected", "remark"),
+    ("name", "stored", "expected", "conversion"),
     [
         ("train_x", GREY[..., 0], GREY, "train_x.npy is grey and was converted to RGB"),
         ("train_x", GREY[..., :1], GREY, "train_x.npy is grey and was converted to RGB"),
@@ -133,23 +133,23 @@ WIDE = np.pad(CONTENT["train_x"], ((0, 0), (0, 0), (3, 4), (0, 0)))
         ("test_y", CONTENT["test_y"].astype(np.uint8), CONTENT["test_y"], "test_y.npy has labels of type uint8"),
     ],
 )
-def test_other_forms_are_converted_and_a_remark_says_so(tmp_path, name, stored, expected, remark):
+def test_other_forms_are_converted_and_a_note_says_so(tmp_path, name, stored, expected, conversion):
     write_four_arrays(tmp_path / "small", CONTENT | {name: stored})
     arrays = small_dataset().load(tmp_path)
     np.testing.assert_array_equal(getattr(arrays, name), expected)
-    assert [said[: len(remark)] for said in arrays.remarks] == [remark]
-    assert f"; {remark}" in small_dataset().describe(tmp_path)
+    assert [said[: len(conversion)] for said in arrays.conversions] == [conversion]
+    assert f"; {conversion}" in small_dataset().describe(tmp_path)
     write_four_arrays(tmp_path / "converted" / "small", CONTENT | {name: expected})
     converted = small_dataset().load(tmp_path / "converted")
-    assert converted.remarks == ()
+    assert converted.conversions == ()
     assert converted.fingerprint() == arrays.fingerprint()
 
 
-def test_grey_channels_first_of_wide_images_is_said_in_three_remarks(tmp_path):
+def test_grey_channels_first_of_wide_images_is_said_in_three_notes(tmp_path):
     write_four_arrays(tmp_path / "small", CONTENT | {"train_x": WIDE[..., :1].transpose(0, 3, 1, 2)})
     arrays = small_dataset().load(tmp_path)
     np.testing.assert_array_equal(arrays.train_x, GREY)
-    assert len(arrays.remarks) == 3
+    assert len(arrays.conversions) == 3
 
 
 @pytest.mark.parametrize(

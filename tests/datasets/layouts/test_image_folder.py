@@ -153,7 +153,7 @@ def test_test_images_may_be_called_validation_images(folder, tmp_path, name):
     assert arrays.origin["test_x"] == str(folder / name)
 
 
-def test_grey_and_wide_images_are_converted_and_remarks_say_so(folder, tmp_path):
+def test_grey_and_wide_images_are_converted_and_notes_say_so(folder, tmp_path):
     grey = Image.new("L", (32, 32), 77)
     first, second = (sorted((folder / "train" / name).iterdir())[0] for name in "wx")
     grey.save(first)
@@ -163,7 +163,7 @@ def test_grey_and_wide_images_are_converted_and_remarks_say_so(folder, tmp_path)
     arrays = small_dataset().load(tmp_path)
     assert (arrays.train_x[0] == 77).all()
     assert (arrays.train_x[10] == (1, 2, 3)).all()
-    assert arrays.remarks == (
+    assert arrays.conversions == (
         "grey images converted to RGB: 1",
         "images that are not square, cropped to their centre: 1",
     )

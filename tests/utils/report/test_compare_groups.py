@@ -17,7 +17,7 @@ from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.selection import select
 from utils.report import make_comparison
-from utils.report.compare_groups import Group, match_columns, places_text, plain_value, read_groups, to_markdown
+from utils.report.compare_groups import Group, cells_text, match_columns, plain_value, read_groups, to_markdown
 
 RECORDS = Path(__file__).parent / "golden" / "records"
 
@@ -277,8 +277,8 @@ def test_values_are_written_as_one_types_them(value, text):
 
 def test_cells_in_words():
     every = [("d er 5", "BN"), ("d er 5", "GN"), ("d der 5", "BN")]
-    assert places_text(reversed(every), every) == "everywhere"
-    assert places_text([every[1], every[2], every[0]], [*every, ("x", "BN")]) == "d der 5: BN; d er 5: BN, GN"
+    assert cells_text(reversed(every), every) == "everywhere"
+    assert cells_text([every[1], every[2], every[0]], [*every, ("x", "BN")]) == "d der 5: BN; d er 5: BN, GN"
 
 
 # -- The command, from records on the disk to the file ----------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import UserError
-from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint, taking_up
+from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
 
 CPU = torch.device("cpu")
 STATE = {"weights": torch.arange(5000.0), "position": {"task": 1, "begun": True}, "rows": [1, None, 2.5], "none": None}
@@ -108,11 +108,11 @@ def test_a_device_that_fails_damages_no_checkpoint(path, monkeypatch):
 def test_a_state_that_lacks_something_is_of_another_version(path):
     network = torch.nn.Linear(2, 3)
     for take_up in (lambda: {}["best"], lambda: dict(**STATE, **{"none": 1}), lambda: network.load_state_dict({})):
-        with pytest.raises(UserError, match=r"written by another version .* remove it to train"), taking_up(path):
+        with pytest.raises(UserError, match=r"written by another version .* remove it to train"), restoring(path):
             take_up()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), UserError("give --device cuda")])
-def test_what_else_fails_while_a_state_is_taken_up_is_told_as_it_is(path, error):
-    with pytest.raises(type(error), match=str(error)), taking_up(path):
+def test_what_else_fails_while_a_state_is_restored_is_raised_as_it_is(path, error):
+    with pytest.raises(type(error), match=str(error)), restoring(path):
         raise error
