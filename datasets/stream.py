@@ -1,4 +1,4 @@
-"""The stream of tasks: class order, held-out parts, and batches of images, from the run's device or from disk."""
+"""The stream of tasks: class order, held-out parts, and pools of images, on the run's device or on disk."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,15 +35,15 @@ def class_order(rule: str, num_classes: int, seed: int) -> np.ndarray:
     Args:
         rule: `identity`; `online`, which keeps the classes at seed 0 and permutes them at others (Lyu et al., NeurIPS
             2023); `offline` or `seeded`, which shuffles them (Masana et al., FACIL, 2020); `icarl` or `imagenet100`,
-            fixed orders of 100 classes; or the classes in the order in which they come, such as `3,1,0,2`.
+            fixed orders of 100 classes; or a list of the classes in their order, such as `3,1,0,2`.
         num_classes: K.
         seed: of the run.
 
     Returns:
-        [K] int64, the label of class c at place c.
+        [K] int64, the label of class c at index c.
 
     Raises:
-        UserError: an unknown rule, or a list that does not hold each class once.
+        UserError: an unknown rule, or a list that does not name each class once.
     """
     rules = {"identity": _identity, "online": _online, "offline": _offline, "seeded": _offline}
     rules |= {name: partial(_named, name) for name in _NAMED_ORDERS}
@@ -53,7 +53,7 @@ def class_order(rule: str, num_classes: int, seed: int) -> np.ndarray:
         listed = [int(part) for part in rule.split(",")]
     except ValueError:
         raise UserError(
-            f"unknown --class_order {rule!r}; give {', '.join(rules)}, or the classes in their order, such as 3,1,0,2"
+            f"unknown --class_order {rule!r}; give {', '.join(rules)}, or a list of the classes, such as 3,1,0,2"
         ) from None
     return _labels_of(listed, num_classes, "--class_order")
 
@@ -92,16 +92,16 @@ def _labels_of(order: list[int], num_classes: int, where: str) -> np.ndarray:
 
 
 class Stream:
-    """The tasks of a dataset, its images on the device, or on disk if they are too many.
+    """The tasks of a dataset, with its images on the device, or on disk if there are too many.
 
-    Images lie label after label, so that those of a task are contiguous; those of a label keep the order of the data.
+    Images are sorted by label, so that those of a task are contiguous; within a label they keep the order of the data.
 
     Args:
         arrays: the data; they are copied, unless they stay on disk, and may be released afterwards.
         num_tasks: T, into which the classes split evenly.
         label_of_class: [K] int64, from `class_order`.
-        validation: share of each class's training images that is never trained on and replaces the test set; 0: none.
-        held_out: share of the rest that is never trained on and kept apart as the split `validation`; 0: none.
+        validation: fraction of each class's training images that is held out and replaces the test set; 0: none.
+        held_out: fraction of the rest that is held out as the split `validation`; 0: none.
         seed: of the run.
         device: of the images.
 
@@ -112,7 +112,7 @@ class Stream:
         label_of_class: as given.
 
     Raises:
-        UserError: the classes do not split evenly, a class has too few images for a held-out share, or training
+        UserError: the classes do not split evenly, a class has too few images to hold some out, or training
             images cannot replace the test set.
     """
 
@@ -140,7 +140,9 @@ class Stream:
         train, test = (partial(self._part, images, arrays.on_disk) for images in (arrays.train_x, arrays.test_x))
         if validation:
             if arrays.test_apart:
-                raise UserError("--validation tests on training images, which --test_crop leaves as they are: drop one")
+                raise UserError(
+                    "--validation tests on training images, which --test_crop does not change: leave out one of the two"
+                )
             chosen, rows = _parted(rows, train_y, validation, seed, "--validation")
             self._test = train(train_y, chosen)
         else:
@@ -160,7 +162,7 @@ class Stream:
     def order(self, tasks: Sequence[int], epoch: int) -> Tensor:
         """The order in which the training images of some tasks come in an epoch, each once.
 
-        It depends on the run's seed, the tasks and the epoch alone, so that a resumed run goes on where it was.
+        It depends only on the run's seed, the tasks and the epoch, so that a resumed run continues exactly.
 
         Args:
             tasks: their indices.
@@ -185,14 +187,14 @@ class Stream:
         """
         part = {"train": self._train, "validation": self._held_out, "test": self._test}[split]
         if part is None:
-            raise UserError("nothing is held out of the training images: give --val_fraction a share, such as 0.1")
+            raise UserError("nothing is held out of the training images: set --val_fraction, for instance to 0.1")
         pools = [part.of_tasks(run) for run in _neighbours(tasks)]
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
     def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
         """Test images [N, C, H, W] uint8 and labels [N] of a task, or its held-out ones, on the device.
 
-        They are not copied, or else read from disk now.
+        They are not copied; those on disk are read now.
         """
         return self._test.of_tasks(range(task, task + 1)).everything()
 

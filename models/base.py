@@ -73,14 +73,14 @@ class StepPlan:
     Attributes:
         batch: of the stream.
         draws: from memory; None if the method draws while it observes.
-        places: where memory puts the batch, [B] int64; None if it puts nothing there, or decides while it observes.
+        targets: rows of memory's storage that get the batch, [B] int64; None if none, or decided in `observe`.
         context: how the batch is described to the norm layers; None if it is not, or while it is observed.
         table: what they read of it, on the host; None if no layer does.
     """
 
     batch: Draft
     draws: tuple[Draft, ...] | None = None
-    places: Tensor | None = None
+    targets: Tensor | None = None
     context: BatchContext | None = None
     table: Tensor | None = None
 
@@ -96,16 +96,16 @@ class StepPlan:
         values = below("batch", self.batch.values)
         for number, draw in enumerate(self.draws or ()):
             values |= below(f"draw {number}", draw.values)
-        own = {"places": self.places, "table": self.table}
+        own = {"targets": self.targets, "table": self.table}
         return values | {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What a step finds on the device of what was planned."""
+    """The parts of a step's plan that are on the device."""
 
     draws: list[Batch] | None = None
-    places: Tensor | None = None
+    targets: Tensor | None = None
     context: BatchContext | None = None
 
 
@@ -362,7 +362,7 @@ class Method(ABC):
         draws = [draft.make(within(sent, f"draw {number}")) for number, draft in enumerate(plan.draws or ())]
         if plan.context is not None and plan.table is not None:
             plan.context.place(sent["table"])
-        self._given = _Given(None if plan.draws is None else draws, sent.get("places"), plan.context)
+        self._given = _Given(None if plan.draws is None else draws, sent.get("targets"), plan.context)
         try:
             return self.observe(plan.batch.make(within(sent, "batch")))
         finally:
@@ -443,7 +443,7 @@ class MemoryMethod(Method):
         Args:
             batch: of the stream.
             draws: from memory, after the rows of the batch; None if the method draws while it observes.
-            num_current: rows of the forward that are current; None if the norm layers are told nothing.
+            num_current: rows of the forward that are current; None if the batch is not described to the norm layers.
         """
         drawn = None if draws is None else tuple(draws)
         if num_current is None:
@@ -516,7 +516,7 @@ class ReplayMethod(MemoryMethod):
         found = [draw for draw in draws if draw is not None]
         is_joint = bool(found) and self.config.forward == "joint"
         plan = self.plan_with(batch, found, len(batch) if is_joint else None)
-        return replace(plan, places=self.memory.offer(batch.tasks))
+        return replace(plan, targets=self.memory.offer(batch.tasks))
 
     @property
     def replays(self) -> bool:
@@ -552,7 +552,7 @@ class ReplayMethod(MemoryMethod):
 
     def remember(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the current rows to memory, unaugmented, after the step."""
-        if self._given.places is None:
+        if self._given.targets is None:
             self.memory.insert(batch.raw, batch.labels, batch.tasks, **extras)
         else:
-            self.memory.write(self._given.places, raw=batch.raw, labels=batch.labels, **extras)
+            self.memory.write(self._given.targets, raw=batch.raw, labels=batch.labels, **extras)

@@ -177,7 +177,7 @@ class ExemplarMethod(MemoryMethod):
         return self.plan_with(batch, (), self.num_current(batch))
 
     def num_current(self, batch: Batch | Draft) -> int | None:
-        """Rows of a batch that are current, as the norm layers are told; None if they are told nothing."""
+        """Current rows of a batch, as described to the norm layers; None if they get no description."""
         return batch.num_current
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ class GrownHead(nn.Module):
         self.rows_per_class = rows_per_class
         self.sizes: list[int] = []
         self.parts = nn.ModuleList()
-        # Holds nothing, but moves with the head, and so tells where the first outputs belong.
+        # Holds nothing, but moves with the head, and so gives the device of the first outputs.
         self.register_buffer("_place", torch.empty(0), persistent=False)
 
     @property

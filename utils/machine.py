@@ -1,4 +1,4 @@
-"""What kind of machine and of terminal this is, as far as it can be told without torch."""
+"""What kind of machine and of terminal this is, as far as can be determined without torch."""
 
 import functools
 import io
@@ -38,7 +38,7 @@ def discard_output() -> None:
 
 
 def default_threads() -> int:
-    """Threads of a run that is told no number: $OMP_NUM_THREADS, as other programs on the machine heed it, else one.
+    """Threads of a run without --threads: $OMP_NUM_THREADS, which other programs on the machine obey too, else one.
 
     More threads add numbers in another order, so that results differ; and on a shared machine they wait for each other.
 

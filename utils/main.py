@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one configuration; the exit code tells how it ended (`utils/errors.py`)."""
+    """Run one configuration; the exit code says how it ended (`utils/errors.py`)."""
     print_any_text()
     with StopRequest() as stop:
         try:

@@ -1,12 +1,12 @@
 """Which code a run is made of that is not as released: plug-ins, added parts, and parts that were edited.
 
-A part's code is the file it is written in, told by a digest of its syntax tree: comments, blank lines and docstrings
-change nothing. `released.json` beside this file holds the digests of the suite's own parts; after a change of one of
-them, write it again by
+A part's code is the file it is written in, identified by a digest of its syntax tree: comments, blank lines and
+docstrings change nothing. `released.json` beside this file holds the digests of the suite's own parts; after a change
+to one of them, update it with
 
     python -m utils.config.code
 
-and raise `RESULTS_VERSION` (`utils/config/configuration.py`) if the change moves any number.
+and raise `RESULTS_VERSION` (`utils/config/configuration.py`) if the change affects any number.
 """
 
 import ast

@@ -469,7 +469,7 @@ def _name_without_seed(config: Configuration) -> str:
 
 
 def cell_name(config: Configuration) -> str:
-    """What all seeds of a run share, with the typed options that no readable name tells, such as `… kappa=0.4`."""
+    """What all seeds of a run share, with the typed options that readable names lack, such as `… kappa=0.4`."""
     roles = {name: config.options[name].role for name, origin in config.origins.items() if origin == "typed"}
     telling = {name for name, role in roles.items() if role in ("part", "result")} - set(_NAMED)
     values = {name: value for name, value in config.used().items() if name in telling}

@@ -41,7 +41,7 @@ def row_of(values: Mapping[str, Any], axes: Collection[str] = ()) -> str:
 
     Args:
         values: of the run, by name.
-        axes: options whose values are told otherwise, so that none of them makes a variant.
+        axes: options whose values are shown elsewhere, so that none of them makes a variant.
     """
     for name, variant in VARIANTS.items():
         if variant.options.keys() & set(axes):

@@ -32,8 +32,8 @@ _UNFILLED = -1
 class Memory:
     """Slots for images, their labels, tasks and what a method stores beside them.
 
-    The storage is made at the first insertion, which tells the shapes and types. It has a few places more than slots,
-    for rows that are not kept: so every row of a batch is written somewhere, and each batch in the same way.
+    The storage is allocated at the first insertion, which gives the shapes and types. It has a few more rows than
+    slots, for images that are not kept: so every row of a batch is written somewhere, and each batch in the same way.
 
     Args:
         capacity: number of slots.
@@ -60,10 +60,10 @@ class Memory:
         self._augmentation = augmentation
         self._random = random
         self._num_filled = 0
-        self._num_spare = 0  # places for rows that are not kept, as many as the first batch has rows
+        self._num_spare = 0  # rows of the storage for what is not kept, as many as the first batch has
         self._filled = torch.zeros(capacity, dtype=torch.int64)  # filled slots, in the order of their first filling
         self._tasks = torch.full((capacity,), _UNFILLED)
-        self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, by place
+        self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, [capacity + spare, ...]
 
     def __len__(self) -> int:
         """Number of rows that can be drawn."""
@@ -83,8 +83,8 @@ class Memory:
         """
         rows = {"raw": raw, "labels": labels, **extras}
         self._check(rows, len(tasks))
-        places = self.offer(tasks)
-        self.write(send({"places": places}, self._device)["places"], **rows)
+        targets = self.offer(tasks)
+        self.write(send({"targets": targets}, self._device)["targets"], **rows)
 
     def offer(self, tasks: Tensor) -> Tensor:
         """Decide where each of the rows of a batch goes, as if they came one by one, and count them as there.
@@ -93,7 +93,7 @@ class Memory:
             tasks: index of each row's task, [B] int64, on the host.
 
         Returns:
-            The places to write the rows to, [B] int64 on the host.
+            The rows of the storage to write them to, [B] int64 on the host.
 
         Raises:
             ValueError: a task that the memory does not have, or tasks on the device.
@@ -104,24 +104,24 @@ class Memory:
         self.num_seen += len(slots)
         last = {slot: row for row, slot in enumerate(slots) if slot != _DISCARDED}  # of rows on the same slot it stays
         self._num_spare = self._num_spare or len(slots)
-        places = self.capacity + torch.arange(len(slots)) % self._num_spare
+        targets = self.capacity + torch.arange(len(slots)) % self._num_spare
         if last:
             kept, rows = torch.tensor(list(last)), torch.tensor(list(last.values()))
-            places[rows] = kept
+            targets[rows] = kept
             fresh = kept[self._tasks[kept] == _UNFILLED]
             self._filled[self._num_filled : self._num_filled + len(fresh)] = fresh
             self._num_filled += len(fresh)
             self._tasks[kept] = tasks[rows]
-        return places
+        return targets
 
     @torch.no_grad()
-    def write(self, places: Tensor, **rows: Tensor) -> None:
-        """Write the rows of a batch to the places that `offer` gave, [B] int64 on the device; rows as for `insert`."""
-        self._check(rows, len(places))
-        for name, values in rows.items() if len(places) else ():
+    def write(self, targets: Tensor, **rows: Tensor) -> None:
+        """Write the rows of a batch to the `targets` of `offer`, [B] int64 on the device; rows as for `insert`."""
+        self._check(rows, len(targets))
+        for name, values in rows.items() if len(targets) else ():
             if name not in self._rows:
                 self._rows[name] = self._storage(values)
-            self._rows[name].index_copy_(0, places, values)
+            self._rows[name].index_copy_(0, targets, values)
 
     def draw(self, num_rows: int) -> Batch | None:
         """Rows drawn uniformly without replacement, in random order; all of them if there are fewer than `num_rows`.
@@ -133,7 +133,7 @@ class Memory:
         return None if draft is None else draft.batch()
 
     def choose(self, num_rows: int) -> Draft | None:
-        """The same as the host chooses it."""
+        """The host's half of `draw`."""
         if not self._num_filled:
             return None
         self.num_draws += 1
@@ -187,7 +187,7 @@ class Memory:
             raise ValueError(f"rows of different numbers: {lengths}")
 
     def _storage(self, values: Tensor) -> Tensor:
-        """Room for rows like these, in every slot and in the places beside them."""
+        """Storage for rows like these, in every slot and in the spare rows."""
         shape = (self.capacity + self._num_spare, *values.shape[1:])
         return torch.zeros(shape, dtype=values.dtype, device=self._device)
 
@@ -220,7 +220,7 @@ class Ring(Memory):
     ring buffer of Lyu et al. (NeurIPS 2023), but only filled slots are drawn, whatever the lengths of the tasks.
 
     Args:
-        num_tasks: tasks of the stream; slots that remain from the division stay unused.
+        num_tasks: tasks of the stream; slots that remain from the division stay empty.
     """
 
     def __init__(

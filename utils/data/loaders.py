@@ -2,8 +2,8 @@
 
 `Loaders` makes the loader of what a stage trains on (`plan.py`), when the stage begins.
 
-The order of a pass over a pool is drawn from one generator, the augmentation of each batch from its own. So nothing
-has to be kept to go on in the middle of an epoch, and a batch that comes again is augmented as it was.
+The order of a pass over a pool is drawn from one generator, the augmentation of each batch from its own. So
+resuming in the middle of an epoch needs no stored state, and a batch that is repeated is augmented as before.
 """
 
 from abc import ABC, abstractmethod
@@ -58,7 +58,7 @@ class Shuffled(Loader):
         batch_size: rows of a batch.
         augmentation: of the images.
         seed: of the run.
-        purpose: tells these draws from all others of the run, such as task and stage.
+        purpose: distinguishes these draws from all others of the run, such as task and stage.
         drop_last: leave out a last batch that is not full.
 
     Attributes:
@@ -80,20 +80,20 @@ class Shuffled(Loader):
 class Paired(Loader):
     """A fixed number of current rows, then of memory rows, in every batch (Cha et al., CVPR 2023).
 
-    Two shuffled passes run side by side (`plan.pair_up`). A pair of which one part is not full is passed over.
+    Two shuffled passes run side by side (`plan.pair_up`). A pair is skipped if one of its parts is not full.
 
     Args:
         current, memory: the two pools.
         num_current, num_memory: rows of each in a batch.
         augmentation: of the images; drawn for each part.
         seed: of the run.
-        purpose: tells these draws from all others of the run, such as task and stage.
-        cycle: `replay`: a part that begins again gives the same batches, with the same augmented images, until the
-            end of the epoch; `reshuffle`: it is shuffled and augmented anew.
-        drop_last: a part that begins again does so before its last batch if that is not full, so that no pair is lost.
+        purpose: distinguishes these draws from all others of the run, such as task and stage.
+        cycle: `replay`: a part that starts again repeats its batches, with the same augmented images, until the end of
+            the epoch; `reshuffle`: it is shuffled and augmented anew.
+        drop_last: a part that starts again does so before its last batch if that is not full, so that no pair is lost.
 
     Attributes:
-        num_batches: of an epoch, those that are passed over not counted.
+        num_batches: of an epoch, without those that are skipped.
 
     Raises:
         UserError: the cycle is unknown.

@@ -1,6 +1,6 @@
-"""What a stage trains on, described as data, and how many batches that gives.
+"""What a stage trains on, described as data, and how many batches that makes.
 
-Nothing here reads an image: what is trained on what follows from the configuration and the sizes of the stream alone.
+Nothing here reads an image: what each stage trains on follows from the configuration and the stream's sizes alone.
 The check before training, the launcher's count of steps and the loaders (`loaders.py`) all count here.
 """
 
@@ -32,7 +32,7 @@ class StreamSizes:
 
     @classmethod
     def of(cls, stream: "Stream") -> "StreamSizes":
-        """Those of a stream (`datasets/stream.py`), of what it holds out nothing."""
+        """The sizes of a stream (`datasets/stream.py`), without held-out images."""
         tasks = range(stream.num_tasks)
         counts = stream.pool(tasks).labels.bincount(minlength=stream.num_classes)
         return cls(tuple(counts.tolist()), tuple(stream.classes_of_task(task) for task in tasks))
@@ -62,7 +62,7 @@ class Rows:
 
     Attributes:
         tasks: the tasks whose training images are among them.
-        exemplars: how many times those of memory are.
+        exemplars: how many times the exemplars are among them.
         balanced: only as many of the tasks' images, drawn at random, as there are exemplars.
     """
 
@@ -71,7 +71,7 @@ class Rows:
     balanced: bool = False
 
     def count(self, num_images: int, num_exemplars: int) -> int:
-        """How many these are, where so many images are of the tasks, and so many in memory."""
+        """How many rows these are, given the numbers of images of the tasks and of exemplars."""
         current = min(num_images, num_exemplars) if self.balanced else num_images
         return current + self.exemplars * num_exemplars
 
@@ -152,11 +152,11 @@ def part_sizes(batch_size: int, ratio: int) -> tuple[int, int]:
 
 
 def check_ratio(batch_size: int, ratio: int) -> None:
-    """Raise UserError unless the parts of a batch are all of it: a pair of fewer rows would be passed over."""
+    """Raise UserError unless the two parts make up the whole batch."""
     num_current, num_memory = part_sizes(batch_size, ratio)
     if not min(num_current, num_memory):
         raise UserError(
-            f"--batch_size {batch_size} leaves no row for one of the parts at --batch_ratio {ratio}; give at least "
+            f"--batch_size {batch_size} leaves one of the parts without a row at --batch_ratio {ratio}; give at least "
             f"--batch_size {ratio + 1}"
         )
     if num_current + num_memory != batch_size:
@@ -168,7 +168,7 @@ def check_ratio(batch_size: int, ratio: int) -> None:
 
 
 def count_plain(num_rows: int, batch_size: int, drop_last: bool) -> int:
-    """Batches of a pass over so many rows, a last one that is not full included unless it is dropped."""
+    """Batches of a pass over these rows, including an incomplete last one unless it is dropped."""
     return num_rows // batch_size if drop_last else -(-num_rows // batch_size)
 
 
@@ -176,16 +176,16 @@ Turn = tuple[int, int]  # pass over a part, and batch in it
 
 
 def pair_up(num_rows: Sequence[int], sizes: Sequence[int], *, replays: bool, drop_last: bool) -> list[tuple[Turn, ...]]:
-    """What every full pair of an epoch is made of.
+    """The two batches of every full pair of an epoch.
 
-    Two shuffled passes run side by side for as many steps as the longer one has batches; the shorter one begins again
-    whenever it is at its end.
+    Two shuffled passes run side by side for as many steps as the longer one has batches; the shorter one starts again
+    whenever it ends.
 
     Args:
         num_rows: of the current and of the memory part.
         sizes: rows of each in a batch.
-        replays: a part that begins again stays in its first pass.
-        drop_last: a part begins again before its last batch if that is not full.
+        replays: a part that starts again repeats its first pass.
+        drop_last: a part starts again before its last batch if that is not full.
     """
     lengths = [count_plain(number, size, drop_last) for number, size in zip(num_rows, sizes, strict=True)]
     num_full = [number // size for number, size in zip(num_rows, sizes, strict=True)]
@@ -195,7 +195,7 @@ def pair_up(num_rows: Sequence[int], sizes: Sequence[int], *, replays: bool, dro
 
 
 def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> int:
-    """Batches of an epoch, those that are passed over not counted.
+    """Batches of an epoch, without those that are skipped.
 
     Args:
         data: what is trained on.
@@ -203,7 +203,7 @@ def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> i
         batch_size: rows of a batch.
 
     Raises:
-        UserError: there is not one.
+        UserError: there is none.
     """
     if isinstance(data, Pairs):
         sizes = part_sizes(batch_size, data.ratio)
@@ -211,7 +211,7 @@ def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> i
         _check_filled(num_rows[1], sizes[1], f"{sizes[1]} memory rows", data.memory)
         return len(pair_up(num_rows, sizes, replays=data.cycle == "replay", drop_last=data.drop_last))
     if not num_rows[0]:
-        raise UserError("there are no images to train on: give a --dataset that has some")
+        raise UserError("there are no images to train on: choose another --dataset")
     if isinstance(data, TaskStream) or not data.drop_last:
         return count_plain(num_rows[0], batch_size, drop_last=False)
     _check_filled(num_rows[0], batch_size, f"{batch_size} rows", data.rows)
@@ -228,19 +228,19 @@ def _check_filled(num_rows: int, size: int, part: str, rows: Rows) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained on what.
+    """One stage of training on a task.
 
     Attributes:
         data: the images.
         epochs: passes over them.
         lr: learning rate of the first epoch; multiplied by `lr_decay` at every milestone.
-        milestones: epochs, counted from 0, at whose start the learning rate falls.
-        keep: the epoch whose network stays, `last` or the one of the lowest `val_loss`.
+        milestones: epochs, counted from 0, at whose start the learning rate is decayed.
+        keep: the epoch whose weights are kept, `last` or the one with the lowest `val_loss`.
         held_out: tasks on whose held-out images that loss is taken.
-        name: for a method with several stages to know them by.
+        name: by which a method with several stages recognizes them.
         schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
-        trains: False for passes that move no parameter, whose batches are no training steps.
-        chooses_exemplars: whether the exemplars of the task's own classes are chosen before the stage, to be in it.
+        trains: False for passes that change no parameter, whose batches are not training steps.
+        chooses_exemplars: whether exemplars of the task's own classes are chosen before the stage and used in it.
     """
 
     data: DataPlan

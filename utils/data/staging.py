@@ -23,7 +23,7 @@ def send(values: Values, device: torch.device) -> dict[str, Tensor]:
 
 
 class Staging:
-    """Places on the device for values of fixed shapes and types, filled again for every step.
+    """Buffers on the device for values of fixed shapes and types, filled again for every step.
 
     Args:
         values: of the first step, on the host; later ones have the same names, shapes and types.
@@ -51,7 +51,7 @@ class Staging:
         self.sent = _views(on_device, ends, values)
 
     def fill(self, values: Values) -> None:
-        """Put the values of a step in their places; the device gets them in the order of its other work."""
+        """Put the values of a step into the buffers; the device receives them in the order of its other work."""
         copy = self._copies[self._next]
         self._next = (self._next + 1) % len(self._copies)
         if copy.sent is not None:

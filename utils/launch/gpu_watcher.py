@@ -13,17 +13,17 @@ from utils.launch.gpus import Gpu, Hung, Mode, NoAnswer, ask_gputil, ask_mig_dev
 DEVICE_FOLDER = Path("/dev")  # where the driver shows its GPUs as nvidia0, nvidia1, …
 QUERY_TIMEOUT = 15.0  # seconds; `nvidia-smi` may take several where the driver is not kept loaded
 REST_AFTER_HANG = 60.0  # seconds in which an `nvidia-smi` that hung is left alone
-MPS_FOLDER = "/tmp/nvidia-mps"  # where the Multi-Process Service listens unless it is told another place
+MPS_FOLDER = "/tmp/nvidia-mps"  # where the Multi-Process Service listens by default
 
 
 class GpuWatcher:
     """Looks at the GPUs within the caller's `CUDA_VISIBLE_DEVICES`.
 
-    Which GPUs these are is settled by the first look that can tell. A later one finds the same ones in another state,
+    Which GPUs these are is decided by the first look that succeeds. A later one finds the same ones in another state,
     or not at all where one fell off the bus: the others' numbers may change then, their UUIDs do not.
 
     Args:
-        say: is told, once for each cause, what cannot be known.
+        say: called once for each reason why something cannot be determined.
         environment: where `CUDA_VISIBLE_DEVICES` is read.
         timeout: seconds that one question may take.
         clock: seconds, monotonic.
@@ -44,7 +44,7 @@ class GpuWatcher:
         self._clock = clock
         self._said: set[str] = set()
         self._judge = judge
-        self._chosen: list[Gpu] | None = None  # as they were when they were settled
+        self._chosen: list[Gpu] | None = None  # as they were when they were chosen
         self._problems: Mapping[str, str] | None = None
         self._gputil_works = True
         self._rest_until = float("-inf")

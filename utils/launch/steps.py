@@ -67,7 +67,7 @@ class Steps:
 
 @contextmanager
 def _naming(job: "Job") -> Iterator[None]:
-    """A mistake of a run is told with its name, as a plan has many."""
+    """A mistake in a run's options is reported with the run's name, as a plan has many."""
     try:
         yield
     except UserError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.errors import UserError, did_you_mean
 from utils.records.metrics import MAIN_METRIC
 
-# As papers write them; the page, `table.tex` and the plots show them unless told otherwise.
+# As papers write them; the page, `table.tex` and the plots show them by default.
 PUBLISHED_NAMES = {
     **{"seq-cifar10": "Split CIFAR-10", "seq-cifar100": "Split CIFAR-100", "seq-miniimg": "Split Mini-ImageNet"},
     **{"seq-tinyimg": "Split Tiny-ImageNet", "seq-imagenet100": "Split ImageNet-100", "seq-digits": "Split Digits"},
@@ -81,7 +81,7 @@ def printable(text: str) -> str:
 
 
 def file_stem(title: str) -> str:
-    """A title as the name of a file: no two share one, as a digest tells apart what a name cannot hold."""
+    """A title as the name of a file: no two share one, as a digest distinguishes what a file name cannot hold."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
     return _shortened(plain, title, is_whole=plain == title.replace(" ", "-"))
 

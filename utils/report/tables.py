@@ -183,7 +183,7 @@ def _order(value: Any) -> tuple[bool, bool, Any]:
 
 
 def column_title(column: Column, columns: Iterable[Column], names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Dataset, method and buffer; epochs where others have other ones; then what else tells this column apart."""
+    """Dataset, method and buffer; epochs where others have other ones; then what else distinguishes this column."""
     parts = [shown(names, value) for value in column[:3] if value is not None]
     return " ".join([*parts, *further_parts(column, columns)])
 
@@ -304,7 +304,7 @@ class Head:
 
 
 def head_lines(table: Table) -> list[Lines]:
-    """Of each column the dataset, method, buffer, what else tells it apart, and scenario.
+    """Of each column the dataset, method, buffer, what else distinguishes it, and scenario.
 
     All have as many lines; one that would be empty in all columns is left out.
     """

@@ -2,7 +2,7 @@
 
 Cha et al. (CVPR 2023) show the bias of batch normalization by training its layers alone once more, on the data of all
 tasks together: how the accuracy changes is what these layers alone can give back. Beside it, the distance of the
-running statistics from those of the same data tells where they are off.
+running statistics from those of the same data shows where they are off.
 """
 
 import copy
