@@ -1,113 +1,78 @@
-"""Moments and affine maps of rows, where a row is one channel of one sample: its H·W values lie together in memory.
+"""Moments, sums and affine maps of the rows of feature maps [N, C, H, W], a row being one channel of one sample.
 
-Layers that mix statistics of samples differently (SN, BRN, TBBN, AdaB2N) are small tables [N, C] between these two
-operations, which are the only ones to touch the feature maps: once for the moments and once for the map, and as often
-on the way back.
+Layers that mix the statistics of samples in their own way (TBBN, AdaB2N, SN) are mathematics of small tables [N, C]
+between these operations, which are the only ones to touch the maps. They read them as they lie, contiguous or
+channels-last, and what they give lies so too. Tables are at least in float32. Nothing here is known to autograd.
 """
 
-from typing import Any
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from .base import at_least_single
 
-
-def row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every row, at least in float32.
-
-    Args:
-        x: contiguous feature maps [N, C, H, W].
-
-    Returns:
-        Two tables [N, C]. Gradients flow through both, once (no double backward).
-    """
-    return _RowMoments.apply(x)
+_CACHED_VALUES = 2**18  # a megabyte
 
 
-def row_affine(x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
-    """slopes · (x - centers) + offsets, with one value of each table for a row.
-
-    Args:
-        x: contiguous feature maps [N, C, H, W].
-        centers: [N, C], constants near the rows' means, which keep small numbers small.
-        slopes: [N, C].
-        offsets: [N, C].
-
-    Returns:
-        Feature maps of the type of x. Gradients flow through x, slopes and offsets, once (no double backward).
-    """
-    return _RowAffine.apply(x, centers, slopes, offsets)
-
-
-class _RowMoments(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        means, variances = _moments(_as_rows(x))
-        means, variances = means.view(x.shape[:2]), variances.view(x.shape[:2])
-        ctx.save_for_backward(x, means)
+def row_moments(x: Tensor, *, correction: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every row: two tables [N, C]; the variance is divided by the pixels less `correction`."""
+    x = at_least_single(x)
+    if x.is_cuda:
+        variances, means = torch.var_mean(x, (2, 3), correction=correction)
         return means, variances
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_means: Tensor, grad_variances: Tensor) -> Tensor:
-        x, means = ctx.saved_tensors
-        share = 1 / x.shape[2:].numel()
-        return _affine(x, means, grad_variances * (2 * share), grad_means * share)
-
-
-class _RowAffine(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(x, centers, slopes)
-        return _affine(x, centers, slopes, offsets)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:
-        x, centers, slopes = ctx.saved_tensors
-        # Batch normalization in evaluation is the same map, with a "channel" for every row.
-        grad_x, grad_slopes, grad_offsets = torch.ops.aten.native_batch_norm_backward(
-            _as_rows(grad_y.contiguous()),
-            _as_rows(x),
-            slopes.reshape(-1),
-            centers.reshape(-1),
-            centers.new_zeros(centers.numel()),
-            None,
-            None,
-            False,
-            1.0,
-            [ctx.needs_input_grad[0], True, True],
-        )
-        if grad_x is not None:
-            grad_x = grad_x.view(x.shape).to(x.dtype)
-        return grad_x, None, grad_slopes.view(slopes.shape), grad_offsets.view(slopes.shape)
+    # On the CPU var_mean is not vectorised; these three passes are, and take a tenth of its time. The last two go part
+    # by part, so that what lies between them stays in the cache.
+    means = x.mean((2, 3))
+    num_together = max(1, _CACHED_VALUES * len(x) // x.numel()) if x.numel() else 1
+    parts = zip(x.split(num_together), spread(means).split(num_together), strict=True)
+    norms = [torch.linalg.vector_norm(part - center, dim=(2, 3)) for part, center in parts]
+    return means, torch.cat(norms).square_().div_(x.shape[2:].numel() - correction)
 
 
-def _as_rows(x: Tensor) -> Tensor:
-    """[1, N·C, H, W], at least in float32."""
-    return at_least_single(x.view(1, -1, *x.shape[2:]))
+def affine(x: Tensor, slopes: Tensor, offsets: Tensor, *, times: float = 1.0) -> Tensor:
+    """times · slopes · x + offsets, of the type of the tables; these are [N, C], or [C] where samples do not differ."""
+    if x.is_cuda:
+        return torch.addcmul(spread(offsets), x, spread(slopes), value=times)
+    # On the CPU addcmul with two tables is not vectorised.
+    return torch.mul(x, spread(times * slopes)).add_(spread(offsets))
 
 
-def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    values = rows.flatten(2)
-    if values.is_cuda:
-        variances, means = torch.var_mean(values, 2, correction=0)
-        return means, variances
-    # On the CPU var_mean is not vectorised; these three passes are, and take a tenth of its time.
-    means = values.mean(2)
-    deviations = torch.linalg.vector_norm(values - means.unsqueeze(2), dim=2)
-    return means, deviations.square() / values.shape[2]
+def combined(gradient: Tensor, slopes: Tensor, x: Tensor, x_slopes: Tensor, offsets: Tensor) -> Tensor:
+    """slopes · gradient + x_slopes · x + offsets, of the type of the tables, which are [N, C] or [C]."""
+    return affine(x, x_slopes, offsets).addcmul_(gradient, spread(slopes))
 
 
-def _affine(x: Tensor, centers: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
-    rows = _as_rows(x)
-    zeros = centers.new_zeros(centers.numel())
-    # Evaluation with variance 0 and eps 1: nothing is left but the map, in one vectorised pass.
-    mapped = torch.native_batch_norm(
-        rows, slopes.reshape(-1), offsets.reshape(-1), centers.reshape(-1), zeros, False, 0.0, 1.0
-    )[0]
-    # Not a view for autograd, which would forbid what follows the layer to work in place.
-    return torch.ops.aten._unsafe_view(mapped, x.shape).to(x.dtype)
+def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g and Σ g · (x - center) over every row: two tables [N, C], of gradients g [N, C, H, W] and centers [N, C]."""
+    x, gradient = at_least_single(x), at_least_single(gradient)
+    if not x.is_contiguous():
+        return gradient.sum((2, 3)), (gradient * (x - spread(centers))).sum((2, 3))
+    # The sums that batch normalization needs for the gradients of its scale and shift, with a "channel" for every row.
+    _, products, sums = torch.ops.aten.native_batch_norm_backward(
+        _as_channels(gradient.contiguous()),
+        _as_channels(x),
+        None,
+        None,
+        None,
+        centers.reshape(-1),
+        _one(centers.device, centers.dtype).expand(centers.numel()),
+        True,
+        0.0,
+        [False, True, True],
+    )
+    return sums.view(centers.shape), products.view(centers.shape)
+
+
+@cache
+def _one(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.ones(1, device=device, dtype=dtype)
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    return x.view(1, -1, *x.shape[2:])
+
+
+def spread(tables: Tensor) -> Tensor:
+    """[…, C] -> […, C, 1, 1], to go with feature maps."""
+    return tables[..., None, None]

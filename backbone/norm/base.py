@@ -1,6 +1,7 @@
 """What all normalization layers have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -176,6 +177,13 @@ def at_least_single(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def track(running: Tensor, value: Tensor, step: float | Tensor) -> None:
-    """running ← (1 - step) · running + step · value, in place; the step may be a tensor [] on the device."""
-    running.lerp_(value.to(running.dtype), step)
+def track(running: Sequence[Tensor], values: Sequence[Tensor], step: float | Tensor) -> None:
+    """running ← (1 - step) · running + step · value for all of them, in place, in one operation.
+
+    Args:
+        running: tensors of one type.
+        values: of their shapes.
+        step: a number, or a tensor [] on the device.
+    """
+    values = [value.detach().to(running[0].dtype) for value in values]
+    torch._foreach_lerp_(running, values, [step] * len(values) if isinstance(step, Tensor) else step)

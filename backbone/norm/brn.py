@@ -1,10 +1,16 @@
 """Batch renormalization."""
 
-import torch
-from torch import Tensor, nn
+from functools import cache
+from typing import Any
 
-from ._rows import row_affine, row_moments
-from .base import RunningNorm, statistics_of, track
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .base import RunningNorm, at_least_single, statistics_of, track
+from .context import send
 from .registry import NORMS
 
 
@@ -56,42 +62,82 @@ class BRN(RunningNorm):
         return True
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        means, variances = row_moments(x)
-        mean = means.mean(0)
-        std = _sqrt((variances + (means - mean).square()).mean(0)) + self.eps
-        ratio, shift = self._correct(mean.detach(), std.detach())
-        slope = self.scaled(ratio / std)
-        centers = means.detach()
-        offsets = self.shifted(slope * (centers - mean) + self.scaled(shift))
-        track(self.running_mean, mean, self.momentum)
-        track(self.running_std, std, self.momentum)
+        running = self.running_mean, self.running_std
+        limits = correction_limits(self.num_batches_tracked, self.running_std.dtype)
         self.num_batches_tracked.add_(1)
-        return row_affine(x, centers, slope.expand_as(means), offsets)
+        y, mean, std = _Renormalize.apply(x, self.weight, self.bias, running, limits, self.eps)
+        track(running, (mean, std), self.momentum)
+        return y
 
     def normalize_running(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        slope = self.scaled(1 / self.running_std)
-        shape = x.shape[:2]
-        bias = self.shifted(torch.zeros_like(slope))
-        return row_affine(x, self.running_mean.expand(shape), slope.expand(shape), bias.expand(shape))
-
-    def _correct(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d, [C]."""
-        largest_ratio, largest_shift = correction_limits(self.num_batches_tracked.to(self.running_std.dtype))
-        ratio = (std / self.running_std).clamp(1 / largest_ratio, largest_ratio)
-        shift = ((mean - self.running_mean) / self.running_std).clamp(-largest_shift, largest_shift)
-        return ratio, shift
+        variance = self.running_std.square()
+        return F.batch_norm(x, self.running_mean, variance, self.weight, self.bias, False, 0.0, 0.0)
 
 
-def correction_limits(num_forwards: Tensor) -> tuple[Tensor, Tensor]:
-    """r_max and d_max [] after so many training forwards: from 1 to 3 and from 0 to 5, beginning at 5000."""
-    largest_ratio = (num_forwards * (2 / 35000) + 25 / 35).clamp(1, 3)
-    largest_shift = (num_forwards * (5 / 20000) - 25 / 20).clamp(0, 5)
-    return largest_ratio, largest_shift
+class _Renormalize(Function):
+    """y = γ ((x - μ) / σ_r + d) + β with σ_r = σ / r and σ = s + eps, and μ and σ; s is the standard deviation.
+
+    r = σ / R_σ within [1/r_max, r_max], so that σ_r is R_σ within [σ/r_max, σ · r_max]. d = (μ - R_μ) / R_σ within
+    [-d_max, d_max].
+
+    Backward: g is the gradient of y, its products are summed over samples and pixels, n values. dβ = Σ g and
+    dγ = Σ g (x - μ) / σ_r + d Σ g. By ∂s/∂x = (x - μ) / (n s), which is 0 for s = 0,
+    dx = γ / σ_r (g - Σ g / n - (x - μ) Σ g (x - μ) / (n σ s)). That is the backward pass of batch normalization with
+    1/√(σ s) for the inverse standard deviation and γ √(σ s) / σ_r for the scale.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor, Tensor],
+        limits: tuple[Tensor, Tensor, Tensor],
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        running_mean, running_std = running
+        largest_ratio, largest_shift, smallest_shift = limits
+        mean, variance = torch.batch_norm_update_stats(at_least_single(x), None, None, 0.0)
+        deviation = variance.sqrt()
+        std = deviation + eps
+        scale = running_std.clamp(std / largest_ratio, std * largest_ratio)
+        shift = ((mean - running_mean) / running_std).clamp(smallest_shift, largest_shift)
+        ctx.save_for_backward(x, weight, mean, deviation, std, scale, shift)
+        ctx.mark_non_differentiable(mean, std)
+        offset = shift if weight is None else torch.addcmul(bias, weight, shift)
+        y = torch.native_batch_norm(x, weight, offset, mean, scale.square(), False, 0.0, 0.0)[0]
+        return y, mean, std
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_statistics: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, deviation, std, scale, shift = ctx.saved_tensors
+        inverse = (std * deviation).clamp_min_(1e-30).rsqrt_()
+        ratio = inverse * scale
+        effective = ratio.reciprocal() if weight is None else weight / ratio
+        grad_x, products, sums = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, effective, None, None, mean, inverse, True, 0.0, [True, True, True]
+        )
+        grads = (None, None) if weight is None else (torch.addcdiv(shift * sums, products, ratio), sums)
+        return grad_x, *grads, None, None, None
 
 
-def _sqrt(values: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0."""
-    positive = values > 0
-    return torch.where(positive, torch.where(positive, values, 1).sqrt(), 0)
+def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """r_max, d_max and -d_max after so many training forwards: from 1 to 3 and from 0 to 5, beginning at 5000.
+
+    Args:
+        num_forwards: [...] int64.
+        dtype: of the results [...].
+    """
+    slopes, offsets, lowest, highest = _limits(num_forwards.device, dtype)
+    limits = torch.addcmul(offsets, num_forwards[..., None], slopes).clamp(lowest, highest)
+    largest_ratio, largest_shift, smallest_shift = limits.unbind(-1)
+    return largest_ratio, largest_shift, smallest_shift
+
+
+@cache
+def _limits(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Slope, offset, lowest and highest value of r_max, d_max and -d_max."""
+    ratio, shift = (2 / 35000, 25 / 35, 1, 3), (5 / 20000, -25 / 20, 0, 5)
+    return send(torch.tensor([ratio, shift, (-shift[0], -shift[1], -5, 0)], dtype=dtype).t(), device).unbind(0)

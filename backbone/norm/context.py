@@ -22,12 +22,20 @@ class TaskTables:
     """The tasks of a batch on the device of the layers.
 
     Attributes:
-        counts: samples of each task, [task + 1].
-        shares: 1 / (samples of task k) where sample i is of task k, else 0; [N, task + 1].
+        log_counts: logarithm of the samples of each task, [task + 1]; -∞ for a task that is absent.
+        log_present: 0 for a task that has samples, -∞ for one that is absent; [task + 1].
+        members: 1 / (samples of task k) where sample i is of task k, else 0; [N, 2 (task + 1)], every task twice, as it
+            has two logits.
     """
 
-    counts: Tensor
-    shares: Tensor
+    log_counts: Tensor
+    log_present: Tensor
+    members: Tensor
+
+    @classmethod
+    def of(cls, sent: Tensor) -> "TaskTables":
+        """The parts of what `BatchContext.table` gives."""
+        return cls(*sent[0].chunk(2), sent[1:])
 
 
 @dataclass(eq=False)
@@ -67,11 +75,11 @@ class BatchContext:
             raise ValueError("the context does not know the tasks of the samples")
         key = (device, dtype)
         if key not in self._tables:
-            self.place(_send(self.table(dtype), device))
+            self.place(send(self.table(dtype), device))
         return self._tables[key]
 
     def table(self, dtype: torch.dtype) -> Tensor:
-        """What `tables` holds, on the host: counts [1, task + 1] above shares [N, task + 1].
+        """What `tables` holds, on the host: logarithms [1, 2 (task + 1)] above members [N, 2 (task + 1)].
 
         Raises:
             ValueError: the context does not know the tasks of the samples.
@@ -82,7 +90,7 @@ class BatchContext:
 
     def place(self, table: Tensor) -> None:
         """Take a table that lies on a device already; the layers there read it, and what is written to it later."""
-        self._tables[table.device, table.dtype] = TaskTables(counts=table[0], shares=table[1:])
+        self._tables[table.device, table.dtype] = TaskTables.of(table)
 
     def update(self, task_of_sample: Tensor) -> None:
         """Describe another batch of the same shape, in place on every device where the tables lie.
@@ -100,9 +108,9 @@ class BatchContext:
         self._check(task_of_sample)
         self.task_of_sample = task_of_sample
         for (device, dtype), tables in self._tables.items():
-            sent = _send(self.table(dtype), device)
-            tables.counts.copy_(sent[0])
-            tables.shares.copy_(sent[1:])
+            news = TaskTables.of(send(self.table(dtype), device))
+            for name, values in vars(news).items():
+                getattr(tables, name).copy_(values)
 
     def check_num_samples(self, num_samples: int) -> None:
         """Raises ValueError if a batch of this size is not the one described."""
@@ -122,14 +130,14 @@ class BatchContext:
             raise ValueError(f"task_of_sample must lie between 0 and the task being trained, {self.task}")
 
     def _count(self, task_of_sample: Tensor, dtype: torch.dtype) -> Tensor:
-        """Counts [1, task + 1] above shares [N, task + 1], on the host."""
         member = torch.zeros(len(task_of_sample), self.task + 1, dtype=dtype)
         member.scatter_(1, task_of_sample.unsqueeze(1), 1)
-        counts = member.sum(0, keepdim=True)
-        return torch.cat([counts, member / counts.clamp(min=1)])
+        counts = member.sum(0)
+        logarithms = torch.cat([counts, counts.clamp(max=1)]).log()
+        return torch.cat([logarithms[None], (member / counts.clamp(min=1)).repeat(1, 2)])
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
+def send(values: Tensor, device: torch.device) -> Tensor:
     """A copy on the device; from pinned memory, so that nothing waits for the device."""
     if device.type != "cuda":
         return values.to(device)

@@ -1,9 +1,13 @@
 """Switchable normalization."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ._rows import row_affine, row_moments
+from ._rows import affine, combined, row_moments, row_sums
 from .base import Norm, statistics_of, track
 from .registry import NORMS
 
@@ -58,39 +62,83 @@ class SN(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         self.check_map_size(x)
-        x = x.contiguous()
-        num_pixels = x.shape[2:].numel()
-        means, variances = row_moments(x)
-        variances = variances * (num_pixels / (num_pixels - 1))
-        batch = self._batch_statistics(means, variances)
-        mean, variance = self._mix(means, variances, *_mean_of_rows(means, variances, 1), *batch)
-        slopes = self.scaled(torch.rsqrt(variance + self.eps))
-        centers = means.detach()
-        return row_affine(x, centers, slopes, self.shifted(slopes * (centers - mean)))
-
-    def _batch_statistics(self, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every channel, [C]."""
-        if not self.training:
-            return self.running_mean, self.running_var
-        mean, variance = _mean_of_rows(means, variances, 0)
-        track(self.running_mean, mean, 1 - self.decay)
-        track(self.running_var, variance, 1 - self.decay)
-        return mean, variance
-
-    def _mix(self, *statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [N, C], from those of instances, layers and batch in turn."""
-        mean_shares = torch.softmax(self.mean_weight, 0)
-        var_shares = torch.softmax(self.var_weight, 0)
-        mean = sum(share * mean for share, mean in zip(mean_shares, statistics[0::2], strict=True))
-        variance = sum(share * variance for share, variance in zip(var_shares, statistics[1::2], strict=True))
-        return mean, variance
+        running = self.running_mean, self.running_var
+        logits = torch.stack((self.mean_weight, self.var_weight))
+        y, mean, variance = _NormalizeMixed.apply(
+            x, logits, self.weight, self.bias, None if self.training else running, self.eps
+        )
+        if self.training:
+            track(running, (mean, variance), 1 - self.decay)
+        return y
 
 
-def _mean_of_rows(means: Tensor, variances: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the samples (axis 0, [C]) or the channels (axis 1, [N, 1]) of tables [N, C].
+class _NormalizeMixed(Function):
+    """y = γ k (x - μ) + β with k = 1/√(v + eps), and the batch's mean and variance [C].
 
-    The mean of E[x²] minus the square of the mean, in a form without a difference of large numbers.
+    The statistics μ and v, [N, C], are mixtures of those of the instance, m_i and v_i, of the layer and of the batch.
+    The latter are the means of m_i and of v_i + (m_i - mean)² over the channels, or over the samples.
+
+    Backward: g is the gradient of y, its products are summed over the pixels. dβ = Σ_n g, dγ = Σ_n g k (x - μ),
+    dμ = -γ k g and dv = -γ k³ g (x - μ) / 2. A mean over an axis hands on the mean of what comes to it, so that the
+    gradient of an instance's statistic is share_1 · d + share_2 · mean_c d + share_3 · mean_n d; and m_i has
+    2 (m_i - mean) times the last two of v beside. In the end dx = γ k g + dm / HW + 2 dv_i (x - m_i) / (HW - 1).
     """
-    keep = axis == 1
-    mean = means.mean(axis, keepdim=keep)
-    return mean, (variances + (means - mean).square()).mean(axis, keepdim=keep)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        logits: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor, Tensor] | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        instance = torch.stack(row_moments(x, correction=1))  # [2, N, C]
+        spreads, layer = torch.var_mean(instance, 2, correction=0, keepdim=True)
+        if running is None:
+            batch_spreads, batch = torch.var_mean(instance, 1, correction=0, keepdim=True)
+            torch._foreach_add_([layer[1], batch[1]], [spreads[0], batch_spreads[0]])
+        else:
+            layer[1].add_(spreads[0])
+            batch = torch.stack(running)[:, None]
+        shares = torch.softmax(logits, 1)
+        parts = torch.stack((instance, layer.expand_as(instance), batch.expand_as(instance)), 1)
+        mean, variance = (shares[..., None, None] * parts).sum(1).unbind(0)  # [N, C]
+        inverse_std = torch.rsqrt(variance + eps)
+        slopes = inverse_std if weight is None else weight * inverse_std
+        offsets = slopes * -mean if bias is None else torch.addcmul(bias, slopes, mean, value=-1)
+        ctx.save_for_backward(x, shares, parts, layer, batch, mean, inverse_std, slopes)
+        ctx.is_affine, ctx.takes_batch = weight is not None, running is None
+        batch_mean, batch_variance = batch[:, 0].unbind(0)
+        ctx.mark_non_differentiable(batch_mean, batch_variance)
+        return affine(x, slopes, offsets).to(x.dtype), batch_mean, batch_variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_batch: Tensor) -> tuple[Tensor | None, ...]:
+        x, shares, parts, layer, batch, mean, inverse_std, slopes = ctx.saved_tensors
+        num_pixels = x.shape[2:].numel()
+        sums, products = row_sums(gradient, x, mean)
+        grads = torch.stack((sums, products.mul_(inverse_std)))  # [2, N, C]
+        grad_bias, grad_weight = grads.sum(1).unbind(0) if ctx.is_affine else (None, None)
+        grads.mul_(slopes)
+        grads[1].mul_(inverse_std)  # these are -dμ and -2 dv
+        grad_shares = (grads[:, None] * parts).sum((2, 3))
+        grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares, 1, shares.dtype)
+        torch._foreach_mul_(grad_logits.unbind(0), (-1.0, -0.5))
+
+        own, of_layer, of_batch = (shares[..., None, None] * (-1 / num_pixels)).unbind(1)
+        passed = grads.mean(2, keepdim=True) * of_layer
+        passed[0].addcmul_(layer[0], passed[1], value=-1)
+        if ctx.takes_batch:
+            from_batch = grads.mean(1, keepdim=True) * of_batch
+            from_batch[0].addcmul_(batch[0], from_batch[1], value=-1)
+            passed = passed + from_batch
+        means = parts[0, 0]
+        offsets, x_slopes = torch.addcmul(passed, grads, own).unbind(0)  # dm / HW and 2 dv / HW
+        offsets.addcmul_(means, passed[1])
+        x_slopes.mul_(num_pixels / (num_pixels - 1))
+        offsets.addcmul_(x_slopes, means, value=-1)
+        grad_x = combined(gradient, slopes, x, x_slopes, offsets).to(x.dtype)
+        return grad_x, grad_logits, grad_weight, grad_bias, None, None

@@ -1,14 +1,19 @@
 """Task-balanced batch normalization."""
 
 import warnings
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ._rows import row_affine, row_moments
-from .base import track
+from ._mixture import Mixture
+from ._rows import affine, combined, row_moments, row_sums
+from .base import at_least_single, track
 from .context import ContextNorm
 from .registry import NORMS
 
@@ -47,52 +52,93 @@ class TBBN(ContextNorm):
     def normalize_batch(self, x: Tensor) -> Tensor:
         context = self.context_of(x)
         num_current = len(x) if context is None else context.num_current
-        num_groups = num_balanced_groups(num_current, len(x) - num_current, self.task)
-        if num_groups == 1:
-            return self._normalize_as_one(x)
-        return self._normalize_groups(x.contiguous(), num_current, num_groups)
-
-    def _normalize_as_one(self, x: Tensor) -> Tensor:
-        """Batch normalization; its graph keeps copies of the running statistics, which other forwards may move."""
-        statistics = self.running_mean.clone(), self.running_var.clone()
-        y = F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
-        self.running_mean.copy_(statistics[0])
-        self.running_var.copy_(statistics[1])
+        num_memory = len(x) - num_current
+        num_groups = num_balanced_groups(num_current, num_memory, self.task)
         self.num_batches_tracked.add_(1)
+        # As batch normalization, both ways behind autograd's back: no graph that waits for its backward uses them.
+        running = self.running_mean.data, self.running_var.data
+        if num_groups == 1:
+            return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+        groups = _groups(num_current, num_memory, num_groups, x.device, at_least_single(x[:0]).dtype)
+        y, mean, variance = _NormalizeGroups.apply(x, self.weight, self.bias, groups, self.eps)
+        num_values = (num_current // num_groups + num_memory) * x.shape[2:].numel()  # of a group
+        track(running, (mean, variance * (num_values / (num_values - 1))), self.momentum)
         return y
 
-    def _normalize_groups(self, x: Tensor, num_current: int, num_groups: int) -> Tensor:
-        sizes = [num_current, len(x) - num_current]
-        means, variances = row_moments(x)
-        current, memory = means.split(sizes)
-        current = current.unflatten(0, (-1, num_groups))  # sample i is [i // r, i % r]
-        current_variances, memory_variances = variances.split(sizes)
-        num_rows = len(current) + len(memory)  # of a group
 
-        memory_mean = memory.mean(0)
-        memory_variance = (memory_variances + (memory - memory_mean).square()).mean(0)
-        mean = memory_mean + (current - memory_mean).sum(0) / num_rows  # [r, C]
-        squares = (current_variances.view_as(current) + (current - mean).square()).sum(0)
-        squares = squares + len(memory) * (memory_variance + (memory_mean - mean).square())
-        variance = squares / num_rows
-        self._track(mean, variance, num_rows * x.shape[2:].numel())
+class _NormalizeGroups(Function):
+    """y_i = Σ_s U_is [γ k_s (x_i - μ_s) + β] with k_s = 1/√(v_s + eps), and the means over s of μ_s and v_s.
 
-        slope = self.scaled(torch.rsqrt(variance + self.eps))
-        centers = means.detach()
-        current_centers, memory_centers = centers.split(sizes)
-        current_offsets = slope * (current_centers.view_as(current) - mean)
-        memory_slope = slope.mean(0)
-        anchor = memory_mean.detach()
-        memory_offsets = memory_slope * (memory_centers - anchor) + (slope * (anchor - mean)).mean(0)
-        slopes = torch.cat([slope.repeat(len(current), 1), memory_slope.expand_as(memory)])
-        offsets = torch.cat([current_offsets.flatten(0, 1), memory_offsets])
-        return row_affine(x, centers, slopes, self.shifted(offsets))
+    The statistics are μ_s = Σ_i M_si m_i and v_s = Σ_i M_si (v_i + m_i²) - μ_s² of the samples' means m_i and variances
+    v_i over their maps. Means count from that of the first sample, so that v_s is no difference of large numbers.
 
-    def _track(self, mean: Tensor, variance: Tensor, num_values: int) -> None:
-        """Running statistics: averages over the groups, the variance unbiased within each."""
-        self.num_batches_tracked.add_(1)
-        track(self.running_mean, mean.mean(0), self.momentum)
-        track(self.running_var, variance.mean(0) * (num_values / (num_values - 1)), self.momentum)
+    Backward: g is the gradient of y, its products are summed over the pixels. A group gets G_s = Σ_i U_is g_i and
+    K_s = Σ_i U_is g_i (x_i - μ_s); hence dβ = Σ_s G_s, dγ = Σ_s k_s K_s, dμ_s = -γ k_s G_s, dv_s = -γ k_s³ K_s / 2.
+    With ∂μ_s/∂x_i = M_si / HW and ∂v_s/∂x_i = 2 M_si (x_i - μ_s) / HW this gives
+    dx_i = Σ_s U_is γ k_s g_i - Σ_s M_si γ k_s (G_s + k_s² K_s (x_i - μ_s)) / HW.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: "_Groups", eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        means, variances = row_moments(x)  # [N, C]
+        deviations = means - means[0]
+        squares = torch.addcmul(variances, deviations, deviations)
+        statistics = groups.statistics(torch.cat((deviations, squares), 1))
+        mean, variance = statistics.chunk(2, 1)  # [r, C]
+        variance.addcmul_(mean, mean, value=-1)
+        inverse_std = torch.rsqrt(variance + eps)
+        slope = inverse_std if weight is None else weight * inverse_std
+        center = mean + means[0]
+        offset = slope * -center if bias is None else torch.addcmul(bias, slope, center, value=-1)
+        slopes, offsets = groups.outputs(torch.cat((slope, offset), 1)).chunk(2, 1)
+        ctx.save_for_backward(x, means, deviations, mean, center, inverse_std, slope, slopes)
+        ctx.groups, ctx.is_affine = groups, weight is not None
+        averages = statistics.mean(0).chunk(2)
+        averages[0].add_(means[0])
+        ctx.mark_non_differentiable(*averages)
+        return affine(x, slopes, offsets).to(x.dtype), *averages
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: Tensor, *_averages: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        x, means, deviations, mean, center, inverse_std, slope, slopes = ctx.saved_tensors
+        sums, products = row_sums(gradient, x, means)
+        products = torch.addcmul(products, deviations, sums)
+        of_groups = ctx.groups.outputs.transposed(torch.cat((sums, products), 1))
+        of_mean, of_variance = of_groups.chunk(2, 1)  # G and K, then their products with numbers of the group
+        of_variance.addcmul_(mean, of_mean, value=-1).mul_(inverse_std)
+        grad_bias, grad_weight = of_groups.sum(0).chunk(2) if ctx.is_affine else (None, None)
+        slope = slope * (-1 / x.shape[2:].numel())
+        of_variance.mul_(slope).mul_(inverse_std)
+        of_mean.mul_(slope).addcmul_(of_variance, center, value=-1)
+        offsets, x_slopes = ctx.groups.statistics.transposed(of_groups).chunk(2, 1)
+        grad_x = combined(gradient, slopes, x, x_slopes, offsets).to(x.dtype)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What the composition of a batch says of its groups.
+
+    Attributes:
+        statistics: M [r, N], the share of a sample in the statistics of a group.
+        outputs: U [N, r], the share of a group in the output of a sample.
+    """
+
+    statistics: Mixture
+    outputs: Mixture
+
+
+@cache
+def _groups(num_current: int, num_memory: int, num_groups: int, device: torch.device, dtype: torch.dtype) -> _Groups:
+    member = torch.ones(num_groups, num_current + num_memory, dtype=dtype)
+    member[:, :num_current] = torch.eye(num_groups).repeat(1, num_current // num_groups)
+    statistics = member / member.sum(1, keepdim=True)
+    return _Groups(Mixture.of(statistics, device), Mixture.of((member / member.sum(0)).t(), device))
 
 
 @cache

@@ -28,7 +28,7 @@ def statistics_of(layer, x, described):
 def test_step_size_solves_the_recursion(kappa, dtype, tolerance):
     expected = MOMENTUM**kappa
     for number in range(1, 2001):
-        found = step_size(torch.tensor(number, dtype=dtype), kappa, MOMENTUM)
+        found = step_size(torch.tensor(number - 1), kappa, MOMENTUM, dtype)
         assert found.dtype == dtype
         assert abs(found.item() / expected - 1) < tolerance
         expected = expected / (expected + (1 - MOMENTUM) ** kappa)
@@ -36,7 +36,7 @@ def test_step_size_solves_the_recursion(kappa, dtype, tolerance):
 
 @pytest.mark.parametrize("kappa", [0.1, 0.4, 0.7, 1])
 def test_step_size_has_a_limit(kappa):
-    found = step_size(torch.tensor(1e7, dtype=torch.float64), kappa, MOMENTUM).item()
+    found = step_size(torch.tensor(10**7), kappa, MOMENTUM, torch.float64).item()
     assert found == pytest.approx(1 - 0.9**kappa, rel=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_regularizer_is_the_squared_distance_after_the_update():
     expected = (mean - layer.running_mean).square().mean() + (variance - layer.running_var).square().mean()
     found = norm_loss(layer)
     torch.testing.assert_close(found, expected)
-    rest = 1 - step_size(torch.tensor(2.0, dtype=torch.float64), 0.4, MOMENTUM)
+    rest = 1 - step_size(torch.tensor(1), 0.4, MOMENTUM, torch.float64)
     before = (mean - old_mean).square().mean() + (variance - old_variance).square().mean()
     torch.testing.assert_close(found, rest**2 * before)
 
@@ -171,38 +171,48 @@ def test_first_regularizer_is_zero_with_kappa_zero():
     assert norm_loss(layer).item() < 1e-28
 
 
-def test_gradient_of_the_regularizer_takes_the_running_statistics_as_constants():
-    layer, described = make("AdaB2N", channels=3, side=2, dtype=torch.float64), context(2, 4, 2)
+def by_definition(layer, x, described):
+    """Output and regularizer from the formulas, the running statistics being those after the update, as constants."""
+    tasks = described.task_of_sample
+    counts = torch.bincount(tasks, minlength=described.task + 1).to(x.dtype)
+    balanced = counts + layer.task_weight[: described.task + 1].exp()
+    weights = (balanced / balanced.sum() / counts.clamp(min=1))[tasks]
+    if layer.renormalize_absent:
+        weights = weights / weights.sum()
+    weights = weights.view(-1, 1, 1, 1) / x[0, 0].numel()
+    mean = (weights * x).sum((0, 2, 3))
+    variance = (weights * (x - mean.view(1, -1, 1, 1)).square()).sum((0, 2, 3))
+    y = (x - mean.view(1, -1, 1, 1)) / (variance + layer.eps).sqrt().view(1, -1, 1, 1)
+    if layer.weight is not None:
+        y = layer.weight.view(1, -1, 1, 1) * y + layer.bias.view(1, -1, 1, 1)
+    distances = mean - layer.running_mean, variance - layer.running_var
+    return y, sum(distance.square().mean() for distance in distances)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("tasks", [[2] * 6, [2, 2, 2, 0, 0, 1], [0, 1, 2, 2, 0, 2]])
+@pytest.mark.parametrize("shares", [(1, 0), (0, 1), (1, 0.3)])
+def test_closed_form_equals_the_definition(affine, renormalize, tasks, shares):
+    layer, described = double(affine=affine, renormalize_absent=renormalize), BatchContext(2, torch.tensor(tasks), 3)
+    layer(maps(6, dtype=torch.float64, seed=4))
     begin_task(layer, 2)
-    x = maps(6, 3, 2, torch.float64).requires_grad_()
+    inputs = [maps(6, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    weights = maps(6, dtype=torch.float64, seed=8)
     with batch_context(layer, described):
-        layer(x)
-    leaves = [x, layer.task_weight]
-    found = torch.autograd.grad(norm_loss(layer), leaves)
-    running = layer.running_mean.clone(), layer.running_var.clone()
-
-    def distance(x, _task_weight):
-        with batch_context(layer, described):
-            layer(x)
-        layer.running_mean.data.copy_(running[0])
-        layer.running_var.data.copy_(running[1])
-        weights = layer._weights(described, x[:, :, 0, 0])
-        means = x.mean((2, 3))
-        mean = (weights * means).sum(0)
-        variance = (weights[..., None, None] * (x - mean[:, None, None]).square()).mean((2, 3)).sum(0)
-        return (mean - running[0]).square().mean() + (variance - running[1]).square().mean()
-
-    for leaf, gradient in zip(leaves, found, strict=True):
-        for index in range(leaf.numel()):
-            step = torch.zeros_like(leaf).view(-1)
-            step[index] = 1e-5
-            with torch.no_grad():
-                leaf += step.view_as(leaf)
-                above = distance(*leaves)
-                leaf -= 2 * step.view_as(leaf)
-                below = distance(*leaves)
-                leaf += step.view_as(leaf)
-            assert ((above - below) / 2e-5).item() == pytest.approx(gradient.view(-1)[index].item(), rel=1e-5, abs=1e-8)
+        y = layer(inputs[0])
+    regularizer = norm_loss(layer)
+    expected, expected_regularizer = by_definition(layer, inputs[1], described)
+    torch.testing.assert_close((y, regularizer), (expected, expected_regularizer))
+    totals = [
+        shares[0] * (output * weights).sum() + shares[1] * distance
+        for output, distance in ((y, regularizer), (expected, expected_regularizer))
+    ]
+    found, wanted = [
+        torch.autograd.grad(total, [x, *layer.parameters()], allow_unused=True, materialize_grads=True)
+        for total, x in zip(totals, inputs, strict=True)
+    ]
+    torch.testing.assert_close(found, wanted)
 
 
 def test_two_regularizers_before_one_backward():

@@ -178,6 +178,69 @@ def test_memory_layout_does_not_matter(name, layout):
     torch.testing.assert_close(arranged.grad, x.grad, rtol=1e-4, atol=1e-4)
 
 
+class _NoMapIsCopied(TorchDispatchMode):
+    """Fails on operations that only arrange maps of a shape anew."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        result = function(*args, **(kwargs or {}))
+        if name in ("clone", "copy_", "_to_copy", "contiguous"):
+            assert result.numel() < self.shape.numel(), f"{name} copies the maps"
+        return result
+
+
+@everywhere
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_format_is_kept_without_a_copy(name, layout):
+    if (name, layout) == ("LN", torch.channels_last):
+        pytest.skip("PyTorch's own layer normalization has no such kernel")
+    layer, described = make(name), context()
+    begin_task(layer, described.task)
+    x, gradient = (maps(seed=seed).contiguous(memory_format=layout) for seed in (2, 6))
+    x.requires_grad_()
+    with _NoMapIsCopied(x.shape):
+        with batch_context(layer, described):
+            y = layer(x)
+        (grad_x,) = torch.autograd.grad(y, x, gradient)
+    assert y.is_contiguous(memory_format=layout)
+    assert grad_x.is_contiguous(memory_format=layout)
+
+
+@everywhere
+def test_steps_repeat_bit_for_bit(name):
+    results = []
+    for _ in range(2):
+        x = maps().requires_grad_()
+        layer = make(name)
+        y, regularizer, gradients = train_step(layer, x, context())
+        results.append([y, regularizer, x.grad, *gradients.values(), *layer.buffers()])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@everywhere
+def test_input_need_not_have_a_gradient(name):
+    layer, other = layer_and_double(name, affine=True)
+    _, _, expected = train_step(layer, maps().requires_grad_(), context())
+    _, _, found = train_step(other, maps(), context())
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N", "SN", "BRN"])
+def test_second_derivatives_are_refused(name):
+    layer, described = make(name), context()
+    begin_task(layer, described.task)
+    x = maps().requires_grad_()
+    with batch_context(layer, described):
+        y = layer(x)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 @everywhere
 def test_gradients_may_come_in_any_layout(name):
     plain, other = layer_and_double(name)

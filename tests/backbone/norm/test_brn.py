@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from backbone.norm.brn import correction_limits
@@ -5,10 +6,10 @@ from tests.backbone.norm.rig import make, maps
 
 
 def test_limits_grow_with_the_forwards():
-    forwards = torch.tensor([0.0, 5000, 12000, 25000, 40000, 10**7], dtype=torch.float64)
-    ratios, shifts = correction_limits(forwards)
+    ratios, shifts, lowest = correction_limits(torch.tensor([0, 5000, 12000, 25000, 40000, 10**7]), torch.float64)
     torch.testing.assert_close(ratios, torch.tensor([1, 1, 1.4, 15 / 7, 3, 3], dtype=torch.float64))
     torch.testing.assert_close(shifts, torch.tensor([0, 0, 1.75, 5, 5, 5], dtype=torch.float64))
+    assert torch.equal(lowest, -shifts)
 
 
 def test_first_forwards_equal_bn_with_eps_on_the_standard_deviation():
@@ -16,6 +17,31 @@ def test_first_forwards_equal_bn_with_eps_on_the_standard_deviation():
     std = x.var((0, 2, 3), correction=0, keepdim=True).sqrt() + 1e-3
     torch.testing.assert_close(layer(x), (x - x.mean((0, 2, 3), keepdim=True)) / std)
     torch.testing.assert_close(layer.running_std, 1 + 0.01 * (std.flatten() - 1))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_closed_form_equals_the_definition(affine):
+    layer, weights = make("BRN", dtype=torch.float64, affine=affine), maps(dtype=torch.float64, seed=8)
+    layer.num_batches_tracked.fill_(12000)
+    inputs = [maps(dtype=torch.float64).requires_grad_() for _ in range(2)]
+    mean = inputs[0].mean((0, 2, 3), keepdim=True)
+    std = inputs[0].var((0, 2, 3), correction=0, keepdim=True).sqrt() + layer.eps
+    with torch.no_grad():  # below, within and above the limits, in different channels
+        layer.running_std.copy_(std.flatten() * torch.tensor([0.5, 0.6, 0.8, 1, 1.2, 1.3, 1.5, 2], dtype=torch.float64))
+        layer.running_mean.copy_(mean.flatten() + torch.tensor([9, 2, 1, 0, -1, -2, -9, 9.0], dtype=torch.float64))
+        old_mean, old_std = layer.running_mean.view(1, -1, 1, 1).clone(), layer.running_std.view(1, -1, 1, 1).clone()
+        ratio = (std / old_std).clamp(1 / 1.4, 1.4)
+        shift = ((mean - old_mean) / old_std).clamp(-1.75, 1.75)
+    expected = (inputs[0] - mean) / std * ratio + shift
+    if affine:
+        expected = layer.weight.view(1, -1, 1, 1) * expected + layer.bias.view(1, -1, 1, 1)
+    y = layer(inputs[1])
+    torch.testing.assert_close(y, expected)
+    parameters = list(layer.parameters())
+    found = torch.autograd.grad((y * weights).sum(), [inputs[1], *parameters])
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), [inputs[0], *parameters]))
+    torch.testing.assert_close(layer.running_std, (0.99 * old_std + 0.01 * std).detach().flatten())
+    torch.testing.assert_close(layer.running_mean, (0.99 * old_mean + 0.01 * mean).detach().flatten())
 
 
 def test_late_forwards_normalise_as_evaluation_does():

@@ -64,20 +64,26 @@ def test_tables_are_made_once_for_all_layers():
     tables = described.tables(device, dtype)
     assert described.tables(device, dtype) is tables
     assert described.tables(device, torch.float64) is not tables
-    assert tables.counts.tolist() == [2, 2, 8]
-    torch.testing.assert_close(tables.shares.sum(0), torch.ones(3))
-    torch.testing.assert_close(tables.shares[8], torch.tensor([0.5, 0, 0]))
+    assert tables.log_counts.exp().round().tolist() == [2, 2, 8]
+    torch.testing.assert_close(tables.members.sum(0), torch.ones(6))
+    torch.testing.assert_close(tables.members[8], torch.tensor([0.5, 0, 0, 0.5, 0, 0]))
+
+
+def test_absent_tasks_have_no_logit():
+    tables = BatchContext(2, torch.tensor([2, 2, 0]), 2).tables(torch.device("cpu"), torch.float64)
+    assert tables.log_counts.exp().round().tolist() == [1, 0, 2]
+    assert tables.log_present.exp().tolist() == [1, 0, 1]
+    assert (tables.members[:, [1, 4]] == 0).all()
 
 
 def test_update_writes_in_place():
     described, other = context(), torch.tensor([2] * 8 + [1] * 4)
     tables = described.tables(torch.device("cpu"), torch.float32)
-    pointers = tables.counts.data_ptr(), tables.shares.data_ptr()
+    pointers = [values.data_ptr() for values in vars(tables).values()]
     described.update(other)
     expected = BatchContext(2, other, 8).tables(torch.device("cpu"), torch.float32)
-    assert torch.equal(tables.counts, expected.counts)
-    assert torch.equal(tables.shares, expected.shares)
-    assert (tables.counts.data_ptr(), tables.shares.data_ptr()) == pointers
+    assert all(torch.equal(values, vars(expected)[name]) for name, values in vars(tables).items())
+    assert [values.data_ptr() for values in vars(tables).values()] == pointers
     with pytest.raises(ValueError, match="between 0 and"):
         described.update(other + 1)
     with pytest.raises(ValueError, match="as many samples"):

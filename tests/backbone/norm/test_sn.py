@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from backbone.norm import build_norm
-from tests.backbone.norm.rig import maps
+from tests.backbone.norm.rig import make, maps
 
 
 def mixing(*parts):
@@ -43,3 +43,37 @@ def test_running_variance_starts_at_zero_and_moves_slowly():
     variance = spread.mean(0) - x.mean((0, 2, 3)).square()
     torch.testing.assert_close(layer.running_var, variance * (1 - 0.997**2))
     torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)) * (1 - 0.997**2))
+
+
+def by_definition(layer, x):
+    """The layer from its formulas; gives the output."""
+    means, variances = x.mean((2, 3)), x.var((2, 3))
+    seconds = variances + means.square()
+    layer_mean = means.mean(1, keepdim=True)
+    statistics = [(means, variances), (layer_mean, seconds.mean(1, keepdim=True) - layer_mean.square())]
+    if layer.training:
+        statistics.append((means.mean(0), seconds.mean(0) - means.mean(0).square()))
+    else:
+        statistics.append((layer.running_mean, layer.running_var))
+    mean_shares, var_shares = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
+    mean = sum(share * each for share, (each, _) in zip(mean_shares, statistics, strict=True))[..., None, None]
+    variance = sum(share * each for share, (_, each) in zip(var_shares, statistics, strict=True))[..., None, None]
+    y = (x - mean) / (variance + layer.eps).sqrt()
+    return y if layer.weight is None else layer.weight.view(1, -1, 1, 1) * y + layer.bias.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("offset", [0, 50])
+def test_closed_form_equals_the_definition(affine, training, offset):
+    layer = make("SN", dtype=torch.float64, affine=affine)
+    layer(maps(dtype=torch.float64, seed=4))
+    layer.train(training)
+    inputs = [(maps(dtype=torch.float64) + offset).requires_grad_() for _ in range(2)]
+    weights = maps(dtype=torch.float64, seed=8)
+    parameters = list(layer.parameters())
+    expected = by_definition(layer, inputs[0])
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), [inputs[0], *parameters])
+    y = layer(inputs[1])
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad((y * weights).sum(), [inputs[1], *parameters]), expected_gradients)

@@ -1,0 +1,23 @@
+import torch
+
+from backbone.norm._mixture import Mixture
+
+MATRIX = torch.tensor([[0.5, 0, 0.5, 0], [0, 0, 0, 0], [0, 2, -1, 3]], dtype=torch.float64)
+
+
+def random_table(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def test_is_the_product_with_the_matrix_and_with_its_transpose():
+    mixture = Mixture.of(MATRIX, torch.device("cpu"))
+    torch.testing.assert_close(mixture(random_table(4, 5)), MATRIX @ random_table(4, 5))
+    torch.testing.assert_close(mixture.transposed(random_table(3, 5)), MATRIX.t() @ random_table(3, 5))
+
+
+def test_autocast_does_not_round_it():
+    mixture, table = Mixture.of(MATRIX.float(), torch.device("cpu")), random_table(4, 5).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mixture(table), mixture(table.clone()))
+        assert mixture(table).dtype == torch.float32
+        torch.testing.assert_close(mixture(table), (MATRIX @ table.double()).float())
