@@ -119,7 +119,7 @@ GRIDS: dict[str, Grid] = {
         methods=("BN", "GN", "CN", "TBBN", "AdaB2N"),
         axes={"epochs": {OTHERS: (4,)}, "buffer_size": {OTHERS: (500,)}},
         searched=_OF_ADAB2N,
-        fixed=("--nf", "8", "--bs", "32", "--num_groups", "4", "--lr", "0.1", "--milestones", "3", "--lr_decay", "0.1"),
+        fixed=("--preset", "demo", "--num_groups", "4"),
     ),
 }
 DEFAULT_GRID = "adab2n-online"

@@ -49,6 +49,10 @@ def test_demo_tunes_no_layer(plan):
     assert (made.searches, len(made.jobs)) == ((), 2 * 5 * 2)
 
 
+def test_demo_can_have_fewer_epochs_than_its_learning_rate_decay_needs(plan):
+    assert {job.config.epochs for job in plan("demo", epochs=(1,)).jobs} == {1}
+
+
 def test_a_run_of_the_demo_is_one_of_its_grid(plan):
     assert configure(["--preset", "demo"]).identity("") in [job.config.identity("") for job in plan("demo").jobs]
 
