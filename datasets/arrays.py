@@ -27,7 +27,7 @@ NON_SQUARE = Option(
     "crop",
     "images that are not square: crop to the centre, or refuse them",
     choices=("crop", "refuse"),
-    role="place",  # the fingerprint is that of the images after the crop
+    role="runtime",  # the fingerprint is that of the images after the crop
 )
 
 

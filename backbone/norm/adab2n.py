@@ -198,9 +198,9 @@ class _NormalizeWeighted(Function):
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, none, none, False, ctx.eps, [x.is_cuda, True, True]
         )
-        sums = [grad_bias, grad_weight]
-        if weight is not None:
-            sums = torch._foreach_mul(sums, [weight, weight])
+        sums = (
+            (grad_bias, grad_weight) if weight is None else torch._foreach_mul((grad_bias, grad_weight), [weight] * 2)
+        )
         spread_variance = variance + ctx.eps
         std = spread_variance.sqrt()
         grad_mean, grad_variance = torch._foreach_addcdiv(

@@ -185,5 +185,8 @@ def track(running: Sequence[Tensor], values: Sequence[Tensor], step: float | Ten
         values: of their shapes.
         step: a number, or a tensor [] on the device.
     """
-    values = [value.detach().to(running[0].dtype) for value in values]
-    torch._foreach_lerp_(running, values, [step] * len(values) if isinstance(step, Tensor) else step)
+    ends = [value.detach().to(running[0].dtype) for value in values]
+    if isinstance(step, Tensor):
+        torch._foreach_lerp_(list(running), ends, [step] * len(ends))
+    else:
+        torch._foreach_lerp_(list(running), ends, step)

@@ -105,7 +105,7 @@ class _Renormalize(Function):
         shift = ((mean - running_mean) / running_std).clamp(smallest_shift, largest_shift)
         ctx.save_for_backward(x, weight, mean, deviation, std, scale, shift)
         ctx.mark_non_differentiable(mean, std)
-        offset = shift if weight is None else torch.addcmul(bias, weight, shift)
+        offset = shift if weight is None or bias is None else torch.addcmul(bias, weight, shift)
         y = torch.native_batch_norm(x, weight, offset, mean, scale.square(), False, 0.0, 0.0)[0]
         return y, mean, std
 

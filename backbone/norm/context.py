@@ -35,7 +35,8 @@ class TaskTables:
     @classmethod
     def of(cls, sent: Tensor) -> "TaskTables":
         """The parts of what `BatchContext.table` gives."""
-        return cls(*sent[0].chunk(2), sent[1:])
+        log_counts, log_present = sent[0].chunk(2)
+        return cls(log_counts, log_present, sent[1:])
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Role = Literal["part", "result", "measurement", "place", "shorthand"]
+Role = Literal["part", "result", "measurement", "runtime", "shorthand"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Option:
         many: takes one word or more, and may be repeated.
         positional: is typed without its name.
         role: `part`, names a part of the run; `result`, changes what is trained; `measurement`, only what is measured
-            of it; `place`, where and how a run is done, which is no part of its identity; `shorthand`, is gone when
+            of it; `runtime`, where and how a run is done, which is no part of its identity; `shorthand`, is gone when
             other options have got their values by it.
         stands_for: options that get its value, those of them that the run has; it has none of its own.
         meaning: what these options get, by its value, None being nothing; without it, they get the value itself.

@@ -64,7 +64,7 @@ class Registry:
         """Every known name, plug-ins included, without importing a part."""
         return list(dict.fromkeys([*self._modules, *self._parts]))
 
-    def canonical(self, name: str) -> str:
+    def known_name(self, name: str) -> str:
         """The one spelling of a name (`adab²n` is `AdaB2N`). Raises an error, with a suggestion, if it is unknown."""
         known = {_key(candidate): candidate for candidate in self.names()}
         if _key(name) in known:
@@ -75,7 +75,7 @@ class Registry:
 
     def get(self, name: str) -> Any:
         """The part of that name, imported now if it was not before."""
-        name = self.canonical(name)
+        name = self.known_name(name)
         if name not in self._parts:
             importlib.import_module(self._modules[name])
         if name not in self._parts:

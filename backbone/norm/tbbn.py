@@ -95,10 +95,10 @@ class _NormalizeGroups(Function):
         slopes, offsets = groups.outputs(torch.cat((slope, offset), 1)).chunk(2, 1)
         ctx.save_for_backward(x, means, deviations, mean, center, inverse_std, slope, slopes)
         ctx.groups, ctx.is_affine = groups, weight is not None
-        averages = statistics.mean(0).chunk(2)
-        averages[0].add_(means[0])
-        ctx.mark_non_differentiable(*averages)
-        return affine(x, slopes, offsets).to(x.dtype), *averages
+        average_mean, average_variance = statistics.mean(0).chunk(2)
+        average_mean.add_(means[0])
+        ctx.mark_non_differentiable(average_mean, average_variance)
+        return affine(x, slopes, offsets).to(x.dtype), average_mean, average_variance
 
     @staticmethod
     @once_differentiable

@@ -231,7 +231,7 @@ def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         chosen = _preset(chosen["preset"]) | chosen
     for name, registry in SELECTORS.items():
         if name in chosen:
-            chosen[name] = registry.canonical(chosen[name])
+            chosen[name] = registry.known_name(chosen[name])
     if not wants_help:
         for name, registry in (("model", METHODS), ("dataset", DATASETS)):
             if name not in chosen:

@@ -24,7 +24,7 @@ from backbone.norm.options import (
 __all__ = [
     "ABSENT",
     "PART_OPTIONS",
-    "PLACE_OPTIONS",
+    "RUNTIME_OPTIONS",
     "SHARED_OPTIONS",
     "UNREPORTED_OPTIONS",
     "Condition",
@@ -95,7 +95,7 @@ PART_OPTIONS = grouped(
         source="none",
         metavar="FILE",
         many=True,
-        role="place",
+        role="runtime",
     ),
 )
 
@@ -241,7 +241,7 @@ _DATA = grouped(
         source="$CL_DATA_ROOT, else data",
         aliases=("base_path",),
         metavar="DIR",
-        role="place",
+        role="runtime",
     ),
 )
 
@@ -290,7 +290,7 @@ _MACHINE = grouped(
         "replay training steps as CUDA graphs; auto: on a GPU, if the method and norm layer allow it",
         choices=("auto", "on", "off"),
     ),
-    role="place",
+    role="runtime",
 )
 
 
@@ -323,7 +323,7 @@ _OUTPUT = grouped(
     Option("log_every", ranged(int, 1), 50, "steps between logged losses"),
     flag("non_verbose", "print only the results"),
     Option("notes", str, "", "free text, stored in the record", source="none", metavar="TEXT"),
-    role="place",
+    role="runtime",
 )
 
 _TRACKING = grouped(
@@ -334,20 +334,22 @@ _TRACKING = grouped(
         "auto",
         "mode of Weights & Biases; auto: online when logged in, else disabled",
         choices=("auto", "online", "offline", "disabled"),
-        role="place",
+        role="runtime",
     ),
-    sets("nowand", "wandb_mode", "disabled", "the same as --wandb_mode disabled", aliases=("nowandb",), role="place"),
+    sets("nowand", "wandb_mode", "disabled", "the same as --wandb_mode disabled", aliases=("nowandb",), role="runtime"),
     Option(
-        "wandb_entity", str, None, "Weights & Biases entity", source="its own default", role="place", metavar="NAME"
+        "wandb_entity", str, None, "Weights & Biases entity", source="its own default", role="runtime", metavar="NAME"
     ),
-    Option("wandb_project", str, None, "Weights & Biases project", source="the dataset", role="place", metavar="NAME"),
+    Option(
+        "wandb_project", str, None, "Weights & Biases project", source="the dataset", role="runtime", metavar="NAME"
+    ),
     Option(
         "wandb_name",
         str,
         None,
         "name of the run in Weights & Biases",
         source="the record's",
-        role="place",
+        role="runtime",
         metavar="NAME",
     ),
 )
@@ -372,9 +374,9 @@ ABSENT = {
 }
 
 SHARED_OPTIONS = PART_OPTIONS + _TRAINING + _NORM + _DATA + _EVALUATION + _MACHINE + _OUTPUT + _TRACKING
-PLACE_OPTIONS = tuple(option for option in SHARED_OPTIONS if option.role == "place")
+RUNTIME_OPTIONS = tuple(option for option in SHARED_OPTIONS if option.role == "runtime")
 # How a run was asked for and where it was done: what it computed does not depend on these, and reports leave them out.
-UNREPORTED_OPTIONS = frozenset(option.name for option in SHARED_OPTIONS if option.role in ("place", "shorthand"))
+UNREPORTED_OPTIONS = frozenset(option.name for option in SHARED_OPTIONS if option.role in ("runtime", "shorthand"))
 
 
 def role_of(name: str) -> Role:

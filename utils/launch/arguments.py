@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
-from utils.config.options import PLACE_OPTIONS, Option, flag, grouped, ranged
+from utils.config.options import RUNTIME_OPTIONS, Option, flag, grouped, ranged
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
 from utils.config.variants import VARIANTS
 from utils.errors import UserError
@@ -15,7 +15,7 @@ from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
 _BY_PRESET = "set by the preset"
-_OF_RUNS = {option.name: replace(option, group="where") for option in PLACE_OPTIONS}
+_OF_RUNS = {option.name: replace(option, group="where") for option in RUNTIME_OPTIONS}
 RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="folder of the groups")
 DATA_ROOT = _OF_RUNS["data_root"]
 _GROUP = Option("group", str, None, "folder of these runs inside --results_dir", group="where", metavar="NAME")

@@ -334,7 +334,7 @@ def data(words: Sequence[str]) -> int:
     root = data_root(options.data_root)
     known = {name: DATASETS.get(name) for name in DATASETS.names()}
     folders = {dataset.folder: name for name, dataset in known.items() if dataset.folder}
-    chosen = dict.fromkeys(folders.get(name) or DATASETS.canonical(name) for name in options.download or ())
+    chosen = dict.fromkeys(folders.get(name) or DATASETS.known_name(name) for name in options.download or ())
     for name in chosen:
         dataset = known[name]()
         dataset.download(root)

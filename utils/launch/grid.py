@@ -193,7 +193,7 @@ class Expansion:
         grid = self._grid
         for dataset, model, method in itertools.product(grid.datasets, grid.models, grid.methods):
             for parts in self._choices_of_parts():
-                yield from self._cells_of(DATASETS.canonical(dataset), METHODS.canonical(model), method, parts)
+                yield from self._cells_of(DATASETS.known_name(dataset), METHODS.known_name(model), method, parts)
 
     def _choices_of_parts(self) -> Iterator[dict[str, list[str]]]:
         """Every combination of the typed parts, such as backbones: other parts have other options."""
@@ -220,7 +220,7 @@ class Expansion:
         settings = tuple(_products({name: axes[name] for name in axes if name in searched}, followers))
         for chosen in _products({name: axes[name] for name in axes if name not in searched}, followers):
             yield Cell(
-                parts=("--model", model, "--dataset", dataset, "--nl", NORMS.canonical(variant.norm)),
+                parts=("--model", model, "--dataset", dataset, "--nl", NORMS.known_name(variant.norm)),
                 axes=chosen,
                 settings=settings,
                 fixed=tuple(word for name in fixed for word in _option_words(name, fixed[name], followers)),
@@ -360,7 +360,7 @@ def default_group(preset: str, grid: Grid, typed: Words) -> str:
     shared = {spelling: option for option in SHARED_OPTIONS for spelling in option.spellings}
     asked: dict[str, Sequence[str]] = {}
     for name, values in typed.items():
-        if name not in shared or shared[name].role not in ("place", "measurement"):
+        if name not in shared or shared[name].role not in ("runtime", "measurement"):
             asked[shared[name].name if name in shared else name] = values
     for name in grid.typed - {"seeds", "datasets", "models", "methods"}:
         values = grid.axes[name][OTHERS] if name in grid.axes else vars(grid)[name]

@@ -32,7 +32,7 @@ def test_names_are_as_written_where_a_part_is_registered(folder):
     assert by_class.names() == ["My-Thing", "DyT", "A", "B"]
     by_file = Registry("thing", "things", folder, lambda file, part: file)
     assert by_file.names() == ["My-Thing", "plain_name", "A", "B"]
-    assert by_file.canonical("PLAIN-NAME") == "plain_name"
+    assert by_file.known_name("PLAIN-NAME") == "plain_name"
 
 
 def test_registering_a_taken_name_is_refused_whatever_its_case(folder):

@@ -67,9 +67,9 @@ def test_fields_of_some_options_are_changed():
     [
         ("model", "part"),
         ("eval_every", "measurement"),
-        ("notes", "place"),
+        ("notes", "runtime"),
         ("load_best_args", "shorthand"),
-        ("nowand", "place"),
+        ("nowand", "runtime"),
         ("lr", "result"),
         ("of_a_plug_in_that_is_not_loaded", "result"),
     ],

@@ -29,12 +29,12 @@ def test_every_name_leads_to_its_part(kind, name):
 
 @pytest.mark.parametrize("spelling", ["AdaB2N", "adab2n", "AdaB²N", "ADAB²N"])
 def test_spellings_of_one_name(spelling):
-    assert NORMS.canonical(spelling) == "AdaB2N"
+    assert NORMS.known_name(spelling) == "AdaB2N"
 
 
 def test_dashes_and_underscores_are_one():
-    assert DATASETS.canonical("seq_cifar10") == "seq-cifar10"
-    assert METHODS.canonical("er-ace") == "er_ace"
+    assert DATASETS.known_name("seq_cifar10") == "seq-cifar10"
+    assert METHODS.known_name("er-ace") == "er_ace"
 
 
 def test_unknown_name_suggests_the_close_one():
