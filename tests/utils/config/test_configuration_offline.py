@@ -92,7 +92,7 @@ def test_a_batch_without_room_for_both_parts_is_refused_where_there_are_parts(me
     if method == "icarl":  # whose batches are shuffled unions
         assert config(line).batch_size == 3
         line += " --batching ratio"
-    with pytest.raises(UserError, match="--batch_size 3 leaves no row"):
+    with pytest.raises(UserError, match="--batch_size 3 leaves one of the parts without a row"):
         config(line)
 
 
