@@ -72,8 +72,6 @@ class BatchContext:
 
     def tables(self, device: torch.device, dtype: torch.dtype) -> TaskTables:
         """The tasks of the samples on a device; computed on the host and sent there once, not once per layer."""
-        if self.task_of_sample is None:
-            raise ValueError("the context does not know the tasks of the samples")
         key = (device, dtype)
         if key not in self._tables:
             self.place(send(self.table(dtype), device))
@@ -87,7 +85,11 @@ class BatchContext:
         """
         if self.task_of_sample is None:
             raise ValueError("the context does not know the tasks of the samples")
-        return self._count(self.task_of_sample, dtype)
+        member = torch.zeros(len(self.task_of_sample), self.task + 1, dtype=dtype)
+        member.scatter_(1, self.task_of_sample.unsqueeze(1), 1)
+        counts = member.sum(0)
+        logarithms = torch.cat([counts, counts.clamp(max=1)]).log()
+        return torch.cat([logarithms[None], (member / counts.clamp(min=1)).repeat(1, 2)])
 
     def place(self, table: Tensor) -> None:
         """Take a table that lies on a device already; the layers there read it, and what is written to it later."""
@@ -129,13 +131,6 @@ class BatchContext:
             raise ValueError(f"num_current is {self.num_current}, but there are {len(task_of_sample)} samples")
         if len(task_of_sample) and not 0 <= int(task_of_sample.min()) <= int(task_of_sample.max()) <= self.task:
             raise ValueError(f"task_of_sample must lie between 0 and the task being trained, {self.task}")
-
-    def _count(self, task_of_sample: Tensor, dtype: torch.dtype) -> Tensor:
-        member = torch.zeros(len(task_of_sample), self.task + 1, dtype=dtype)
-        member.scatter_(1, task_of_sample.unsqueeze(1), 1)
-        counts = member.sum(0)
-        logarithms = torch.cat([counts, counts.clamp(max=1)]).log()
-        return torch.cat([logarithms[None], (member / counts.clamp(min=1)).repeat(1, 2)])
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

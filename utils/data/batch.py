@@ -4,7 +4,7 @@ A step has two halves. The host's chooses rows and draws what becomes of their i
 on the host. The device's fetches and augments them: a `Batch`, made from those tensors on the device alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -76,10 +76,10 @@ class Draft:
     @property
     def values(self) -> dict[str, Tensor]:
         """Everything that the device needs, by name, on the host."""
-        numbered = {
-            f"{k}/{name}": value for k, fetch in enumerate(self.fetches) for name, value in fetch.values.items()
-        }
-        return numbered | {f"changes/{name}": value for name, value in self.changes.items()}
+        values = below("changes", self.changes)
+        for number, fetch in enumerate(self.fetches):
+            values |= below(str(number), fetch.values)
+        return values
 
     def make(self, sent: Values) -> Batch:
         """The batch, from the values on the device; nothing here waits for it, or looks at the draft's own values."""
@@ -105,6 +105,6 @@ def within(values: Values, name: str) -> dict[str, Tensor]:
     return {key[len(start) :]: value for key, value in values.items() if key.startswith(start)}
 
 
-def below(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(name: str, values: Values) -> dict[str, Tensor]:
     """The values, below a name."""
     return {f"{name}/{key}": value for key, value in values.items()}

@@ -41,11 +41,10 @@ class Staging:
             ends[name] = (start, size)
         self._is_apart = device.type == "cuda"
         on_device = torch.empty(size, dtype=torch.uint8, device=device)
-        number = NUM_AHEAD if self._is_apart else 1
-        on_host = [
-            torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(number if self._is_apart else 0)
-        ]
-        self._copies = [_Copy(buffer, _views(buffer, ends, values)) for buffer in on_host or [on_device]]
+        buffers = [on_device]  # the host writes to the CPU's own memory
+        if self._is_apart:
+            buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(NUM_AHEAD)]
+        self._copies = [_Copy(buffer, _views(buffer, ends, values)) for buffer in buffers]
         self._on_device = on_device
         self._next = 0
         self.sent = _views(on_device, ends, values)

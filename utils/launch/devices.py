@@ -167,10 +167,12 @@ class Devices:
     @property
     def _most(self) -> float:
         """How many runs the cores allow at a time; each keeps `threads` of them busy, on a GPU too."""
-        if self.jobs is not None:
-            return self.jobs
         is_typed = self._runs_per_gpu is not None and CPU not in self._devices
-        return math.inf if is_typed else max(1, available_cores() // self.threads)
+        return math.inf if is_typed and self.jobs is None else self._most_on_cores
+
+    @property
+    def _most_on_cores(self) -> int:
+        return self.jobs or max(1, available_cores() // self.threads)
 
     @property
     def kinds(self) -> set[str]:
@@ -272,8 +274,7 @@ class Devices:
     def _choose_cpu_or_gpus(self, with_gpu: bool) -> None:
         """Decide, after the first look, whether the runs go to the GPUs or to the CPU."""
         if not with_gpu:
-            jobs = self.jobs or max(1, available_cores() // self.threads)
-            self._devices[CPU] = _Device(Gpu(CPU), jobs, by_memory=False)
+            self._devices[CPU] = _Device(Gpu(CPU), self._most_on_cores, by_memory=False)
         if not with_gpu and self._runs_per_gpu is not None:
             self.say("--runs_per_gpu has no effect: there is no GPU; see --jobs")
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from utils.records.collect import Run
 from utils.records.content import RecordedConfig, Result
+from utils.records.selection import select
 from utils.records.state import RunState
+from utils.report.tables import build_table
 
 OFFLINE = {
     "protocol": "offline",
@@ -31,12 +33,26 @@ ONLINE = {
 }
 
 
+HOSTILE = "a|b\n<b> **n** [u](v) `c`"
+
+
 def run(norm, seed, class_il, task_il=None, state="complete", reason="", command=(), folder=None, **values):
     """A run in memory with the given metrics; `values` change those of ONLINE."""
     result = None if class_il is None else Result({"class_il": class_il, "task_il": task_il or class_il})
     named = {**ONLINE, "nl": norm, "seed": seed, **values}
     folder = Path(folder or f"{norm}-{seed}")
     return Run(folder, named, RunState(state), reason, RecordedConfig(named), result, tuple(command))
+
+
+def table_of(*runs, **more):
+    """The table of some runs."""
+    return build_table(select(runs), **more)
+
+
+def published(ours):
+    """A table in which a published figure stands beside ours, in percent."""
+    metrics = {"A_f": ours, "A": [1.0] * 10}
+    return table_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
 
 
 def counts(finals, total=100, learned=90):

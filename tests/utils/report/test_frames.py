@@ -5,23 +5,12 @@ import json
 import pandas
 import pytest
 
-from tests.utils.report.rig import OFFLINE, ONLINE, run, write_record
+from tests.utils.report.rig import HOSTILE, ONLINE, published, run, table_of, write_record
 from utils.records.collect import collect
 from utils.records.selection import select
 from utils.report.captions import notes
 from utils.report.frames import make_frame, to_csv
 from utils.report.tables import build_table
-
-HOSTILE = "a|b\n<b> **n** [u](v) `c`"
-
-
-def table_of(*runs, **more):
-    return build_table(select(runs), **more)
-
-
-def published(ours):
-    metrics = {"A_f": ours, "A": [1.0] * 10}
-    return table_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
 
 
 def write_run(root, seed, value, **environment):

@@ -1,19 +1,6 @@
-from tests.utils.report.rig import OFFLINE, run
-from utils.records.selection import select
+from tests.utils.report.rig import HOSTILE, published, run, table_of
 from utils.report import markdown
 from utils.report.markdown import to_markdown
-from utils.report.tables import build_table
-
-HOSTILE = "a|b\n<b> **n** [u](v) `c`"
-
-
-def table_of(*runs, **more):
-    return build_table(select(runs), **more)
-
-
-def published(ours):
-    metrics = {"A_f": ours, "A": [1.0] * 10}
-    return table_of(run("TBBN", 0, metrics, **OFFLINE), run("LN", 0, metrics, **OFFLINE))
 
 
 def test_names_stay_text():
