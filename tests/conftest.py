@@ -13,6 +13,15 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # first one: with as many test processes as cores they slow each other down threefold.
 torch.set_num_threads(1)
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Every device of this machine in turn, as the default one: layers and losses are the recorded ones on each."""
+    with torch.device(request.param):
+        yield torch.device(request.param)
+
 
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory):

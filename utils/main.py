@@ -254,14 +254,14 @@ def make_capture(config: Configuration, method: Method, device: torch.device, sc
     Raises:
         UserError: they are to be, and cannot.
     """
-    from utils.run.steps import Capture, cuda_graphs
+    from utils.run.steps import Capture, CudaGraphs
 
     reason = method.uncapturable() if device.type == "cuda" else f"--device {device.type} is no GPU"
     if config.cuda_graph == "on" and reason:
         raise UserError(f"--cuda_graph on cannot be: {reason}")
     if config.cuda_graph == "off" or reason:
         return Capture()
-    return cuda_graphs(screen.say, is_required=config.cuda_graph == "on")
+    return Capture(CudaGraphs(), is_required=config.cuda_graph == "on", say=screen.say)
 
 
 def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:

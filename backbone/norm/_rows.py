@@ -49,14 +49,15 @@ def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tens
     if not x.is_contiguous():
         return gradient.sum((2, 3)), (gradient * (x - spread(centers))).sum((2, 3))
     # The sums that batch normalization needs for the gradients of its scale and shift, with a "channel" for every row.
+    ones = _one(centers.device, centers.dtype).expand(centers.numel())
     _, products, sums = torch.ops.aten.native_batch_norm_backward(
         _as_channels(gradient.contiguous()),
         _as_channels(x),
-        None,
+        ones,  # a scale is not used, but the kernels for GPUs take the type of their results from it
         None,
         None,
         centers.reshape(-1),
-        _one(centers.device, centers.dtype).expand(centers.numel()),
+        ones,
         True,
         0.0,
         [False, True, True],

@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -71,7 +70,8 @@ class BRN(RunningNorm):
 
     def normalize_running(self, x: Tensor) -> Tensor:
         variance = self.running_std.square()
-        return F.batch_norm(x, self.running_mean, variance, self.weight, self.bias, False, 0.0, 0.0)
+        # Some versions of F.batch_norm refuse an eps of 0.
+        return torch.native_batch_norm(x, self.weight, self.bias, self.running_mean, variance, False, 0.0, 0.0)[0]
 
 
 class _Renormalize(Function):

@@ -1,4 +1,7 @@
-"""A method on a network that passes its input through, so that the recorded logits are the leaves."""
+"""A method on a network that passes its input through, so that the recorded logits are the leaves.
+
+What is made here lies on the default device, which the fixture `device` sets; the tasks of rows lie on the host.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -84,7 +87,7 @@ def observe(method: Any, labels: np.ndarray, num_current: int | None = None) -> 
 
 
 def leaf(logits: np.ndarray) -> Tensor:
-    return torch.from_numpy(logits).clone().requires_grad_()
+    return torch.tensor(logits).requires_grad_()
 
 
 def rows(images: Tensor, labels: np.ndarray | None = None, task: int = 0, **extras: np.ndarray) -> Batch:
@@ -92,10 +95,10 @@ def rows(images: Tensor, labels: np.ndarray | None = None, task: int = 0, **extr
     size = len(images)
     return Batch(
         images=images,
-        labels=torch.zeros(size, dtype=torch.int64) if labels is None else torch.from_numpy(labels),
+        labels=torch.zeros(size, dtype=torch.int64) if labels is None else torch.tensor(labels),
         raw=torch.zeros(size, 3, 2, 2, dtype=torch.uint8),
-        tasks=torch.full((size,), task),
-        extras={name: torch.from_numpy(value) for name, value in extras.items()},
+        tasks=torch.full((size,), task, device="cpu"),
+        extras={name: torch.tensor(value) for name, value in extras.items()},
     )
 
 
@@ -111,7 +114,7 @@ def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **o
 
 
 def assert_matches(value: Tensor, recorded: np.ndarray) -> None:
-    np.testing.assert_allclose(value.detach().numpy(), recorded, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(value.detach().cpu().numpy(), recorded, rtol=1e-9, atol=1e-11)
 
 
 def assert_gradient(logits: Tensor, recorded: np.ndarray) -> None:

@@ -19,9 +19,10 @@ PUBLISHED = {"afc_lambda": 4.0, "second_epochs": 20, "second_lr": 0.05}
 
 
 def importance_of(case):
-    return [torch.from_numpy(case[f"in_importance.{index}"]) for index in range(4)]
+    return [torch.tensor(case[f"in_importance.{index}"]) for index in range(4)]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ["discrepancy_uniform", "discrepancy_weighted"])
 def test_distance_of_maps_is_the_published_one(name):
     case = CASES[name]
@@ -39,6 +40,7 @@ def test_a_channel_without_activity_has_a_finite_gradient():
     assert maps.grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ["objective_cifar", "objective_imagenet"])
 def test_losses_and_gradients_are_the_published_ones(name):
     case = CASES[name]
@@ -86,12 +88,13 @@ def measuring(backbone, weights, num_classes, task=0, **options):
     return method
 
 
+@pytest.mark.usefixtures("device")
 def test_importance_is_the_published_one():
     case = CASES["importance_from_nca"]
-    method = measuring(OneStage(), torch.from_numpy(case["in_weights"]), 4)
+    method = measuring(OneStage(), torch.tensor(case["in_weights"]), 4)
     method.network.head.eta.data.fill_(case["params"]["scale"])
     for number in range(2):
-        images = torch.from_numpy(case[f"in_stage_b{number}"])
+        images = torch.tensor(case[f"in_stage_b{number}"])
         method.observe(rows(images, case[f"in_labels_b{number}"]))
     assert_matches(method.sums[0], case["out_importance_sum"])
     finish(method)
@@ -99,11 +102,12 @@ def test_importance_is_the_published_one():
     assert method.network.backbone.scale.grad is None
 
 
+@pytest.mark.usefixtures("device")
 def test_importance_adds_up_over_batches_as_published():
     case = CASES["importance_accumulation"]
     method = measuring(OneStage(), torch.ones(8, 6).double(), 4)
     for number in range(3):
-        method.add_importance([torch.from_numpy(case[f"in_grads_b{number}.{index}"]) for index in range(4)])
+        method.add_importance([torch.tensor(case[f"in_grads_b{number}.{index}"]) for index in range(4)])
     for index in range(4):
         assert_matches(method.sums[index], case[f"out_importance_sum.{index}"])
     finish(method)

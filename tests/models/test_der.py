@@ -6,6 +6,7 @@ from tests.models.rig import assert_gradient, assert_matches, leaf, make, rows
 CASES = cases("losses/der.npz", "der_")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 @pytest.mark.parametrize("name", CASES)
 def test_loss_gradients_and_stored_logits_are_the_published_ones(name, forward):

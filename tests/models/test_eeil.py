@@ -13,6 +13,7 @@ def part(case, prefix):
     return [leaf(case[key]) for key in sorted(case) if key.startswith(prefix)]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradients_are_the_published_ones(name):
     case = CASES[name]
@@ -25,10 +26,11 @@ def test_loss_and_gradients_are_the_published_ones(name):
         assert_gradient(head, case[f"grad_head_logits.{index}"])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", KL_CASES)
 def test_divergence_and_its_gradient_are_the_published_ones(name):
     case = KL_CASES[name]
-    logits, before = leaf(case["in_logits"]), FixedNetwork(torch.from_numpy(case["in_old_logits"]))
+    logits, before = leaf(case["in_logits"]), FixedNetwork(torch.tensor(case["in_old_logits"]))
     task, num_new = case["params"]["task"], case["params"]["step"]
     options = {"eeil_distill": "kl", "eeil_skip_newest_head": False}
     method = make_offline("eeil", task, num_new, FixedNetwork(logits), before, **options)
@@ -42,7 +44,7 @@ def test_divergence_leaves_out_the_newest_old_task_on_request():
     case = KL_CASES["kl_per_task_t3_unbalanced"]
     losses = []
     for skips in (True, False):
-        network, teacher = FixedNetwork(leaf(case["in_logits"])), FixedNetwork(torch.from_numpy(case["in_old_logits"]))
+        network, teacher = FixedNetwork(leaf(case["in_logits"])), FixedNetwork(torch.tensor(case["in_old_logits"]))
         options = {"eeil_distill": "kl", "eeil_skip_newest_head": skips}
         losses.append(observe(make_offline("eeil", 3, 3, network, teacher, **options), case["in_labels"]))
     assert losses[0]["ce"] == losses[1]["ce"]

@@ -6,6 +6,7 @@ from tests.models.rig import assert_gradient, assert_matches, leaf, make, rows
 CASES = cases("losses/replay.npz", "er_")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradients_are_the_published_ones(name, forward):

@@ -10,6 +10,7 @@ from utils.config.registry import METHODS
 CASES = cases("losses/er_ace.npz")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradients_are_the_published_ones(name, forward):
@@ -18,7 +19,7 @@ def test_loss_and_gradients_are_the_published_ones(name, forward):
     current, replayed = leaf(case["in_logits"]), leaf(case["in_buffer_logits"])
     method = make("er_ace", [rows(replayed, case["in_buffer_labels"])], forward=forward)
     method.begin_task(task)
-    method.seen[torch.from_numpy(case["in_seen_before"]).long()] = True
+    method.seen[torch.tensor(case["in_seen_before"]).long()] = True
     losses = method.observe(rows(current, case["in_labels"], task))
     assert_matches(losses["loss"], case["out_loss"])
     assert_gradient(current, case["grad_logits"])
@@ -26,12 +27,13 @@ def test_loss_and_gradients_are_the_published_ones(name, forward):
     assert method.seen.nonzero().flatten().tolist() == case["out_seen_after"].tolist()
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name]["params"]["task"] > 0])
 def test_kept_classes_are_the_published_ones(name):
     case = CASES[name]
     present, seen = torch.zeros(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
-    present[torch.from_numpy(case["in_labels"])] = True
-    seen[torch.from_numpy(case["out_seen_after"])] = True
+    present[torch.tensor(case["in_labels"])] = True
+    seen[torch.tensor(case["out_seen_after"])] = True
     np.testing.assert_array_equal(kept_classes(present, seen).numpy(), case["out_kept_classes"])
 
 

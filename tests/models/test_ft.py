@@ -7,6 +7,7 @@ from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf
 CASES = cases("losses/replay.npz", "ft_")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ["ft_exemplars", "ft_first_task"])
 def test_loss_and_gradients_are_the_published_ones(name):
     case = CASES[name]

@@ -28,7 +28,7 @@ def grown(name, *sizes, num_features=8, seed=0, **options):
 
 
 def rows_of_tasks(head, rows):
-    return torch.from_numpy(rows).split([len(part.weight) for part in head.parts])
+    return torch.tensor(rows).split([len(part.weight) for part in head.parts])
 
 
 def place_rows(head, rows):
@@ -42,6 +42,7 @@ def row_gradients(head):
     return torch.cat([part.weight.grad for part in head.parts])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", COSINE)
 @pytest.mark.parametrize("first", [None, 1, 3])
 def test_cosine_head_is_the_published_one(name, first):
@@ -51,17 +52,18 @@ def test_cosine_head_is_the_published_one(name, first):
     head = grown("cosine", *((total,) if first is None else (first, total - first))).double()
     place_rows(head, case["in_weight"])
     with torch.no_grad():
-        head.sigma.copy_(torch.from_numpy(case["in_sigma"]))
+        head.sigma.copy_(torch.tensor(case["in_sigma"]))
     x = leaf(case["in_x"])
     scores = head(x)
     assert_matches(scores, case["out_scaled"])
     assert_matches(head.cosines(x), case["out_cosine"])
-    (scores * torch.from_numpy(case["in_upstream"])).sum().backward()
+    (scores * torch.tensor(case["in_upstream"])).sum().backward()
     assert_matches(x.grad, case["grad_x"])
     assert_matches(row_gradients(head), case["grad_weight"])
     assert_matches(head.sigma.grad, case["grad_sigma"])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", [name for name, case in PROXY.items() if case["params"]["scaling"] == 1])
 def test_proxy_head_is_the_published_one(name):
     case = PROXY[name]
@@ -70,7 +72,7 @@ def test_proxy_head_is_the_published_one(name):
     x = leaf(case["in_x"])
     scores = head(x)
     assert_matches(scores, case["out_logits"])
-    (scores * torch.from_numpy(case["in_upstream"])).sum().backward()
+    (scores * torch.tensor(case["in_upstream"])).sum().backward()
     assert_matches(x.grad, case["grad_x"])
     assert_matches(row_gradients(head), case["grad_weights"])
     assert head.eta.grad is None

@@ -14,6 +14,7 @@ BCE = [name for name in CASES if name.startswith("bce_")]
 FACIL = [name for name in CASES if name.startswith("facil_")]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", BCE)
 def test_loss_and_gradient_are_the_published_ones(name):
     case = CASES[name]
@@ -21,12 +22,13 @@ def test_loss_and_gradient_are_the_published_ones(name):
     num_new = params.get("classes_per_task", params.get("n_new"))
     num_old = params.get("n_old", params.get("task", 0) * num_new)
     logits = leaf(case["in_logits"])
-    teacher = FixedNetwork(torch.from_numpy(case["in_old_logits"])) if num_old else None
+    teacher = FixedNetwork(torch.tensor(case["in_old_logits"])) if num_old else None
     method = make_offline("icarl", num_old // num_new, num_new, FixedNetwork(logits), teacher)
     assert_matches(observe(method, case["in_labels"])["loss"], case["out_loss"])
     assert_gradient(logits, case["grad_logits"])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", FACIL)
 def test_cross_entropy_beside_binary_cross_entropy_is_the_published_one(name):
     case = CASES[name]
@@ -43,7 +45,7 @@ def test_first_task_of_that_form_is_plain_cross_entropy():
     logits, labels = leaf(case["in_head_logits.0"]), case["in_labels"] % 3
     losses = observe(make_offline("icarl", 0, 3, FixedNetwork(logits), None, icarl_loss="ce_bce"), labels)
     assert losses.keys() == {"ce", "loss"}
-    assert_matches(losses["loss"], cross_entropy(logits, torch.from_numpy(labels)).detach().numpy())
+    assert_matches(losses["loss"], cross_entropy(logits, torch.tensor(labels)).detach().numpy())
 
 
 def with_features(exemplars, **options):
@@ -57,10 +59,11 @@ def with_features(exemplars, **options):
     return method
 
 
+@pytest.mark.usefixtures("device")
 def test_means_without_mirror_images_are_the_published_ones():
     case = CASES["nme_no_flip_features"]
     features, labels, queries = (
-        torch.from_numpy(case[f"in_{name}"]) for name in ("exemplar_features", "exemplar_labels", "query_features")
+        torch.tensor(case[f"in_{name}"]) for name in ("exemplar_features", "exemplar_labels", "query_features")
     )
     pairs = torch.stack([features, features.roll(1, dims=1)], dim=2).unsqueeze(2)
     method = with_features([pairs[labels == label] for label in range(4)], icarl_flip=False)
@@ -83,25 +86,27 @@ def means_and_scores(case, epsilon):
     return means, -np.square(distances).sum(axis=2)
 
 
+@pytest.mark.usefixtures("device")
 def test_means_with_features_of_mirror_images_are_the_published_ones():
     """The program adds 10⁻⁸ to norms, and the two others add nothing: with nothing, its means are ours."""
     case = CASES["nme_flip_average_features"]
     recorded, expected = (means_and_scores(case, epsilon) for epsilon in (case["params"]["eps"], 0.0))
     np.testing.assert_allclose(recorded[0], case["out_class_means"], rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(recorded[1], case["out_scores"], rtol=1e-9, atol=1e-11)
-    pairs = torch.stack([torch.from_numpy(case[f"in_features{name}"]) for name in ("", "_flipped")], dim=3)
-    chosen = torch.from_numpy(case["in_exemplar_indices"])
+    pairs = torch.stack([torch.tensor(case[f"in_features{name}"]) for name in ("", "_flipped")], dim=3)
+    chosen = torch.tensor(case["in_exemplar_indices"])
     method = with_features([pairs[label, chosen[label]].unsqueeze(2) for label in range(4)])
-    scores = method.scores(torch.from_numpy(case["in_query_features"])[..., None, None])
+    scores = method.scores(torch.tensor(case["in_query_features"])[..., None, None])
     assert_matches(method.means, expected[0])
     assert_matches(scores, expected[1])
     assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
 
 
+@pytest.mark.usefixtures("device")
 def test_means_and_scores_of_images_are_the_published_ones():
     case = CASES["nme_flip_average_images"]
     projection, exemplars, labels = (
-        torch.from_numpy(case[f"in_{name}"]) for name in ("projection", "exemplars", "exemplar_labels")
+        torch.tensor(case[f"in_{name}"]) for name in ("projection", "exemplars", "exemplar_labels")
     )
     network = FixedNetwork(None)
     network.outputs = lambda images: Outputs(None, images.flatten(1) @ projection, [])
@@ -110,7 +115,7 @@ def test_means_and_scores_of_images_are_the_published_ones():
     method.memory = SimpleNamespace(of_class=lambda label: exemplars[labels == label])
     method.means = torch.stack([method.mean_of(label) for label in range(4)])
     assert_matches(method.means, case["out_class_means"])
-    scores = method.scores(torch.from_numpy(case["in_queries"]))
+    scores = method.scores(torch.tensor(case["in_queries"]))
     assert_matches(scores, case["out_scores"])
     assert scores.argmax(dim=1).tolist() == case["out_predictions"].tolist()
 

@@ -26,8 +26,8 @@ class Cosine(FixedNetwork):
         self.head = CosineHead(features.shape[1]).double()
         for weight in parts:
             self.head.grow(len(weight))
-            self.head.parts[-1].weight = torch.nn.Parameter(torch.from_numpy(weight))
-        self.head.sigma = torch.nn.Parameter(torch.from_numpy(sigma))
+            self.head.parts[-1].weight = torch.nn.Parameter(torch.tensor(weight))
+        self.head.sigma = torch.nn.Parameter(torch.tensor(sigma))
         self.backbone = torch.nn.Module()
         self.backbone.drop_last_relu = lambda stage: None
 
@@ -46,12 +46,13 @@ def options_of(params):
     return options | {"lucir_distill": distilled, "lucir_ranking": params["margin_ranking"]}
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_the_published_ones(name):
     case = CASES[name]
     params, features = case["params"], leaf(case["in_features"])
     network = network_of(case, features)
-    teacher = Cosine(torch.from_numpy(case["in_ref_features"]), [case["in_ref_head_weights"]], case["in_sigma"])
+    teacher = Cosine(torch.tensor(case["in_ref_features"]), [case["in_ref_head_weights"]], case["in_sigma"])
     method = make_offline("lucir", params["task"], params["n_new"], network, teacher, **options_of(params))
     losses = observe(method, case["in_labels"])
     assert ("ranking" in losses) == params["margin_ranking"]
@@ -62,19 +63,21 @@ def test_losses_and_gradients_are_the_published_ones(name):
     assert_gradient(network.head.sigma, case["grad_sigma"])
 
 
+@pytest.mark.usefixtures("device")
 def test_defaults_are_those_of_the_published_runs():
     published = CASES["objective_t3_K2"]["params"]
     config = make_offline("lucir", 1, 3, Cosine(torch.zeros(1, 8), [], torch.ones(1).numpy()), None).config
     assert options_of(published).items() <= vars(config).items()
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ORIGINAL_CASES)
 def test_loss_and_gradients_of_the_first_program(name):
     """Its old class weights have a gradient too, and are kept by a learning rate of 0."""
     case = ORIGINAL_CASES[name]
     params, features = case["params"], leaf(case["in_features"])
     network = network_of(case, features)
-    teacher = FixedNetwork(None, torch.from_numpy(case["in_ref_features"]))
+    teacher = FixedNetwork(None, torch.tensor(case["in_ref_features"]))
     options = {"lucir_margin": params["margin"], "lucir_rivals": params["K"]}
     method = make_offline("lucir", 1, params["n_new"], network, teacher, **options)
     num_old, num_seen = params["n_old"], params["n_old"] + params["n_new"]
@@ -90,8 +93,8 @@ def test_all_new_classes_are_rivals_where_they_are_fewer():
     case = CASES["objective_t2_margin0.2_K3"]
     losses = []
     for num_rivals in (3, 4):
-        network = network_of(case, torch.from_numpy(case["in_features"]))
-        teacher = FixedNetwork(None, torch.from_numpy(case["in_ref_features"]))
+        network = network_of(case, torch.tensor(case["in_features"]))
+        teacher = FixedNetwork(None, torch.tensor(case["in_ref_features"]))
         method = make_offline("lucir", 2, 3, network, teacher, lucir_rivals=num_rivals)
         losses.append(observe(method, case["in_labels"])["ranking"])
     assert losses[0] == losses[1] > 0

@@ -20,6 +20,7 @@ def observed(case, **options):
     return heads, observe(method, case["in_labels"])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradients_are_the_published_ones(name):
     case = CASES[name]

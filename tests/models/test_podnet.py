@@ -43,7 +43,7 @@ class Proxies(FixedNetwork):
 def recorded_network(case):
     features, maps = leaf(case["in_new_features"]), maps_of(case, "new")
     num_seen = case["params"]["n_classes_including_new"]
-    return Proxies(features, maps, torch.from_numpy(case["in_weights"]), num_seen, float(case["in_scale"]))
+    return Proxies(features, maps, torch.tensor(case["in_weights"]), num_seen, float(case["in_scale"]))
 
 
 def step(method, labels):
@@ -52,13 +52,14 @@ def step(method, labels):
     return observe(method, labels)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", named("nca_"))
 def test_classification_loss_is_the_published_one(name):
     case = CASES[name]
     params = case["params"]
     form = "published" if params.get("exclude_pos_denominator", True) else "softmax"
     similarities, scale = leaf(case["in_similarities"]), leaf(case["in_scale"])
-    loss = nca(scale * similarities, torch.from_numpy(case["in_labels"]), form)
+    loss = nca(scale * similarities, torch.tensor(case["in_labels"]), form)
     loss.backward()
     assert_matches(loss, case["out_loss"])
     assert_gradient(similarities, case["grad_similarities"])
@@ -72,12 +73,13 @@ def test_no_row_has_a_loss_that_a_hinge_at_0_would_cut_off(distance):
     assert nca(scores, torch.tensor([1])) >= 0
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", [*named("pod_spatial"), "pod_width", "pod_height", "pod_gap", "pod_channels"])
 def test_distance_of_maps_is_the_published_one(name):
     case = CASES[name]
     params = case["params"]
     maps, taught = maps_of(case, "new"), maps_of(case, "old")
-    weights = torch.from_numpy(case["in_memory_flags"]).double() if params.get("only_old") else None
+    weights = torch.tensor(case["in_memory_flags"]).double() if params.get("only_old") else None
     loss = pod(maps, taught, params.get("collapse_channels", "spatial"), params.get("normalize", True), weights)
     loss.backward()
     assert_matches(loss, case["out_loss"])
@@ -99,21 +101,23 @@ def test_maps_as_they_were_have_no_gradient_that_is_not_finite():
     assert maps.grad.abs().max() == 0
 
 
+@pytest.mark.usefixtures("device")
 def test_distance_of_features_is_the_published_one():
     case = CASES["pod_flat"]
     features = leaf(case["in_new_features"])
-    loss = cosine_distance(features, torch.from_numpy(case["in_old_features"])).mean()
+    loss = cosine_distance(features, torch.tensor(case["in_old_features"])).mean()
     loss.backward()
     assert_matches(loss, case["out_loss"])
     assert_gradient(features, case["grad_new_features"])
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", named("objective_"))
 def test_losses_and_gradients_are_the_published_ones(name):
     case = CASES[name]
     params = case["params"]
     network = recorded_network(case)
-    teacher = FixedNetwork(None, torch.from_numpy(case["in_old_features"]), maps_of(case, "old"))
+    teacher = FixedNetwork(None, torch.tensor(case["in_old_features"]), maps_of(case, "old"))
     task = params["n_classes_including_new"] // params["task_size"] - 1
     weights = {"podnet_lambda_f": params["flat_factor"], "podnet_lambda_c": params["spatial_factor"]}
     method = make_offline("podnet", task, params["task_size"], network, teacher, **PUBLISHED | weights)
@@ -135,10 +139,10 @@ def test_losses_and_gradients_are_the_published_ones(name):
 def test_maps_of_old_classes_only_on_request():
     case = CASES["objective_cifar"]
     network, labels = recorded_network(case), case["in_labels"]
-    teacher = FixedNetwork(None, torch.from_numpy(case["in_old_features"]), maps_of(case, "old"))
+    teacher = FixedNetwork(None, torch.tensor(case["in_old_features"]), maps_of(case, "old"))
     method = make_offline("podnet", 1, 10, network, teacher, **PUBLISHED, podnet_rows="old")
     losses = step(method, labels)
-    is_old = torch.from_numpy(labels < 10)
+    is_old = torch.tensor(labels < 10)
     assert 0 < is_old.sum() < len(labels)
     rows = pod([each[is_old] for each in network.fixed.maps], [each[is_old] for each in teacher.fixed.maps])
     assert_matches(losses["pod"], (3 * 2**0.5 * rows).detach().numpy())
@@ -364,13 +368,13 @@ def test_distances_to_single_proxies_give_every_form_of_the_classifier(name):
     case = CASES[name]
     params = case["params"]
     head = ProxyHead(8, num_proxies=1).double()
-    head.grow(len(case["in_weights"]), torch.from_numpy(case["in_weights"]))
+    head.grow(len(case["in_weights"]), torch.tensor(case["in_weights"]))
     features = leaf(case["in_x"])
     distances = params["scaling"] ** 2 * head(features)
     assert_matches(distances, case["out_raw"])
     grouped = distances.unflatten(1, (-1, params["proxies"]))
     merged = {"softmax": (grouped.softmax(2) * grouped).sum(2), "max": grouped.amax(2)}[params["merging"]]
     assert_matches(merged, case["out_logits"])
-    (merged * torch.from_numpy(case["in_upstream"])).sum().backward()
+    (merged * torch.tensor(case["in_upstream"])).sum().backward()
     assert_gradient(features, case["grad_x"])
     assert_matches(head.parts[0].weight.grad, case["grad_weights"])

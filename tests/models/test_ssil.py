@@ -9,6 +9,7 @@ from utils.errors import UserError
 CASES = cases("losses/ssil.npz")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_the_published_ones(name):
     case = CASES[name]

@@ -6,7 +6,6 @@ the host fills the buffers and replays the graph. Rare kinds, such as a short la
 """
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -62,7 +61,7 @@ class CudaGraph:
     """A CUDA graph.
 
     Args:
-        pool: of memory, shared by the graphs of a stage, of which one at a time is replayed.
+        pool: of memory, shared by the graphs of a run, of which one at a time is replayed.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -111,9 +110,16 @@ class Capture:
         self._say(f"note: steps run without a CUDA graph, as one cannot be captured ({reason})")
 
 
-def cuda_graphs(say: Callable[[str], None], is_required: bool) -> Capture:
-    """CUDA graphs that share their memory."""
-    return Capture(partial(CudaGraph, torch.cuda.graph_pool_handle()), is_required, say)
+class CudaGraphs:
+    """Makes CUDA graphs that share their memory."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._anchor = CudaGraph(self._pool)  # PyTorch gives up a pool with the last graph in it, such as a stage's
+        self._anchor.capture(lambda: {"nothing": torch.zeros(1, device="cuda")})
+
+    def __call__(self) -> CudaGraph:
+        return CudaGraph(self._pool)
 
 
 class Steps:

@@ -19,7 +19,7 @@ BUFFERS = ("running_mean", "running_var", "running_std", "num_batches_tracked", 
 
 
 def assert_close(computed, recorded, dtype, what):
-    computed = computed.detach().numpy()
+    computed = computed.detach().cpu().numpy()
     if recorded.dtype.kind == "i":
         np.testing.assert_array_equal(computed, recorded, err_msg=what)
         return
@@ -41,7 +41,7 @@ def build(meta, file):
     layer = build_norm(meta["layer"], channels, spatial_size=side, **options).to(getattr(torch, meta["dtype"]))
     for name in PARAMETERS + BUFFERS:
         if f"init_{name}" in file:
-            getattr(layer, name).data.copy_(torch.from_numpy(file[f"init_{name}"]))
+            getattr(layer, name).data.copy_(torch.tensor(file[f"init_{name}"]))
         elif name in PARAMETERS:
             assert getattr(layer, name, None) is None, f"{name} is not in the published layer"
     return layer
@@ -50,14 +50,14 @@ def build(meta, file):
 def load_parameters(layer, file, prefix):
     for name in PARAMETERS:
         if f"{prefix}_{name}" in file:
-            getattr(layer, name).data.copy_(torch.from_numpy(file[f"{prefix}_{name}"]))
+            getattr(layer, name).data.copy_(torch.tensor(file[f"{prefix}_{name}"]))
 
 
 def describe(step, file, key):
     """The context of a recorded step, None for a forward without one."""
     if "n_memory" in step:
         num_samples = step["n_current"] + step["n_memory"]
-        tasks = torch.zeros(num_samples, dtype=torch.int64)
+        tasks = torch.zeros(num_samples, dtype=torch.int64, device="cpu")
         return BatchContext(step["task_index"], tasks, step["n_current"])
     if step.get("counts_given"):
         tasks = torch.from_numpy(file[f"{key}_task_of_sample"]).long()
@@ -66,7 +66,7 @@ def describe(step, file, key):
 
 
 def forward(layer, step, file, key):
-    inputs = torch.from_numpy(file[f"{key}_x"]).clone().requires_grad_()
+    inputs = torch.tensor(file[f"{key}_x"]).requires_grad_()
     context = describe(step, file, key)
     if context is None:
         return inputs, layer(inputs)
@@ -92,7 +92,7 @@ def check_step(layer, meta, file, index):
     load_parameters(layer, file, f"{key}_pre")
     inputs, outputs = forward(layer, step, file, key)
     assert_close(outputs, file[f"{key}_y"], dtype, f"{key}_y")
-    task_loss = (outputs * torch.from_numpy(file[f"{key}_g"])).sum()
+    task_loss = (outputs * torch.tensor(file[f"{key}_g"])).sum()
     totals = {"grad": task_loss}
     if f"{key}_loss" in file:
         regularizer = norm_loss(layer)
@@ -106,6 +106,7 @@ def check_step(layer, meta, file, index):
             assert_close(getattr(layer, name), file[f"{key}_post_{name}"], dtype, f"{key}_post_{name}")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", [entry["file"] for entry in INDEX])
 def test_layer_is_the_published_one(name):
     with np.load(GOLDEN / "norm" / name) as stored:
@@ -117,7 +118,7 @@ def test_layer_is_the_published_one(name):
     layer.eval()
     load_parameters(layer, file, "eval")
     before = {key: value.clone() for key, value in layer.state_dict().items()}
-    outputs = layer(torch.from_numpy(file["eval_x"]))
+    outputs = layer(torch.tensor(file["eval_x"]))
     assert_close(outputs, file["eval_y"], meta["dtype"], "eval_y")
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
 

@@ -55,11 +55,20 @@ class CalledAgain:
 def run(small_root, tmp_path, monkeypatch):
     """Starts a run, its steps captured or not; gives its weights and losses."""
 
-    def start(method, norm, capture=None):
-        folder = tmp_path / ("plain" if capture is None else "captured")
+    def start(method, norm, capture=None, more=""):
+        folder = tmp_path / f"{'plain' if capture is None else 'captured'}{more}"
         memory = MEMORY if METHODS.get(method).uses_memory else ()
         memory += ("--adjust_groups",) if norm in ("GN", "CN") else ()
-        words = ["--model", method, "--nl", norm, *LINE.split(), *memory, *OPTIONS.get(method, "").split()]
+        words = [
+            "--model",
+            method,
+            "--nl",
+            norm,
+            *LINE.split(),
+            *memory,
+            *OPTIONS.get(method, "").split(),
+            *more.split(),
+        ]
         with monkeypatch.context() as patch:
             if capture is not None:
                 patch.setattr("utils.main.make_capture", lambda *parts: capture)
@@ -86,6 +95,13 @@ def test_captured_steps_are_those_that_run_as_they_are(run, method, norm):
 @pytest.mark.parametrize(("method", "norm"), PAIRS)
 def test_steps_of_every_method_and_layer_can_be_captured(run, method, norm):
     check(run, method, norm)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("method", "norm"), PAIRS)
+def test_cuda_graphs_hold_the_steps_of_every_method_and_layer(run, method, norm):
+    captured, plain = (run(method, norm, more=f" --device cuda --cuda_graph {word}") for word in ("on", "off"))
+    assert captured == plain
 
 
 @pytest.mark.parametrize("is_required", [False, True])
