@@ -101,7 +101,7 @@ _HOW = grouped(
         "runs_per_gpu",
         str,
         "auto",
-        "runs that share a GPU: as many as its memory allows (auto), or this many",
+        "runs that share a GPU: as many as its memory allows and as are worthwhile (auto), or this many",
         metavar="auto|N",
     ),
     Option(

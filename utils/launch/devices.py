@@ -15,10 +15,13 @@ from functools import partial
 from utils.errors import UserError
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.gpus import Gpu, ask_torch
+from utils.launch.packing import AT_ONCE, Packing
 from utils.machine import available_cores
+from utils.records.progress import Progress
 
 CPU = "cpu"
-MOST_RUNS_PER_GPU = 4  # with `auto`
+MOST_RUNS_PER_GPU = 16  # with `auto`
+UNKNOWN_SHARE = 4  # runs of unknown memory that share a GPU
 MARGIN = 1.1  # of a reservation over the measured peak
 CONTEXT_MEMORY = 600.0  # MB that a process takes on a GPU beside its tensors: CUDA's context and kernels
 LOAD_DELAY = 2.0  # seconds for which the load of a finished run still shows
@@ -50,7 +53,8 @@ class _Device:
     Attributes:
         gpu: its state at the last look.
         limit: how many runs may share it.
-        by_memory: whether its memory decides how many runs it takes, up to the limit.
+        packing: of GPUs of its model, which decides with its memory how many runs it takes, up to the limit; None: the
+            limit alone does.
         reserved: MB reserved for each of our runs, 0 where nothing is known.
         foreign: estimate of the MB that other processes use.
         answers: whether the last look found it.
@@ -59,7 +63,7 @@ class _Device:
 
     gpu: Gpu
     limit: int
-    by_memory: bool
+    packing: Packing | None
     reserved: dict[Slot, float] = field(default_factory=dict)
     foreign: float = 0.0
     answers: bool = True
@@ -73,7 +77,9 @@ class _Device:
     @property
     def most(self) -> int:
         """How many runs it takes at a time: one on a GPU of unknown memory, unless the user gives a number."""
-        return 1 if self.by_memory and self.room is None else self.limit
+        if self.packing is None:
+            return self.limit
+        return 1 if self.room is None else min(self.limit, self.packing.most)
 
     @property
     def is_full(self) -> bool:
@@ -98,11 +104,11 @@ class _Device:
         """MB to reserve for a run with that peak; an equal share if the peak is unknown."""
         if memory_mb is not None:
             return MARGIN * (memory_mb + CONTEXT_MEMORY)
-        return 0.0 if self.room is None else self.room / self.limit
+        return 0.0 if self.room is None else self.room / min(self.limit, UNKNOWN_SHARE)
 
     def fits(self, memory_mb: float | None, room: float | None, most: float | None) -> bool:
         """Whether a run with that peak fits beside ours into `room` MB; it is never asked for more than `most` MB."""
-        if not self.by_memory or room is None or most is None:
+        if self.packing is None or room is None or most is None:
             return True
         needed = min(self.reservation(memory_mb), most)
         return sum(self.reserved.values()) + needed <= room + 1.0  # MB, for the rounding of shares
@@ -122,8 +128,8 @@ class Devices:
 
     Attributes:
         usage_threshold: fraction of memory and load below which a GPU is idle, above 0, at most 1.
-        runs_per_gpu: `auto`, as many as the memory allows, at most `MOST_RUNS_PER_GPU`; or a number, which is used as
-            given.
+        runs_per_gpu: `auto`, as many as the memory allows and as make the runs end faster in all, at most
+            `MOST_RUNS_PER_GPU`; or a number, which is used as given.
         jobs: runs at a time in all; None: one for each `threads` cores, unless `runs_per_gpu` is a number.
         threads: CPU threads of one run.
         waitsecs: seconds before the GPUs are looked at again, unless a run ends.
@@ -156,6 +162,7 @@ class Devices:
         self._runs_per_gpu = _read_runs_per_gpu(self.runs_per_gpu)
         self._look = self.look or GpuWatcher(self.say, judge=partial(ask_torch, self.interpreter)).look
         self._devices: dict[str, _Device] = {}
+        self._packings: dict[str | None, Packing] = {}  # by the model of the GPU
         self._look_again_at = float("-inf")
 
     @property
@@ -190,10 +197,10 @@ class Devices:
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
         most = max(device.most for device in self._devices.values())
         number = _counted(self._runs_per_gpu or most, "run")
-        up_to = "up to " if self._runs_per_gpu is None and most > 1 else ""
+        more = " and more if that is faster" if self._runs_per_gpu is None and most >= AT_ONCE else ""
         slots = sum(device.most for device in self._devices.values())
         in_all = f", {self._most} in all" if self._most < slots else ""
-        return f"{kinds}: {up_to}{number} at a time on each{in_all}"
+        return f"{kinds}: {number} at a time on each{more}{in_all}"
 
     def acquire(self, memory_mb: float | None = None) -> Slot | None:
         """A slot for a run, None if none is free. May look at the GPUs, which takes as long as `nvidia-smi`.
@@ -217,7 +224,21 @@ class Devices:
         device = self._devices[slot.device]
         del device.reserved[slot]
         device.left = self.clock()
+        self._changed(device)
         self._look_again_at = float("-inf")
+
+    def listen(self, slot: Slot, run: tuple[str, str], progress: Progress, start: float) -> None:
+        """Learn from a run how many should share a GPU (`Packing.listen`)."""
+        device = self._devices[slot.device]
+        if device.packing is None or slot not in device.reserved:
+            return
+        before = device.packing.most
+        device.packing.listen(device.gpu.id, len(device.reserved), run, progress, start)
+        if device.packing.most < before:
+            number = _counted(device.packing.most, "run")
+            self.say(
+                f"{device.gpu.name or device.gpu.label}: {number} at a time from now on, as more are no faster in all"
+            )
 
     def report_peak(self, slot: Slot, memory_mb: float, may_grow: bool = False) -> None:
         """Replace the memory reserved for a run by the most it has used so far, if it still holds its slot.
@@ -255,7 +276,13 @@ class Devices:
             visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
             slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
         device.reserved[slot] = device.reservation(memory_mb)
+        self._changed(device)
         return slot
+
+    @staticmethod
+    def _changed(device: _Device) -> None:
+        if device.packing is not None:
+            device.packing.changed(device.gpu.id)
 
     def _look_if_due(self) -> None:
         if CPU in self._devices or self.clock() < self._look_again_at:
@@ -274,7 +301,7 @@ class Devices:
     def _choose_cpu_or_gpus(self, with_gpu: bool) -> None:
         """Decide, after the first look, whether the runs go to the GPUs or to the CPU."""
         if not with_gpu:
-            self._devices[CPU] = _Device(Gpu(CPU), self._most_on_cores, by_memory=False)
+            self._devices[CPU] = _Device(Gpu(CPU), self._most_on_cores, packing=None)
         if not with_gpu and self._runs_per_gpu is not None:
             self.say("--runs_per_gpu has no effect: there is no GPU; see --jobs")
 
@@ -283,7 +310,8 @@ class Devices:
             if gpu.is_exclusive and (self._runs_per_gpu or 1) > 1:
                 self.say(f"{gpu.label} takes one run at a time: its compute mode is Exclusive_Process")
             limit = 1 if gpu.is_exclusive else self._runs_per_gpu or MOST_RUNS_PER_GPU
-            self._devices[gpu.id] = _Device(gpu, limit, by_memory=self._runs_per_gpu is None)
+            packing = None if self._runs_per_gpu else self._packings.setdefault(gpu.name, Packing(MOST_RUNS_PER_GPU))
+            self._devices[gpu.id] = _Device(gpu, limit, packing)
         elif not self._devices[gpu.id].answers:
             self.say(f"{gpu.label} responds again")
         self._devices[gpu.id].see(gpu)

@@ -16,11 +16,10 @@ from typing import IO, Any
 from utils.config.registry import ROOT
 from utils.errors import BUSY, DISK, UserError
 from utils.launch.plan import CommonOptions, Job
+from utils.records.progress import Progress
 
 NUM_LAST_LINES = 12
 _TAIL_BYTES = 16384
-_MEGABYTE = 2**20
-_FIRST_WITH_MEMORY = 1  # the task from which on a run replays, distills and keeps exemplars
 
 
 @dataclass
@@ -73,12 +72,9 @@ class Child:
             return f"the disk of {self.log_path.parent} is full; make room, then run again"
         return f"exit code {code} without any output"
 
-    def reported_peak(self) -> tuple[float, bool] | None:
-        """The GPU memory in MB that it has reported, and whether later tasks may take more; None if it has not yet."""
-        progress = self.job.record.read_progress()
-        if progress is None or progress.device_bytes is None:
-            return None
-        return progress.device_bytes / _MEGABYTE, progress.task < _FIRST_WITH_MEMORY
+    def seconds_to_start(self, progress: Progress) -> float:
+        """What it took from its command to its first step."""
+        return max(0.0, time.monotonic() - self.started - (time.time() - progress.started))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask it to save and stop, or with SIGKILL end it, together with what it has started."""

@@ -18,7 +18,7 @@ from utils.config.configuration import readable_name
 from utils.config.registry import BACKBONES, DATASETS
 from utils.errors import UserError
 from utils.launch.engine import Child
-from utils.launch.plan import Job
+from utils.launch.plan import Job, kind_of
 from utils.launch.scheduler import PlanProgress
 from utils.launch.steps import Steps
 from utils.machine import cpu_name
@@ -83,7 +83,7 @@ class Estimates:
         return self._devices is None or environment.get("device") in self._devices
 
     def _runs_like(self, job: Job) -> list[Run]:
-        config, kind = job.config, _kind(readable_name(job.config))
+        config, kind = job.config, kind_of(readable_name(job.config))
         used = config.used()
         counting = {
             name: (used[name], option.default)
@@ -133,7 +133,7 @@ class Estimates:
         if self._folders is None:
             self._folders = defaultdict(list)
             for folder in _complete_folders(self._results_dir):
-                self._folders[_kind(folder.name)].append(folder)
+                self._folders[kind_of(folder.name)].append(folder)
         return self._folders
 
 
@@ -144,11 +144,6 @@ def _complete_folders(results_dir: Path) -> Iterator[Path]:
             inner.clear()  # what a run keeps beside its record, such as a tracker's files, may be many
             if "result.json" in names:
                 yield Path(folder)
-
-
-def _kind(name: str) -> str:
-    """What a run is but for its seed and hyperparameters: its name without the seed and what follows."""
-    return name.rpartition("-s")[0] or name
 
 
 def _likeness(values: list[Any], plugins: Iterable[str], data: str) -> str:
@@ -248,7 +243,7 @@ class Remaining:
     def _learn(self, progress: PlanProgress) -> None:
         """Take note of the runs that ended since the last time, as if each had been run from its beginning."""
         for job, took in progress.finished[self._num_learned :]:
-            pace, num_steps, kind = self._paces.get(job.name), self._estimates.steps.of(job), _kind(job.name)
+            pace, num_steps, kind = self._paces.get(job.name), self._estimates.steps.of(job), kind_of(job.name)
             if pace is not None and pace.seconds_per_step is not None:
                 took += pace.first_step * pace.seconds_per_step
             self._num_by_kind[kind] += 1
@@ -277,7 +272,7 @@ class Remaining:
         speed = pace.seconds_per_step
         if num_steps is None or speed is None:
             return None, self._whole(child.job)
-        kind = _kind(child.job.name)
+        kind = kind_of(child.job.name)
         if num_steps and kind not in self._by_kind:
             whole = pace.moment - pace.started + (num_steps - pace.last_step + pace.first_step) * speed
             self._speed_by_kind[kind] = whole / num_steps
@@ -286,7 +281,7 @@ class Remaining:
 
     def _whole(self, job: Job) -> float | None:
         """Seconds that a whole run takes, None if nothing is known of it yet."""
-        kind = _kind(job.name)
+        kind = kind_of(job.name)
         if kind in self._by_kind:
             return self._by_kind[kind]
         if job.name not in self._recorded:

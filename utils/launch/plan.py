@@ -115,6 +115,11 @@ class Job:
         return read_run(self.record.folder).state
 
 
+def kind_of(name: str) -> str:
+    """What a run is but for its seed and hyperparameters: its name without the seed and what follows."""
+    return name.rpartition("-s")[0] or name
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """A cell of the table in which several settings are tried: everything but the seed and the searched options is one.

@@ -15,7 +15,7 @@ from typing import Any
 from utils import errors
 from utils.errors import RunError
 from utils.launch.engine import Child
-from utils.launch.plan import CommonOptions, Job
+from utils.launch.plan import CommonOptions, Job, kind_of
 from utils.launch.presence import launchers_of
 from utils.records.collect import read_run
 from utils.records.ledger import Axes, Ledger, Planned
@@ -167,7 +167,7 @@ class Scheduler:
                 continue
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
-            self._report_peaks()
+            self._listen()
             slot = self._devices.acquire(self._estimate(job))
             if slot is None:
                 return
@@ -193,12 +193,17 @@ class Scheduler:
         self._view.say(f"{job.name}: its record is damaged and set aside as {name}; the run starts over")
         return True
 
-    def _report_peaks(self) -> None:
-        """The memory that runs have reported decides whether there is room for another one."""
+    def _listen(self) -> None:
+        """How far runs are and what memory they take decides whether there is room for another one."""
         for child in self.progress.running.values():
-            peak = child.reported_peak()
-            if peak is not None:
-                self._devices.report_peak(child.slot, *peak)
+            progress = child.job.record.read_progress()
+            if progress is None:
+                continue
+            self._devices.listen(
+                child.slot, (child.job.name, kind_of(child.job.name)), progress, child.seconds_to_start(progress)
+            )
+            if progress.peak_mb is not None:
+                self._devices.report_peak(child.slot, progress.peak_mb, progress.may_grow)
 
     def _start(self, job: Job, slot: Any) -> None:
         try:

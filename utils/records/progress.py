@@ -9,6 +9,8 @@ from typing import Any
 from utils.records.content import load_json
 
 PROGRESS_SCHEMA = 1
+_MEGABYTE = 2**20
+_FIRST_WITH_MEMORY = 1  # the task from which on a run replays, distills and keeps exemplars
 _LONGEST_LOSS = 8  # characters
 _WITHOUT_STEPS = ("measuring", "measuring norm layers")  # phases that go through batches and take no training step
 
@@ -92,6 +94,16 @@ class Progress:
         if self.total_steps is None or self.seconds_per_step is None:
             return None
         return max(0.0, (self.total_steps - self.step) * self.seconds_per_step - max(0.0, now - self.updated))
+
+    @property
+    def peak_mb(self) -> float | None:
+        """GPU memory in MB (2^20 bytes) that the run has taken so far; None if it has not said."""
+        return None if self.device_bytes is None else self.device_bytes / _MEGABYTE
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether later tasks may take more memory than the run has until now."""
+        return self.task < _FIRST_WITH_MEMORY
 
     def to_json(self) -> bytes:
         """The content of the file."""

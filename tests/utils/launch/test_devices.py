@@ -12,8 +12,10 @@ WAIT = 5.0
 
 
 @pytest.fixture(autouse=True)
-def many_cores(monkeypatch):
+def many_cores_and_runs(monkeypatch):
+    """Neither the cores nor what is gained decides."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setattr("utils.launch.packing.AT_ONCE", 4)
 
 
 class Machine:
@@ -413,8 +415,12 @@ def test_a_number_of_runs_per_gpu_is_said_to_have_no_effect_without_one():
     ("gpus", "options", "words"),
     [
         ([], {"jobs": 2}, ["the CPU: 2 runs at a time with 1 thread each"]),
-        ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "up to 4 runs at a time on each"]),
-        ([gpu(), gpu("GPU-b")], {"jobs": 3}, ["2 x NVIDIA A100", "up to 4 runs at a time on each, 3 in all"]),
+        ([gpu(), gpu("GPU-b")], {}, ["2 x NVIDIA A100", "4 runs at a time on each and more if that is faster"]),
+        (
+            [gpu(), gpu("GPU-b")],
+            {"jobs": 3},
+            ["2 x NVIDIA A100", "and more if that is faster, 3 in all"],
+        ),
         ([Gpu("0")], {}, ["1 x of unknown kind: 1 run at a time on each"]),
         ([gpu(), Gpu("0")], {"runs_per_gpu": 3}, ["1 x NVIDIA A100", "1 x of unknown kind", "3 runs at a time"]),
     ],

@@ -15,6 +15,7 @@ WAIT = 5.0
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setattr("utils.launch.packing.AT_ONCE", 4)
 
 
 @pytest.fixture

@@ -206,20 +206,10 @@ def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
     assert str(tmp_path / "logs" / "one.") in said[0]
 
 
-@pytest.mark.parametrize(
-    ("told", "peak"),
-    [
-        ({"task": 0, "device_bytes": 3 * 2**20}, (3.0, True)),
-        ({"task": 1, "device_bytes": 2**19}, (0.5, False)),
-        ({"task": 1, "device_bytes": None}, None),
-    ],
-)
-def test_a_reported_peak_is_that_of_the_gpu(tmp_path, told, peak):
-    each = job(tmp_path, "one")
-    child = Child(each, FakeSlot(), None, tmp_path / "log")
-    assert child.reported_peak() is None
-    each.record.open().write_progress(progress(**told))
-    assert child.reported_peak() == peak
+def test_the_start_of_a_run_lasts_until_its_first_step(tmp_path):
+    child = Child(job(tmp_path, "one"), FakeSlot(), None, tmp_path / "log", started=time.monotonic() - 30)
+    assert child.seconds_to_start(progress(started=time.time() - 20)) == pytest.approx(10, abs=0.5)
+    assert child.seconds_to_start(progress(started=time.time() - 50)) == 0.0
 
 
 CUDA_ERROR = """\

@@ -45,6 +45,18 @@ def test_a_file_gives_back_what_was_written():
     assert Progress.from_json(told.to_json()) == told
 
 
+@pytest.mark.parametrize(
+    ("told", "peak", "may_grow"),
+    [
+        ({"task": 0, "device_bytes": 3 * 2**20}, 3.0, True),
+        ({"task": 1, "device_bytes": 2**19}, 0.5, False),
+        ({"task": 1, "device_bytes": None}, None, False),
+    ],
+)
+def test_memory_is_that_of_the_gpu_and_may_grow_until_there_is_memory_to_replay(told, peak, may_grow):
+    assert (progress(**told).peak_mb, progress(**told).may_grow) == (peak, may_grow)
+
+
 def damaged(**changes):
     return json.dumps({"schema": 1} | dataclasses.asdict(progress()) | changes).encode()
 
