@@ -191,13 +191,6 @@ class Stream:
         pools = [part.of_tasks(run) for run in _neighbours(tasks)]
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
-    def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
-        """Test images [N, C, H, W] uint8 and labels [N] of a task, or its held-out ones, on the device.
-
-        They are not copied; those on disk are read now.
-        """
-        return self._test.of_tasks(range(task, task + 1)).everything()
-
     def _part(self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray) -> "_Part":
         """A split of some rows of the data."""
         host_labels = torch.from_numpy(labels[rows])

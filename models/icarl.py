@@ -86,19 +86,22 @@ class Icarl(ExemplarMethod):
     def end_task(self, task: int) -> None:
         super().end_task(task)
         with evaluating(self.network):
-            self.means = torch.stack([self.mean_of(label) for label in range(self.num_seen)])
+            self.means = self.class_means()
 
-    def mean_of(self, label: int) -> Tensor:
-        """Normalised average of the mean features of a class's exemplars and, with flips, of their mirror images."""
-        raw = self.memory.of_class(label)
+    def class_means(self) -> Tensor:
+        """Normalised average [K, D] of the mean features of each class's exemplars and, with flips, of their mirror
+        images."""
+        raw, _ = self.memory.pool().everything()
         views = (raw, raw.flip(3)) if self.config.icarl_flip else (raw,)
-        features = [self.mean_direction(images) for images in views]
-        return normalize(torch.stack(features).mean(dim=0), dim=0)
+        return normalize(torch.stack([self.mean_directions(images) for images in views]).mean(dim=0))
 
-    def mean_direction(self, raw: Tensor) -> Tensor:
-        """Mean [D] of the normalised features of raw images [N, C, H, W], which are forwarded as in evaluation."""
-        batch_size = inference_batch_size(raw.shape)
-        return normalize(torch.cat([self.features_of(part) for part in raw.split(batch_size)])).mean(dim=0)
+    def mean_directions(self, raw: Tensor) -> Tensor:
+        """Mean normalised features [K, D] of each class's images, which are those of memory [N, C, H, W] in its order,
+        forwarded as in evaluation."""
+        batch_size = inference_batch_size(raw.shape, raw.device)
+        directions = normalize(torch.cat([self.features_of(part) for part in raw.split(batch_size)]))
+        sizes = self.memory.pool().labels.bincount().tolist()
+        return torch.stack([of_class.mean(dim=0) for of_class in directions.split(sizes)])
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"means": self.means}

@@ -1,21 +1,38 @@
 """A network that is looked at and not trained: evaluation mode, and how many images it takes at once."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-# Pixels of one batch, 100 images of 32 px. In ResNet-18 on a CPU, 50 to 200 such images are fastest, more take up to
-# 1.6 times as long; at 84 px the same number of pixels is 1.5 times as fast as 100 images and needs half a GB less.
-BATCH_PIXELS = 100 * 32 * 32
+# Pixels of one batch on a CPU, 100 images of 32 px: maps of more leave its caches (benchmarks/results/README.md).
+CPU_PIXELS = 100 * 32 * 32
 MIN_BATCH_SIZE = 16
+# On a GPU 1000 such images; fewer where they would take more than a 16th of its memory, at 1 KB per pixel: four maps of
+# 64 channels in float32.
+GPU_PIXELS = 1000 * 32 * 32
+GPU_SHARE = 1 / 16
+BYTES_PER_PIXEL = 1024
 
 
-def inference_batch_size(image_shape: Sequence[int]) -> int:
-    """Images per forward, for images of a shape [..., H, W]."""
-    return max(MIN_BATCH_SIZE, BATCH_PIXELS // math.prod(image_shape[-2:]))
+def inference_batch_size(image_shape: Sequence[int], device: torch.device) -> int:
+    """Images per forward, for images of a shape [..., H, W] on a device."""
+    pixels = CPU_PIXELS
+    if device.type == "cuda":
+        pixels = max(pixels, min(GPU_PIXELS, int(GPU_SHARE * device_memory(device)) // BYTES_PER_PIXEL))
+    return max(MIN_BATCH_SIZE, pixels // math.prod(image_shape[-2:]))
+
+
+@functools.cache
+def device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory, whoever uses them; 0 where the driver does not say."""
+    try:
+        return torch.cuda.mem_get_info(device)[1]
+    except RuntimeError:
+        return 0
 
 
 @contextlib.contextmanager

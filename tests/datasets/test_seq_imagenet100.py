@@ -40,7 +40,7 @@ def test_image_files_become_a_stream_from_disk(tmp_path):
     order = class_order(dataset.class_orders["offline"], 100, seed=0)
     stream = Stream(arrays, num_tasks=10, label_of_class=order, seed=0, device="cpu")
     arrays.release()
-    images, labels = stream.evaluation_set(0)
+    images, labels = stream.pool((0,), "test").everything()
     assert images.shape == (10, 3, 256, 256)
     assert labels.tolist() == list(range(10))
     assert images[:, 0, 128, 128].tolist() == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]

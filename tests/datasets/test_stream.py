@@ -174,10 +174,10 @@ def test_training_order_mixes_the_classes():
     assert not torch.equal(labels, labels.sort().values)
 
 
-def test_evaluation_set_holds_the_test_images_of_the_task():
+def test_test_split_holds_the_test_images_of_the_task():
     arrays, stream = small_arrays(num_train=44), make_stream()
     for task in range(2):
-        images, labels = stream.evaluation_set(task)
+        images, labels = stream.pool((task,), "test").everything()
         assert images.dtype == torch.uint8
         assert images.is_contiguous()
         wanted = stream.classes_of_task(task)
@@ -187,7 +187,7 @@ def test_evaluation_set_holds_the_test_images_of_the_task():
 def test_held_out_part_replaces_the_test_set_and_is_never_trained_on():
     arrays, stream = small_arrays(num_train=44), make_stream(validation=0.2, seed=3)
     trained = keys(*epoch_of(stream, (0, 1))[:2])
-    evaluated = sum((keys(*stream.evaluation_set(task)) for task in range(2)), Counter())
+    evaluated = sum((keys(*stream.pool((task,), "test").everything()) for task in range(2)), Counter())
     assert not trained & evaluated
     assert trained + evaluated == keys_of_arrays(arrays.train_x, arrays.train_y, [2, 1, 3, 0], range(4))
     assert Counter(label for _, label in evaluated.elements()) == dict.fromkeys(range(4), 2)
@@ -203,7 +203,7 @@ def test_stream_holds_out_the_recorded_images(seed):
     arrays = Arrays(images, labels, images, labels, names, (0.5,) * 3, (0.5,) * 3)
     order = class_order("offline", 10, seed)
     stream = Stream(arrays, num_tasks=5, label_of_class=order, validation=0.1, seed=seed, device="cpu")
-    held_out = torch.cat([stream.evaluation_set(task)[0][:, 0, 0, 0] for task in range(5)])
+    held_out = torch.cat([stream.pool((task,), "test").everything()[0][:, 0, 0, 0] for task in range(5)])
     assert held_out.sort().values.tolist() == sorted(case["out_validation"].tolist())
 
 
@@ -220,7 +220,7 @@ def test_data_of_many_chunks_stays_in_order(monkeypatch):
     whole = make_stream()
     monkeypatch.setattr("datasets.arrays._CHUNK_BYTES", 3 * 32 * 32 * 3)
     chunked = make_stream()
-    for ours, theirs in ((chunked.evaluation_set(1), whole.evaluation_set(1)),):
+    for ours, theirs in ((chunked.pool((1,), "test").everything(), whole.pool((1,), "test").everything()),):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     pairs = zip(epoch_of(chunked, (0, 1)), epoch_of(whole, (0, 1)), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)

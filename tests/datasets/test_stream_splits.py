@@ -124,7 +124,7 @@ def test_nothing_held_out_is_told():
 def test_small_shares_hold_out_an_image_of_each_class():
     stream = make_stream(validation=0.001, held_out=0.001)
     assert [len(stream.pool((task,), "validation")) for task in range(2)] == [2, 2]
-    assert [len(stream.evaluation_set(task)[1]) for task in range(2)] == [2, 2]
+    assert [len(stream.pool((task,), "test")) for task in range(2)] == [2, 2]
     assert [len(stream.pool((task,))) for task in range(2)] == [36, 36]
 
 
@@ -154,7 +154,9 @@ def test_stream_from_disk_is_that_from_the_device(stored, shares):
     stored.release()
     orders = [stream.order((0, 1), 2) for stream in (mapped, resident)]
     pairs = [orders, [stream.pool((0, 1)).take(orders[0]) for stream in (mapped, resident)]]
-    pairs += [(mapped.evaluation_set(task), resident.evaluation_set(task)) for task in range(2)]
+    pairs += [
+        (mapped.pool((task,), "test").everything(), resident.pool((task,), "test").everything()) for task in range(2)
+    ]
     rows = torch.tensor([5, 0, 5])
     for split in ("train", "test", "validation")[: 3 if "held_out" in shares else 2]:
         pairs.append(tuple(stream.pool((1, 0), split).take(rows) for stream in (mapped, resident)))

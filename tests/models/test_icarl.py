@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, normalize
 from models.heads import Outputs
 from tests.golden import cases
 from tests.models.rig import FixedNetwork, assert_gradient, assert_matches, leaf, make_offline, observe
+from utils.data.pools import TensorPool
 
 CASES = cases("losses/icarl.npz")
 BCE = [name for name in CASES if name.startswith("bce_")]
@@ -48,14 +49,21 @@ def test_first_task_of_that_form_is_plain_cross_entropy():
     assert_matches(losses["loss"], cross_entropy(logits, torch.tensor(labels)).detach().numpy())
 
 
+def holding(exemplars, labels):
+    """A memory of these exemplars, class after class."""
+    return SimpleNamespace(pool=lambda: TensorPool(exemplars, labels, labels))
+
+
 def with_features(exemplars, **options):
     """A method whose exemplars [classes][n, D, 1, 2] are their features, and beside them those of mirror images."""
     network = FixedNetwork(None)
     network.outputs = lambda images: Outputs(None, images[..., 0].flatten(1), [])
     method = make_offline("icarl", 0, 4, network, None, **options)
     method.prepare = lambda raw: raw
-    method.memory = SimpleNamespace(of_class=lambda label: exemplars[label])
-    method.means = torch.stack([method.mean_of(label) for label in range(4)])
+    method.memory = holding(
+        torch.cat(exemplars), torch.arange(4).repeat_interleave(torch.tensor([*map(len, exemplars)]))
+    )
+    method.means = method.class_means()
     return method
 
 
@@ -112,8 +120,9 @@ def test_means_and_scores_of_images_are_the_published_ones():
     network.outputs = lambda images: Outputs(None, images.flatten(1) @ projection, [])
     method = make_offline("icarl", 0, 4, network, None)
     method.prepare = lambda raw: raw
-    method.memory = SimpleNamespace(of_class=lambda label: exemplars[labels == label])
-    method.means = torch.stack([method.mean_of(label) for label in range(4)])
+    order = labels.argsort(stable=True)
+    method.memory = holding(exemplars[order], labels[order])
+    method.means = method.class_means()
     assert_matches(method.means, case["out_class_means"])
     scores = method.scores(torch.tensor(case["in_queries"]))
     assert_matches(scores, case["out_scores"])
@@ -121,8 +130,9 @@ def test_means_and_scores_of_images_are_the_published_ones():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_mean_takes_no_more_images_at_once_than_evaluation(flip):
+def test_the_exemplars_of_all_classes_share_batches_as_large_as_those_of_evaluation(flip):
     exemplars = torch.randint(0, 256, (250, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = torch.arange(5).repeat_interleave(50)
     network, sizes = FixedNetwork(None), []
 
     def outputs(images, maps=False):
@@ -130,10 +140,10 @@ def test_a_mean_takes_no_more_images_at_once_than_evaluation(flip):
         return Outputs(None, images[..., 0].double().flatten(1), [])
 
     network.outputs = outputs
-    method = make_offline("icarl", 0, 4, network, None, icarl_flip=flip)
-    method.prepare, method.memory = lambda raw: raw, SimpleNamespace(of_class=lambda label: exemplars)
-    mean = method.mean_of(0)
+    method = make_offline("icarl", 0, 5, network, None, icarl_flip=flip)
+    method.prepare, method.memory = lambda raw: raw, holding(exemplars, labels)
+    means = method.class_means()
     assert sizes == [100, 100, 50] * (1 + flip)
     views = [exemplars, exemplars.flip(3)][: 1 + flip]
-    directions = [normalize(view[..., 0].double().flatten(1)).mean(dim=0) for view in views]
-    torch.testing.assert_close(mean, normalize(sum(directions) / len(views), dim=0))
+    directions = [normalize(view[..., 0].double().flatten(1)).view(5, 50, -1).mean(dim=1) for view in views]
+    torch.testing.assert_close(means, normalize(sum(directions) / len(views)))

@@ -117,11 +117,6 @@ class ExemplarMemory:
         """Whether there are exemplars of a class."""
         return label in self._labels
 
-    def of_class(self, label: int) -> Tensor:
-        """The exemplars of a class, first chosen first, [n, C, H, W] uint8 on the device, not copied."""
-        rows = (self._labels == label).nonzero().flatten().tolist()
-        return self._raw[rows[0] : rows[-1] + 1] if rows else self._raw[:0]
-
     def pool(self) -> TensorPool:
         """All exemplars, class after class, first chosen first, not copied; later updates do not change it."""
         return TensorPool(self._raw, self._labels.to(self._device), self._tasks)

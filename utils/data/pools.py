@@ -39,10 +39,6 @@ class Stream(Protocol):
         """The images of some tasks: `train`, `validation` (what was held out of it) or `test`."""
         ...
 
-    def evaluation_set(self, task: int) -> tuple[Tensor, Tensor]:
-        """Raw test images and labels of a task, on the device."""
-        ...
-
 
 class Pool(ABC):
     """N images.

@@ -129,7 +129,7 @@ class NormDiagnosis:
             return {}
         pool = self.stream.pool(range(task + 1))
         with evaluating(network), watching(layers) as moments:
-            for rows in torch.arange(len(pool)).split(inference_batch_size(self.stream.image_shape)):
+            for rows in torch.arange(len(pool)).split(inference_batch_size(pool.image_shape, pool.device)):
                 self.check()
                 network(self.prepare(pool.take(rows)[0]))
             found = torch.stack([distance(layer, moments[name]) for name, layer in layers.items()]).tolist()

@@ -1,19 +1,19 @@
-"""Correct predictions on a test set, Class-IL and Task-IL, counted in large batches without waiting for the device."""
+"""Correct predictions on test sets, Class-IL and Task-IL, counted in large batches without waiting for the device."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from utils.errors import Diverged
+from utils.data.pools import Pool
+from utils.data.staging import send
+from utils.errors import Diverged, is_out_of_memory
 from utils.inference import inference_batch_size
 
-if TYPE_CHECKING:
-    from utils.data.pools import Pool
+_FEWER = 8  # so many times fewer images in a batch where a GPU's memory is full
 
 
 @dataclass(frozen=True)
@@ -27,56 +27,64 @@ class Counts:
 
 def evaluate(
     scores: Callable[[Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
+    pool: Pool,
     *,
     prepare: Callable[[Tensor], Tensor],
-    task_classes: range,
-    num_seen: int | None = None,
-    batch_size: int | None = None,
+    task_of_class: Tensor,
+    last_tasks: Sequence[int] | None = None,
     check: Callable[[], None] | None = None,
-) -> Counts:
-    """Count the correct predictions on every image of one task's test set.
+) -> list[Counts]:
+    """Count the correct predictions on every image of the test sets of the first tasks, which share batches.
 
     Class-IL takes the best of all outputs, Task-IL the best of the task's own classes.
 
     Args:
-        scores: normalised images [N, C, H, W] -> scores [N, K], the highest of which is the prediction.
-        images: raw test images, [N, C, H, W] uint8.
-        labels: [N] int64, on the same device.
+        scores: normalised images [N, C, H, W] -> scores [N, K], the highest of which is the prediction; no row may
+            depend on the others.
+        pool: the test images of tasks 0 to T - 1.
         prepare: raw images -> normalised float images.
-        task_classes: labels of the task, which are columns of the scores.
-        num_seen: Class-IL compares only that many first outputs; all if None.
-        batch_size: images per forward; by their size if None.
+        task_of_class: task of each label, [K] int64 on the host; the scores may have fewer columns.
+        last_tasks: for each task, the last one whose classes Class-IL compares, [T]; all outputs if None.
         check: called before every batch; may raise to stop.
+
+    Returns:
+        The counts of each task.
 
     Raises:
         Diverged: a score is NaN, so that no prediction means anything.
     """
-    batch_size = batch_size or inference_batch_size(images.shape)
-    within = slice(task_classes.start, task_classes.stop)
-    counts = torch.zeros(3, dtype=torch.int64, device=labels.device)
-    for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        if check is not None:
-            check()
-        outputs = scores(prepare(part))
-        class_il = outputs[:, :num_seen].argmax(dim=1) == targets
-        task_il = outputs[:, within].argmax(dim=1) + task_classes.start == targets
-        counts += torch.stack([class_il, task_il, outputs.isnan().any(dim=1)]).sum(dim=1)
-    correct_class_il, correct_task_il, num_undefined = counts.tolist()
-    if num_undefined:
+    tables = {"tasks": task_of_class} | ({} if last_tasks is None else {"last": torch.tensor(last_tasks)})
+    tables = send(tables, pool.device)
+    hits: list[Tensor] = []
+
+    def count(raw: Tensor, labels: Tensor) -> None:
+        outputs = scores(prepare(raw))
+        columns, tasks = tables["tasks"][: outputs.shape[1]], tables["tasks"][labels].unsqueeze(1)
+        everywhere = outputs if last_tasks is None else _only(outputs, columns <= tables["last"][tasks])
+        predicted = [each.argmax(dim=1) == labels for each in (everywhere, _only(outputs, columns == tasks))]
+        hits.append(torch.stack([*predicted, outputs.isnan().any(dim=1)]))
+
+    _for_batches(pool, count, check)
+    class_il, task_il, undefined = torch.cat(hits, dim=1).cpu()  # the only wait for the device
+    if undefined.any():
         raise Diverged(
-            f"the network outputs NaN on {num_undefined} of {len(labels)} test images; a lower --lr may help"
+            f"the network outputs NaN on {int(undefined.sum())} of {len(pool)} test images; a lower --lr may help"
         )
-    return Counts(correct_class_il, correct_task_il, len(labels))
+    found = (pool.tasks[class_il], pool.tasks[task_il], pool.tasks)
+    num_tasks = int(pool.tasks.max()) + 1
+    return [Counts(*row) for row in torch.stack([each.bincount(minlength=num_tasks) for each in found], dim=1).tolist()]
+
+
+def _only(outputs: Tensor, allowed: Tensor) -> Tensor:
+    """The outputs [N, K], lower where they are not allowed, [N, K] or [N, 1], than any that is, −∞ included."""
+    return torch.where(allowed, outputs.clamp(min=torch.finfo(outputs.dtype).min), -torch.inf)
 
 
 def mean_cross_entropy(
     scores: Callable[[Tensor], Tensor],
-    pool: "Pool",
+    pool: Pool,
     *,
     prepare: Callable[[Tensor], Tensor],
-    batch_size: int,
     check: Callable[[], None] | None = None,
 ) -> float:
     """Mean cross-entropy over every image of a pool, such as the validation loss.
@@ -84,18 +92,37 @@ def mean_cross_entropy(
     Args:
         scores: normalised images [N, C, H, W] -> logits [N, K].
         pool: the images.
-        prepare, batch_size, check: as in `evaluate`.
+        prepare, check: as in `evaluate`.
 
     Raises:
         Diverged: the mean is not finite.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    for rows in torch.arange(len(pool)).split(batch_size):
-        if check is not None:
-            check()
-        raw, labels, _ = pool.take(rows)
-        total = total.to(raw.device) + cross_entropy(scores(prepare(raw)), labels, reduction="sum")
-    mean = total.item() / len(pool)
+    sums: list[Tensor] = []
+
+    def add(raw: Tensor, labels: Tensor) -> None:
+        sums.append(cross_entropy(scores(prepare(raw)), labels, reduction="sum").double())
+
+    _for_batches(pool, add, check)
+    mean = torch.stack(sums).sum().item() / len(pool)
     if not math.isfinite(mean):
         raise Diverged("the validation loss is no longer finite; a lower --lr may help")
     return mean
+
+
+def _for_batches(pool: Pool, use: Callable[[Tensor, Tensor], None], check: Callable[[], None] | None) -> None:
+    """Hand all images of a pool, raw, and their labels to a function that changes nothing if it fails.
+
+    Where a GPU's memory is too full for a batch, that one and those after it are smaller, once.
+    """
+    size, start = inference_batch_size(pool.image_shape, pool.device), 0
+    smallest = max(1, size // _FEWER)
+    while start < len(pool):
+        if check is not None:
+            check()
+        try:
+            use(*pool.take(torch.arange(start, min(start + size, len(pool))))[:2])
+            start += size
+        except RuntimeError as error:
+            if pool.device.type != "cuda" or size == smallest or not is_out_of_memory(error):
+                raise
+            size = smallest

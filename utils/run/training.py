@@ -292,7 +292,6 @@ class Training:
                 partial(self.method.logits, self.method.network),
                 self.stream.pool(stage.held_out, "validation"),
                 prepare=self.augmentation.prepare,
-                batch_size=self.config.batch_size,
                 check=self._stop_if_asked,
             )
         self.best.offer(loss, self.position.epoch, self.method.network)
@@ -334,7 +333,7 @@ class Training:
         return not self.config.ignore_other_metrics
 
     def _evaluate_untrained(self) -> None:
-        rows = [self._count(task, seen_task=task) for task in range(self.stream.num_tasks)]
+        rows = self._count(self.stream.num_tasks, num_trained=0)
         self.measured.untrained = {
             "class_il": [row.correct_class_il for row in rows],
             "task_il": [row.correct_task_il for row in rows],
@@ -345,8 +344,8 @@ class Training:
         task, measured = self.position.task, self.measured
         if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
             return
-        last = min(task + 1, self.stream.num_tasks - 1) if self._measures_transfer else task
-        found = [self._count(column, seen_task=max(task, column)) for column in range(last + 1)]
+        num_tested = min(task + 1 + self._measures_transfer, self.stream.num_tasks)
+        found = self._count(num_tested, num_trained=task + 1)
         for column, counts in enumerate(found):
             measured.class_il[task][column] = counts.correct_class_il
             measured.task_il[task][column] = counts.correct_task_il
@@ -371,25 +370,23 @@ class Training:
         inside = position.stage or position.epoch or position.batch
         if not every or not inside or position.step % every or position.measured_step == position.step:
             return
-        counts = [self._count(column, seen_task=position.task) for column in range(position.task + 1)]
+        counts = self._count(position.task + 1, num_trained=position.task + 1)
         class_il = [100 * each.correct_class_il / each.total for each in counts]
         self.measured.anytime.append(sum(class_il) / len(class_il))
         position.measured_step = position.step
         line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
         self.sinks.write(line)
 
-    def _count(self, task: int, *, seen_task: int, network: nn.Module | None = None) -> Counts:
-        """Correct predictions on the test set of a task, by the method as it is or by another network."""
-        seen = self.stream.classes_of_task(seen_task).stop if self.config.class_il_outputs == "seen" else None
+    def _count(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
+        """Correct predictions on the test sets of the first tasks, by the method as it is or by another network."""
+        last_tasks = [max(task, num_trained - 1) for task in range(num_tasks)]
         with self._doing("evaluation"), evaluating(network or self.method.network):
-            images, labels = self.stream.evaluation_set(task)
             return evaluate(
                 network or self.method.scores,
-                images,
-                labels,
+                self.stream.pool(range(num_tasks), "test"),
                 prepare=self.augmentation.prepare,
-                task_classes=self.stream.classes_of_task(task),
-                num_seen=seen,
+                task_of_class=self.stream.task_of_class,
+                last_tasks=last_tasks if self.config.class_il_outputs == "seen" else None,
                 check=self._stop_if_asked,
             )
 
@@ -404,7 +401,7 @@ class Training:
         with self._doing("norms"):
             distances, network = diagnosis.measure(self.method.network, task)
         if network is not None:
-            counts = [self._count(column, seen_task=task, network=network) for column in range(task + 1)]
+            counts = self._count(task + 1, num_trained=task + 1, network=network)
             self._report("retuned", "  with its norm layers re-tuned", counts)
         note(self.measured.norms, self.stream.num_tasks, task, distances, counts)
 

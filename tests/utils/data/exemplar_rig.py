@@ -32,6 +32,12 @@ def other_features(raw):
     return raw.flatten(1).float().cos()
 
 
+def of_class(memory, label):
+    """The exemplars of a class, first chosen first."""
+    pool = memory.pool()
+    return pool.take((pool.labels == label).nonzero().flatten())[0]
+
+
 def ranked(pool, label, number, extract=features, herd=herd_greedily):
     """The images of a class that herding takes, in order."""
     raw = pool.take((pool.labels == label).nonzero().flatten())[0]
