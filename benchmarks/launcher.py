@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 
 from utils.launch.devices import Devices, Slot
-from utils.launch.engine import LocalEngine
+from utils.launch.engine import Limits
 from utils.launch.estimates import Estimates, Remaining
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.grid import change, find_grid
+from utils.launch.local import LocalEngine
 from utils.launch.plan import CommonOptions, Job, Plan, make_plan
-from utils.launch.scheduler import Bookkeeper, Limits, PlanProgress, Scheduler
+from utils.launch.scheduler import Bookkeeper, PlanProgress, Scheduler
 from utils.launch.view import View
 from utils.records.state import RunState
 from utils.report import Report, write_report
@@ -152,13 +153,14 @@ def run(plan: Plan, common: CommonOptions, seconds: float, with_gpus: bool = Fal
     """Bring a plan of stand-ins to its end, on a terminal that nobody sees."""
     look = GpuWatcher(lambda text: None).look if with_gpus else list  # torch is not asked whether it can use them
     devices = Devices(jobs=None if with_gpus else 2, say=lambda text: None, look=look)
-    engine = StandInEngine(common, common.folder / "logs")
+    limits = Limits(grace=1.0)
+    engine = StandInEngine(common, common.folder / "logs", devices, limits)
     engine.seconds = seconds
     estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
     view = View(common.group, Remaining(estimates), screen)
     books = Bookkeeper(common, view.say, plan.seeds, plan.axes)
-    scheduler = Scheduler(plan.jobs, devices, engine, Limits(grace=1.0), view, books)
+    scheduler = Scheduler(plan.jobs, engine, limits, view, books)
     try:
         progress = scheduler.run()
     finally:

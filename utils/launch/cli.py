@@ -227,23 +227,19 @@ def _run(summary: "Summary", devices: "Devices", options: argparse.Namespace) ->
 
 
 def _scheduler(summary: "Summary", devices: "Devices", view: "View", options: argparse.Namespace) -> "Scheduler":
-    from utils.launch.engine import LocalEngine
-    from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
+    from utils.launch.engine import Limits
+    from utils.launch.local import LocalEngine
+    from utils.launch.scheduler import Bookkeeper, Scheduler
 
     plan, common = summary.plan, summary.common
     devices.say = view.say
     follow_ups = FollowUps(plan.searches, view.say)
     view.num_following = lambda: follow_ups.num_expected(summary.chosen)
-    return Scheduler(
-        summary.jobs,
-        devices,
-        LocalEngine(common, options.logdir or common.folder / "logs", options.interpreter, say=view.say),
-        Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs),
-        view,
-        Bookkeeper(common, view.say, plan.seeds, plan.axes),
-        estimate=summary.estimates.memory_mb,
-        follow=follow_ups.after,
-    )
+    limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
+    log_dir = options.logdir or common.folder / "logs"
+    engine = LocalEngine(common, log_dir, devices, limits, summary.estimates.memory_mb)
+    books = Bookkeeper(common, view.say, plan.seeds, plan.axes)
+    return Scheduler(summary.jobs, engine, limits, view, books, follow_ups.after)
 
 
 def write_table(results_dir: Path, group: str, view: Any = None) -> tuple[Any, DiskError | None]:

@@ -1,220 +1,98 @@
-"""Runs as child processes of this machine, each a command line that one can read and run by hand."""
+"""What the scheduler asks of an engine, which does the runs of a plan."""
 
-import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Protocol
 
-from utils.config.registry import ROOT
-from utils.errors import BUSY, DISK, UserError
-from utils.launch.plan import CommonOptions, Job
-from utils.records.progress import Progress
-
-NUM_LAST_LINES = 12
-_TAIL_BYTES = 16384
+from utils.launch.plan import Job
 
 
-@dataclass
-class Child:
-    """A run under way.
+@dataclass(frozen=True)
+class Limits:
+    """When to give up.
 
     Attributes:
-        job: what it runs.
-        slot: where.
+        crashes: times that one run may crash before it is given up.
+        memory_failures: times that one run may run out of memory.
+        equal_failures: first runs that may all fail in the same way before the launcher stops.
+        timeout: seconds after which a run is asked to save its state and stop; None: never.
+        grace: seconds that it gets to do so before it is ended.
+        waitsecs: seconds between looks while a run waits for a device or for another launcher.
+        coldsecs: seconds between two starts.
+    """
+
+    crashes: int = 3
+    memory_failures: int = 4
+    equal_failures: int = 3
+    timeout: float | None = None
+    grace: float = 60.0
+    waitsecs: float = 5.0
+    coldsecs: float = 0.0
+
+
+class Attempt(Protocol):
+    """One start of a run, from its start to its end.
+
+    Attributes:
+        job: what is run.
+        started: when, by the monotonic clock.
+        killed: whether the engine killed it.
+        timed_out: whether the engine ended it because it took too long.
         log_path: what it prints.
-        started: by the monotonic clock.
-        asked: when it was asked to save its state and stop; None: it was not.
-        killed: whether it was sent SIGKILL.
-        final_log_path: where what it printed is kept when it is over; None: nowhere but in its record.
     """
 
     job: Job
-    slot: Any
-    process: subprocess.Popen
+    started: float
+    killed: bool
+    timed_out: bool
     log_path: Path
-    started: float = field(default_factory=time.monotonic)
-    asked: float | None = None
-    killed: bool = False
-    final_log_path: Path | None = None
 
-    def last_lines(self, number: int | None = NUM_LAST_LINES) -> list[str]:
-        """The last lines it printed, such as its error; those of its record where what it prints is not kept.
+    @property
+    def label(self) -> str:
+        """Where it runs, on the screen."""
 
-        Args:
-            number: of them; None: all that are read.
-        """
-        lines = tail(self.log_path) or tail(self.job.record.log_path)
-        return [line.rstrip() for line in lines if line.strip()][-(number or 0) :]
+    def last_lines(self) -> list[str]:
+        """The last lines that it printed, such as its error."""
 
     def true_code(self, code: int) -> int:
-        """Its exit code, or that of a full disk if it could not even print why it failed."""
-        says_why = code <= 0 or code == BUSY
-        return code if says_why or self.last_lines(1) or not _is_full(self.log_path.parent) else DISK
+        """The exit code that says why it ended, of the one that it had."""
 
     def last_words(self, code: int) -> str:
         """In one line why it ended with that exit code."""
-        if code == -signal.SIGKILL:
-            return "killed by SIGKILL, as the system does when memory runs out"
-        if code < 0:
-            return f"killed by {signal.strsignal(-code) or f'signal {-code}'}"
-        lines = self.last_lines(None)
-        if lines:
-            return exception_line(lines).removeprefix("error: ")
-        if _is_full(self.log_path.parent):
-            return f"the disk of {self.log_path.parent} is full; make room, then run again"
-        return f"exit code {code} without any output"
-
-    def seconds_to_start(self, progress: Progress) -> float:
-        """What it took from its command to its first step."""
-        return max(0.0, time.monotonic() - self.started - (time.time() - progress.started))
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """Ask it to save and stop, or with SIGKILL end it, together with what it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                self.killed = True
-                os.killpg(self.process.pid, number)
-            else:
-                self.asked = time.monotonic()
-                self.process.send_signal(number)
-
-    def wait(self) -> int:
-        """Wait for its end, take away what it has left running, and give its exit code."""
-        if hasattr(os, "waitid"):  # not reaped yet, so that no other process can have taken its number
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            self.process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        return self.process.wait()
-
-    def keep_log(self, code: int) -> None:
-        """Give what it printed its final name; nothing is kept where another launcher has the run."""
-        if self.final_log_path is None:
-            return
-        with contextlib.suppress(OSError):
-            if code == BUSY:
-                self.log_path.unlink()
-            else:
-                self.log_path = self.log_path.replace(self.final_log_path)
 
 
-class LocalEngine:
-    """Starts runs on this machine.
+Ended = Callable[[Attempt, int], None]  # takes an attempt that is over and its exit code, from any thread
 
-    What a run prints is in `<name>.<process ID of the launcher>.txt` while it runs and in `<name>.txt` afterwards, so
-    that two launchers that start the same run do not write to one file.
 
-    Args:
-        common: options that all runs share.
-        log_dir: where their output goes.
-        interpreter: the Python to run them with.
-        program: what is run; the suite's `utils/main.py`.
-        say: takes a line, once, if output can no longer be kept.
+class Engine(Protocol):
+    """Does runs. Its functions are called from one thread.
 
-    Raises:
-        UserError: there is no such interpreter, or logs cannot be written.
+    Attributes:
+        outlives_launcher: whether what it has started goes on when a signal ends the launcher.
     """
 
-    def __init__(
-        self,
-        common: CommonOptions,
-        log_dir: Path,
-        interpreter: str = sys.executable,
-        program: Path = ROOT / "utils" / "main.py",
-        say: Callable[[str], None] = print,
-    ) -> None:
-        if shutil.which(interpreter) is None:
-            raise UserError(f"--interpreter {interpreter}: there is no such program")
-        try:
-            log_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"cannot write the runs' output to {log_dir}: {error.strerror}"
-            raise UserError(f"{reason}; give another --logdir or --results_dir") from None
-        self._common = common
-        self._log_dir = log_dir
-        self._interpreter = interpreter
-        self._program = program
-        self._say = say
-        self._keeps_logs = True
+    outlives_launcher: bool
 
-    def command(self, job: Job, slot: Any) -> list[str]:
-        """The command line of a job at a slot."""
-        words = (*job.words, *self._common.words, *slot.arguments)
-        return [self._interpreter, str(self._program), *words]
-
-    def start(self, job: Job, slot: Any, ended: Callable[[Child, int], None]) -> Child:
-        """Start a job; `ended(child, exit code)` is called from another thread when it is over.
+    def start(self, job: Job, ended: Ended) -> Attempt | None:
+        """Start a run; None where there is no room for it now.
 
         Raises:
-            OSError: the interpreter cannot be started.
+            Busy: another process is at it.
+            OSError: it cannot be started.
         """
-        path = self._log_dir / f"{job.name}.{os.getpid()}.txt"
-        log = self._open_log(path)
-        with log or Path(os.devnull).open("wb") as output:
-            process = subprocess.Popen(
-                self.command(job, slot),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | slot.environment,
-                start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops its children itself
-            )
-        child = Child(job, slot, process, job.record.log_path)
-        if log is not None:
-            child.log_path, child.final_log_path = path, self._log_dir / f"{job.name}.txt"
-        threading.Thread(target=lambda: self._await(child, ended), name=job.name, daemon=True).start()
-        return child
 
-    @staticmethod
-    def _await(child: Child, ended: Callable[[Child, int], None]) -> None:
-        code = child.wait()
-        child.keep_log(code)
-        ended(child, code)
+    def look(self) -> None:
+        """Do what is due."""
 
-    def _open_log(self, path: Path) -> IO[bytes] | None:
-        """Where a run prints to; None if that cannot be written, as where the disk of the logs is full."""
-        try:
-            return path.open("wb")
-        except OSError as error:
-            if self._keeps_logs:
-                self._keeps_logs = False
-                self._say(f"cannot write {path}: {error.strerror}; the runs continue without their output there")
-            return None
+    def patience(self) -> float | None:
+        """Seconds until something is due again; None: nothing is."""
 
+    def release(self, attempt: Attempt) -> None:
+        """Take note that an attempt is over and its end has been read."""
 
-def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:
-    """The lines at the end of a text file, none if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
-            return file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    def fewer_neighbours(self, attempt: Attempt) -> None:
+        """Let fewer runs share what an attempt ran on, as it ran out of memory."""
 
-
-def exception_line(lines: Sequence[str]) -> str:
-    """What went wrong: the first line after the last traceback, as CUDA adds advice to its errors; else the last line.
-
-    Args:
-        lines: the end of what a program printed, at least one.
-    """
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    after = lines[starts[-1] + 1 :] if starts else ()
-    return next((line for line in after if not line.startswith(" ")), lines[-1])
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free == 0
-    except OSError:
-        return False
+    def stop(self, number: int) -> None:
+        """Ask all attempts to save their state and stop (SIGTERM), or kill them (SIGKILL)."""

@@ -17,7 +17,7 @@ from typing import Any
 from utils.config.configuration import readable_name
 from utils.config.registry import BACKBONES, DATASETS
 from utils.errors import UserError
-from utils.launch.engine import Child
+from utils.launch.engine import Attempt
 from utils.launch.plan import Job, kind_of
 from utils.launch.scheduler import PlanProgress
 from utils.launch.steps import Steps
@@ -224,8 +224,8 @@ class Remaining:
         """
         self._learn(progress)
         self._listen(progress)
-        children = list(progress.running.values())
-        running = [self._left(child) for child in children]
+        attempts = list(progress.running.values())
+        running = [self._left(attempt) for attempt in attempts]
         waiting = [self._whole(job) for job in progress.waiting] + [None] * num_following
         known = [seconds for _, seconds in running if seconds is not None]
         known += [seconds for seconds in waiting if seconds is not None]
@@ -234,8 +234,8 @@ class Remaining:
             return None if running or waiting else 0.0
         now = self._clock()
         ends = [
-            left if left is not None else max(0.0, (typical if whole is None else whole) - (now - child.started))
-            for (left, whole), child in zip(running, children, strict=True)
+            left if left is not None else max(0.0, (typical if whole is None else whole) - (now - attempt.started))
+            for (left, whole), attempt in zip(running, attempts, strict=True)
         ]
         ends += [0.0] * (self._num_parallel - len(ends))
         return last_end(ends, [typical if seconds is None else seconds for seconds in waiting])
@@ -256,28 +256,28 @@ class Remaining:
     def _listen(self, progress: PlanProgress) -> None:
         """Take note of how far the runs under way are."""
         now = self._clock()
-        for name, child in progress.running.items():
-            reported = child.job.record.read_progress()
+        for name, attempt in progress.running.items():
+            reported = attempt.job.record.read_progress()
             step = 0 if reported is None else reported.step
             pace = self._paces.get(name)
-            if pace is None or pace.started != child.started or step < pace.last_step:
-                self._paces[name] = _Pace(child.started, step, step, now)
+            if pace is None or pace.started != attempt.started or step < pace.last_step:
+                self._paces[name] = _Pace(attempt.started, step, step, now)
             elif step > pace.last_step:
                 self._paces[name] = pace.after(step, now)
         self._paces = {name: pace for name, pace in self._paces.items() if name in progress.running}
 
-    def _left(self, child: Child) -> tuple[float | None, float | None]:
+    def _left(self, attempt: Attempt) -> tuple[float | None, float | None]:
         """Seconds that a run under way still takes by its own speed, and seconds that a whole run of it takes."""
-        pace, num_steps = self._paces[child.job.name], self._estimates.steps.of(child.job)
+        pace, num_steps = self._paces[attempt.job.name], self._estimates.steps.of(attempt.job)
         speed = pace.seconds_per_step
         if num_steps is None or speed is None:
-            return None, self._whole(child.job)
-        kind = kind_of(child.job.name)
+            return None, self._whole(attempt.job)
+        kind = kind_of(attempt.job.name)
         if num_steps and kind not in self._by_kind:
             whole = pace.moment - pace.started + (num_steps - pace.last_step + pace.first_step) * speed
             self._speed_by_kind[kind] = whole / num_steps
         left = (num_steps - pace.last_step) * speed - (self._clock() - pace.moment)
-        return max(0.0, left), self._whole(child.job)
+        return max(0.0, left), self._whole(attempt.job)
 
     def _whole(self, job: Job) -> float | None:
         """Seconds that a whole run takes, None if nothing is known of it yet."""

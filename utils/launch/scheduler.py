@@ -1,4 +1,4 @@
-"""Starts the runs of a plan where there is room, reads how they end, and decides what follows.
+"""Starts the runs of a plan as an engine has room for them, reads how they end, and decides what follows.
 
 Everything that happens comes through one queue: a run that is over, a signal, a moment that was waited for. Between
 two events the launcher sleeps.
@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils import errors
-from utils.errors import RunError
-from utils.launch.engine import Child
-from utils.launch.plan import CommonOptions, Job, kind_of
+from utils.errors import Busy, RunError
+from utils.launch.engine import Attempt, Engine, Limits
+from utils.launch.plan import CommonOptions, Job
 from utils.launch.presence import launchers_of
 from utils.records.collect import read_run
 from utils.records.ledger import Axes, Ledger, Planned
 from utils.records.state import RunState
 
 _NOTED = (RunState.FAILED, RunState.STOPPED)  # the record says so of the others
+_FINAL = {errors.MISTAKE, errors.DISK, *errors.STOPPED}  # exit codes after which another attempt would change nothing
 # What a job needs no start for, and what becomes of it.
 _OVER = {
     RunState.COMPLETE: RunState.COMPLETE,
@@ -31,42 +32,19 @@ _OVER = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When to give up.
-
-    Attributes:
-        crashes: times that one run may crash before it is given up.
-        memory_failures: times that one run may run out of memory.
-        equal_failures: first runs that may all fail in the same way before the launcher stops.
-        timeout: seconds after which a run is asked to save its state and stop; None: never.
-        grace: seconds that it gets to do so before it is ended.
-        waitsecs: seconds between looks while a run waits for a device or for another launcher.
-        coldsecs: seconds between two starts.
-    """
-
-    crashes: int = 3
-    memory_failures: int = 4
-    equal_failures: int = 3
-    timeout: float | None = None
-    grace: float = 60.0
-    waitsecs: float = 5.0
-    coldsecs: float = 0.0
-
-
 @dataclass
 class PlanProgress:
     """What is shown of a plan under way.
 
     Attributes:
-        running: the children.
+        running: the runs under way, by name.
         outcomes: of the jobs that are over, by name, with a line that says why where they failed.
         finished: every run that this launcher completed, and its wall time in seconds.
         waiting: the jobs that will be started, in this order.
     """
 
     num_jobs: int
-    running: dict[str, Child] = field(default_factory=dict)
+    running: dict[str, Attempt] = field(default_factory=dict)
     outcomes: dict[str, tuple[RunState, str]] = field(default_factory=dict)
     finished: list[tuple[Job, float]] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
@@ -86,34 +64,28 @@ class Scheduler:
 
     Args:
         jobs: in the order in which they are started.
-        devices: where runs may start (`utils/launch/devices.py`).
-        engine: starts children (`utils/launch/engine.py`).
+        engine: does them (`utils/launch/engine.py`).
         limits: when to give up.
         view: shows what happens (`utils/launch/view.py`).
         books: write down what is planned and how it ends (`Bookkeeper`).
-        estimate: memory in MB that a job will need, None if unknown.
         follow: gives the jobs that follow when a job is over; those that are in the plan already are left out.
     """
 
     def __init__(
         self,
         jobs: tuple[Job, ...],
-        devices: Any,
-        engine: Any,
+        engine: Engine,
         limits: Limits,
         view: Any,
         books: Any,
-        estimate: Callable[[Job], float | None] = lambda job: None,
         follow: Callable[[Job], Iterable[Job]] = lambda job: (),
     ) -> None:
         self.progress = PlanProgress(len(jobs), waiting=deque(jobs))
         self._waiting = self.progress.waiting
         self._held: list[tuple[float, Job]] = []  # jobs that another process is running, and when to look again
-        self._devices = devices
         self._engine = engine
         self._limits = limits
         self._view = view
-        self._estimate = estimate
         self._follow = follow
         self._books = books
         self._names = {job.name for job in jobs}
@@ -134,6 +106,7 @@ class Scheduler:
             while not self._is_over():
                 self._view.show(self.progress)
                 self._handle_event()
+                self._engine.look()
                 self._take_up_held()
                 self._start_what_fits()
         finally:
@@ -148,7 +121,8 @@ class Scheduler:
 
     def _is_over(self) -> bool:
         if self._stopping is not None:
-            return not self.progress.running
+            leaves = self._engine.outlives_launcher and self._stopping > 0
+            return leaves or not self.progress.running
         return not (self.progress.running or self._waiting or self._held)
 
     def _note_signal(self, number: int, frame: Any) -> None:
@@ -167,16 +141,8 @@ class Scheduler:
                 continue
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
-            self._listen()
-            slot = self._devices.acquire(self._estimate(job))
-            if slot is None:
+            if not self._start(job):
                 return
-            self._waiting.popleft()
-            if job.record.is_held():
-                self._devices.release(slot)
-                self._hold(job)
-            else:
-                self._start(job, slot)
 
     def _set_aside(self, job: Job) -> bool:
         """Whether a damaged record could be put out of the way, so that the run can start over."""
@@ -193,31 +159,28 @@ class Scheduler:
         self._view.say(f"{job.name}: its record is damaged and set aside as {name}; the run starts over")
         return True
 
-    def _listen(self) -> None:
-        """How far runs are and what memory they take decides whether there is room for another one."""
-        for child in self.progress.running.values():
-            progress = child.job.record.read_progress()
-            if progress is None:
-                continue
-            self._devices.listen(
-                child.slot, (child.job.name, kind_of(child.job.name)), progress, child.seconds_to_start(progress)
-            )
-            if progress.peak_mb is not None:
-                self._devices.report_peak(child.slot, progress.peak_mb, progress.may_grow)
-
-    def _start(self, job: Job, slot: Any) -> None:
+    def _start(self, job: Job) -> bool:
+        """Whether the engine has room for the next job, which is started, or looked at again later."""
         try:
-            child = self._engine.start(job, slot, lambda child, code: self._events.put(("ended", (child, code))))
+            attempt = self._engine.start(job, lambda attempt, code: self._events.put(("ended", (attempt, code))))
+        except Busy:
+            self._waiting.popleft()
+            self._hold(job)
+            return True
         except OSError as error:  # such as for want of memory, which may pass
-            self._devices.release(slot)
+            self._waiting.popleft()
             if self._again(self._crashes, job, self._limits.crashes):
                 self._hold(job, f"{job.name} cannot be started ({error}): will be retried")
             else:
                 self._fail(job, f"cannot be started: {error}")
-            return
-        self.progress.running[job.name] = child
+            return True
+        if attempt is None:
+            return False
+        self._waiting.popleft()
+        self.progress.running[job.name] = attempt
         self._next_start = time.monotonic() + self._limits.coldsecs
-        self._view.started(child)
+        self._view.started(attempt)
+        return True
 
     def _hold(self, job: Job, reason: str = "") -> None:
         """Look again later; each reason is shown once."""
@@ -243,7 +206,6 @@ class Scheduler:
         try:
             kind, content = self._events.get(timeout=self._patience())
         except queue.Empty:
-            self._enforce_deadlines()
             return
         if kind == "signal":
             self._stop(content)
@@ -256,81 +218,57 @@ class Scheduler:
         moments = [moment for moment, _ in self._held]
         if self._waiting and self._stopping is None:
             moments.append(self._next_start if self._next_start > now else now + self._limits.waitsecs)
-        moments += [end for end in map(self._deadline, self.progress.running.values()) if end is not None]
-        moments += [now + refresh for refresh in (self._view.refresh,) if refresh is not None]
+        pauses = (self._engine.patience(), self._view.refresh)
+        moments += [now + pause for pause in pauses if pause is not None]
         return max(0.0, min(moments) - now) if moments else None
 
-    def _deadline(self, child: Child) -> float | None:
-        """When a child is to be asked to stop, or ended if it was asked; None: it need not be."""
-        if child.killed:
-            return None
-        if child.asked is not None:
-            return child.asked + self._limits.grace
-        return None if self._limits.timeout is None else child.started + self._limits.timeout
-
-    def _enforce_deadlines(self) -> None:
-        now = time.monotonic()
-        for child in self.progress.running.values():
-            end = self._deadline(child)
-            if end is not None and now >= end:
-                child.stop(signal.SIGTERM if child.asked is None else signal.SIGKILL)
-
     def _stop(self, number: int) -> None:
-        """The first signal lets the children save their state, a second one ends them at once."""
+        """The first signal lets the runs save their state, a second one ends them at once."""
         again, self._stopping = self._stopping is not None, number
+        if self._engine.outlives_launcher and number > 0:
+            return
         if not again and number > 0:
             self._view.say("stopping: the runs save their state; a second signal (Ctrl-C) kills them")
-        for child in self.progress.running.values():
-            child.stop(signal.SIGKILL if again else signal.SIGTERM)
+        self._engine.stop(signal.SIGKILL if again else signal.SIGTERM)
 
     # -- reading how a run ended -------------------------------------------------------------------------------------
 
-    def _read_end(self, child: Child, code: int) -> None:
-        job = child.job
+    def _read_end(self, attempt: Attempt, code: int) -> None:
+        job = attempt.job
         del self.progress.running[job.name]
-        took = time.monotonic() - child.started
-        self._devices.release(child.slot)
-        code, last = child.true_code(code), child.last_words(code)
-        too_long = child.asked is not None and self._stopping is None
-        out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not child.killed)
-        if too_long:
-            last = self._explain_timeout(child)
+        took = time.monotonic() - attempt.started
+        self._engine.release(attempt)
+        code, last = attempt.true_code(code), attempt.last_words(code)
+        out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
         if job.record.complete and code != errors.BUSY:  # whatever it was asked or ended by after its result
             self.progress.finished.append((job, took))
             self._first_failures = []
-            self._close(job, RunState.COMPLETE, "", child)
+            self._close(job, RunState.COMPLETE, "", attempt)
         elif code == errors.DIVERGED:
-            self._close(job, RunState.DIVERGED, last, child)
+            self._close(job, RunState.DIVERGED, last, attempt)
         elif self._stopping is not None:
-            self._close(job, RunState.STOPPED, _explain_stop(child, code, last), child)
+            self._close(job, RunState.STOPPED, _explain_stop(attempt, code, last), attempt)
         elif code == errors.BUSY:
             self._hold(job)
         elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
-            self._devices.fewer_neighbours(child.slot)
+            self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
-        elif out_of_memory or code in {errors.MISTAKE, errors.DISK, *errors.STOPPED} or (too_long and not child.killed):
-            self._fail(job, last, child)
+        elif out_of_memory or code in _FINAL or (attempt.timed_out and not attempt.killed):
+            self._fail(job, last, attempt)
         elif self._again(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} failed and is restarted: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
-            self._fail(job, last, child)
-
-    def _explain_timeout(self, child: Child) -> str:
-        """Slow, so that a second attempt would not end either, or hung, which may pass."""
-        took = f"it took longer than --timeout {self._limits.timeout:g} s"
-        if child.killed:
-            return f"{took} and did not stop when asked"
-        return f"{took}; the same command resumes it" if child.job.record.started else took
+            self._fail(job, last, attempt)
 
     @staticmethod
     def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
         counts[job.name] = counts.get(job.name, 0) + 1
         return counts[job.name] < limit
 
-    def _fail(self, job: Job, reason: str, child: Child | None = None) -> None:
-        self._close(job, RunState.FAILED, reason, child)
+    def _fail(self, job: Job, reason: str, attempt: Attempt | None = None) -> None:
+        self._close(job, RunState.FAILED, reason, attempt)
         if self.progress.finished:
             return
         self._first_failures.append(reason.replace(job.name, "…"))
@@ -345,21 +283,21 @@ class Scheduler:
         self.progress.num_jobs += len(added)
         self._books.add(added)
 
-    def _close(self, job: Job, outcome: RunState, reason: str, child: Child | None = None) -> None:
+    def _close(self, job: Job, outcome: RunState, reason: str, attempt: Attempt | None = None) -> None:
         self.progress.outcomes[job.name] = (outcome, reason)
         self._books.note(job, outcome, reason)
         if outcome is not RunState.STOPPED:
             self._add(self._follow(job))
-        self._view.ended(job, outcome, reason, child, self.progress)
+        self._view.ended(job, outcome, reason, attempt, self.progress)
 
 
-def _explain_stop(child: Child, code: int, last: str) -> str:
+def _explain_stop(attempt: Attempt, code: int, last: str) -> str:
     """What a run that was stopped has left."""
-    if child.killed:
+    if attempt.killed:
         return "killed before it stopped by itself"
     if code not in errors.STOPPED:
         return last
-    return "its state is saved" if child.job.record.started else "stopped before there was a state to save"
+    return "its state is saved" if attempt.job.record.started else "stopped before there was a state to save"
 
 
 class Bookkeeper:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from utils.launch.engine import Child
+from utils.launch.engine import Attempt
 from utils.launch.estimates import Remaining
 from utils.launch.grid import setting_text
 from utils.launch.plan import Job
@@ -77,26 +77,26 @@ class View:
             text = wrap(text, self._console.width)
         self._write(lambda: self._console.print(text, markup=False, soft_wrap=True))
 
-    def started(self, child: Child) -> None:
+    def started(self, attempt: Attempt) -> None:
         """A run has begun."""
         if self._live is None:
-            self.say(f"started {_title(child.job)} on {child.slot.label}")
+            self.say(f"started {_title(attempt.job)} on {attempt.label}")
 
-    def ended(self, job: Job, outcome: RunState, reason: str, child: Child | None, progress: PlanProgress) -> None:
+    def ended(self, job: Job, outcome: RunState, reason: str, attempt: Attempt | None, progress: PlanProgress) -> None:
         """A job is over; a failed one shows its own last lines."""
-        if child is None and outcome is not RunState.FAILED:
+        if attempt is None and outcome is not RunState.FAILED:
             return  # it was so before
         self._num_saved += outcome is RunState.STOPPED and job.record.started
         number = f"[{len(progress.outcomes)}/{self._num_runs(progress)}]"
-        took = clock(time.monotonic() - child.started) if child else "0:00:00"
+        took = clock(time.monotonic() - attempt.started) if attempt else "0:00:00"
         if outcome is RunState.COMPLETE:
             self.say(f"{number} {_title(job)}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
             return
         self.say(f"{number} {_title(job)} {outcome.value} after {took}: {reason}")
-        if child and outcome is RunState.FAILED:
-            for line in child.last_lines():
+        if attempt and outcome is RunState.FAILED:
+            for line in attempt.last_lines():
                 self.say(f"    {line}")
-            self.say(f"    (full log: {child.log_path})")
+            self.say(f"    (full log: {attempt.log_path})")
 
     def show(self, progress: PlanProgress) -> None:
         """Draw the live screen; called when nothing more can be started for now."""
@@ -161,7 +161,7 @@ def _final(record: Record) -> str:
 
 
 class _Row(NamedTuple):
-    """What is shown of a running child."""
+    """What is shown of a running attempt."""
 
     device: str
     name: str
@@ -214,19 +214,19 @@ def _counts(progress: PlanProgress, num_following: int) -> Text:
     return Text("  ").join(parts)
 
 
-def _running(children: list[Child], width: int, num_rows: int) -> list[Text]:
-    """One line per running child, those of one device together; the last line counts those that have no room."""
-    children.sort(key=lambda child: (len(child.slot.label), child.slot.label))
-    hidden = len(children) - num_rows + 1 if len(children) > num_rows else 0
-    shown = children[: len(children) - hidden]
-    lines = _aligned([_row(child) for child in shown], width)
+def _running(attempts: list[Attempt], width: int, num_rows: int) -> list[Text]:
+    """One line per running attempt, those of one device together; the last line counts those that have no room."""
+    attempts.sort(key=lambda attempt: (len(attempt.label), attempt.label))
+    hidden = len(attempts) - num_rows + 1 if len(attempts) > num_rows else 0
+    shown = attempts[: len(attempts) - hidden]
+    lines = _aligned([_row(attempt) for attempt in shown], width)
     return [*lines, Text(f"and {hidden} more", "dim")] if hidden else lines
 
 
-def _row(child: Child) -> _Row:
-    took, progress = clock(time.monotonic() - child.started), child.job.record.read_progress()
+def _row(attempt: Attempt) -> _Row:
+    took, progress = clock(time.monotonic() - attempt.started), attempt.job.record.read_progress()
     words = progress.words if progress else "starting"
-    return _Row(child.slot.label, child.job.name, setting_of(child.job), took, words)
+    return _Row(attempt.label, attempt.job.name, setting_of(attempt.job), took, words)
 
 
 def _aligned(rows: list[_Row], width: int) -> list[Text]:

@@ -1,14 +1,16 @@
 """Jobs, slots and a view for tests of the scheduler."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 from tests.utils.report.rig import counts
-from utils.launch.engine import LocalEngine
+from utils.launch.engine import Limits
 from utils.launch.grid import OTHERS, Grid
+from utils.launch.local import LocalEngine
 from utils.launch.plan import CommonOptions
-from utils.launch.scheduler import Limits, Scheduler
+from utils.launch.scheduler import Scheduler
 from utils.records.ledger import Axes
 from utils.records.record import Record
 from utils.records.state import RunState
@@ -47,15 +49,16 @@ class FakeSlot:
 class FakeDevices:
     """So many slots; notes how many are taken at most."""
 
-    def __init__(self, number):
+    def __init__(self, number=1, say=print, interpreter=sys.executable):
         self.free, self.number, self.most_taken, self.lowered = number, number, 0, 0
+        self.say, self.interpreter, self.slot = say, interpreter, None
 
     def acquire(self, memory_mb):
         if not self.free:
             return None
         self.free -= 1
         self.most_taken = max(self.most_taken, self.number - self.free)
-        return FakeSlot()
+        return self.slot or FakeSlot()
 
     def release(self, slot):
         self.free += 1
@@ -117,10 +120,10 @@ def job(root: Path, name: str, **words) -> FakeJob:
 def scheduler(root: Path, jobs, number=2, books=None, follow=lambda job: (), **limits):
     """A scheduler of stand-in runs, its devices and its view."""
     common, program = CommonOptions(root, "group", root), Path(__file__).parent / "stand_in.py"
-    engine = LocalEngine(common, root / "logs", program=program)
     devices, view = FakeDevices(number), SilentView()
     made = Limits(**{"waitsecs": 0.2, **limits})
-    run = Scheduler(tuple(jobs), devices, engine, made, view, books or SilentBooks(), follow=follow)
+    engine = LocalEngine(common, root / "logs", devices, made, program=program)
+    run = Scheduler(tuple(jobs), engine, made, view, books or SilentBooks(), follow=follow)
     return run, devices, view
 
 

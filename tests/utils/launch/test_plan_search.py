@@ -13,10 +13,11 @@ from tests.utils.launch.rig import STUDY, FakeDevices, SilentView
 from tests.utils.report.rig import counts
 from utils import errors
 from utils.config.registry import NORMS, ROOT
-from utils.launch.engine import Child
+from utils.launch.engine import Limits
 from utils.launch.grid import change, read_extras
+from utils.launch.local import Child
 from utils.launch.plan import CommonOptions, Data, FollowUps, decided, make_plan
-from utils.launch.scheduler import Bookkeeper, Limits, Scheduler
+from utils.launch.scheduler import Bookkeeper, Scheduler
 from utils.records.collect import collect
 from utils.records.state import RunState
 from utils.report import Report
@@ -36,12 +37,18 @@ class Engine:
         outcome: gives a run's final accuracy in percent, or the exit code of `errors` as a negative number.
         starts: of all launchers together.
         dies_after: starts after which the launcher is killed.
+        num_slots: runs at a time.
     """
 
-    def __init__(self, outcome, starts, dies_after=None):
-        self.outcome, self.starts, self.left = outcome, starts, dies_after
+    outlives_launcher = False
 
-    def start(self, job, slot, ended):
+    def __init__(self, outcome, starts, dies_after=None, num_slots=2):
+        self.outcome, self.starts, self.left, self.devices = outcome, starts, dies_after, FakeDevices(num_slots)
+
+    def start(self, job, ended):
+        slot = self.devices.acquire(None)
+        if slot is None:
+            return None
         if self.left == 0:
             raise Killed
         self.left = None if self.left is None else self.left - 1
@@ -49,6 +56,18 @@ class Engine:
         child = Child(job, slot, None, job.record.log_path)
         ended(child, self._write(job))
         return child
+
+    def look(self):
+        pass
+
+    def patience(self):
+        return None
+
+    def release(self, child):
+        self.devices.release(child.slot)
+
+    def fewer_neighbours(self, child):
+        pass
 
     def _write(self, job):
         outcome, record = self.outcome(job.config.values), job.record.open()
@@ -82,10 +101,10 @@ class Study:
 
     def launch(self, dies_after=None, num_slots=2):
         plan = self.plan()
-        engine, view = Engine(self.outcome, self.starts, dies_after), SilentView()
+        engine, view = Engine(self.outcome, self.starts, dies_after, num_slots), SilentView()
         follow = FollowUps(plan.searches, view.say).after
         limits, books = Limits(waitsecs=0.2, equal_failures=99), Bookkeeper(self.where, view.say, plan.seeds, plan.axes)
-        scheduler = Scheduler(plan.jobs, FakeDevices(num_slots), engine, limits, view, books, follow=follow)
+        scheduler = Scheduler(plan.jobs, engine, limits, view, books, follow)
         progress = scheduler.run()
         self.said += view.lines
         return progress
@@ -161,7 +180,7 @@ def test_the_best_of_a_cell_follows_as_soon_as_its_own_runs_are_over(tmp_path):
     follow = FollowUps(plan.searches, study.said.append).after
     jobs = [job for job in plan.jobs if job.config.model == "er"]
     for job in jobs:
-        Engine(usual, []).start(job, None, lambda child, code: None)
+        Engine(usual, []).start(job, lambda child, code: None)
     assert [follow(job) for job in jobs[:-1]] == [()] * 5
     following = follow(jobs[-1])
     values = [job.config for job in following]

@@ -135,7 +135,7 @@ def test_a_signal_stops_the_children_and_starts_nothing_more(tmp_path, number):
 
 def test_program_that_cannot_be_started_is_named(tmp_path):
     run, devices, _ = scheduler(tmp_path, [job(tmp_path, "job")])
-    run._engine._interpreter = "/nowhere/python"
+    devices.interpreter = "/nowhere/python"
     progress = run.run()
     assert "cannot be started" in progress.outcomes["job"][1]
     assert devices.free == 2

@@ -54,8 +54,8 @@ def test_a_start_that_fails_is_tried_again_a_few_times(tmp_path, num_failures, o
 
 def test_an_interpreter_that_went_away_stops_the_launcher_early(tmp_path):
     jobs = [job(tmp_path, f"job{number}") for number in range(9)]
-    run, _, view = scheduler(tmp_path, jobs, crashes=1)
-    run._engine._interpreter = "/nowhere/python"
+    run, devices, view = scheduler(tmp_path, jobs, crashes=1)
+    devices.interpreter = "/nowhere/python"
     progress = run.run()
     assert progress.count(RunState.FAILED) == 3
     assert any("failed in the same way" in line and "/nowhere/python" in line for line in view.lines)
@@ -133,7 +133,7 @@ def test_a_start_that_fails_is_told_as_such_and_not_as_another_process(tmp_path)
     program.write_bytes(bytes(100))
     program.chmod(0o755)
     run, devices, view = scheduler(tmp_path, [job(tmp_path, "job")])
-    run._engine._interpreter = str(program)
+    devices.interpreter = str(program)
     outcome, reason = run.run().outcomes["job"]
     assert outcome is RunState.FAILED
     assert reason.startswith("cannot be started: ")

@@ -33,8 +33,8 @@ def order(tmp_path, monkeypatch):
 
     def run(jobs, estimates, **limits):
         run, _, _ = scheduler(tmp_path, jobs, waitsecs=0.2, **limits)
-        run._devices = Devices(look=watcher.look, waitsecs=0.2, say=lambda text: None)
-        run._estimate = lambda each: estimates.get(each.name)
+        run._engine._devices = Devices(look=watcher.look, waitsecs=0.2, say=lambda text: None)
+        run._engine._estimate = lambda each: estimates.get(each.name)
         run._view = Order()
         run.run()
         return run._view.order

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tests.utils.launch.rig import RESULT, FakeEstimates, FakeSlot, job
 from tests.utils.records.rig import progress as reported
-from utils.launch.engine import Child
 from utils.launch.estimates import Remaining
+from utils.launch.local import Child
 from utils.launch.scheduler import PlanProgress
 from utils.launch.view import PLAIN_REFRESH, View
 from utils.records.ledger import Axes

@@ -11,7 +11,7 @@ import pytest
 
 from tests.utils.records.wandb_rig import Tracked, install_fake
 from tests.utils.report.rig import run
-from utils.launch import cli, engine
+from utils.launch import cli, local
 from utils.records import trackers
 from utils.records.selection import select
 from utils.report import Report, plots
@@ -143,7 +143,7 @@ def test_without_matplotlib_the_tables_are_sent(results, fake, monkeypatch):
 # -- At the end of a launch -------------------------------------------------------------------------------------------
 
 
-class InstantEngine(engine.LocalEngine):
+class InstantEngine(local.LocalEngine):
     """Every run is complete at once, with the record of a stored one."""
 
     def __init__(self, where, *more, **named):
@@ -152,11 +152,11 @@ class InstantEngine(engine.LocalEngine):
         program.write_text("")
         super().__init__(where, *more, **named, program=program)
 
-    def start(self, job, place, ended):
+    def start(self, job, ended):
         job.record.folder.mkdir(parents=True)
         job.record.write_config({"values": job.config.values, "command": ["python"]})
         shutil.copy(RECORDS / "study" / "er-BN-s0" / "result.json", job.record.result_path)
-        return super().start(job, place, ended)
+        return super().start(job, ended)
 
 
 GRID = ("--preset", "demo", "--models", "er", "--methods", "BN", "--seeds", "0", "--jobs", "1", "-y")
@@ -172,7 +172,7 @@ GRID = ("--preset", "demo", "--models", "er", "--methods", "BN", "--seeds", "0",
 )
 def test_launcher_ends_with_the_summary(tmp_path, fake, monkeypatch, capsys, words, line):
     folder = fake()
-    monkeypatch.setattr(engine, "LocalEngine", InstantEngine)
+    monkeypatch.setattr(local, "LocalEngine", InstantEngine)
     assert cli.main([*GRID, "--results_dir", str(tmp_path / "results"), *words]) == 0
     shown = capsys.readouterr().out
     assert (line in shown) if line else ("Weights" not in shown)
@@ -182,6 +182,6 @@ def test_launcher_ends_with_the_summary(tmp_path, fake, monkeypatch, capsys, wor
 @pytest.mark.usefixtures("no_plots")
 def test_broken_wandb_does_not_fail_the_grid(tmp_path, fake, monkeypatch, capsys):
     fake(init="raise RuntimeError('no such entity')")
-    monkeypatch.setattr(engine, "LocalEngine", InstantEngine)
+    monkeypatch.setattr(local, "LocalEngine", InstantEngine)
     assert cli.main([*GRID, "--results_dir", str(tmp_path / "results"), "--wandb_mode", "online"]) == 0
     assert capsys.readouterr().out.count("Weights & Biases tracking stopped: RuntimeError: no such entity") == 1

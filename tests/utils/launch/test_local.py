@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.launch.rig import FakeJob, FakeSlot, job
+from tests.utils.launch.rig import FakeDevices, FakeJob, FakeSlot, job
 from tests.utils.records.rig import progress
 from utils.errors import UserError
-from utils.launch.engine import Child, LocalEngine, tail
+from utils.launch.local import Child, LocalEngine, tail
 from utils.launch.plan import CommonOptions
 
 PARENT = """
@@ -23,14 +23,19 @@ open(sys.argv[2], "w").write(str(child.pid))
 @pytest.fixture
 def engine(tmp_path):
     """Starts the program that is its folder's `program.py`."""
-    return LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py")
+    return make_engine(tmp_path)
 
 
-def run(engine, each, text, slot=None):
+def make_engine(root, **devices):
+    common = CommonOptions(root, "group", root)
+    return LocalEngine(common, root / "logs", FakeDevices(9, **devices), program=root / "program.py")
+
+
+def run(engine, each, text):
     """Start a job of that program; gives the child and the ends that are told, still without one."""
     engine._program.write_text(text)
     ends = []
-    return engine.start(each, slot or FakeSlot(), lambda child, code: ends.append(code)), ends
+    return engine.start(each, lambda child, code: ends.append(code)), ends
 
 
 def finish(ends, seconds=20):
@@ -64,7 +69,8 @@ def test_command_line_can_be_run_by_hand(engine, tmp_path):
 def test_a_run_has_the_parents_environment_and_its_places(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("OF_THE_PARENT", "kept")
     program = "import os\nprint(os.environ['OF_THE_PARENT'], os.environ['CUDA_VISIBLE_DEVICES'])"
-    child, ends = run(engine, job(tmp_path, "one"), program, FakeSlot(environment={"CUDA_VISIBLE_DEVICES": "GPU-a"}))
+    monkeypatch.setattr(engine._devices, "slot", FakeSlot(environment={"CUDA_VISIBLE_DEVICES": "GPU-a"}))
+    child, ends = run(engine, job(tmp_path, "one"), program)
     assert finish(ends) == 0
     assert child.last_lines() == ["kept GPU-a"]
 
@@ -99,7 +105,7 @@ def test_a_launcher_that_finds_a_run_taken_leaves_its_log_alone(engine, tmp_path
     first, second = (FakeJob("one", ("--name", word), job(tmp_path, "one").record) for word in ("first", "second"))
     child, ends = run(engine, first, IN_TURN)
     with monkeypatch.context() as patch:
-        patch.setattr("utils.launch.engine.os.getpid", lambda: 1)
+        patch.setattr("utils.launch.local.os.getpid", lambda: 1)
         _, other_ends = run(engine, second, IN_TURN)
     assert finish(other_ends) == 6
     assert [path.name for path in folder.iterdir()] == [child.log_path.name]
@@ -179,20 +185,18 @@ def test_a_run_is_asked_by_sigterm_alone(engine, tmp_path):
 
 def test_an_interpreter_that_is_none_is_named_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="--interpreter /nowhere/python"):
-        LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path, "/nowhere/python")
+        make_engine(tmp_path, interpreter="/nowhere/python")
 
 
 def test_a_place_for_logs_that_cannot_be_is_named_before_anything_starts(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "logs").write_text("")
     with pytest.raises(UserError, match="--logdir"):
-        LocalEngine(CommonOptions(tmp_path, "group", tmp_path), tmp_path / "file" / "logs")
+        make_engine(tmp_path)
 
 
 def test_a_log_that_cannot_be_written_stops_no_run_and_is_said_once(tmp_path):
     said = []
-    engine = LocalEngine(
-        CommonOptions(tmp_path, "group", tmp_path), tmp_path / "logs", program=tmp_path / "program.py", say=said.append
-    )
+    engine = make_engine(tmp_path, say=said.append)
     shutil.rmtree(tmp_path / "logs")
     (tmp_path / "logs").write_text("a file")
     for name in ("one", "two"):
