@@ -1,6 +1,6 @@
 """Kernel-launching calls of a training step with each normalization layer, on a device that is make-believe.
 
-    python benchmarks/kernel_calls.py [--make_believe FOLDER] [--model NAME] [--layers NAME …] [--nf N] [--shown N]
+    python benchmarks/kernel_calls.py [--make_believe FOLDER] [--models NAME …] [--layers NAME …] [--nf N] [--shown N]
 
 No GPU is needed: FOLDER, by default `../shared/gpu/make_believe`, has a module `fakecuda` whose tensors say that they
 are on `cuda:0` and lie on the CPU. A call is an operation of the dispatcher that computes or copies on the device;
@@ -47,10 +47,9 @@ def without_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         del optimizer.step
 
 
-def count(fakecuda: Any, options: argparse.Namespace, layer: str, root: Path) -> collections.Counter[str]:
+def count(fakecuda: Any, model: str, settings: argparse.Namespace, root: Path) -> collections.Counter[str]:
     """Calls of one step, by operation."""
-    settings = argparse.Namespace(nl=layer, nf=options.nf, device="cuda:0")
-    training = make_training(options.model, root, settings)
+    training = make_training(model, root, settings)
     _, steps = next(measured_stages(training))
     fakecuda.OPS.clear()
     with without_step(training.method.optimizer):
@@ -58,12 +57,23 @@ def count(fakecuda: Any, options: argparse.Namespace, layer: str, root: Path) ->
     return collections.Counter({name: number for name, number in fakecuda.OPS.items() if launches(name)})
 
 
+def report(fakecuda: Any, model: str, options: argparse.Namespace, root: Path) -> None:
+    """Count the calls of a method and print a line for each layer."""
+    totals: dict[str, int] = {}
+    for layer in dict.fromkeys(["BN", *options.layers]):
+        calls = count(fakecuda, model, argparse.Namespace(nl=layer, nf=options.nf, device="cuda:0"), root)
+        totals[layer] = calls.total()
+        print(f"{model:<7} {layer:<6} {totals[layer]:>5}  {totals[layer] / totals['BN']:>11.2f}", flush=True)
+        for name, number in calls.most_common(options.shown):
+            print(f"{number:>20}  {name}")
+
+
 def main() -> int:
     """Count and print."""
     layers = ["BN", *(name for name in NORMS.names() if name != "BN")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--make_believe", type=Path, default=MAKE_BELIEVE, metavar="FOLDER")
-    parser.add_argument("--model", default="er_ace", choices=METHODS.names(), metavar="NAME")
+    parser.add_argument("--models", nargs="+", default=["er_ace", "ft"], choices=METHODS.names(), metavar="NAME")
     parser.add_argument("--layers", nargs="+", default=layers, choices=layers, metavar="NAME", help="besides BN")
     parser.add_argument("--nf", type=int, default=32, help="width of the online methods' ResNet-18")
     parser.add_argument("--shown", type=int, default=0, help="show so many of the most frequent calls")
@@ -75,16 +85,11 @@ def main() -> int:
 
     torch.set_num_threads(1)
     fakecuda.install()
-    print(f"{options.model}, torch {torch.__version__}\nlayer    calls  ratio to BN")
+    print(f"torch {torch.__version__}\nmethod  layer  calls  ratio to BN")
     with tempfile.TemporaryDirectory() as folder, fakecuda.Mode():
         write_images(Path(folder))
-        totals: dict[str, int] = {}
-        for layer in dict.fromkeys(["BN", *options.layers]):
-            calls = count(fakecuda, options, layer, Path(folder))
-            totals[layer] = calls.total()
-            print(f"{layer:<8} {totals[layer]:>5}  {totals[layer] / totals['BN']:>11.2f}", flush=True)
-            for name, number in calls.most_common(options.shown):
-                print(f"{number:>14}  {name}")
+        for model in options.models:
+            report(fakecuda, model, options, Path(folder))
     return 0
 
 

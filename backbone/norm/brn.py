@@ -75,15 +75,14 @@ class BRN(RunningNorm):
 
 
 class _Renormalize(Function):
-    """y = γ ((x - μ) / σ_r + d) + β with σ_r = σ / r and σ = s + eps, and μ and σ; s is the standard deviation.
+    """y = γ (r (x - μ) / σ + d) + β with σ = s + eps, and μ and σ; s is the standard deviation.
 
-    r = σ / R_σ within [1/r_max, r_max], so that σ_r is R_σ within [σ/r_max, σ · r_max]. d = (μ - R_μ) / R_σ within
-    [-d_max, d_max].
+    r = σ / R_σ and d = (μ - R_μ) / R_σ, within their limits.
 
     Backward: g is the gradient of y, its products are summed over samples and pixels, n values. dβ = Σ g and
-    dγ = Σ g (x - μ) / σ_r + d Σ g. By ∂s/∂x = (x - μ) / (n s), which is 0 for s = 0,
-    dx = γ / σ_r (g - Σ g / n - (x - μ) Σ g (x - μ) / (n σ s)). That is the backward pass of batch normalization with
-    1/√(σ s) for the inverse standard deviation and γ √(σ s) / σ_r for the scale.
+    dγ = r / σ Σ g (x - μ) + d Σ g. By ∂s/∂x = (x - μ) / (n s), which is 0 for s = 0,
+    dx = γ r / σ (g - Σ g / n - (x - μ) Σ g (x - μ) / (n σ s)). That is batch normalization, forward and backward, with
+    k = 1/√(σ s) for the inverse standard deviation and γ r / (k σ) for the scale.
     """
 
     @staticmethod
@@ -93,51 +92,72 @@ class _Renormalize(Function):
         weight: Tensor | None,
         bias: Tensor | None,
         running: tuple[Tensor, Tensor],
-        limits: tuple[Tensor, Tensor, Tensor],
+        limits: tuple[Tensor, Tensor],
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         running_mean, running_std = running
-        largest_ratio, largest_shift, smallest_shift = limits
-        mean, variance = torch.batch_norm_update_stats(at_least_single(x), None, None, 0.0)
-        deviation = variance.sqrt()
-        std = deviation + eps
-        scale = running_std.clamp(std / largest_ratio, std * largest_ratio)
-        shift = ((mean - running_mean) / running_std).clamp(smallest_shift, largest_shift)
-        ctx.save_for_backward(x, weight, mean, deviation, std, scale, shift)
+        mean, deviation = _mean_and_deviation(at_least_single(x))
+        measures = mean.new_empty(2, len(mean))
+        std, difference = measures.unbind(0)
+        torch.add(deviation, eps, out=std)
+        torch.sub(mean, running_mean, out=difference)
+        ratio, shift = corrections = torch.div(measures, running_std).clamp_(*limits)
+        zeros, smallest = _constants(len(mean), mean.device, mean.dtype)
+        variance = torch.addcmul(smallest, deviation, std)
+        inverse = variance.rsqrt()
+        ratio.div_(std * inverse)
+        scale, offset = corrections
+        if weight is not None and bias is not None:
+            scale, offset = torch._foreach_addcmul((zeros, bias), (weight, weight), (ratio, shift))
+        y = torch.native_batch_norm(x, scale, offset, mean, variance, False, 0.0, 0.0)[0]
+        ctx.save_for_backward(x, mean, inverse, scale, ratio, shift)
+        ctx.is_affine = weight is not None
         ctx.mark_non_differentiable(mean, std)
-        offset = shift if weight is None or bias is None else torch.addcmul(bias, weight, shift)
-        y = torch.native_batch_norm(x, weight, offset, mean, scale.square(), False, 0.0, 0.0)[0]
         return y, mean, std
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_statistics: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, deviation, std, scale, shift = ctx.saved_tensors
-        inverse = (std * deviation).clamp_min_(1e-30).rsqrt_()
-        ratio = inverse * scale
-        effective = ratio.reciprocal() if weight is None else weight / ratio
+        x, mean, inverse, scale, ratio, shift = ctx.saved_tensors
         grad_x, products, sums = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, effective, None, None, mean, inverse, True, 0.0, [True, True, True]
+            gradient, x, scale, None, None, mean, inverse, True, 0.0, [True, True, True]
         )
-        grads = (None, None) if weight is None else (torch.addcdiv(shift * sums, products, ratio), sums)
+        grads = (torch.addcmul(shift * sums, products, ratio), sums) if ctx.is_affine else (None, None)
         return grad_x, *grads, None, None, None
 
 
-def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """r_max, d_max and -d_max after so many training forwards: from 1 to 3 and from 0 to 5, beginning at 5000.
-
-    Args:
-        num_forwards: [...] int64.
-        dtype: of the results [...].
-    """
-    slopes, offsets, lowest, highest = _limits(num_forwards.device, dtype)
-    limits = torch.addcmul(offsets, num_forwards[..., None], slopes).clamp(lowest, highest)
-    largest_ratio, largest_shift, smallest_shift = limits.unbind(-1)
-    return largest_ratio, largest_shift, smallest_shift
+def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased standard deviation of every channel, [C]."""
+    if x.is_cuda:
+        deviation, mean = torch.std_mean(x, (0, 2, 3), correction=0)
+        return mean, deviation
+    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)  # std_mean is not vectorised on the CPU
+    return mean, variance.sqrt_()
 
 
 @cache
-def _limits(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Slope, offset, lowest and highest value of r_max, d_max and -d_max."""
-    ratio, shift = (2 / 35000, 25 / 35, 1, 3), (5 / 20000, -25 / 20, 0, 5)
-    return send(torch.tensor([ratio, shift, (-shift[0], -shift[1], -5, 0)], dtype=dtype).t(), device).unbind(0)
+def _constants(num_features: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Zeros [C], and a number [] far below any variance, so that 0 is not divided by."""
+    return torch.zeros(num_features, dtype=dtype, device=device), torch.full((), 1e-30, dtype=dtype, device=device)
+
+
+def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values of r and d after so many training forwards: [1/r_max, -d_max] and [r_max, d_max].
+
+    r_max grows from 1 to 3 and d_max from 0 to 5, beginning at 5000 forwards.
+
+    Args:
+        num_forwards: [...] int64.
+        dtype: of the results [..., 2, 1].
+    """
+    limits = _limits(num_forwards.device, dtype)
+    lowest, highest = torch.embedding(limits, num_forwards.clamp(max=len(limits) - 1))[..., None].chunk(2, -2)
+    return lowest, highest
+
+
+@cache
+def _limits(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """1/r_max, -d_max, r_max and d_max for every number of training forwards up to the last that changes them."""
+    num_forwards = torch.arange(40001, dtype=torch.float64)
+    ratios, shifts = (2 / 35000 * num_forwards + 25 / 35).clamp(1, 3), (5 / 20000 * num_forwards - 25 / 20).clamp(0, 5)
+    return send(torch.stack((1 / ratios, -shifts, ratios, shifts), 1).to(dtype), device)

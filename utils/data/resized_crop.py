@@ -5,6 +5,7 @@ of Szegedy et al., CVPR 2015): bilinear, with a filter that grows with the reduc
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -75,8 +76,8 @@ def resized_crop(images: Tensor, boxes: Boxes, rows: Tensor, columns: Tensor, pa
         [N, C, out H, out W] uint8.
     """
     height, width = images.shape[-2:]
-    row_weights = _weights(boxes.tops - padding, boxes.heights, rows, height, padding)
-    column_weights = _weights(boxes.lefts - padding, boxes.widths, columns, width, padding)
+    row_weights = _weights(boxes.tops, boxes.heights, rows, height, padding)
+    column_weights = _weights(boxes.lefts, boxes.widths, columns, width, padding)
     # All channels' rows in one product per image: broadcasting would copy the weights for every channel.
     values = (images.to(torch.float32).flatten(1, 2) @ column_weights.mT).unflatten(1, images.shape[1:3])
     return (row_weights[:, None] @ values).add_(0.5).to(torch.uint8)
@@ -89,14 +90,20 @@ def _weights(starts: Tensor, lengths: Tensor, places: Tensor, side: int, padding
     off at the ends of the box, of sum 1 with the border. The border itself, being black, is left out.
 
     Args:
-        starts, lengths: of the boxes on the line, the first pixel of which is number 0; [N].
+        starts, lengths: of the boxes on the line with its border, the first pixel of which is number 0; [N].
         places: numbers of the pixels of the resized box, [N or 1, out].
         side: pixels of the line without its border.
         padding: width of the border.
     """
-    scales = (lengths / places.shape[1])[:, None]
-    centres = starts[:, None] + (places + 0.5) * scales
-    pixels = torch.arange(-padding, side + padding, device=starts.device) + 0.5
-    weights = (pixels - centres[:, :, None]).abs_().div_(scales.clamp(min=1)[:, :, None]).neg_().add_(1).clamp_(min=0)
-    weights *= ((pixels > starts[:, None]) & (pixels < (starts + lengths)[:, None]))[:, None]
+    pixels = _pixel_centres(side + 2 * padding, starts.device)
+    starts, lengths = starts[:, None], lengths[:, None]
+    scales = lengths / places.shape[1]
+    centres = torch.addcmul(starts, places + 0.5, scales)[:, :, None]
+    weights = (scales.clamp(min=1)[:, :, None] - (pixels - centres).abs_()).clamp_(min=0)
+    weights *= ((pixels > starts) & (pixels < starts + lengths))[:, None]
     return (weights / weights.sum(2, keepdim=True))[:, :, padding : padding + side]
+
+
+@lru_cache(maxsize=16)
+def _pixel_centres(number: int, device: torch.device) -> Tensor:
+    return torch.arange(number, device=device) + 0.5
