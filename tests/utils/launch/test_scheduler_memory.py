@@ -1,4 +1,4 @@
-"""Runs that tell their memory while they go on, on GPUs that a fake `nvidia-smi` shows."""
+"""Runs on GPUs that a fake `nvidia-smi` shows, which tell their memory while they go on, or lose their GPU."""
 
 import pytest
 
@@ -28,17 +28,19 @@ def order(tmp_path, monkeypatch):
     """What starts and ends on one GPU of 40000 MB; estimates by the name of the run."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setattr(gpu_watcher, "DEVICE_FOLDER", tmp_path / "dev")
-    FakeNvidiaSmi(tmp_path, monkeypatch).play(row(0))
+    smi = FakeNvidiaSmi(tmp_path, monkeypatch)
+    smi.play(row(0))
     watcher = GpuWatcher(lambda text: None, {})
 
-    def run(jobs, estimates, **limits):
+    def run(jobs, estimates, view=None, **limits):
         run, _, _ = scheduler(tmp_path, jobs, waitsecs=0.2, **limits)
         run._engine._devices = Devices(look=watcher.look, waitsecs=0.2, say=lambda text: None)
         run._engine._estimate = lambda each: estimates.get(each.name)
-        run._view = Order()
+        run._view = view or Order()
         run.run()
         return run._view.order
 
+    run.smi = smi
     return run
 
 
@@ -61,3 +63,15 @@ def test_a_run_makes_no_room_below_what_equal_ones_reached(tmp_path, order):
     jobs = [job(tmp_path, "small", memory="1,1000", seconds=2), job(tmp_path, "large")]
     estimates = {"small": 9000.0, "large": 28000.0}
     assert order(jobs, estimates) == ["small starts", "small ends", "large starts", "large ends"]
+
+
+def test_a_run_whose_gpu_vanishes_goes_on_on_another_one(tmp_path, order):
+    class Vanishing(Order):
+        def started(self, child):
+            self.order.append(child.slot.label)
+            order.smi.play(row(1))
+
+    order.smi.play(row(0), row(1))
+    each = job(tmp_path, "one", codes="1,0", seconds=0.5, message="RuntimeError: CUDA error: device is lost")
+    assert order([each], {}, Vanishing()) == ["GPU 0", "GPU 1", "one ends"]
+    assert each.record.complete
