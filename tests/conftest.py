@@ -5,18 +5,36 @@ import numpy as np
 import pytest
 import torch
 
-if torch.cuda.is_available():
-    torch.cuda.init()  # for the tests of layers and losses; the launchers and runs that tests start see no GPU
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+HAS_GPU = torch.cuda.is_available()
 
 # Networks as small as those of the tests gain nothing from a second thread, which only waits, at full load, for the
 # first one: with as many test processes as cores they slow each other down threefold.
 torch.set_num_threads(1)
 
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+@pytest.fixture(scope="session", autouse=True)
+def hidden_gpus():
+    """The launchers and runs that tests start see no GPU, so that none of a developer's is used."""
+    if HAS_GPU:
+        torch.cuda.init()  # this process keeps it, for the tests that ask for it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """A run within a test's process takes the CPU too, unless the test asks for a GPU."""
+    if "gpu" not in request.fixturenames:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def gpu():
+    """Leaves a test out where there is no GPU."""
+    if not HAS_GPU:
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture(params=["cpu", "cuda"] if HAS_GPU else ["cpu"])
 def device(request):
     """Every device of this machine in turn, as the default one: layers and losses are the recorded ones on each."""
     with torch.device(request.param):

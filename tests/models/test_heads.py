@@ -163,7 +163,7 @@ def test_new_outputs_have_the_heads_type(name, sizes):
     assert torch.equal(head.parts[-1].weight, twin.parts[-1].weight.double())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("name", GROWN)
 @pytest.mark.parametrize("sizes", [(), (3,)])
 def test_new_outputs_are_drawn_alike_on_a_gpu(name, sizes):

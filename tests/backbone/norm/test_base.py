@@ -348,6 +348,8 @@ def test_nothing_in_a_step_waits_for_the_device(name):
     begin_task(layer, 2)
     described = context()
     x = maps().requires_grad_()
+    with batch_context(layer, described):
+        layer(x)  # the first step of a composition makes what later ones keep
     with _NothingWaits():
         with batch_context(layer, described):
             y = layer(x)

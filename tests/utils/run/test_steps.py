@@ -97,7 +97,7 @@ def test_steps_of_every_method_and_layer_can_be_captured(run, method, norm):
     check(run, method, norm)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("method", "norm"), PAIRS)
 def test_cuda_graphs_hold_the_steps_of_every_method_and_layer(run, method, norm):
     captured, plain = (run(method, norm, more=f" --device cuda --cuda_graph {word}") for word in ("on", "off"))
