@@ -1,6 +1,7 @@
-"""Digests of files that are too large to read at every start, stored beside them."""
+"""Digests of files that are too large to read at every start: stored beside them, or of their states alone."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -31,6 +32,15 @@ def kept_digest(files: Iterable[Path], compute: Callable[[], str]) -> str:
     with contextlib.suppress(OSError):
         _write(path, {"files": states, "digest": digest})
     return digest
+
+
+def digest_of_states(files: Iterable[Path], root: Path, facts: object) -> str:
+    """SHA-256 of the names of files below a folder, their sizes and modification times, and of other facts."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for file in files:
+        state = file.stat()
+        digest.update(repr((os.path.relpath(file, root), state.st_size, state.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict:

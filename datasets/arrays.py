@@ -224,6 +224,10 @@ class Layout:
         """What was found, without decoding an image. Raises UserError if it could not be read."""
         raise NotImplementedError
 
+    def sources(self, path: Path, dataset: "Dataset") -> list[Path]:
+        """The files that `read` decodes, whose images are then converted once for all runs; none if it maps arrays."""
+        return []
+
     def read(self, path: Path, dataset: "Dataset") -> Content:
         """Read everything. Raises UserError if that is not possible."""
         raise NotImplementedError
@@ -305,12 +309,13 @@ class Dataset:
         Raises:
             UserError: nothing is there, or what is there is damaged, of another shape or may not be read.
         """
+        from datasets.layouts.converted import read_shared
+
         with naming_forbidden(data_root):
             found = self._find(data_root)
             if found is None:
                 raise UserError(self._missing(data_root))
-            layout, path = found
-            content = layout.read(path, self)
+            content = read_shared(*found, self, data_root)
             arrays = self.assemble(content)
             arrays.conversions = content.conversions
             return arrays

@@ -1,5 +1,6 @@
 """The stream of tasks: class order, held-out parts, and pools of images, on the run's device or on disk."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +12,10 @@ from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
 from utils.data.held_out import hold_out
 from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.errors import UserError
+from utils.inference import device_memory
 from utils.seeds import generator
+
+TEST_SHARE = 1 / 20  # of a GPU's memory, which test images may take that are otherwise read from disk
 
 # Class at each position. For CIFAR-100: Rebuffi et al., iCaRL, CVPR 2017. For ImageNet-100: Douillard et al., PODNet,
 # ECCV 2020, over the first 100 classes of ILSVRC-2012.
@@ -92,12 +96,17 @@ def _labels_of(order: list[int], num_classes: int, where: str) -> np.ndarray:
 
 
 class Stream:
-    """The tasks of a dataset, with its images on the device, or on disk if there are too many.
+    """The tasks of a dataset, with its images on the device, or on disk.
+
+    On a GPU they stay on disk if there are too many; test images, which are needed after every task, are on it
+    nevertheless if they take less than `TEST_SHARE` of its memory. On a CPU images that are mapped from a file stay
+    there, so that all runs of a machine share them.
 
     Images are sorted by label, so that those of a task are contiguous; within a label they keep the order of the data.
 
     Args:
-        arrays: the data; they are copied, unless they stay on disk, and may be released afterwards.
+        arrays: the data; they are copied, unless they stay on disk, and may be released afterwards. Files that stay in
+            use must not be written to meanwhile.
         num_tasks: T, into which the classes split evenly.
         label_of_class: [K] int64, from `class_order`.
         validation: fraction of each class's training images that is held out and replaces the test set; 0: none.
@@ -144,10 +153,10 @@ class Stream:
                     "--validation tests on training images, which --test_crop does not change: leave out one of the two"
                 )
             chosen, rows = _parted(rows, train_y, validation, seed, "--validation")
-            self._test = train(train_y, chosen)
+            self._test = train(train_y, chosen, is_test=True)
         else:
             test_y = label_of_class[arrays.test_y]
-            self._test = test(test_y, rows_by_label(test_y))
+            self._test = test(test_y, rows_by_label(test_y), is_test=True)
         self._held_out = None
         if held_out:
             chosen, rows = _parted(rows, train_y, held_out, seed, "--val_fraction")
@@ -191,11 +200,13 @@ class Stream:
         pools = [part.of_tasks(run) for run in _neighbours(tasks)]
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
-    def _part(self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray) -> "_Part":
+    def _part(
+        self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray, *, is_test: bool = False
+    ) -> "_Part":
         """A split of some rows of the data."""
         host_labels = torch.from_numpy(labels[rows])
         tasks = self.task_of_class[host_labels]
-        if on_disk:
+        if stay_on_disk(images, on_disk, self._device, len(rows) if is_test else None):
             return _Part(DiskPool(images, rows, host_labels, tasks, self._device), self.num_tasks)
         loaded = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8, device=self._device)
         filled = 0
@@ -203,6 +214,21 @@ class Stream:
             loaded[filled : filled + len(chunk)] = torch.from_numpy(chunk).permute(0, 3, 1, 2)
             filled += len(chunk)
         return _Part(TensorPool(loaded, host_labels.to(self._device), tasks), self.num_tasks)
+
+
+def stay_on_disk(images: np.ndarray, on_disk: bool, device: torch.device, num_tested: int | None) -> bool:
+    """Whether batches of an array are read from it when they are needed; see `Stream`.
+
+    Args:
+        images: [N, H, W, C] uint8.
+        on_disk: whether the dataset has too many for a device.
+        device: of the run.
+        num_tested: how many of them are test images; None if they are trained on.
+    """
+    if device.type != "cuda":
+        return on_disk or isinstance(images, np.memmap)
+    size = (num_tested or math.inf) * math.prod(images.shape[1:])
+    return on_disk and size > TEST_SHARE * device_memory(device)
 
 
 def _parted(

@@ -62,6 +62,11 @@ class DissimilarFiles(Layout):
         found = ", ".join(f"{source.reader} in {root}" for source, root in zip(SOURCES, roots, strict=True))
         return f"official files: {found}; their checksums are verified when they are read"
 
+    def sources(self, path: Path, dataset: Dataset) -> list[Path]:
+        roots = zip(SOURCES, self._roots(path, dataset), strict=True)
+        files = [root / name for source, root in roots for name in source.files]
+        return [file if file.is_file() else _packed(file) for file in files]
+
     def read(self, path: Path, dataset: Dataset) -> Content:
         arrays = []
         for split in _SPLITS:

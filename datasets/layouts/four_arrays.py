@@ -7,7 +7,7 @@ import numpy as np
 from datasets.arrays import NON_SQUARE, Content, Dataset, Layout, content_of, count_images
 from utils.errors import UserError
 
-_NAMES = ("train_x", "train_y", "test_x", "test_y")
+NAMES = ("train_x", "train_y", "test_x", "test_y")
 
 
 class FourArrays(Layout):
@@ -19,7 +19,7 @@ class FourArrays(Layout):
 
     def find(self, data_root: Path, dataset: Dataset) -> Path | None:
         path = data_root / dataset.folder
-        return path if any((path / f"{name}.npy").exists() for name in _NAMES) else None
+        return path if any((path / f"{name}.npy").exists() for name in NAMES) else None
 
     def wanted(self, data_root: Path, dataset: Dataset) -> str:
         side = dataset.image_size or "S"
@@ -37,10 +37,10 @@ class FourArrays(Layout):
         return "; ".join([found, *content.conversions])
 
     def read(self, path: Path, dataset: Dataset) -> Content:
-        missing = [f"{name}.npy" for name in _NAMES if not (path / f"{name}.npy").exists()]
+        missing = [f"{name}.npy" for name in NAMES if not (path / f"{name}.npy").exists()]
         if missing:
             raise UserError(f"{path} lacks {' and '.join(missing)}; put all four arrays there")
-        files = {name: path / f"{name}.npy" for name in _NAMES}
+        files = {name: path / f"{name}.npy" for name in NAMES}
         crops = dataset.settings.get(NON_SQUARE.name) == "crop"
         arrays, conversions = [], []
         for name, file in files.items():
@@ -59,7 +59,7 @@ def _images(images: np.ndarray, crops: bool) -> tuple[np.ndarray, list[str]]:
         images = images.transpose(0, 2, 3, 1)
         conversions.append("has channels first, which were moved last")
     if images.ndim == 3 or images.shape[3] == 1:
-        images = np.broadcast_to(images.reshape(*images.shape[:3], 1), (*images.shape[:3], 3))
+        images = np.broadcast_to(images.reshape(*images.shape[:3], 1), (*images.shape[:3], 3), subok=True)
         conversions.append("is grey and was converted to RGB")
     height, width = images.shape[1:3]
     if crops and height != width and images.shape[3] == 3:

@@ -35,6 +35,9 @@ class ImageFolder(Layout):
         num_train, num_test = (sum(map(len, classes)) for classes in self._files(path, dataset))
         return f"image folder {path}, {count_images(num_train, num_test, dataset)}"
 
+    def sources(self, path: Path, dataset: Dataset) -> list[Path]:
+        return [file for classes in self._files(path, dataset) for files in classes for file in files]
+
     def read(self, path: Path, dataset: Dataset) -> Content:
         arrays: list[np.ndarray] = []
         problems: list[str] = []

@@ -40,6 +40,10 @@ class OfficialCifar(Layout):
         self._check_presence(path)
         return f"official files in {path}; their checksums are verified when they are read"
 
+    def sources(self, path: Path, dataset: Dataset) -> list[Path]:
+        self._check_presence(path)
+        return [path / name for name in self.files]
+
     def read(self, path: Path, dataset: Dataset) -> Content:
         self._check_presence(path)
         reader = self._reader_class()

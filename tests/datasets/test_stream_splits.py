@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets.arrays import Arrays
-from datasets.stream import Stream, class_order
+from datasets.stream import Stream, class_order, stay_on_disk
 from tests.datasets.small import small_arrays
 from tests.golden import cases
 from utils.data.exemplars import ExemplarMemory
@@ -184,10 +184,28 @@ def test_no_image_is_read_before_it_is_asked_for(stored):
         read = 0
 
         def __getitem__(self, place):
-            Watched.read += 1
+            Watched.read += len(place)
             return np.asarray(super().__getitem__(place))
 
     stream = make_stream(dataclasses.replace(stored, train_x=stored.train_x.view(Watched)), held_out=0.25)
     Watched.read = 0
     stream.pool((0,)).take(stream.order((0,), 0)[:7])
     assert Watched.read == 7
+
+
+@pytest.mark.parametrize(
+    ("device", "on_disk", "num_tested", "expected"),
+    [
+        ("cpu", False, None, True),  # mapped from a file, as all runs share it
+        ("cuda", False, None, False),
+        ("cuda", True, None, True),
+        ("cuda", True, 12, False),  # the test images take a twentieth of this memory
+        ("cuda", True, 13, True),
+    ],
+)
+def test_mapped_images_are_shared_on_a_cpu_and_sent_to_a_gpu_once(
+    monkeypatch, stored, device, on_disk, num_tested, expected
+):
+    monkeypatch.setattr("datasets.stream.device_memory", lambda device: 20 * 12 * 3 * 32 * 32)
+    assert stay_on_disk(stored.test_x, on_disk, torch.device(device), num_tested) is expected
+    assert not stay_on_disk(np.array(stored.test_x), False, torch.device(device), num_tested)

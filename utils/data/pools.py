@@ -138,10 +138,9 @@ class DiskPool(Pool):
         self._array_rows = array_rows
 
     def select(self, rows: Tensor) -> dict[str, Tensor]:
-        read = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8)
-        for image, row in zip(read.numpy(), rows.tolist(), strict=True):
-            image[...] = self._images[self._array_rows[row]] if row >= 0 else 0
-        return {"raw": read, "labels": self.labels[rows.clamp(min=0)]}
+        rows = rows.clamp(min=0)
+        read = np.ascontiguousarray(self._images[self._array_rows[rows.numpy()]])
+        return {"raw": torch.from_numpy(read), "labels": self.labels[rows]}
 
     def rows(self, sent: Values) -> dict[str, Tensor]:
         return {"raw": sent["raw"].permute(0, 3, 1, 2).contiguous(), "labels": sent["labels"]}

@@ -83,7 +83,7 @@ def test_only_rows_that_are_asked_for_are_read(tmp_path):
         shape = STORED.shape
 
         def __getitem__(self, place):
-            read.append(int(place))
+            read.extend(place.tolist())
             return STORED[place]
 
     pool = on_disk([3, 1, 4, 8], Watched())
