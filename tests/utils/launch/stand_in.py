@@ -18,6 +18,26 @@ def write_record(folder):
     (folder / "result.json").write_text(json.dumps(result))
 
 
+def tell(folder, **told):
+    whole = {"pid": os.getpid(), "num_tasks": 2, "first_step": 0, "phase": "training", "stage": 0, "num_stages": 1}
+    whole |= {"epoch": 0, "num_epochs": 1, "stage_step": 1, "stage_total": 2, "loss": None, "host_bytes": 0}
+    part = folder / "progress.new"
+    part.write_text(json.dumps({"schema": 1} | whole | told))
+    part.replace(folder / "progress.json")
+
+
+def train(folder, is_shared):
+    """Tells of so many steps; where the GPU is shared, runs slow each other down as much as if they took turns."""
+    here = folder.parent / f"{os.getpid()}.trains"
+    here.touch()
+    started, step, total = time.time(), 0.0, 100
+    while step < total:
+        tell(folder, task=1, step=int(step), total_steps=total, started=started, updated=time.time(), device_bytes=1)
+        time.sleep(0.05)
+        step += 2 / (len(list(folder.parent.glob("*.trains"))) if is_shared else 1)
+    here.unlink()
+
+
 def main():
     folder = Path(word("results_dir")) / word("group") / word("name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,11 +56,9 @@ def main():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(write_record(folder) or 128 + number))
     if word("memory"):
         task, megabytes = map(int, word("memory").split(","))
-        place = {"pid": os.getpid(), "num_tasks": 2, "task": task, "step": 1, "total_steps": None, "first_step": 0}
-        stage = {"phase": "training", "stage": 0, "num_stages": 1, "epoch": 0, "num_epochs": 1}
-        told = place | stage | {"stage_step": 1, "stage_total": 2, "loss": None, "host_bytes": 0}
-        told |= {"started": 0.0, "updated": 0.0, "device_bytes": megabytes * 2**20}
-        (folder / "progress.json").write_text(json.dumps({"schema": 1} | told))
+        tell(folder, task=task, step=1, total_steps=None, started=0.0, updated=0.0, device_bytes=megabytes * 2**20)
+    if word("paced"):
+        train(folder, is_shared=word("paced") == "shared")
     time.sleep(float(word("seconds", "0")))
     if code < 0:
         os.kill(os.getpid(), -code)

@@ -1,4 +1,4 @@
-"""Runs on GPUs that a fake `nvidia-smi` shows, which tell their memory while they go on, or lose their GPU."""
+"""Runs on GPUs that a fake `nvidia-smi` shows, which tell their memory and their speed, or lose their GPU."""
 
 import pytest
 
@@ -75,3 +75,30 @@ def test_a_run_whose_gpu_vanishes_goes_on_on_another_one(tmp_path, order):
     each = job(tmp_path, "one", codes="1,0", seconds=0.5, message="RuntimeError: CUDA error: device is lost")
     assert order([each], {}, Vanishing()) == ["GPU 0", "GPU 1", "one ends"]
     assert each.record.complete
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("paced", "most"), [("shared", 3), ("alone", 5)])
+def test_as_many_runs_share_a_gpu_as_are_worthwhile(tmp_path, order, monkeypatch, paced, most):
+    """One more than is worthwhile has been tried."""
+
+    class Counting(Order):
+        most, now = 0, 0
+
+        def started(self, child):
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+        def ended(self, job, outcome, reason, child, progress):
+            self.now -= 1
+            self.order.append(self.now + 1)
+
+    monkeypatch.setattr("utils.launch.packing.EVIDENCE", 0.5)
+    monkeypatch.setattr("utils.launch.devices.MOST_RUNS_PER_GPU", 5)
+    monkeypatch.setattr("utils.launch.devices.available_cores", lambda: 16)
+    jobs = [job(tmp_path, f"one-s{seed}", paced=paced) for seed in range(16)]
+    view = Counting()
+    order(jobs, dict.fromkeys((each.name for each in jobs), 10.0), view)
+    assert view.most == most
+    later = view.order[8:-2]
+    assert max(later) == (2 if paced == "shared" else most)
