@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,6 +12,8 @@ from utils.config.options import Option, ranged
 from utils.errors import UserError
 
 NormFactory = Callable[[int, int], nn.Module]  # norm(num_features, spatial_size), the side of its maps in pixels
+
+_CHANNELS_PER_PIXEL = 8  # of small maps
 
 WIDTH_OPTION = Option("nf", ranged(int, 1), 64, "base width of ResNet-18; its features are 8 times as many")
 
@@ -120,6 +123,8 @@ class ResidualNetwork(nn.Module):
         self.num_features = widths[-1]
         self.stem = self.make_stem(norm, widths[0], image_size)
         self.stages = nn.ModuleList()
+        self.num_arranged = len(widths)  # leading stages in the network's memory format, the others are contiguous
+        self.num_large = 0  # leading stages whose maps are not small
         side, channels = image_size, widths[0]
         for _ in range(self.num_stem_halvings):
             side = halved(side)
@@ -129,6 +134,7 @@ class ResidualNetwork(nn.Module):
             blocks = [self.block(channels, width, stride, norm, side)]
             blocks += [self.block(width, width, 1, norm, side) for _ in range(depth - 1)]
             self.stages.append(nn.Sequential(*blocks))
+            self.num_large += width <= _CHANNELS_PER_PIXEL * side * side
             channels = width
 
     def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
@@ -158,6 +164,17 @@ class ResidualNetwork(nn.Module):
             raise UserError(f"--backbone {self.name} has no stage {stage}; choose among {', '.join(stages)}")
         last_block(stages[stage]).last_relu = False
 
+    def arrange(self, memory_format: torch.memory_format) -> None:
+        """Lay out the weights of convolutions in a memory format, which the maps follow.
+
+        On the CPU, stages of small maps stay contiguous: their weights are many times their maps, and oneDNN transposes
+        each gradient of channels-last weights, which takes longer there than the convolutions save.
+        """
+        if next(self.parameters()).device.type == "cpu":
+            self.num_arranged = self.num_large
+        for module in (self.stem, *self.stages[: self.num_arranged]):
+            module.to(memory_format=memory_format)
+
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D] of images [N, 3, S, S]."""
         return self.forward_maps(x)[0]
@@ -166,8 +183,8 @@ class ResidualNetwork(nn.Module):
         """Features [N, D], and the map [N, C, side, side] after each stage; features are the last map's average."""
         maps = []
         x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
+        for number, stage in enumerate(self.stages):
+            x = stage(x.contiguous() if number == self.num_arranged else x)
             maps.append(x)
         return x.mean(dim=(2, 3)), maps
 

@@ -83,7 +83,7 @@ def make_training(model: str, root: Path, options: argparse.Namespace) -> Traini
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
     device = torch.device(options.device)
-    augmentation = make_augmentation(config, dataset, arrays)
+    augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     method = make_method(config, stream, augmentation, device)
     record, screen = Record(root / model).open(), Screen(verbose=False)

@@ -280,6 +280,14 @@ class Network(nn.Module, Generic[AnyHead]):
         self.head = head
         self.half_precision = half
 
+    def arrange(self, memory_format: torch.memory_format) -> None:
+        """Lay out the weights of convolutions in a memory format, which images and maps then have too."""
+        arrange = getattr(self.backbone, "arrange", None)  # the backbone of a plug-in need not have it
+        if arrange is None:
+            self.to(memory_format=memory_format)
+        else:
+            arrange(memory_format)
+
     def forward(self, images: Tensor) -> Tensor:
         with self._autocast(images):
             scores = self.head(self.backbone(images))

@@ -8,7 +8,8 @@ import torch
 def make_sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, **settings: Any) -> torch.optim.SGD:
     """SGD whose step a CUDA graph can hold: a learning rate on the device, and momentum from the beginning.
 
-    The momentum before the first step is 0, which gives what PyTorch's has after it. One kernel updates all parameters.
+    The momentum before the first step is 0, which gives what PyTorch's has after it. On a GPU one kernel updates all
+    parameters; that of the CPU copies channels-last gradients first.
 
     Args:
         groups: of parameters.
@@ -19,7 +20,9 @@ def make_sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, **sett
     first = next((parameter for group in groups for parameter in group["params"]), torch.zeros(()))
     # The kernel for GPUs reads a float32; in the arithmetic of the CPU nothing is lost of the number.
     rate = torch.tensor(lr, dtype=torch.float32 if first.is_cuda else torch.float64, device=first.device)
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True, **settings)
+    optimizer = torch.optim.SGD(
+        groups, lr=rate, momentum=momentum, fused=first.is_cuda, foreach=not first.is_cuda, **settings
+    )
     if momentum:
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

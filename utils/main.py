@@ -161,7 +161,7 @@ def train(
     former = read_former_start(config, record, screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
-    augmentation = make_augmentation(config, dataset, arrays)
+    augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     arrays.release()
     sizes = StreamSizes.of(stream)
@@ -172,7 +172,7 @@ def train(
     capture = make_capture(config, method, device, screen)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
         facts["command"] += ["--threads", str(threads)]
-    environment = describe(device, threads)
+    environment = describe(device, threads, augmentation.memory_format)
     kept = [each for each in former.environments if each != environment]
     record.write_config(
         facts
@@ -283,20 +283,24 @@ def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, dev
     )
 
 
-def make_augmentation(config: Configuration, dataset: DatasetPart, arrays: Arrays) -> Augmentation:
+def make_augmentation(
+    config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device
+) -> Augmentation:
     """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
-    memory's."""
+    memory's, and the memory format of the device."""
     from utils.data.augment import Augmentation
+    from utils.run.environment import choose_memory_format
     from utils.seeds import generator
 
     return Augmentation(
         dataset.transform(config.parts.transforms(config.protocol), arrays),
         {purpose: generator(config.seed, "augmentation", purpose) for purpose in ("stream", "memory")},
+        choose_memory_format(device, config.precision),
     )
 
 
 def make_method(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Method:
-    """The method with its network and its memory."""
+    """The method with its memory, and its network in the memory format of the images."""
     import torch
 
     method = config.parts.method
@@ -308,6 +312,7 @@ def make_method(config: Configuration, stream: Stream, augmentation: Augmentatio
     sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
     image_size = augmentation.prepare(sample).shape[-1]
     network = make_network(config, stream.num_tasks, stream.num_classes, image_size).to(device)
+    network.arrange(augmentation.memory_format)
     made = cast("type[Method]", method)  # its class is known to this file alone
     return made(network, config, stream, memory, augmentation.prepare)
 

@@ -5,6 +5,7 @@ between these operations, which are the only ones to touch the maps. They read t
 channels-last, and what they give lies so too. Tables are at least in float32. Nothing here is known to autograd.
 """
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .base import at_least_single
 
-_CACHED_VALUES = 2**18  # a megabyte
+_CACHED_VALUES = 2**16  # a quarter of a megabyte
 
 
 def row_moments(x: Tensor, *, correction: int = 0) -> tuple[Tensor, Tensor]:
@@ -24,10 +25,12 @@ def row_moments(x: Tensor, *, correction: int = 0) -> tuple[Tensor, Tensor]:
     # On the CPU var_mean is not vectorised; these three passes are, and take a tenth of its time. The last two go part
     # by part, so that what lies between them stays in the cache.
     means = x.mean((2, 3))
-    num_together = max(1, _CACHED_VALUES * len(x) // x.numel()) if x.numel() else 1
-    parts = zip(x.split(num_together), spread(means).split(num_together), strict=True)
-    norms = [torch.linalg.vector_norm(part - center, dim=(2, 3)) for part, center in parts]
-    return means, torch.cat(norms).square_().div_(x.shape[2:].numel() - correction)
+    parts = (part - spread(centers) for part, centers in _parts(x, means))
+    if x.is_contiguous():  # the fastest sum of squares there, and the slowest in channels-last
+        sums = torch.cat([torch.linalg.vector_norm(part, dim=(2, 3)) for part in parts]).square_()
+    else:
+        sums = torch.cat([part.square_().sum((2, 3)) for part in parts])
+    return means, sums.div_(x.shape[2:].numel() - correction)
 
 
 def affine(x: Tensor, slopes: Tensor, offsets: Tensor, *, times: float = 1.0) -> Tensor:
@@ -47,7 +50,9 @@ def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tens
     """Σ g and Σ g · (x - center) over every row: two tables [N, C], of gradients g [N, C, H, W] and centers [N, C]."""
     x, gradient = at_least_single(x), at_least_single(gradient)
     if not x.is_contiguous():
-        return gradient.sum((2, 3)), (gradient * (x - spread(centers))).sum((2, 3))
+        parts = _parts(x, gradient, centers)
+        products = [(part - spread(center)).mul_(factor).sum((2, 3)) for part, factor, center in parts]
+        return gradient.sum((2, 3)), torch.cat(products)
     # The sums that batch normalization needs for the gradients of its scale and shift, with a "channel" for every row.
     ones = _one(centers.device, centers.dtype).expand(centers.numel())
     _, products, sums = torch.ops.aten.native_batch_norm_backward(
@@ -63,6 +68,12 @@ def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tens
         [False, True, True],
     )
     return sums.view(centers.shape), products.view(centers.shape)
+
+
+def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some samples after others, of all tensors, few enough for maps to stay in the cache; on a GPU all of them."""
+    num_together = len(x) if x.is_cuda else max(1, _CACHED_VALUES * len(x) // max(1, x.numel()))
+    return zip(*(each.split(num_together) for each in (x, *others)), strict=True)
 
 
 @cache

@@ -41,4 +41,9 @@ class LN(Norm):
                 f"LN was built for maps of {self.spatial_size}x{self.spatial_size}, but got {height}x{width}: "
                 "build the network for images of this size"
             )
-        return F.layer_norm(at_least_single(x), x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
+        if x.is_contiguous():
+            return F.layer_norm(at_least_single(x), x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
+        # PyTorch's kernel takes positions in the order in which they lie, and would copy channels-last maps.
+        values = at_least_single(x).permute(0, 2, 3, 1)
+        weight, bias = (None if each is None else each.permute(1, 2, 0) for each in (self.weight, self.bias))
+        return F.layer_norm(values, values.shape[1:], weight, bias, self.eps).permute(0, 3, 1, 2).to(x.dtype)

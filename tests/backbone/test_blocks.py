@@ -6,10 +6,12 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 from torchvision.models.resnet import conv1x1
 
 from backbone.blocks import BasicBlock, ZeroPaddedShortcut
+from backbone.norm import NORMS, BatchContext, batch_context, begin_task, norm_factory
 from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
 from utils.config.registry import BACKBONES
 from utils.errors import UserError
@@ -17,6 +19,7 @@ from utils.errors import UserError
 NAMES = BACKBONES.names()
 NARROW = {name: {"nf": 4} for name in NAMES if "resnet18" in name}
 SMALLEST = {"resnet18": 5, "resnet18_imagenet": 17, "resnet32": 3, "podnet_resnet18": 9, "podnet_resnet32": 3}
+GROUPS = {"GN": {"num_groups": 4}, "CN": {"num_groups": 4}}
 # Residual branches that start at zero, and sums that are not rectified.
 PODNET = ("podnet_resnet18", "podnet_resnet32")
 
@@ -130,6 +133,71 @@ def test_gradients_reach_every_parameter_and_are_finite(name, factory, memory_fo
         assert parameter.grad is not None, label
         assert torch.isfinite(parameter.grad).all(), label
         assert parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_memory_format_changes_no_value(name, factory):
+    """In channels-last, but for stages with more than 8 channels per pixel of their maps."""
+    torch.manual_seed(0)
+    plain = awake(narrow(name, factory, image_size=33)).double()
+    arranged = copy.deepcopy(plain)
+    arranged.arrange(torch.channels_last)
+    arranged = copy.deepcopy(arranged)
+    assert (
+        0
+        < arranged.num_arranged
+        == sum(width <= 8 * side * side for width, side in ((maps.shape[1], maps.shape[2]) for maps in maps_of(plain)))
+    )
+    images = torch.randn(4, 3, 33, 33, dtype=torch.float64)
+    (features, maps), (expected, expected_maps) = (
+        network.forward_maps(images.contiguous(memory_format=memory_format))
+        for network, memory_format in ((arranged, torch.channels_last), (plain, torch.contiguous_format))
+    )
+    torch.testing.assert_close(features, expected)
+    for number, (own, other) in enumerate(zip(maps, expected_maps, strict=True)):
+        torch.testing.assert_close(own, other)
+        memory_format = torch.channels_last if number < arranged.num_arranged else torch.contiguous_format
+        assert factory == "layer" or own.is_contiguous(memory_format=memory_format)  # PyTorch's knows the latter alone
+    features.square().sum().backward()
+    expected.square().sum().backward()
+    for own, other in zip(arranged.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+        assert own.grad.stride() == own.stride()
+
+
+def maps_of(network):
+    return network.forward_maps(torch.zeros(2, 3, 33, 33, dtype=torch.float64))[1]
+
+
+class _CopiedMaps(TorchDispatchMode):
+    """Shapes of the maps that operations only lay out anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        if name in ("clone", "copy_", "_to_copy", "contiguous") and result.dim() == 4 and result.shape[0] == 6:
+            self.shapes.append(tuple(result.shape[1:]))
+        return result
+
+
+@pytest.mark.parametrize("norm", NORMS.names())
+def test_maps_are_laid_out_anew_only_between_stages_of_two_formats(norm):
+    factory = norm_factory(norm, num_tasks=3, **GROUPS.get(norm, {}))
+    network = BACKBONES.get("resnet18")(factory, image_size=32, nf=8)
+    begin_task(network, 2)
+    network.arrange(torch.channels_last)
+    assert network.num_arranged == 3
+    images = torch.randn(6, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with _CopiedMaps() as copied:
+        with batch_context(network, BatchContext(2, torch.tensor([2, 2, 2, 0, 1, 1]), 3)):
+            features = network(images)
+        features.square().sum().backward()
+    assert copied.shapes == [(32, 8, 8)]
 
 
 @pytest.mark.parametrize("name", NAMES)

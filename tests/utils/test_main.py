@@ -12,13 +12,16 @@ import sys
 import pytest
 import torch
 
+import utils.main
 from models.base import Method
 from utils.config.registry import METHODS, NORMS, ROOT
+from utils.data.augment import normalise
 from utils.errors import BUSY
 from utils.launch.cli import main as launch
 from utils.main import main
 from utils.records.metrics import METRICS
 from utils.records.record import Record
+from utils.run.environment import _MEMORY_FORMATS
 
 OFFLINE = {"backbone": "resnet18", "epochs": 2, "batch_size": 8}
 
@@ -83,6 +86,23 @@ def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
     triangle = [[True, False, False], [True, True, False], [True, True, True]]
     assert measured == (last_only if method == "joint" else triangle)
     assert {value for row in total for value in row} <= {16, None}
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_a_memory_format_changes_no_loss(start, tmp_path, monkeypatch, method):
+    """In double precision: in single precision the last bits of a loss differ, and in training they grow."""
+    make_network = utils.main.make_network
+    monkeypatch.setattr("utils.main.make_network", lambda *parts: make_network(*parts).double())
+    monkeypatch.setattr("utils.data.augment.normalise", lambda *parts: normalise(*parts).double())
+    losses = {}
+    for name in ("contiguous_format", "channels_last"):
+        monkeypatch.setitem(_MEMORY_FORMATS, ("cpu", "fp32"), getattr(torch, name))
+        assert start(method=method, results=tmp_path / name, debug_mode=3) == 0
+        folder = only_folder(tmp_path / name)
+        assert json.loads((folder / "config.json").read_text())["environment"]["memory_format"] == name
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [value for line in lines for key, value in line.items() if isinstance(value, float)]
+    assert losses["channels_last"] == pytest.approx(losses["contiguous_format"], rel=1e-5)
 
 
 def test_replay_and_joint_training_beat_fine_tuning_by_far(start, tmp_path):

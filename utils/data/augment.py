@@ -58,10 +58,12 @@ class Augmentation:
     Attributes:
         transform: of training images.
         generators: on the host, by purpose: for batches of the online stream, and for draws from memory.
+        memory_format: of the images that a network gets.
     """
 
     transform: Transform
     generators: dict[str, torch.Generator]
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """What becomes of each image of a batch [N, C, H, W]: tensors on the host (`draw_changes`)."""
@@ -69,11 +71,11 @@ class Augmentation:
 
     def apply(self, raw: Tensor, changes: Mapping[str, Tensor]) -> Tensor:
         """Augmented and normalised images; the changes lie on the device of the raw ones."""
-        return change(raw, self.transform, changes)
+        return change(raw, self.transform, changes, self.memory_format)
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Normalised images, for evaluation."""
-        return normalise(raw, self.transform)
+        return normalise(raw, self.transform, self.memory_format)
 
 
 def augment(images: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
@@ -122,7 +124,12 @@ def draw_changes(shape: Sequence[int], transform: Transform, generator: torch.Ge
     return changes
 
 
-def change(images: Tensor, transform: Transform, changes: Mapping[str, Tensor]) -> Tensor:
+def change(
+    images: Tensor,
+    transform: Transform,
+    changes: Mapping[str, Tensor],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """Crop, flip, brighten and normalise images [N, C, H, W] uint8 as was drawn (`draw_changes`)."""
     flips = changes.get("flips")
     if transform.resized_crop:
@@ -131,7 +138,7 @@ def change(images: Tensor, transform: Transform, changes: Mapping[str, Tensor]) 
         images = crop_and_flip(images, transform.crop_padding, changes.get("corners"), flips)
     if transform.brightness:
         images = brighten(images, changes["factors"])
-    return normalise(images, transform)
+    return normalise(images, transform, memory_format)
 
 
 def _resized(images: Tensor, transform: Transform, boxes: Boxes, flips: Tensor | None) -> Tensor:
@@ -172,7 +179,9 @@ def brighten(images: Tensor, factors: Tensor) -> Tensor:
     return (images * factors[:, None, None, None]).clamp_(0, 255).to(torch.uint8)
 
 
-def normalise(images: Tensor, transform: Transform) -> Tensor:
+def normalise(
+    images: Tensor, transform: Transform, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """(x / 255 - mean) / std of uint8 images [N, C, H, W], in float32, rounded as torchvision rounds it.
 
     Where the transform has a `test_side`, of the centre of that side.
@@ -183,7 +192,7 @@ def normalise(images: Tensor, transform: Transform) -> Tensor:
     if transform.test_side is not None:
         images = centre_crop(images, transform.test_side)
     mean, std = _constants(transform.mean, transform.std, images.device)
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
 
 
 def centre_crop(images: Tensor, side: int) -> Tensor:

@@ -15,6 +15,15 @@ from utils.machine import available_cores, cpu_name
 
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
+# In which convolutions are fastest, by kind of device and precision: measured on the CPU (`benchmarks/results`), else
+# what the makers of the kernels say.
+_MEMORY_FORMATS = {
+    ("cpu", "fp32"): torch.channels_last,
+    ("cpu", "bf16"): torch.channels_last,
+    ("cuda", "fp32"): torch.contiguous_format,
+    ("cuda", "tf32"): torch.channels_last,
+    ("cuda", "bf16"): torch.channels_last,
+}
 _CODE = ("backbone", "datasets", "models", "utils", "run.py")
 
 
@@ -72,8 +81,13 @@ def _check_precision(device: torch.device, precision: str) -> None:
         )
 
 
-def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """Versions and hardware, for the record."""
+def choose_memory_format(device: torch.device, precision: str) -> torch.memory_format:
+    """How images, maps and the weights of convolutions lie in memory."""
+    return _MEMORY_FORMATS[device.type, precision]
+
+
+def describe(device: torch.device, threads: int, memory_format: torch.memory_format) -> dict[str, Any]:
+    """Versions, hardware and how it is used, for the record."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -82,6 +96,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": available_cores(),
         "threads": threads,
+        "memory_format": str(memory_format).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 

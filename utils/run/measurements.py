@@ -143,5 +143,5 @@ def weights_digest(network: torch.nn.Module) -> str:
         if not torch.isfinite(array).all():
             raise Diverged(f"{name} is no longer finite after the last step; a lower --lr may help")
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-        digest.update(array.view(torch.uint8).numpy().tobytes() if array.dim() else array.numpy().tobytes())
+        digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -196,8 +196,6 @@ class _NoMapIsCopied(TorchDispatchMode):
 @everywhere
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_is_kept_without_a_copy(name, layout):
-    if (name, layout) == ("LN", torch.channels_last):
-        pytest.skip("PyTorch's own layer normalization has no such kernel")
     layer, described = make(name), context()
     begin_task(layer, described.task)
     x, gradient = (maps(seed=seed).contiguous(memory_format=layout) for seed in (2, 6))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as reference
 
-from utils.data.augment import Transform, augment, brighten, centre_crop, crop_and_flip, normalise
+from utils.data.augment import Augmentation, Transform, augment, brighten, centre_crop, crop_and_flip, normalise
 from utils.errors import UserError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
@@ -33,6 +33,18 @@ def by_torchvision(image, padding, top, left, flip):
     height, width = image.shape[1:]
     image = reference.crop(reference.pad(image, padding), top, left, height, width)
     return reference.hflip(image) if flip else image
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_images_of_any_memory_format_have_the_same_values(transform):
+    images, found = random_images(), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        augmentation = Augmentation(transform, {"stream": random()}, memory_format)
+        changes = augmentation.draw(images.shape, augmentation.generators["stream"])
+        found.append((augmentation.apply(images, changes), augmentation.prepare(images)))
+        assert all(each.is_contiguous(memory_format=memory_format) for each in found[-1])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("padding", [1, 2, 4])
