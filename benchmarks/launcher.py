@@ -2,10 +2,11 @@
 
     python benchmarks/launcher.py
 
-Four figures, all through the real planner, scheduler and engine: 200 runs that take no time, from the plan to the
+Six figures, all through the real planner, scheduler and engine: 200 runs that take no time, from the plan to the
 table; what is added to runs of a second, two at a time; and the share of a core that the launcher takes while its runs
 go on and others wait, on the cores with the live screen, and on GPUs of which another user holds one, behind a
-`nvidia-smi` that answers at once.
+`nvidia-smi` that answers at once; and on a Slurm cluster of two nodes on this machine, which it starts where the
+packages are there: how long it takes to submit the online study, and the share of a core while its jobs are held.
 """
 
 import argparse
@@ -27,14 +28,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from tests import slurm_rig
+from utils import slurm
+from utils.launch.arguments import RUNS_PER_JOB
+from utils.launch.cluster import Cluster
 from utils.launch.devices import Devices, Slot
 from utils.launch.engine import Limits
 from utils.launch.estimates import Estimates, Remaining
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.grid import change, find_grid
 from utils.launch.local import LocalEngine
-from utils.launch.plan import CommonOptions, Job, Plan, make_plan
+from utils.launch.plan import CommonOptions, Data, DataFacts, Job, Plan, make_plan
 from utils.launch.scheduler import Bookkeeper, PlanProgress, Scheduler
+from utils.launch.slurm import SlurmEngine
 from utils.launch.view import View
 from utils.records.state import RunState
 from utils.report import Report, write_report
@@ -81,6 +87,8 @@ def main() -> None:
     print(f"{NUM_BUSY_RUNS} runs of {alone:.2f} s, two at a time: {took:.2f} s, {overhead}")
     print(f"idle on the cores, live screen: {100 * measure_idle(idle, with_gpus=False):.2f} % of a core")
     print(f"idle on GPUs, looking every 5 s: {100 * measure_idle(idle, with_gpus=True):.2f} % of a core")
+    reason = slurm_rig.why_not()
+    print(f"not measured: {reason}" if reason else measure_slurm(idle))
 
 
 def measure_many() -> tuple[Plan, str]:
@@ -127,6 +135,64 @@ def measure_idle(seconds: float, with_gpus: bool) -> float:
         threading.Thread(target=watch, daemon=True).start()
         run(plan, common, seconds=seconds + 60.0, with_gpus=with_gpus)
     return (usage[1] - usage[0]) / seconds
+
+
+def measure_slurm(seconds: float) -> str:
+    """What it takes to submit the online study and to wait for it."""
+    moments: dict[str, float] = {"begin": time.monotonic()}
+    usage: list[float] = []
+    questions: list[float] = []
+    ask = slurm.jobs_of
+
+    def counted_ask(*arguments, **named):
+        questions.append(time.monotonic())
+        return ask(*arguments, **named)
+
+    def watch():
+        while "submitted" not in moments:
+            time.sleep(0.1)
+        for pause in (SETTLED, seconds):
+            time.sleep(pause)
+            usage.append(sum(os.times()[:4]))
+        os.kill(os.getpid(), 15)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        stack.enter_context(real_slurm(Path(folder) / "slurm"))
+        slurm.jobs_of = counted_ask
+        stack.callback(setattr, slurm, "jobs_of", ask)
+        moments["begin"] = time.monotonic()
+        common = CommonOptions(Path(folder) / "results", "online", Path(folder))
+        DataFacts.of = lambda self, config: Data(config.dataset, (500,) * 100)  # which need not be here
+        plan = make_plan(change(find_grid("adab2n-online"), {"seeds": (0, 1, 2)}), {}, common)
+        moments["planned"] = time.monotonic()
+        options = {"log_dir": str(common.folder / "logs"), "has_gpus": False}
+        cluster = Cluster(("--hold",), False, None, None, RUNS_PER_JOB, None, 1, sys.executable, options)
+        engine = SlurmEngine(
+            common, cluster, plan.axes, lambda text: moments.setdefault(text.split()[0], time.monotonic())
+        )
+        estimates = Estimates(common.results_dir)
+        view = View(common.group, Remaining(estimates), Console(file=io.StringIO(), force_terminal=True, width=100))
+        threading.Thread(target=watch, daemon=True).start()
+        Scheduler(plan.jobs, engine, Limits(), view, Bookkeeper(common, view.say, plan.seeds, plan.axes)).run()
+        view.close()
+    planned, submitted = moments["planned"] - moments["begin"], moments["submitted"] - moments["planned"]
+    share = f"{100 * (usage[1] - usage[0]) / seconds:.2f} % of a core"
+    asked = f"{len(questions)} questions to Slurm in {SETTLED + seconds:.0f} s"
+    took = f"planned in {planned:.1f} s, submitted {submitted:.1f} s later"
+    return f"{len(plan.jobs)} runs on Slurm: {took}; idle: {share}, {asked}"
+
+
+@contextlib.contextmanager
+def real_slurm(folder: Path):
+    """A cluster on this machine."""
+    cluster = slurm_rig.Cluster(folder)
+    try:
+        cluster.start()
+        os.environ["SLURM_CONF"] = cluster.environment["SLURM_CONF"]
+        yield
+    finally:
+        cluster.stop()
+        os.environ.pop("SLURM_CONF", None)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def declared_options():
     """Of runs, of parts, of the launcher, and of the commands of run.py, as their help names them."""
     declared = (*SHARED_OPTIONS, *options_of_parts(), *LAUNCH_OPTIONS)
     shown = io.StringIO()
-    for command in ("status", "table", "compare", "data", "cancel"):
+    for command in ("status", "table", "compare", "data", "cancel", "slurm-job"):
         with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
             main([command, "--help"])
     spelled = {f"--{spelling}" for option in declared for spelling in option.spellings if len(spelling) > 1}
@@ -137,7 +137,8 @@ def test_every_named_option_exists():
     for block in BLOCKS:
         if block.language == "python":
             in_examples |= {f"--{name}" for name in re.findall(r'Option\("(\w+)"', block.content)}
-    assert named_in(TEXT.replace(PAGES["coming-from.md"], "")) <= known | in_examples
+    text = re.sub('--sbatch="[^"]*"', "--sbatch", TEXT.replace(PAGES["coming-from.md"], ""))  # Slurm's own in it
+    assert named_in(text) <= known | in_examples
     assert named_in(PAGES["coming-from.md"]) <= known | {f"--{name}" for name in ABSENT}
 
 
@@ -179,6 +180,7 @@ def test_every_command_of_a_run_is_understood(command):
 def test_every_command_of_a_grid_has_a_plan(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, (50,) * 100))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "setup.sh").touch()  # of the page on clusters
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert main([*shlex.split(command)[2:], "--dry_run"]) == 0
     assert "python utils/main.py --model" in capsys.readouterr().out

@@ -1,13 +1,24 @@
-"""One process at a time at a folder or a file: the one kind of lock of the suite."""
+"""One process at a time at a folder or a file: the one kind of lock of the suite.
+
+Within a machine the system's locks keep processes apart. Whether they do between the nodes of a cluster depends on the
+file system, so jobs of Slurm claim a path in addition: each makes a file that bears its job id, and only then looks for
+those of others, so that of two jobs at least one sees the other. A claim of a job that Slurm does not run any more
+counts no more.
+"""
 
 import contextlib
 import errno
+import random
+import socket
+import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from utils import slurm
 
 # What file systems without locks, such as some of clusters and of containers, answer in their place.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -26,9 +37,21 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._held: BaseFileLock | None = None
+        self._claims = _Claims(path)
 
     def take(self, *, waits: bool = False) -> bool:
         """Whether the lock could be taken; with `waits` it is waited for. Raises OSError if it cannot be written."""
+        while self.take_here(waits=waits):
+            if self._claims.claim():
+                return True
+            self.let_go()
+            if not waits:
+                break
+            time.sleep(random.uniform(0.1, 0.5))  # two that have seen each other do not meet again
+        return False
+
+    def take_here(self, *, waits: bool) -> bool:
+        """The same, whatever is claimed by jobs on other machines."""
         timeout = -1 if waits else 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock: BaseFileLock = FileLock(self._path, timeout, thread_local=False)
@@ -39,7 +62,13 @@ class Lock:
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            lock = SoftFileLock(f"{self._path}.held", timeout, thread_local=False)
+            # In a job, claims tell of other nodes, where nobody knows whether a process of this one is alive.
+            held_path = Path(f"{self._path}.held")
+            if slurm.own_job_id():
+                if held_path.exists():
+                    return False
+                held_path = Path(f"{self._path}.{socket.gethostname()}.held")
+            lock = SoftFileLock(held_path, timeout, thread_local=False)
             _warn_of(self._path.parent)
             try:
                 lock.acquire(poll_interval=0.1)
@@ -50,9 +79,63 @@ class Lock:
 
     def let_go(self) -> None:
         """Give the lock back, if it is held."""
+        self._claims.let_go()
         if self._held is not None:
             self._held.release()
             self._held = None
+
+    def is_claimed(self) -> bool:
+        """Whether a job of Slurm, other than this one, has claimed the path."""
+        return self._claims.are_others(oldest=slurm.ASK_EVERY)
+
+
+class _Claims:
+    """The claims of Slurm's jobs on a path: files in `<path>.claims/`, named by the job ids.
+
+    Args:
+        path: that is claimed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = Path(f"{path}.claims")
+        self._own: Path | None = None
+
+    def claim(self) -> bool:
+        """Whether no other job has claimed the path; in a job, it is claimed. Raises OSError."""
+        job_id = slurm.own_job_id()
+        if job_id:
+            self._folder.mkdir(exist_ok=True)
+            self._own = self._folder / job_id
+            self._own.touch()  # one that an earlier start of this job has left is its own too
+        if self.are_others():
+            self.let_go()
+            return False
+        return True
+
+    def are_others(self, oldest: float = 0.0) -> bool:
+        """Whether a job other than this one has claimed the path and is running.
+
+        Args:
+            oldest: seconds that Slurm's answer may be old.
+        """
+        try:
+            claims = [path for path in self._folder.iterdir() if path.name != slurm.own_job_id()]
+        except OSError:
+            return False
+        for path in claims:
+            with contextlib.suppress(FileNotFoundError):
+                if slurm.is_running(path.name, path.stat().st_uid, oldest):
+                    return True
+                if self._own is not None:  # a job that is started again sees this claim, before or after it
+                    path.unlink()
+        return False
+
+    def let_go(self) -> None:
+        """Give the claim back."""
+        if self._own is not None:
+            with contextlib.suppress(OSError):
+                self._own.unlink()
+            self._own = None
 
 
 @cache
@@ -69,12 +152,12 @@ def is_held(path: Path) -> bool:
     try:
         if not path.exists():
             return False
-        if not lock.take():
+        if not lock.take_here(waits=False):
             return True
+        lock.let_go()
+        return lock.is_claimed()
     except OSError:
         return False
-    lock.let_go()
-    return False
 
 
 @contextlib.contextmanager

@@ -11,8 +11,10 @@ from utils.errors import UserError
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; in a Slurm job, those that the job was given."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")  # without a plug-in that binds processes it is only a number
+    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
 
 @functools.cache

@@ -14,6 +14,8 @@ from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
+LOCAL, SLURM = "local", "slurm"
+RUNS_PER_JOB = 4
 _BY_PRESET = "set by the preset"
 _OF_RUNS = {option.name: replace(option, group="where") for option in RUNTIME_OPTIONS}
 RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="folder of the groups")
@@ -95,7 +97,14 @@ _HOW = grouped(
     flag("rerun", "set the records of this plan aside and run everything again"),
     flag("keep_models", "keep the trained weights of complete runs (model.pt in each record)"),
     flag("json", "print the plan as JSON and stop"),
-    Option("jobs", ranged(int, 1), None, "runs at a time in all", source="as the cores allow"),
+    Option("engine", str, LOCAL, "where the runs are done: on this machine, or on a cluster", choices=(LOCAL, SLURM)),
+    Option(
+        "jobs",
+        ranged(int, 1),
+        None,
+        "runs at a time in all; with --engine slurm, jobs at a time",
+        source="as the cores allow; on Slurm, any number",
+    ),
     Option("threads", ranged(int, 1), None, "CPU threads of each run", source="$OMP_NUM_THREADS, else 1"),
     Option(
         "runs_per_gpu",
@@ -117,7 +126,26 @@ _HOW = grouped(
     Option("interpreter", str, sys.executable, "Python interpreter of the runs", metavar="PATH"),
     Option("logdir", Path, None, "folder for the runs' output", source="logs, in the group's folder", metavar="DIR"),
 )
-LAUNCH_OPTIONS = (*_WHAT, *_WHERE, *_HOW)
+_ON_SLURM = grouped(
+    "on a Slurm cluster",
+    Option("partition", str, None, "partition of the jobs", source="the cluster's default", metavar="NAME"),
+    Option("account", str, None, "account that the jobs are charged to", source="yours", metavar="NAME"),
+    Option("qos", str, None, "quality of service of the jobs", source="the cluster's default", metavar="NAME"),
+    Option("gres", str, None, "what each job needs, such as gpu:1", source="nothing", metavar="LIST"),
+    Option("time", str, None, "time limit of each job, such as 8:00:00", source="the partition's", metavar="LIMIT"),
+    Option("sbatch", str, None, 'further options of sbatch: --sbatch="--mem=32G"', source="none", metavar='"…"'),
+    Option(
+        "setup",
+        Path,
+        None,
+        "script that each job sources first, which loads modules or a virtual environment",
+        source="none",
+        metavar="FILE",
+    ),
+    Option("runs_per_job", ranged(int, 1), None, "runs that each job takes", source=str(RUNS_PER_JOB)),
+    flag("no_wait", "submit and leave; the same command later reads how the runs went"),
+)
+LAUNCH_OPTIONS = (*_WHAT, *_WHERE, *_HOW, *_ON_SLURM)
 
 
 def launch_parser() -> Parser:
@@ -132,6 +160,13 @@ def launch_parser() -> Parser:
         epilog="Every option of utils/main.py may be given too; several values make an axis of the grid, and each run "
         "takes the options that its parts use.\n" + "\n".join(f"{axis}: {', '.join(parts[axis])}" for axis in parts),
     )
+
+
+def check_engine(options: argparse.Namespace) -> None:
+    """Raises UserError if an option of Slurm is given and the runs are done on this machine."""
+    given = [option.name for option in _ON_SLURM if getattr(options, option.name) not in (None, False)]
+    if options.engine == LOCAL and given:
+        raise UserError(f"--{given[0]} is an option of Slurm: give --engine slurm too, or leave it out")
 
 
 def read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, grouped
@@ -23,6 +24,8 @@ from utils.launch.arguments import (
     DATA_ROOT,
     LAUNCH_OPTIONS,
     RESULTS_DIR,
+    SLURM,
+    check_engine,
     group_of,
     group_parser,
     launch_parser,
@@ -31,15 +34,18 @@ from utils.launch.arguments import (
 from utils.launch.grid import default_group, read_extras
 from utils.launch.plan import CommonOptions, FollowUps, Job, make_plan
 from utils.launch.presence import cancel
+from utils.launch.slurm_job import slurm_job
 from utils.launch.status import status
 from utils.machine import default_threads, discard_output, print_any_text
 from utils.records.record import FORMER
 
 if TYPE_CHECKING:
+    from utils.launch.cluster import Cluster
     from utils.launch.devices import Devices
     from utils.launch.scheduler import Scheduler
     from utils.launch.summary import Summary
     from utils.launch.view import View
+
 
 _PLUGIN = Option("plugin", str, None, "Python file that adds metrics", source="none", many=True, metavar="FILE")
 _COMPARED = (
@@ -91,7 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
     warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
-    commands = {"status": status, "table": table, "compare": compare, "data": data, "cancel": cancel}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "status": status,
+        "table": table,
+        "compare": compare,
+        "data": data,
+        "cancel": cancel,
+        "slurm-job": slurm_job,
+    }
     try:
         is_command = bool(words) and not words[0].startswith("-")
         code = _find_command(words[0], commands)(words[1:]) if is_command else launch(words)
@@ -124,6 +137,7 @@ def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], in
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
     options, unknown = launch_parser().parse_known_args(words)
+    check_engine(options)
     grid, extras = read_grid(options, words), read_extras(unknown)
     common = CommonOptions(
         options.results_dir,
@@ -141,22 +155,35 @@ def launch(words: Sequence[str]) -> int:
     from utils.launch.summary import Summary
     from utils.launch.view import show
 
-    devices = _devices(options, common)
-    estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
-    summary = Summary(plan, common, estimates, devices.num_slots)
+    site = _cluster(options, common) if options.engine == SLURM else _devices(options, common)
+    estimates = Estimates(common.results_dir, site.kinds, site.threads)
+    summary = Summary(plan, common, estimates, site.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
-    show([*summary.lines(), f"  on {devices.describe()}"])
+    show([*summary.lines(), f"  on {site.describe()}"])
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
+    if options.engine == SLURM:
+        slurm.check()
     if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):
         return MISTAKE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = Summary(plan, common, estimates, devices.num_slots)
-    return _run(summary, devices, options)
+        summary = Summary(plan, common, estimates, site.num_slots)
+    return _run(summary, site, options)
+
+
+def _log_dir(options: argparse.Namespace, common: CommonOptions) -> Path:
+    """Where the output of the runs goes."""
+    return options.logdir or common.folder / "logs"
+
+
+def _cluster(options: argparse.Namespace, common: CommonOptions) -> "Cluster":
+    from utils.launch.cluster import make_cluster
+
+    return make_cluster(options, common.threads or 1, _log_dir(options, common))
 
 
 def _devices(options: argparse.Namespace, common: CommonOptions) -> "Devices":
@@ -200,7 +227,7 @@ def set_aside(jobs: Iterable[Job]) -> None:
         print(f"set aside {len(records)} records, as …{FORMER}1 and so on", flush=True)
 
 
-def _run(summary: "Summary", devices: "Devices", options: argparse.Namespace) -> int:
+def _run(summary: "Summary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
     """Bring the plan to its end and write the table; the exit code."""
     from utils.launch.estimates import Remaining
     from utils.launch.presence import present
@@ -210,12 +237,14 @@ def _run(summary: "Summary", devices: "Devices", options: argparse.Namespace) ->
     common = summary.common
     view = View(common.group, Remaining(summary.estimates))
     try:
-        scheduler = _scheduler(summary, devices, view, options)
+        scheduler = _scheduler(summary, site, view, options)
         with present(common.folder):
-            progress = scheduler.run()
+            progress = scheduler.run(waits=not options.no_wait)
     finally:
         view.close()
     show(view.closing_lines(progress, scheduler.stopped_by is not None))
+    if options.no_wait and progress.under_way:
+        return COMPLETE
     report, failure = write_table(common.results_dir, common.group)
     has_answers = sum(outcome.is_answer for outcome, _ in progress.outcomes.values()) == progress.num_jobs
     if scheduler.stopped_by and not has_answers:
@@ -226,18 +255,23 @@ def _run(summary: "Summary", devices: "Devices", options: argparse.Namespace) ->
     return COMPLETE if has_answers else 1
 
 
-def _scheduler(summary: "Summary", devices: "Devices", view: "View", options: argparse.Namespace) -> "Scheduler":
-    from utils.launch.engine import Limits
+def _scheduler(summary: "Summary", site: "Devices | Cluster", view: "View", options: argparse.Namespace) -> "Scheduler":
+    from utils.launch.devices import Devices
+    from utils.launch.engine import Engine, Limits
     from utils.launch.local import LocalEngine
     from utils.launch.scheduler import Bookkeeper, Scheduler
+    from utils.launch.slurm import SlurmEngine
 
     plan, common = summary.plan, summary.common
-    devices.say = view.say
     follow_ups = FollowUps(plan.searches, view.say)
     view.num_following = lambda: follow_ups.num_expected(summary.chosen)
-    limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
-    log_dir = options.logdir or common.folder / "logs"
-    engine = LocalEngine(common, log_dir, devices, limits, summary.estimates.memory_mb)
+    if isinstance(site, Devices):
+        site.say = view.say
+        limits = Limits(timeout=options.timeout, waitsecs=options.waitsecs, coldsecs=options.coldsecs)
+        log_dir = _log_dir(options, common)
+        engine: Engine = LocalEngine(common, log_dir, site, limits, summary.estimates.memory_mb)
+    else:
+        limits, engine = Limits(waitsecs=options.waitsecs), SlurmEngine(common, site, plan.axes, view.say)
     books = Bookkeeper(common, view.say, plan.seeds, plan.axes)
     return Scheduler(summary.jobs, engine, limits, view, books, follow_ups.after)
 

@@ -37,6 +37,9 @@ class Attempt(Protocol):
     Attributes:
         job: what is run.
         started: when, by the monotonic clock.
+        crashes: how often the run had crashed before, as far as the engine knows.
+        is_running: whether it runs; otherwise it waits in a queue that is not the scheduler's.
+        is_cancelled: whether it was ended on the request of somebody else.
         killed: whether the engine killed it.
         timed_out: whether the engine ended it because it took too long.
         log_path: what it prints.
@@ -44,9 +47,14 @@ class Attempt(Protocol):
 
     job: Job
     started: float
+    crashes: int
+    is_cancelled: bool
     killed: bool
     timed_out: bool
     log_path: Path
+
+    @property
+    def is_running(self) -> bool: ...
 
     @property
     def label(self) -> str:

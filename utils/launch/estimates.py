@@ -226,7 +226,7 @@ class Remaining:
         self._listen(progress)
         attempts = list(progress.running.values())
         running = [self._left(attempt) for attempt in attempts]
-        waiting = [self._whole(job) for job in progress.waiting] + [None] * num_following
+        waiting = [self._whole(job) for job in progress.to_come] + [None] * num_following
         known = [seconds for _, seconds in running if seconds is not None]
         known += [seconds for seconds in waiting if seconds is not None]
         typical = _mean(self._by_kind.values() or known)  # of runs of which nothing is known

@@ -49,6 +49,9 @@ class Child:
     timeout: float | None = None
     timed_out: bool = False
     final_log_path: Path | None = None
+    crashes = 0
+    is_cancelled = False
+    is_running = True
 
     @property
     def label(self) -> str:

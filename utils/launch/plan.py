@@ -7,7 +7,7 @@ the same choice.
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +207,43 @@ class CommonOptions:
         """The folder of the group."""
         return self.results_dir / self.group
 
+    def as_json(self) -> dict[str, Any]:
+        """The same as `from_json` takes it."""
+        return {**asdict(self), "results_dir": str(self.results_dir), "data_root": str(self.data_root)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "CommonOptions":
+        """What `as_json` gave. Raises LookupError, TypeError."""
+        folders = {name: Path(content[name]) for name in ("results_dir", "data_root")}
+        return cls(**{**content, **folders})
+
     @property
     def words(self) -> tuple[str, ...]:
         """The same on a run's command line."""
         folders = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
         threads = () if self.threads is None else ("--threads", str(self.threads))
         return ("--group", self.group, *folders, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
+
+
+def make_job(
+    words: tuple[str, ...], common: CommonOptions, data_of: Callable[[Configuration], Data], axes: Axes
+) -> Job:
+    """The run of a command line.
+
+    Args:
+        words: after `utils/main.py`, without the common options.
+        common: options that all runs share.
+        data_of: gives what is known of a configuration's data.
+        axes: the plan's.
+
+    Raises:
+        UserError: there cannot be such a run.
+    """
+    config = configure([*words, "--group", common.group, "--results_dir", str(common.results_dir)])
+    data = data_of(config)
+    identity = config.identity(data.fingerprint)
+    record = Record.of_run(common.results_dir, common.group, readable_name(config), identity)
+    return Job(words, config, data, identity, record, axes)
 
 
 class _Planner:
@@ -266,14 +297,8 @@ class _Planner:
         return [setting_text(pair) for pair in pairs if pair[0] in named]
 
     def _job(self, words: tuple[str, ...]) -> Job:
-        common = self._common
-        config = configure([*words, "--group", common.group, "--results_dir", str(common.results_dir)])
-        data = self.data.of(config)
-        identity = config.identity(data.fingerprint)
-        if identity not in self._jobs:
-            record = Record.of_run(common.results_dir, common.group, readable_name(config), identity)
-            self._jobs[identity] = Job(words, config, data, identity, record, self._axes)
-        return self._jobs[identity]
+        job = make_job(words, self._common, self.data.of, self._axes)
+        return self._jobs.setdefault(job.identity, job)
 
 
 @as_user_errors()

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_of, group_parser
+from utils.launch.submission import cancel_all, open_submissions
 from utils.locks import held, is_held
 from utils.records.record import LOCKS
+from utils.slurm import SlurmError
 
 _LOOK_EVERY = 0.2  # seconds between two looks whether a launcher has stopped
 
@@ -92,14 +94,26 @@ def _read(path: Path) -> Launcher | None:
         return None
 
 
+def _cancel_jobs(folder: Path) -> list[str]:
+    """Cancel the Slurm jobs of a group; gives their job ids."""
+    try:
+        return cancel_all(open_submissions(folder))
+    except SlurmError as error:
+        raise UserError(f"Slurm does not cancel the jobs of {folder}: {error}") from None
+
+
 def cancel(words: Sequence[str]) -> int:
-    """Ask the launchers of a group to stop, and wait until they have; their runs save their state."""
-    options = group_parser("cancel", "Stop the launchers of a group; their runs save their state.").parse_args(words)
+    """Cancel a group's Slurm jobs, ask its launchers to stop and wait until they have; the runs save their state."""
+    description = "Stop the launchers and the Slurm jobs of a group; its runs save their state."
+    options = group_parser("cancel", description).parse_args(words)
     folder = options.results_dir / group_of(options)
+    arrays = _cancel_jobs(folder)
+    if arrays:
+        print(f"cancelled Slurm jobs {' '.join(arrays)}: their runs save their state; the same command resumes them")
     launchers = launchers_of(folder)
     here = [launcher for launcher in launchers if launcher.is_here]
     elsewhere = ", ".join(sorted({launcher.machine for launcher in launchers if not launcher.is_here}))
-    if not here:
+    if not here and not arrays:
         advice = f", but on {elsewhere}: cancel it there" if elsewhere else "; name the group with --group"
         raise UserError(f"no launcher is running {folder} on this machine{advice}")
     for launcher in here:

@@ -38,6 +38,7 @@ class PlanProgress:
 
     Attributes:
         running: the runs under way, by name.
+        queued: those that the engine has taken and that wait in a queue of its own.
         outcomes: of the jobs that are over, by name, with a line that says why where they failed.
         finished: every run that this launcher completed, and its wall time in seconds.
         waiting: the jobs that will be started, in this order.
@@ -45,6 +46,7 @@ class PlanProgress:
 
     num_jobs: int
     running: dict[str, Attempt] = field(default_factory=dict)
+    queued: dict[str, Attempt] = field(default_factory=dict)
     outcomes: dict[str, tuple[RunState, str]] = field(default_factory=dict)
     finished: list[tuple[Job, float]] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
@@ -52,6 +54,16 @@ class PlanProgress:
     def count(self, outcome: RunState) -> int:
         """Jobs that are over in that way."""
         return sum(each is outcome for each, _ in self.outcomes.values())
+
+    @property
+    def under_way(self) -> list[Attempt]:
+        """What the engine has taken, whether it runs or not."""
+        return [*self.running.values(), *self.queued.values()]
+
+    @property
+    def to_come(self) -> list[Job]:
+        """The jobs that do not run yet."""
+        return [*(attempt.job for attempt in self.queued.values()), *self.waiting]
 
     @property
     def num_waiting(self) -> int:
@@ -97,18 +109,25 @@ class Scheduler:
         self._next_start = 0.0
         self._stopping: int | None = None
 
-    def run(self) -> PlanProgress:
-        """Start, wait and read until every job is over or the launcher is stopped."""
+    def run(self, *, waits: bool = True) -> PlanProgress:
+        """Start, wait and read until every job is over or the launcher is stopped.
+
+        Args:
+            waits: otherwise only what can be known and started now is read and started.
+        """
         former = {number: signal.signal(number, self._note_signal) for number in errors.stop_signals()}
         try:
             self._books.plan(self._waiting)
             self._start_what_fits()
-            while not self._is_over():
+            self._look()
+            while not self._is_over() and (waits or not self._events.empty()):
                 self._view.show(self.progress)
                 self._handle_event()
-                self._engine.look()
+                self._look()
                 self._take_up_held()
                 self._start_what_fits()
+            if not waits:
+                self._look()
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
@@ -122,8 +141,8 @@ class Scheduler:
     def _is_over(self) -> bool:
         if self._stopping is not None:
             leaves = self._engine.outlives_launcher and self._stopping > 0
-            return leaves or not self.progress.running
-        return not (self.progress.running or self._waiting or self._held)
+            return leaves or not self.progress.under_way
+        return not (self.progress.under_way or self._waiting or self._held)
 
     def _note_signal(self, number: int, frame: Any) -> None:
         self._events.put(("signal", number))
@@ -177,10 +196,26 @@ class Scheduler:
         if attempt is None:
             return False
         self._waiting.popleft()
-        self.progress.running[job.name] = attempt
+        self._crashes[job.name] = max(self._crashes.get(job.name, 0), attempt.crashes)
+        self.progress.queued[job.name] = attempt
+        self._sort()
         self._next_start = time.monotonic() + self._limits.coldsecs
-        self._view.started(attempt)
         return True
+
+    def _look(self) -> None:
+        self._engine.look()
+        self._sort()
+
+    def _sort(self) -> None:
+        """An attempt that waited may run now; one that ran may wait again."""
+        running, queued = self.progress.running, self.progress.queued
+        for name, attempt in [*queued.items()]:
+            if attempt.is_running:
+                running[name] = queued.pop(name)
+                self._view.started(attempt)
+        for name, attempt in [*running.items()]:
+            if not attempt.is_running:
+                queued[name] = running.pop(name)
 
     def _hold(self, job: Job, reason: str = "") -> None:
         """Look again later; each reason is shown once."""
@@ -235,7 +270,8 @@ class Scheduler:
 
     def _read_end(self, attempt: Attempt, code: int) -> None:
         job = attempt.job
-        del self.progress.running[job.name]
+        for attempts in (self.progress.running, self.progress.queued):
+            attempts.pop(job.name, None)
         took = time.monotonic() - attempt.started
         self._engine.release(attempt)
         code, last = attempt.true_code(code), attempt.last_words(code)
@@ -246,6 +282,8 @@ class Scheduler:
             self._close(job, RunState.COMPLETE, "", attempt)
         elif code == errors.DIVERGED:
             self._close(job, RunState.DIVERGED, last, attempt)
+        elif attempt.is_cancelled:
+            self._close(job, RunState.STOPPED, last, attempt)
         elif self._stopping is not None:
             self._close(job, RunState.STOPPED, _explain_stop(attempt, code, last), attempt)
         elif code == errors.BUSY:
@@ -271,7 +309,8 @@ class Scheduler:
         self._close(job, RunState.FAILED, reason, attempt)
         if self.progress.finished:
             return
-        self._first_failures.append(reason.replace(job.name, "…"))
+        same = reason.replace(job.name, "…")
+        self._first_failures.append(same.replace(attempt.label, "…") if attempt else same)
         if len(self._first_failures) >= self._limits.equal_failures and len(set(self._first_failures)) == 1:
             self._view.say(f"the first {len(self._first_failures)} runs all failed in the same way: {reason}")
             self._stop(0)

@@ -16,12 +16,14 @@ from utils.errors import COMPLETE, UserError
 from utils.launch.arguments import group_of, group_parser, groups_in
 from utils.launch.estimates import last_end
 from utils.launch.presence import Launcher, launchers_of
+from utils.launch.submission import jobs_by_run, open_submissions
 from utils.records.collect import Run, read_run
 from utils.records.content import DamagedRecord
 from utils.records.ledger import Ledger
 from utils.records.progress import Progress, clock
 from utils.records.record import Record, record_folders
 from utils.records.state import RunState
+from utils.slurm import SlurmError, SlurmJob
 
 SCHEMA = 1  # of the JSON document
 _ALWAYS_COUNTED = (RunState.COMPLETE, RunState.RUNNING, RunState.DIVERGED, RunState.STARTED)
@@ -85,6 +87,7 @@ class RunStatus:
         reason: why it failed, is not run or cannot be read; else empty.
         progress: how far it is, or was when it ended without a result.
         seconds_left: until it ends, None unless it runs and that is known.
+        slurm: the Slurm job that has it, with its state and reason; empty if none has.
     """
 
     name: str
@@ -92,12 +95,14 @@ class RunStatus:
     reason: str = ""
     progress: Progress | None = None
     seconds_left: float | None = None
+    slurm: str = ""
 
     @property
     def line(self) -> str:
         """The same for people."""
         words = self.progress.words if self.progress else "starting" if self.state is RunState.RUNNING else ""
-        return f"  {self.state:9} {self.name}  {self.reason or words + _eta(self.seconds_left)}".rstrip()
+        told = [each for each in (self.reason or words + _eta(self.seconds_left), self.slurm) if each]
+        return f"  {self.state:9} {self.name}  {'; '.join(told)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,14 @@ class GroupStatus:
         runs: by name.
         launchers: that are running it.
         damage: why its plan cannot be read; else empty.
+        slurm_problem: why nobody knows how its Slurm jobs are; else empty.
     """
 
     folder: Path
     runs: tuple[RunStatus, ...]
     launchers: tuple[Launcher, ...]
     damage: str
+    slurm_problem: str = ""
 
     @cached_property
     def counts(self) -> Counter[RunState]:
@@ -155,8 +162,7 @@ class GroupStatus:
         yield from (run.line for run in not_run[:_MOST_NOT_RUN])
         if len(not_run) > _MOST_NOT_RUN:
             yield f"  and {len(not_run) - _MOST_NOT_RUN} more not run"
-        if self.damage:
-            yield self.damage
+        yield from (each for each in (self.damage, self.slurm_problem) if each)
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -167,6 +173,7 @@ class GroupStatus:
             "seconds_left": self.seconds_left,
             "launchers": [{"process": each.process, "machine": each.machine} for each in self.launchers],
             "damage": self.damage or None,
+            "slurm_problem": self.slurm_problem or None,
             "runs": [dataclasses.asdict(run) for run in self.runs],
         }
 
@@ -177,25 +184,32 @@ def _eta(seconds: float | None) -> str:
 
 def group_status(folder: Path) -> GroupStatus:
     """The states of the runs of a group now."""
-    damage, planned = "", {}
+    damage, planned, problem = "", {}, ""
+    jobs: dict[str, SlurmJob] = {}
     try:
         planned = Ledger(folder).read()
     except DamagedRecord as error:
         damage = str(error)
     names = sorted({each.name for each in record_folders(folder)} | planned.keys())
-    runs = tuple(run_status(read_run(folder / name, planned.get(name))) for name in names)
-    return GroupStatus(folder, runs, tuple(launchers_of(folder)), damage)
+    submissions = open_submissions(folder)
+    try:
+        jobs = jobs_by_run(submissions) if submissions else {}
+    except SlurmError as error:
+        problem = f"Slurm does not say how its jobs are: {error}"
+    runs = tuple(run_status(read_run(folder / name, planned.get(name)), jobs.get(name)) for name in names)
+    return GroupStatus(folder, runs, tuple(launchers_of(folder)), damage, problem)
 
 
-def run_status(run: Run) -> RunStatus:
-    """The state of a run now."""
+def run_status(run: Run, job: SlurmJob | None = None) -> RunStatus:
+    """The state of a run now, and that of the Slurm job that has it."""
+    slurm = "" if job is None or run.state.is_answer else f"Slurm job {job.array}_{job.index}: {job.words}"
     record, name = Record(run.folder), run.folder.name
     progress = None if run.state is RunState.COMPLETE or not run.has_record else record.read_progress()
     if run.state in _NO_ANSWER and run.has_record and record.is_held():
         seconds_left = None if progress is None else progress.seconds_left(time.time())
-        return RunStatus(name, RunState.RUNNING, "", progress, seconds_left)
+        return RunStatus(name, RunState.RUNNING, "", progress, seconds_left, slurm)
     reason = run.reason if run.state in _EXPLAINED else ""
-    return RunStatus(name, run.state, reason.removeprefix(f"{run.state}: "), progress)
+    return RunStatus(name, run.state, reason.removeprefix(f"{run.state}: "), progress, slurm=slurm)
 
 
 def _lines(folders: Sequence[Path]) -> list[str]:

@@ -123,6 +123,10 @@ class View:
         if stopped and progress.count(RunState.STOPPED):
             stopped_runs = f"{self._num_saved} of {progress.count(RunState.STOPPED)} stopped runs"
             lines.append(f"{stopped_runs} saved their state; the same command resumes them")
+        if progress.under_way:
+            lines.append(
+                f"{len(progress.under_way)} runs go on without the launcher; the same command finds them again"
+            )
         return lines
 
     def _num_runs(self, progress: PlanProgress) -> int:

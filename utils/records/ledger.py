@@ -101,7 +101,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
-        """One process at a time changes the plan; where the folder cannot be held, the write says why."""
+        """One process at a time, on whichever node, changes the files; where that cannot be, the write says why."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
                 stack.enter_context(held(self._folder / LOCKS / f"{self.plan_path.name}.lock"))
@@ -110,7 +110,7 @@ class Ledger:
     def note(self, name: str, outcome: RunState, reason: str) -> None:
         """Note how a run ended without a result. Raises OSError."""
         line = json.dumps({"run": name, "outcome": outcome, "reason": reason})
-        with self.outcomes_path.open("a", encoding="utf-8") as file:
+        with self._hold(), self.outcomes_path.open("a", encoding="utf-8") as file:
             file.write(f"\n{line}")  # on a line of its own, whatever a crash has left behind
 
     def read(self) -> dict[str, Planned]:
