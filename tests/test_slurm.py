@@ -18,8 +18,8 @@ from utils.launch.cli import main
 
 pytestmark = pytest.mark.skipif(bool(slurm_rig.why_not()), reason=slurm_rig.why_not() or "not skipped")
 FEW = (
-    "--preset demo --datasets seq-arrays --models er --methods BN GN --seeds 0 1 --n_tasks 3 --nf 8 --lr 0.02 "
-    "--epochs 10 --milestones 8 --num_groups 4 --buffer_size 20 --minibatch_size 4 --batch_size 4 "
+    "--preset demo --datasets seq-arrays --models er --methods BN --seeds 0 1 --n_tasks 3 --nf 8 --lr 0.02 "
+    "--epochs 10 --milestones 8 --buffer_size 20 --minibatch_size 4 --batch_size 4 "
     "--checkpoint_every 0.5 --nowandb -y --group few"
 )
 DEMO = (
@@ -113,17 +113,15 @@ def undisturbed(small_root, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("disturb", [requeue, warn, preempt, kill_a_node])
 def test_a_disturbed_grid_has_the_undisturbed_table(cluster, undisturbed, small_root, tmp_path, disturb):
-    launcher = launch(
-        FEW, small_root, tmp_path, "--engine", "slurm", "--runs_per_job", "2", "--sbatch=--cpus-per-task=2"
-    )
-    cluster.wait_for(lambda: len(list(tmp_path.glob("few/*/checkpoint.pt"))) >= 2)
+    launcher = launch(FEW, small_root, tmp_path, "--engine", "slurm", "--runs_per_job", "1")
+    cluster.wait_for(lambda: len(list(tmp_path.glob("few/*/checkpoint.pt"))) == 2)
     disturb(cluster)
     shown = finish(launcher)
-    assert "4 of 4 runs complete" in shown
+    assert "2 of 2 runs complete" in shown
     assert tables(tmp_path) == undisturbed
     assert cluster.jobs() == []
     if disturb is not kill_a_node:
-        assert any("resumes" in path.read_text() for path in tmp_path.glob("few/slurm/*/*.txt"))
+        assert any("its state is saved" in path.read_text() for path in tmp_path.glob("few/slurm/*/*.txt"))
 
 
 @pytest.mark.slow
@@ -137,22 +135,22 @@ def test_a_launcher_that_is_killed_is_started_elsewhere_and_nothing_is_done_twic
     launcher.communicate()
     (tmp_path / "elsewhere").mkdir()
     shown = finish(launch(FEW, small_root, tmp_path / "results", *more, cwd=tmp_path / "elsewhere"))
-    assert "4 of 4 runs complete" in shown
+    assert "2 of 2 runs complete" in shown
     assert "submitted" not in shown
     assert tables(tmp_path / "results") == undisturbed
     said = [path.read_text() for path in tmp_path.glob("results/few/*/log.txt")]
-    assert [text.count("after task 3/3") for text in said] == [1] * 4
+    assert [text.count("after task 3/3") for text in said] == [1] * 2
 
 
 @pytest.mark.slow
 def test_submitted_without_waiting_shown_cancelled_and_taken_up(
     cluster, undisturbed, small_root, tmp_path, capsys, often
 ):
-    words = words_of(FEW, small_root, tmp_path, "--engine", "slurm", "--jobs", "1", "--runs_per_job", "2")
+    words = words_of(FEW, small_root, tmp_path, "--engine", "slurm", "--jobs", "1", "--runs_per_job", "1")
     assert main([*words, "--no_wait"]) == 0
     shown = capsys.readouterr().out
-    assert "submitted 4 runs in 2 jobs" in shown
-    assert "4 runs go on without the launcher; the same command finds them again" in shown
+    assert "submitted 2 runs in 2 jobs" in shown
+    assert "2 runs go on without the launcher; the same command finds them again" in shown
     cluster.wait_for(lambda: list(tmp_path.glob("few/*/checkpoint.pt")))
     place = ["--results_dir", str(tmp_path)]
     assert main(["status", *place]) == 0
@@ -198,8 +196,8 @@ def test_two_jobs_at_one_record_are_kept_apart_where_locks_hold_on_each_node_alo
 def test_a_setup_that_fails_is_told_with_its_own_words_and_slurms(cluster, small_root, tmp_path, capsys, often):
     setup = tmp_path / "setup.sh"
     setup.write_text("no_such_module load cuda\n")
-    words = words_of(FEW, small_root, tmp_path, "--engine", "slurm", "--setup", str(setup), "--runs_per_job", "1")
-    assert main(words) == 1
+    more = ("--engine", "slurm", "--setup", str(setup), "--runs_per_job", "1", "--seeds", "2", "3")
+    assert main(words_of(FEW, small_root, tmp_path, *more)) == 1
     shown = capsys.readouterr().out
     assert "FAILED (NonZeroExitCode)" in shown
     assert "before its first run started" in shown

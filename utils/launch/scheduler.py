@@ -38,18 +38,18 @@ class PlanProgress:
 
     Attributes:
         running: the runs under way, by name.
-        queued: those that the engine has taken and that wait in a queue of its own.
         outcomes: of the jobs that are over, by name, with a line that says why where they failed.
         finished: every run that this launcher completed, and its wall time in seconds.
         waiting: the jobs that will be started, in this order.
+        queued: the runs that the engine has taken and that wait in a queue of its own, by name.
     """
 
     num_jobs: int
     running: dict[str, Attempt] = field(default_factory=dict)
-    queued: dict[str, Attempt] = field(default_factory=dict)
     outcomes: dict[str, tuple[RunState, str]] = field(default_factory=dict)
     finished: list[tuple[Job, float]] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
+    queued: dict[str, Attempt] = field(default_factory=dict)
 
     def count(self, outcome: RunState) -> int:
         """Jobs that are over in that way."""

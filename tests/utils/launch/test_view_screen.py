@@ -16,7 +16,7 @@ LONG = "seq-miniimg-er_ace-5000-AdaB2N-50ep-s{}-0123456789"
 def child(name, device, words=(), progress="task 12, step 3400, loss 1.234"):
     record = SimpleNamespace(read_progress=lambda: SimpleNamespace(words=progress))
     job = SimpleNamespace(name=name, words=words, axes=Axes(("kappa", "lambd", "ada_t0")), record=record)
-    return SimpleNamespace(job=job, slot=SimpleNamespace(label=device), started=time.monotonic() - 3700.5)
+    return SimpleNamespace(job=job, label=device, started=time.monotonic() - 3700.5)
 
 
 def picture(progress, width=100, height=30, num_following=0):
