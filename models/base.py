@@ -545,7 +545,8 @@ class ReplayMethod(MemoryMethod):
         """
         parts = [current, *draws]
         if len(parts) == 1 or self.config.forward != "joint":
-            return [self.network(part.images) for part in parts]
+            with self.network.autocast():
+                return [self.network(part.images) for part in parts]
         images, tasks = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "tasks"))
         logits = self.described(images, tasks, len(current), self.network)
         return list(logits.split([len(part) for part in parts]))

@@ -288,22 +288,26 @@ class Network(nn.Module, Generic[AnyHead]):
         else:
             arrange(memory_format)
 
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The precision of every forward.
+
+        Around several of one step, it rounds weights once for all of them; the optimizer must not step inside.
+        """
+        if not self.half_precision:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, dtype=torch.bfloat16)
+
     def forward(self, images: Tensor) -> Tensor:
-        with self._autocast(images):
+        with self.autocast():
             scores = self.head(self.backbone(images))
         return self._single(scores)
 
     def outputs(self, images: Tensor, maps: bool = False) -> Outputs:
         """Scores and features of images [N, C, H, W], by one forward; with `maps`, those too."""
-        with self._autocast(images):
+        with self.autocast():
             features, found = self.backbone.forward_maps(images) if maps else (self.backbone(images), [])
             scores = self.head(features)
         return Outputs(self._single(scores), self._single(features), [self._single(each) for each in found])
-
-    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
-        if not self.half_precision:
-            return contextlib.nullcontext()
-        return torch.autocast(images.device.type, dtype=torch.bfloat16)
 
     def _single(self, values: Tensor) -> Tensor:
         return values.float() if self.half_precision else values

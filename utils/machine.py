@@ -20,11 +20,24 @@ def available_cores() -> int:
 @functools.cache
 def cpu_name() -> str:
     """The processor, as its maker calls it where that can be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    lines = _cpu_lines()
+    if lines is None:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@functools.cache
+def has_bfloat16() -> bool | None:
+    """Whether the processor multiplies matrices of bfloat16; None where that is not told."""
+    flags = next((line for line in _cpu_lines() or () if line.startswith(("flags", "Features"))), None)  # x86, ARM
+    return None if flags is None else not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(flags.split())
+
+
+def _cpu_lines() -> list[str] | None:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
 
 
 def print_any_text() -> None:

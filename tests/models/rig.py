@@ -3,6 +3,7 @@
 What is made here lies on the default device, which the fixture `device` sets; the tasks of rows lie on the host.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,9 @@ class PassThrough(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def forward(self, images: Tensor) -> Tensor:
         return images + 0 * self.unused

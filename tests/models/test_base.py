@@ -31,6 +31,9 @@ class Normed(torch.nn.Module):
         self.norm = build_norm(norm, 10, spatial_size=1, **options).double()
         self.sizes = []
 
+    def autocast(self):
+        return nullcontext()
+
     def forward(self, images):
         self.sizes.append(len(images))
         return self.norm(images[:, :, None, None] + torch.randn(len(images), 10, 1, 1, dtype=torch.float64))[..., 0, 0]

@@ -2,6 +2,7 @@ import copy
 import io
 import math
 import weakref
+from collections import Counter
 
 import pytest
 import torch
@@ -317,6 +318,36 @@ def test_maps_that_nobody_asks_for_are_not_kept(half):
     assert len(asked.maps) == 1
     assert torch.equal(without.scores, asked.scores)
     assert torch.equal(without.features, asked.features)
+
+
+class Rounded(TorchDispatchMode):
+    """Counts the tensors that are rounded to bfloat16, by shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket.__name__ == "_to_copy" and result.dtype == torch.bfloat16:
+            self.shapes[tuple(result.shape)] += 1
+        return result
+
+
+def test_weights_are_rounded_once_for_the_forwards_of_a_step():
+    network = Network(Backbone(), grown("growing", 5), half=True)
+    weight = tuple(network.backbone.convolution.weight.shape)
+    images = [torch.randn(4, 3, 6, 6) for _ in range(3)]
+    with Rounded() as apart:
+        expected = [network(each) for each in images]
+    with Rounded() as together, network.autocast():
+        found = [network(each) for each in images]
+    assert (apart.shapes[weight], together.shapes[weight]) == (3, 1)
+    assert all(map(torch.equal, found, expected))
+    with torch.no_grad():
+        network.backbone.convolution.weight.zero_()
+        network.backbone.convolution.bias.zero_()
+    assert torch.equal(network.outputs(images[0]).features, torch.zeros(4, 8))  # nothing is kept for a later step
 
 
 @pytest.mark.parametrize("name", ["cosine", "proxy"])

@@ -1,7 +1,8 @@
 import pytest
 
+from utils import machine
 from utils.errors import UserError
-from utils.machine import default_threads
+from utils.machine import default_threads, has_bfloat16
 
 
 @pytest.mark.parametrize(("text", "threads"), [(None, 1), ("", 1), ("4", 4), ("3,1", 3)])
@@ -17,3 +18,20 @@ def test_no_number_is_one_line(monkeypatch, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with pytest.raises(UserError, match=r"\$OMP_NUM_THREADS is .*--threads"):
         default_threads()
+
+
+@pytest.mark.parametrize(
+    ("lines", "has"),
+    [
+        (["processor : 0", "flags\t\t: fpu avx512f avx512_bf16 amx_tile"], True),
+        (["flags : fpu amx_bf16"], True),
+        (["flags : fpu avx2 avx512f"], False),
+        (["Features : fp asimd bf16 i8mm"], True),
+        (["Features : fp asimd"], False),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_processor_tells_of_its_bfloat16(monkeypatch, lines, has):
+    monkeypatch.setattr(machine, "_cpu_lines", lambda: lines)
+    assert has_bfloat16.__wrapped__() is has

@@ -5,13 +5,14 @@ import platform
 import resource
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import torch
 
 from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.machine import available_cores, cpu_name
+from utils.machine import available_cores, cpu_name, has_bfloat16
 
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
@@ -49,11 +50,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: int) -> None:
-    """Fix the arithmetic of the process: deterministic kernels unless `fast`, TF32 only where it is asked for."""
+    """Fix the arithmetic of the process: deterministic kernels unless `fast`, TF32 only where it is asked for.
+
+    TF32 is for convolutions. Matrix products are not the network's alone: they resize crops and give cosines.
+    """
     _check_precision(device, precision)
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if hasattr(torch.backends.cudnn, "conv"):  # from torch 2.9 on, which warns of the older switches
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = fast
     if not fast:
         workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
@@ -70,6 +78,10 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
 def _check_precision(device: torch.device, precision: str) -> None:
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    if device.type == "cpu" and precision == "bf16" and has_bfloat16() is False:
+        warnings.warn(
+            "this processor has no instructions for bfloat16: --precision bf16 may be slower than fp32", stacklevel=3
+        )
     if precision == "fp32" or device.type == "cpu":
         return
     capability = torch.cuda.get_device_capability(device)

@@ -1,4 +1,5 @@
 import subprocess
+import warnings
 
 import pytest
 import torch
@@ -50,6 +51,41 @@ def old_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     return torch.device("cuda", 0)
+
+
+@pytest.fixture
+def keeps_arithmetic():
+    """What the test changes in torch is as before at its end."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this torch has the older switches alone")
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, convolutions.fp32_precision, torch.get_deterministic_debug_mode()
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    yield
+    matmul.fp32_precision, convolutions.fp32_precision = before[:2]
+    torch.set_deterministic_debug_mode(before[2])
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("precision", "of_convolutions"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+@pytest.mark.usefixtures("keeps_arithmetic")
+def test_tf32_is_for_convolutions_alone(monkeypatch, precision, of_convolutions):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    set_arithmetic(torch.device("cuda", 0), precision, fast=False, threads=1)
+    assert torch.backends.cudnn.conv.fp32_precision == of_convolutions
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.usefixtures("keeps_arithmetic")
+@pytest.mark.parametrize(("has", "num_notes"), [(False, 1), (True, 0), (None, 0)])
+def test_a_processor_without_bfloat16_is_noted(monkeypatch, has, num_notes):
+    monkeypatch.setattr("utils.run.environment.has_bfloat16", lambda: has)
+    with warnings.catch_warnings(record=True) as notes:
+        for precision in ("fp32", "bf16"):
+            set_arithmetic(torch.device("cpu"), precision, fast=False, threads=1)
+    assert len(notes) == num_notes
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
