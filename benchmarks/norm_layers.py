@@ -1,9 +1,10 @@
 """What a training step costs with each normalization layer, compared with BN in the same process.
 
-A step is forward, regularizer and backward of ResNet-32 on 48 current and 16 memory images of 32 pixels, in the sixth
-task. All layers take turns, round by round; a ratio is taken within a round, and the median over the rounds is shown.
+A step is forward, regularizer and backward in the sixth task, on images of 32 pixels: ResNet-32 on 48 current and 16
+memory rows, or ResNet-18 of width 64 on 10 and 20. All layers take turns, round by round; a ratio is taken within a
+round, and the median over the rounds is shown.
 
-    python benchmarks/norm_layers.py --threads 1
+    python benchmarks/norm_layers.py --backbone resnet18 --threads 1
 """
 
 import argparse
@@ -24,11 +25,11 @@ from backbone.norm import BatchContext, NormFactory, batch_context, begin_task, 
 from backbone.norm.context import ContextNorm
 from backbone.norm.tbbn import num_balanced_groups
 from utils.config.registry import BACKBONES, NORMS
+from utils.run.environment import choose_memory_format
 
 TASK = 5
 NUM_TASKS = 10
-NUM_CURRENT = 48
-NUM_MEMORY = 16
+NUM_ROWS = {"resnet32": (48, 16), "resnet18": (10, 20)}  # current ones and those of memory
 OPTIONS = {"GN": {"adjust_groups": True}, "CN": {"adjust_groups": True}}  # the first stage has 16 channels
 NAIVE = "naive TBBN"
 
@@ -53,21 +54,24 @@ class NaiveTBBN(ContextNorm):
         return torch.cat([y[: len(groups)].flatten(0, 1), y[len(groups) :].mean(1)])
 
 
-def make_step(name: str, device: torch.device) -> Callable[[], None]:
-    """A training step of the network with this layer."""
+def make_step(name: str, backbone_name: str, device: torch.device) -> Callable[[], None]:
+    """A training step of the network with this layer, in the memory format that runs have."""
     torch.manual_seed(0)
     options = OPTIONS.get(name, {})
     factory = NormFactory(NaiveTBBN) if name == NAIVE else norm_factory(name, num_tasks=NUM_TASKS, **options)
-    backbone = BACKBONES.get("resnet32")(factory, image_size=32)
-    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, 100)).to(device)
+    backbone = BACKBONES.get(backbone_name)(factory, image_size=32).to(device)
+    memory_format = choose_memory_format(device, "fp32")
+    backbone.arrange(memory_format)
+    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, 100, device=device))
     begin_task(network, TASK)
-    images = torch.randn(NUM_CURRENT + NUM_MEMORY, 3, 32, 32, device=device)
+    num_current, num_memory = NUM_ROWS[backbone_name]
+    images = torch.randn(num_current + num_memory, 3, 32, 32, device=device).contiguous(memory_format=memory_format)
     labels = torch.randint(0, 100, (len(images),), device=device)
-    tasks = torch.cat([torch.full((NUM_CURRENT,), TASK), torch.arange(NUM_MEMORY) % TASK])
+    tasks = torch.cat([torch.full((num_current,), TASK), torch.arange(num_memory) % TASK])
 
     def step() -> None:
         network.zero_grad()
-        with batch_context(network, BatchContext(TASK, tasks, NUM_CURRENT)):
+        with batch_context(network, BatchContext(TASK, tasks, num_current)):
             scores = network(images)
         loss = F.cross_entropy(scores, labels) + 0.1 * norm_loss(network)
         loss.backward()
@@ -85,15 +89,15 @@ def time_steps(step: Callable[[], None], num_steps: int, device: torch.device) -
     return (time.perf_counter() - start) / num_steps * 1000
 
 
-def measure(names: list[str], num_rounds: int, num_steps: int, device: torch.device) -> dict[str, list[float]]:
+def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Milliseconds per step of every layer, in each of the interleaved rounds."""
-    steps = {name: make_step(name, device) for name in names}
+    steps = {name: make_step(name, arguments.backbone, arguments.device) for name in names}
     for step in steps.values():
-        time_steps(step, 1, device)
+        time_steps(step, 1, arguments.device)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(num_rounds):
+    for _ in range(arguments.rounds):
         for name, step in steps.items():
-            times[name].append(time_steps(step, num_steps, device))
+            times[name].append(time_steps(step, arguments.steps, arguments.device))
     return times
 
 
@@ -108,6 +112,7 @@ def report(times: dict[str, list[float]]) -> None:
 def main() -> None:
     everything = ["BN", *(name for name in NORMS.names() if name != "BN"), NAIVE]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", choices=NUM_ROWS, default="resnet32")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
     parser.add_argument("--steps", type=int, default=2, help="steps of a layer in each round")
     parser.add_argument("--rounds", type=int, default=7)
@@ -118,10 +123,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*channels are in .* groups instead")
     names = list(dict.fromkeys(["BN", *arguments.layers]))
     print(
-        f"ResNet-32, {NUM_CURRENT} + {NUM_MEMORY} images of 32 px, task {TASK}, {arguments.device}, "
-        f"{arguments.threads} threads, torch {torch.__version__}, {arguments.rounds} rounds of {arguments.steps} steps"
+        "{}, {} + {} images of 32 px, ".format(arguments.backbone, *NUM_ROWS[arguments.backbone])
+        + f"task {TASK}, {arguments.device}, {arguments.threads} threads, torch {torch.__version__}, "
+        f"{arguments.rounds} rounds of {arguments.steps} steps"
     )
-    report(measure(names, arguments.rounds, arguments.steps, arguments.device))
+    report(measure(names, arguments))
 
 
 if __name__ == "__main__":

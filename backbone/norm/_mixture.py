@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .context import send
@@ -34,7 +33,7 @@ class Mixture:
 
     def __call__(self, table: Tensor) -> Tensor:
         """Matrix times table: [N, K] -> [S, K]."""
-        return F.embedding_bag(self.rows, table, self.starts, mode="sum", per_sample_weights=self.shares)
+        return torch.embedding_bag(table, self.rows, self.starts, per_sample_weights=self.shares)[0]
 
 
 def _entries(matrix: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

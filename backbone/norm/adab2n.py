@@ -1,6 +1,7 @@
 """Adaptive balance of batch normalization."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -172,7 +173,7 @@ class _NormalizeWeighted(Function):
         mean, variance, rest = statistics
         squares, deviations = moments.unbind(1)
         shares = None
-        with torch.autocast(x.device.type, enabled=False):  # it would round matrix products
+        with _unrounded(x.device):
             if tables is None or task_weight is None:
                 weights = means.new_full((len(x),), 1 / len(x))
             else:
@@ -218,13 +219,19 @@ class _NormalizeWeighted(Function):
             grad_x = combined(gradient, slope, x, x_slopes.mul_(2 * share), offsets.mul_(share)).to(x.dtype)
         grad_task_weight = None
         if ctx.needs_input_grad[1]:
-            with torch.autocast(x.device.type, enabled=False):
+            with _unrounded(x.device):
                 grad_weights = torch.addmv(torch.mv(squares, grad_variance), means, grad_mean)
                 grad_shares = torch.mv(ctx.tables.members.t(), grad_weights)
             grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares, 0, shares.dtype)
             grad_task_weight = grad_logits[: len(ctx.tables.log_counts)]
         is_affine = weight is not None
         return grad_x, grad_task_weight, *((grad_weight, grad_bias) if is_affine else (None, None)), None, None
+
+
+def _unrounded(device: torch.device) -> AbstractContextManager[None]:
+    """Without autocast, which would round matrix products; leaving it takes longer than they do, where it is not on."""
+    is_on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()
 
 
 class _Regularizer:

@@ -185,7 +185,7 @@ def track(running: Sequence[Tensor], values: Sequence[Tensor], step: float | Ten
         values: of their shapes.
         step: a number, or a tensor [] on the device.
     """
-    ends = [value.detach().to(running[0].dtype) for value in values]
+    ends = [value.to(running[0].dtype) for value in values]
     if isinstance(step, Tensor):
         torch._foreach_lerp_(list(running), ends, [step] * len(ends))
     else:

@@ -83,20 +83,21 @@ class _NormalizeGroups(Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: "_Groups", eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         means, variances = row_moments(x)  # [N, C]
-        deviations = means - means[0]
+        reference = means[0]
+        deviations = means - reference
         squares = torch.addcmul(variances, deviations, deviations)
         statistics = groups.statistics(torch.cat((deviations, squares), 1))
         mean, variance = statistics.chunk(2, 1)  # [r, C]
         variance.addcmul_(mean, mean, value=-1)
         inverse_std = torch.rsqrt(variance + eps)
         slope = inverse_std if weight is None else weight * inverse_std
-        center = mean + means[0]
+        center = mean + reference
         offset = slope * -center if bias is None else torch.addcmul(bias, slope, center, value=-1)
         slopes, offsets = groups.outputs(torch.cat((slope, offset), 1)).chunk(2, 1)
-        ctx.save_for_backward(x, means, deviations, mean, center, inverse_std, slope, slopes)
+        ctx.save_for_backward(x, reference, mean, center, inverse_std, slope, slopes)
         ctx.groups, ctx.is_affine = groups, weight is not None
         average_mean, average_variance = statistics.mean(0).chunk(2)
-        average_mean.add_(means[0])
+        average_mean.add_(reference)
         ctx.mark_non_differentiable(average_mean, average_variance)
         return affine(x, slopes, offsets).to(x.dtype), average_mean, average_variance
 
@@ -105,9 +106,8 @@ class _NormalizeGroups(Function):
     def backward(
         ctx: Any, gradient: Tensor, *_averages: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, means, deviations, mean, center, inverse_std, slope, slopes = ctx.saved_tensors
-        sums, products = row_sums(gradient, x, means)
-        products = torch.addcmul(products, deviations, sums)
+        x, reference, mean, center, inverse_std, slope, slopes = ctx.saved_tensors
+        sums, products = row_sums(gradient, x, reference.expand_as(slopes))
         of_groups = ctx.groups.outputs.transposed(torch.cat((sums, products), 1))
         of_mean, of_variance = of_groups.chunk(2, 1)  # G and K, then their products with numbers of the group
         of_variance.addcmul_(mean, of_mean, value=-1).mul_(inverse_std)
