@@ -2,7 +2,7 @@ import pytest
 
 from utils import machine
 from utils.errors import UserError
-from utils.machine import default_threads, has_bfloat16
+from utils.machine import available_cores, default_threads, has_bfloat16
 
 
 @pytest.mark.parametrize(("text", "threads"), [(None, 1), ("", 1), ("4", 4), ("3,1", 3)])
@@ -35,3 +35,12 @@ def test_no_number_is_one_line(monkeypatch, text):
 def test_a_processor_tells_of_its_bfloat16(monkeypatch, lines, has):
     monkeypatch.setattr(machine, "_cpu_lines", lambda: lines)
     assert has_bfloat16.__wrapped__() is has
+
+
+@pytest.mark.parametrize(("given", "cores"), [(None, 8), ("", 8), ("2", 2), ("64", 8)])
+def test_a_slurm_job_has_the_cores_that_it_was_given(monkeypatch, given, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+    assert available_cores() == cores

@@ -127,7 +127,6 @@ class SlurmEngine:
         self._clock = clock
         self._batch: list[SlurmAttempt] = []
         self._attempts: dict[str, SlurmAttempt] = {}
-        self._read: set[tuple[str, str]] = set()  # folder and run whose end this launcher has read
         self._alone: set[str] = set()
         self._crashes: dict[str, int] = {}
         self._found: dict[str, Submission] | None = None  # by the runs that are under way there
@@ -192,10 +191,8 @@ class SlurmEngine:
                 else:
                     submission.write_job_id(job_id)
             if submission.job_id is not None:
-                known = submission.read_names() | {
-                    run for folder, run in self._read if folder == submission.folder.name
-                }
-                found.update({run.name: submission for run in submission.runs if run.name not in known})
+                known = submission.read_names()
+                found.update({name: submission for name in submission.index_of if name not in known})
         return found
 
     @staticmethod
@@ -255,6 +252,7 @@ class SlurmEngine:
         except SlurmError as error:
             if not self._has_submitted:
                 raise UserError(f"Slurm refuses the jobs: {error}") from None
+            self._look_at = self._clock() + slurm.ASK_EVERY
             self._say_once(f"Slurm refuses jobs, which will be submitted again later: {error}")
         except OSError as error:
             raise UserError(f"cannot write {error.filename or folder}: {error.strerror}") from None
@@ -362,7 +360,6 @@ class SlurmEngine:
         submission = attempt.submission
         if submission is None:
             return
-        self._read.add((submission.folder.name, attempt.job.name))
         with contextlib.suppress(OSError):
             submission.mark_read(attempt.job.name)
             if submission.read_names() >= submission.index_of.keys():

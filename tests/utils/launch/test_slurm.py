@@ -32,12 +32,12 @@ class Played:
     cancelled: list = field(default_factory=list)
     states: dict = field(default_factory=dict)
     num_questions: int = 0
-    refuses: str = ""
+    refusals: list = field(default_factory=list)  # of the next submissions; empty where it takes one
     acts: object = lambda self: None
 
     def submit(self, script):
-        if self.refuses:
-            raise SlurmError(self.refuses)
+        if self.refusals and (reason := self.refusals.pop(0)):
+            raise SlurmError(reason)
         self.submitted.append(script.parent)
         return str(len(self.submitted))
 
@@ -195,10 +195,20 @@ def test_jobs_at_a_time_are_bounded_over_several_arrays(played, tmp_path):
 
 
 def test_a_refusal_is_told_in_slurms_words(played, tmp_path):
-    played.refuses = "Invalid account"
+    played.refusals = ["Invalid account"]
     with pytest.raises(UserError, match="Slurm refuses the jobs: Invalid account"):
         launch(tmp_path, 1)
     assert open_submissions(tmp_path / "group") == []
+
+
+def test_a_later_refusal_is_waited_out(played, tmp_path):
+    played.refusals = ["", "the queue is full", "the queue is full"]
+    played.acts = lambda slurm: do(
+        slurm, tmp_path, len(slurm.submitted), None if len(slurm.submitted) == 1 else RunState.COMPLETE
+    )
+    progress, view = launch(tmp_path, 2)
+    assert progress.count(RunState.COMPLETE) == 2
+    assert sum("the queue is full" in line for line in view.lines) == 1
 
 
 def test_slurm_is_asked_no_more_often_than_it_should_be(played, tmp_path, monkeypatch):
