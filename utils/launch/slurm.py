@@ -295,8 +295,9 @@ class SlurmEngine:
         assert submission is not None
         slurm_job = self._jobs.get((submission.job_id or "", index))
         attempt.slurm_job = slurm_job or attempt.slurm_job
-        if slurm_job is not None and slurm_job.is_waiting:
-            attempt.is_running, attempt.num_looks_after_end = False, 0
+        is_waiting = slurm_job is not None and slurm_job.is_waiting
+        if is_waiting and not attempt.is_running:
+            attempt.num_looks_after_end = 0
             return
         key = (submission.folder, index)
         if key not in notes:
@@ -306,8 +307,10 @@ class SlurmEngine:
         if (is_over or (note is not None and note.outcome is not None)) and self._has_ended(attempt, note):
             return
         if not is_over:
-            if note is not None and note.outcome is None and not attempt.is_running:
-                attempt.is_running, attempt.started = True, self._clock()
+            is_running = not is_waiting and note is not None and note.outcome is None
+            if is_running and not attempt.is_running:
+                attempt.started = self._clock()
+            attempt.is_running, attempt.num_looks_after_end = is_running, 0
             return
         attempt.num_looks_after_end += 1
         if attempt.num_looks_after_end >= _LOOKS_AFTER_END:
