@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.step import make_training, measured_stages, write_images
+from benchmarks.step import command, make_training, measured_stages, write_images
 from utils.config.registry import METHODS, NORMS, ROOT
 
 MAKE_BELIEVE = ROOT.parent / "shared" / "gpu" / "make_believe"
@@ -49,7 +49,7 @@ def without_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 def count(fakecuda: Any, model: str, settings: argparse.Namespace, root: Path) -> collections.Counter[str]:
     """Calls of one step, by operation."""
-    training = make_training(model, root, settings)
+    training = make_training(command(model, root, settings), root)
     _, steps = next(measured_stages(training))
     fakecuda.OPS.clear()
     with without_step(training.method.optimizer):

@@ -77,25 +77,28 @@ def command(model: str, root: Path, options: argparse.Namespace) -> list[str]:
     return [*words, "--device", options.device]
 
 
-def make_training(model: str, root: Path, options: argparse.Namespace) -> Training:
-    """A run at its beginning."""
-    config = configure(command(model, root, options))
+def make_training(words: list[str], root: Path) -> Training:
+    """A run at its beginning, from its command line and the folder of its data."""
+    config = configure(words)
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
-    device = torch.device(options.device)
+    device = torch.device(config.device)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     method = make_method(config, stream, augmentation, device)
-    record, screen = Record(root / model).open(), Screen(verbose=False)
+    record, screen = Record(Path(tempfile.mkdtemp(dir=root)) / config.model).open(), Screen(verbose=False)
     sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
     return Training(method, stream, loaders, augmentation, config, sinks, StopRequest(), Capture())
 
 
-def measured_stages(training: Training) -> Iterator[tuple[Stage, Steps]]:
-    """Every stage of the measured task, when it has begun, and what takes steps in it; a few are taken before."""
+def measured_stages(training: Training, first: int = MEASURED_TASK) -> Iterator[tuple[Stage, Steps]]:
+    """Every stage of a task, when it has begun, and what takes steps in it; a few are taken before.
+
+    The task is the first one from `first` on in which the method trains.
+    """
     method, num_tasks, facts = training.method, training.stream.num_tasks, (training.config, training.sizes)
-    last = next(task for task in range(MEASURED_TASK, num_tasks) if method.stages(*facts, task))
+    last = next(task for task in range(first, num_tasks) if method.stages(*facts, task))
     for task in range(last + 1):
         training.position = Position(task=task)
         method.begin_task(task)
@@ -224,30 +227,36 @@ def importance_step(method: Any, forwards: list[Forward]) -> Callable[[], None]:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure(steps: Steps, number: int, device: torch.device) -> float:
-    """Milliseconds per step."""
-    started = time.perf_counter()
+def measure(steps: Steps, number: int, device: torch.device, clock: Callable[[], float]) -> float:
+    """Milliseconds per step, by a clock in seconds."""
+    started = clock()
     steps(number)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / number * 1000
+    return (clock() - started) / number * 1000
 
 
-def compare(suite: Steps, bare: Steps, options: argparse.Namespace, device: torch.device) -> tuple[float, float, float]:
+def compare(
+    suite: Steps,
+    bare: Steps,
+    options: argparse.Namespace,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float, float]:
     """Median milliseconds of both, and the median of their ratios, round by round."""
     times: dict[Steps, list[float]] = {suite: [], bare: []}
     for steps in times:
-        measure(steps, options.steps, device)
+        measure(steps, options.steps, device, clock)
     for number in range(options.rounds):
         for steps in (suite, bare) if number % 2 else (bare, suite):
-            times[steps].append(measure(steps, options.steps, device))
+            times[steps].append(measure(steps, options.steps, device, clock))
     ratios = [ours / theirs for ours, theirs in zip(times[suite], times[bare], strict=True)]
     return statistics.median(times[suite]), statistics.median(times[bare]), statistics.median(ratios)
 
 
 def report(model: str, root: Path, options: argparse.Namespace) -> None:
     """Measure the stages of a method and print a line for each."""
-    training = make_training(model, root, options)
+    training = make_training(command(model, root, options), root)
     for stage, suite in measured_stages(training):
         device = torch.device(options.device)
         figures = compare(suite, bare_steps(training.method, stage, device), options, device)

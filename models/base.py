@@ -376,7 +376,7 @@ class Method(ABC):
         """After the last step of a task, before it is evaluated."""
 
     def scores(self, images: Tensor) -> Tensor:
-        """What evaluation compares: [N, K]."""
+        """What evaluation compares: [N, K]. No row depends on the others, as images of all tasks come together."""
         return self.network(images)
 
     def logits(self, network: Network[Any], images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ MAKE_BELIEVE = ROOT.parent / "shared" / "gpu" / "make_believe"
 SMALL = {
     "buffer.py": "--rounds 1",
     "evaluation.py": "--rounds 1 --nf 4 --sizes 10 20 --images 40",
+    "growth.py": "--rounds 1 --steps 1 --nf 1 --models sgd --layers BN",
     "kernel_calls.py": "--models er_ace --layers TBBN",
     "launcher.py": "--idle 2",
     "norm_layers.py": "--rounds 1 --steps 1 --layers TBBN",

@@ -38,7 +38,7 @@ def read_shared(layout: Layout, path: Path, dataset: Dataset, data_root: Path) -
         return layout.read(path, dataset)
     settings = (dataset.side, dataset.settings.get(NON_SQUARE.name))
     name = f"{dataset.name}-{digest_of_states(files, data_root, settings)[:16]}"
-    folders = [data_root / dataset.folder / "converted", _cache_folder(data_root)]
+    folders = _folders(dataset, data_root)
     for folder in folders:
         if (folder / name).is_dir():
             return _mapped(folder / name, data_root)
@@ -51,10 +51,14 @@ def read_shared(layout: Layout, path: Path, dataset: Dataset, data_root: Path) -
     return content._replace(conversions=(*content.conversions, note))
 
 
-def _cache_folder(data_root: Path) -> Path:
-    """A folder of this account for a data root that it cannot write to."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "continual-norms" / digest_of_states((), data_root, str(data_root.resolve()))[:16]
+def _folders(dataset: Dataset, data_root: Path) -> list[Path]:
+    """Where arrays may lie: beside the data, or else in a cache folder of this account, if it has a home."""
+    beside = data_root / dataset.folder / "converted"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return [beside]
+    return [beside, home / "continual-norms" / digest_of_states((), data_root, str(data_root.resolve()))[:16]]
 
 
 def _is_writable(folder: Path) -> bool:

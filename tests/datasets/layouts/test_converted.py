@@ -99,6 +99,16 @@ def test_a_folder_that_cannot_be_written_to_has_its_arrays_in_the_cache(root, re
     assert not converted_folders(root)
 
 
+def test_an_account_without_a_home_has_no_cache(root, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    (root / "small" / "converted").write_text("in the way")
+    assert "no room" in small_dataset().load(root).conversions[0]
+
+
 def test_without_room_anywhere_the_images_are_in_memory_and_a_note_says_so(root, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(converted.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
