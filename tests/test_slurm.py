@@ -55,7 +55,10 @@ def words_of(grid, small_root, results, *more):
 
 
 def launch(grid, small_root, results, *more, **process):
-    command = [sys.executable, str(ROOT / "run.py"), *words_of(grid, small_root, results, *more)]
+    """Start `run.py`, which asks Slurm every second."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils import slurm; slurm.ASK_EVERY = 1.0; "
+    code += "from utils.launch.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *words_of(grid, small_root, results, *more)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **process)
 
 
