@@ -189,16 +189,6 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
         raise UserError(f"{where} has no image of class {missing[0]}; each of the {num_classes} classes needs some")
 
 
-def check_tasks(num_classes: int, num_tasks: int) -> None:
-    """Raise UserError unless the classes split evenly into that many tasks."""
-    if num_classes % num_tasks:
-        divisors = [str(number) for number in range(1, num_classes + 1) if num_classes % number == 0]
-        raise UserError(
-            f"--n_tasks {num_tasks}: the {num_classes} classes do not split evenly into {num_tasks} tasks; "
-            f"possible are {', '.join(divisors)}"
-        )
-
-
 def _size(images: np.ndarray) -> str:
     return f"{images.shape[1]}x{images.shape[2]}"
 
@@ -238,10 +228,12 @@ class Layout:
 
 
 class Dataset:
-    """A stream of tasks over the classes of a dataset; its subclasses are what `--dataset` names.
+    """Images of some classes, and into how many tasks they are mostly split; its subclasses are what `--dataset` names.
 
     Attributes:
-        num_tasks, num_classes: of the whole stream; the classes split evenly into the tasks.
+        num_classes: of all tasks together; None: as many as the data have.
+        num_tasks: as equal as can be, unless `--stream` and its options say otherwise.
+        task_sizes: the number of classes of each task, in place of `num_tasks` equal ones; None: these.
         image_size: side of the square images in pixels.
         num_images: number of training and of test images of the original.
         folder: of the data, inside the data root.
@@ -258,6 +250,7 @@ class Dataset:
 
     name: str
     num_tasks: int
+    task_sizes: tuple[int, ...] | None = None
     num_classes: int | None
     image_size: int | None
     num_images: tuple[int, int] | None = None

@@ -1,8 +1,7 @@
 """A stream over your own images: `{train,test}_{x,y}.npy` in the data root itself."""
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from datasets.arrays import (
     Dataset,
     check_images,
     check_label_type,
-    check_tasks,
     chunks_of_rows,
 )
 from datasets.layouts.four_arrays import FourArrays
@@ -35,21 +33,10 @@ class SeqArrays(Dataset):
     folder = ""
     layouts = (FourArrays(),)
     options = (
-        Option("n_tasks", ranged(int, 1), num_tasks, "number of tasks, into which the classes are split evenly"),
         Option("crop_padding", ranged(int, 0), 0, "random crops after padding by this many pixels"),
         flag("flip", "random horizontal flips"),
         NON_SQUARE,
     )
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.num_tasks = self.settings["n_tasks"]
-
-    def load(self, data_root: Path) -> Arrays:
-        """Read the images. Also raises UserError if the classes do not split evenly into the tasks."""
-        arrays = super().load(data_root)
-        check_tasks(arrays.num_classes, self.num_tasks)
-        return arrays
 
     def transform(self, protocol: str, arrays: Arrays) -> "Transform":
         """The augmentation set by the options, whatever the protocol."""

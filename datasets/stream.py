@@ -1,5 +1,6 @@
 """The stream of tasks: class order, held-out parts, and pools of images, on the run's device or on disk."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.arrays import Arrays, check_tasks, chunks_of_rows, rows_by_label
+from datasets.arrangement import Arrangement
+from datasets.arrays import Arrays, chunks_of_rows, rows_by_label
 from utils.data.held_out import hold_out
 from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.errors import UserError
@@ -102,12 +104,13 @@ class Stream:
     nevertheless if they take less than `TEST_SHARE` of its memory. On a CPU images that are mapped from a file stay
     there, so that all runs of a machine share them.
 
-    Images are sorted by label, so that those of a task are contiguous; within a label they keep the order of the data.
+    Images are sorted by task and label, so that those of a task are contiguous; within a label they keep the order of
+    the data.
 
     Args:
         arrays: the data; they are copied, unless they stay on disk, and may be released afterwards. Files that stay in
             use must not be written to meanwhile.
-        num_tasks: T, into which the classes split evenly.
+        arrangement: which classes each task brings, and when every training image comes.
         label_of_class: [K] int64, from `class_order`.
         validation: fraction of each class's training images that is held out and replaces the test set; 0: none.
         held_out: fraction of the rest that is held out as the split `validation`; 0: none.
@@ -116,12 +119,13 @@ class Stream:
 
     Attributes:
         num_tasks, num_classes: T and K.
+        task_sizes: the number of classes of each task.
         image_shape: (C, H, W).
         task_of_class: task of each label, [K] int64, on the host.
         label_of_class: as given.
 
     Raises:
-        UserError: the classes do not split evenly, a class has too few images to hold some out, or training
+        UserError: a task has no class, a class has too few images to hold some out, or training
             images cannot replace the test set.
     """
 
@@ -129,19 +133,20 @@ class Stream:
         self,
         arrays: Arrays,
         *,
-        num_tasks: int,
+        arrangement: Arrangement,
         label_of_class: np.ndarray,
         validation: float = 0.0,
         held_out: float = 0.0,
         seed: int,
         device: torch.device | str,
     ) -> None:
-        self.num_tasks = num_tasks
         self.num_classes = arrays.num_classes
         self.label_of_class = label_of_class
-        check_tasks(self.num_classes, num_tasks)
+        self.task_sizes = arrangement.task_sizes(self.num_classes, seed)
+        self.num_tasks = len(self.task_sizes)
+        self._starts = (0, *itertools.accumulate(self.task_sizes))
         self.image_shape = (arrays.train_x.shape[3], *arrays.train_x.shape[1:3])
-        self.task_of_class = torch.arange(self.num_classes) // (self.num_classes // num_tasks)
+        self.task_of_class = torch.arange(self.num_tasks).repeat_interleave(torch.tensor(self.task_sizes))
         self._seed = seed
         self._device = torch.device(device)
         train_y = label_of_class[arrays.train_y]
@@ -165,8 +170,7 @@ class Stream:
 
     def classes_of_task(self, task: int) -> range:
         """The labels of a task."""
-        size = self.num_classes // self.num_tasks
-        return range(task * size, (task + 1) * size)
+        return range(self._starts[task], self._starts[task + 1])
 
     def order(self, tasks: Sequence[int], epoch: int) -> Tensor:
         """The order in which the training images of some tasks come in an epoch, each once.

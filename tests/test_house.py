@@ -95,8 +95,9 @@ def test_importing_a_package_does_nothing():
     script = (
         "import os, sys, torch\n"
         "before = os.getcwd(), list(sys.path), torch.random.get_rng_state().sum()\n"
-        "from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS\n"
-        "[registry.get(name) for registry in (BACKBONES, DATASETS, METHODS, NORMS) for name in registry.names()]\n"
+        "from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS\n"
+        "parts = (BACKBONES, DATASETS, METHODS, NORMS, STREAMS)\n"
+        "[registry.get(name) for registry in parts for name in registry.names()]\n"
         "assert before == (os.getcwd(), list(sys.path), torch.random.get_rng_state().sum())\n"
         "assert not {'wandb', 'torchvision', 'pandas', 'GPUtil'} & sys.modules.keys()\n"
     )

@@ -17,7 +17,7 @@ import pytest
 from tests.utils.report.rig import ONLINE, write_record
 from utils.config.configuration import configure
 from utils.config.options import ABSENT, SHARED_OPTIONS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS
 from utils.launch.cli import LAUNCH_OPTIONS, main
 from utils.launch.plan import Data
 from utils.records.metrics import METRICS
@@ -96,7 +96,7 @@ def test_links_lead_somewhere(page):
             assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
 
 
-@pytest.mark.parametrize("registry", [METHODS, DATASETS, NORMS, BACKBONES], ids=lambda registry: registry.kind)
+@pytest.mark.parametrize("registry", [METHODS, DATASETS, STREAMS, NORMS, BACKBONES], ids=lambda registry: registry.kind)
 def test_every_part_is_named(registry):
     assert [name for name in registry.names() if f"`{name}`" not in PAGES[README.name]] == []
 
@@ -113,7 +113,7 @@ def named_in(text):
 
 
 def options_of_parts():
-    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+    for registry in (METHODS, DATASETS, STREAMS, NORMS, BACKBONES):
         for name in registry.names():
             part = registry.get(name)
             yield from (*part.options, *getattr(part, "regularizer_options", ()))

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from datasets.arrangement import Arrangement
     from datasets.arrays import Arrays
     from datasets.stream import Stream
     from models.base import Method
@@ -274,7 +275,7 @@ def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, dev
         rule = config.parts.order_rule(config.protocol)
     return Stream(
         arrays,
-        num_tasks=dataset.num_tasks,
+        arrangement=cast("Arrangement", config.arrangement),
         label_of_class=class_order(rule, num_classes, config.seed),
         validation=config.validation,
         held_out=config.val_fraction,
@@ -407,7 +408,7 @@ def keep_model(record: Record, stream: Stream, network: Network[Head], transform
         {
             "network": network.state_dict(),
             "label_of_class": [int(label) for label in stream.label_of_class],
-            "task_sizes": [len(stream.classes_of_task(task)) for task in range(stream.num_tasks)],
+            "task_sizes": list(stream.task_sizes),
             "image_size": normalise(sample, transform).shape[-1],
             "transform": asdict(transform),
         },
@@ -484,7 +485,9 @@ def show_plan(
     config: Configuration, stream: Stream, record: Record, screen: Screen, device: torch.device, threads: int
 ) -> None:
     """Say what is about to run, and which values come from a publication or a preset."""
-    tasks = f"{stream.num_tasks} tasks, {stream.num_classes} classes"
+    from datasets.arrangement import sizes_in_words
+
+    tasks = sizes_in_words(stream.task_sizes)
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)

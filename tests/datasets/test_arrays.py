@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from datasets.arrays import Arrays, check_tasks
+from datasets.arrays import Arrays
 from tests.datasets.small import small_arrays, small_content
 from utils.errors import UserError
 
@@ -134,11 +134,3 @@ def test_release_lets_go_of_the_images_only():
     assert arrays.train_x.size == arrays.test_x.size == arrays.train_y.size == 0
     assert arrays.train_x.base is None
     assert (arrays.num_classes, arrays.mean) == (4, (0.5, 0.5, 0.5))
-
-
-def test_uneven_tasks_are_refused_with_what_would_do():
-    check_tasks(12, 4)
-    with pytest.raises(UserError, match=r"--n_tasks 5: .* possible are 1, 2, 3, 4, 6, 12$"):
-        check_tasks(12, 5)
-    with pytest.raises(UserError, match="--n_tasks 24"):
-        check_tasks(12, 24)

@@ -12,42 +12,29 @@ def write(folder, **changes):
 
 def test_everything_is_the_datas_own(tmp_path):
     write(tmp_path)
-    dataset = SeqArrays(n_tasks=2)
+    dataset = SeqArrays()
     arrays = dataset.load(tmp_path)
     scaled = small_content()["train_x"].astype(np.float64) / 255
     np.testing.assert_allclose(arrays.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(arrays.std, scaled.std(axis=(0, 1, 2)), rtol=1e-12)
     assert arrays.class_names == ("0", "1", "2", "3")
-    assert dataset.num_tasks == 2
     assert "40 training and 12 test images of 32x32 in 4 classes" in dataset.describe(tmp_path)
 
 
 def test_images_are_augmented_only_if_asked(tmp_path):
     write(tmp_path)
     for protocol in ("online", "any other"):
-        dataset = SeqArrays(n_tasks=2)
+        dataset = SeqArrays()
         plain = dataset.transform(protocol, dataset.load(tmp_path))
         assert (plain.crop_padding, plain.flip) == (0, False)
-        dataset = SeqArrays(n_tasks=2, crop_padding=3, flip=True)
+        dataset = SeqArrays(crop_padding=3, flip=True)
         asked = dataset.transform(protocol, dataset.load(tmp_path))
         assert (asked.crop_padding, asked.flip) == (3, True)
-
-
-def test_five_tasks_are_the_default(tmp_path):
-    write(tmp_path)
-    with pytest.raises(UserError, match=r"--n_tasks 5: the 4 classes .* 1, 2, 4$"):
-        SeqArrays().load(tmp_path)
-
-
-def test_what_is_there_is_described_whatever_the_number_of_tasks(tmp_path):
-    write(tmp_path)
-    assert "in 4 classes" in SeqArrays().describe(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("options", "changes", "words"),
     [
-        ({"n_tasks": 3}, {}, r"--n_tasks 3: .* possible are 1, 2, 4$"),
         ({"crop_padding": 32}, {}, "--crop_padding must be below .* 32"),
         ({}, {"train_y": np.arange(40) % 4 + 1}, r"train_y\.npy has label 1 but not label 0"),
         ({}, {"train_y": np.arange(40) % 4 - 1}, r"train_y\.npy has label -1"),
@@ -69,5 +56,5 @@ def test_what_is_there_is_described_whatever_the_number_of_tasks(tmp_path):
 def test_bad_data_is_refused_in_one_line(tmp_path, options, changes, words):
     write(tmp_path, **changes)
     with pytest.raises(UserError, match=words) as caught:
-        SeqArrays(**{"n_tasks": 2} | options).load(tmp_path)
+        SeqArrays(**options).load(tmp_path)
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from datasets.seq_imagenet100 import SeqImagenet100
 from datasets.stream import Stream, class_order
+from datasets.streams.split import Split
 from utils.data.augment import normalise
 from utils.errors import UserError
 
@@ -38,7 +39,7 @@ def test_image_files_become_a_stream_from_disk(tmp_path):
             Image.new("RGB", (16, 9), (number, 0, 0)).save(folder / "a.png")
     arrays = dataset.load(tmp_path)
     order = class_order(dataset.class_orders["offline"], 100, seed=0)
-    stream = Stream(arrays, num_tasks=10, label_of_class=order, seed=0, device="cpu")
+    stream = Stream(arrays, arrangement=Split(n_tasks=10), label_of_class=order, seed=0, device="cpu")
     arrays.release()
     images, labels = stream.pool((0,), "test").everything()
     assert images.shape == (10, 3, 256, 256)
@@ -135,7 +136,7 @@ def test_labels_of_other_test_images_are_refused(image_folder, native, tmp_path)
 def test_training_images_do_not_take_the_place_of_native_test_images(native):
     order = class_order("identity", 100, seed=0)
     with pytest.raises(UserError, match=r"--validation .* --test_crop"):
-        Stream(native, num_tasks=10, label_of_class=order, validation=0.5, seed=0, device="cpu")
+        Stream(native, arrangement=Split(n_tasks=10), label_of_class=order, validation=0.5, seed=0, device="cpu")
 
 
 def test_labels_of_other_classes_are_refused(image_folder, native, tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 from datasets.arrays import Arrays
 from datasets.stream import Stream, class_order
+from datasets.streams.split import Split
 from tests.datasets.small import small_arrays
 from tests.golden import cases
 from utils.data.held_out import hold_out
@@ -99,7 +100,7 @@ def make_stream(*, seed=0, validation=0.0, rule="3,1,0,2", num_tasks=2, arrays=N
     arrays = arrays or small_arrays(num_train=44)
     return Stream(
         arrays,
-        num_tasks=num_tasks,
+        arrangement=Split(n_tasks=num_tasks),
         label_of_class=class_order(rule, 4, seed),
         validation=validation,
         seed=seed,
@@ -132,9 +133,14 @@ def test_shapes_and_tasks():
     assert stream.task_of_class.dtype == torch.int64
 
 
-def test_classes_that_do_not_split_evenly_are_refused():
-    with pytest.raises(UserError, match="--n_tasks 3"):
-        make_stream(num_tasks=3)
+def test_classes_that_do_not_split_evenly_make_unequal_tasks():
+    stream = make_stream(num_tasks=3)
+    assert stream.task_sizes == (2, 1, 1)
+    assert [stream.classes_of_task(task) for task in range(3)] == [range(0, 2), range(2, 3), range(3, 4)]
+    assert stream.task_of_class.tolist() == [0, 0, 1, 2]
+    for task in range(3):
+        for split in ("train", "test"):
+            assert set(stream.pool((task,), split).labels.tolist()) == set(stream.classes_of_task(task))
 
 
 @pytest.mark.parametrize("tasks", [(0,), (1,), (0, 1)])
@@ -202,7 +208,7 @@ def test_stream_holds_out_the_recorded_images(seed):
     labels, names = numbers // 10, tuple("0123456789")
     arrays = Arrays(images, labels, images, labels, names, (0.5,) * 3, (0.5,) * 3)
     order = class_order("offline", 10, seed)
-    stream = Stream(arrays, num_tasks=5, label_of_class=order, validation=0.1, seed=seed, device="cpu")
+    stream = Stream(arrays, arrangement=Split(n_tasks=5), label_of_class=order, validation=0.1, seed=seed, device="cpu")
     held_out = torch.cat([stream.pool((task,), "test").everything()[0][:, 0, 0, 0] for task in range(5)])
     assert held_out.sort().values.tolist() == sorted(case["out_validation"].tolist())
 

@@ -9,6 +9,7 @@ import torch
 
 from datasets.arrays import Arrays
 from datasets.stream import Stream, class_order, stay_on_disk
+from datasets.streams.split import Split
 from tests.datasets.small import small_arrays
 from tests.golden import cases
 from utils.data.exemplars import ExemplarMemory
@@ -22,7 +23,10 @@ SHARES = {"validation": 0.2, "held_out": 0.25}
 def make_stream(arrays=None, **more):
     arrays = arrays or small_arrays(num_train=80)
     return Stream(
-        arrays, **{"num_tasks": 2, "label_of_class": class_order("3,1,0,2", 4, 0), "seed": 3, "device": "cpu"} | more
+        arrays,
+        **{"arrangement": Split(n_tasks=2), "label_of_class": class_order("3,1,0,2", 4, 0)}
+        | {"seed": 3, "device": "cpu"}
+        | more,
     )
 
 
@@ -46,7 +50,7 @@ def test_held_out_images_are_the_recorded_ones(num_classes, seed):
     labels, names = numbers // 10, tuple(map(str, range(num_classes)))
     arrays = Arrays(images, labels, images[::10], labels[::10], names, (0.5,) * 3, (0.5,) * 3)
     order = class_order("offline", num_classes, seed)
-    stream = make_stream(arrays, num_tasks=5, label_of_class=order, held_out=0.1, seed=seed)
+    stream = make_stream(arrays, arrangement=Split(n_tasks=5), label_of_class=order, held_out=0.1, seed=seed)
     held_out, trained = (
         torch.cat([stream.pool((task,), split).everything()[0] for task in range(5)])[:, :2, 0, 0].to(torch.int64)
         for split in ("validation", "train")
@@ -91,7 +95,7 @@ def test_pool_of_tasks_comes_task_after_task_and_label_after_label():
 @pytest.mark.parametrize("tasks", [(0, 1, 2, 3), range(1, 3), (2, 3, 0), (1, 0, 3, 2), (2, 2), (0, 1, 1, 2)])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_pool_of_several_tasks_is_the_union_of_theirs(tasks, split):
-    stream = make_stream(num_tasks=4, held_out=0.25)
+    stream = make_stream(arrangement=Split(n_tasks=4), held_out=0.25)
     pool, union = stream.pool(tasks, split), UnionPool([stream.pool((task,), split) for task in tasks])
     rows = torch.randperm(len(union), generator=torch.Generator().manual_seed(0))
     assert len(pool) == len(union)
@@ -101,7 +105,7 @@ def test_pool_of_several_tasks_is_the_union_of_theirs(tasks, split):
 
 
 def test_images_of_neighbouring_tasks_are_not_copied_and_are_gathered_at_once(stored):
-    stream, mapped = make_stream(num_tasks=4), make_stream(stored, num_tasks=4)
+    stream, mapped = make_stream(arrangement=Split(n_tasks=4)), make_stream(stored, arrangement=Split(n_tasks=4))
     first, joined = stream.pool((1,)), stream.pool((1, 2))
     assert joined.everything()[0].data_ptr() == first.everything()[0].data_ptr()
     assert len(joined) == 40

@@ -168,3 +168,13 @@ def test_the_highest_values_are_those_of_topk_with_their_gradients(number):
     assert torch.equal(found, expected)
     assert torch.equal(ours.grad[1:], theirs.grad[1:])
     assert torch.equal(ours.grad[0].sort().values, theirs.grad[0].sort().values)
+
+
+def test_distillation_weighs_by_the_classes_of_unequal_tasks():
+    """λ = λ_base √(old / new), whatever the sizes of the tasks are."""
+    features, weights = torch.randn(4, 3, dtype=torch.float64), [torch.randn(6, 3).double(), torch.randn(2, 3).double()]
+    parts = [each.numpy() for each in weights]
+    method = make_offline("lucir", 1, 2, Cosine(features, parts, 1.0), Cosine(-features, parts[:1], 1.0))
+    method.stream = SimpleNamespace(classes_of_task=[range(6), range(6, 8)].__getitem__)
+    losses = observe(method, [0, 1, 6, 7])
+    assert float(losses["distillation"]) == pytest.approx(5 * (6 / 2) ** 0.5 * 2)

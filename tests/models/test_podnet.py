@@ -378,3 +378,9 @@ def test_distances_to_single_proxies_give_every_form_of_the_classifier(name):
     (merged * torch.tensor(case["in_upstream"])).sum().backward()
     assert_gradient(features, case["grad_x"])
     assert_matches(head.parts[0].weight.grad, case["grad_weights"])
+
+
+def test_distillation_weighs_by_the_classes_of_unequal_tasks():
+    method = make_offline("podnet", 1, 2, FixedNetwork(torch.zeros(1, 8)), None)
+    method.stream = SimpleNamespace(classes_of_task=[range(6), range(6, 8)].__getitem__)
+    assert method.multiplier == pytest.approx((8 / 2) ** 0.5)

@@ -542,7 +542,7 @@ def test_full_disk_loses_nothing_and_says_so(start, tmp_path, monkeypatch, capsy
     [
         (["--num_groups", "3"], {"norm": "GN"}, "GN"),
         ([], {"norm": "CN"}, "--adjust_groups"),
-        ([], {"n_tasks": 4}, "--n_tasks"),
+        ([], {"n_tasks": 7}, "--n_tasks"),
         ([], {"data_root": "/nowhere"}, "/nowhere"),
         ([], {"class_order": "0,1,2"}, "class"),
         (["--device", "tpu"], {}, "--device"),

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS
 
 RELEASED_PATH = Path(__file__).with_name("released.json")
 # Fields of a syntax tree that say nothing of what the code does, or that not every version of Python has.
@@ -79,7 +79,7 @@ def _name_of(path: Path) -> str:
 
 def current_digests() -> dict[str, str]:
     """What `released.json` holds if all parts are as released, by the path inside the repository."""
-    registries = (BACKBONES, DATASETS, METHODS, NORMS)
+    registries = (BACKBONES, DATASETS, METHODS, NORMS, STREAMS)
     parts = [registry.get(name) for registry in registries for name in registry.names()]
     files = [sys.modules[part.__module__].__file__ for part in parts]
     packages = [ROOT / name for name in ("backbone", "datasets", "models")]  # plug-ins may be registered too

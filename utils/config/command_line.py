@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any, NoReturn
 
 from utils.config.options import ABSENT, PART_OPTIONS, Option
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 from utils.errors import UserError, did_you_mean
 
-SELECTORS = {"model": METHODS, "dataset": DATASETS, "nl": NORMS, "backbone": BACKBONES}
+SELECTORS = {"model": METHODS, "dataset": DATASETS, "stream": STREAMS, "nl": NORMS, "backbone": BACKBONES}
 PROGRAM: dict[str, Any] = {
     "prog": "python utils/main.py",
     "usage": "python utils/main.py --model METHOD --dataset DATASET [--nl NORM] [options]",
@@ -160,7 +160,7 @@ def options_of(part: Any) -> tuple[Option, ...]:
 def spellings_of_parts() -> dict[str, list[str]]:
     """The parts that declare an option, such as `norm layer CN`, by every spelling of its name."""
     users: dict[str, dict[str, None]] = {}
-    for registry in (METHODS, DATASETS, NORMS, BACKBONES):
+    for registry in SELECTORS.values():
         for part_name in registry.names():
             for option in options_of(registry.get(part_name)):
                 for spelling in option.spellings:

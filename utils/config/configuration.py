@@ -23,13 +23,14 @@ from utils.config.command_line import (
     part_parser,
     typed_text,
 )
-from utils.config.options import SHARED_OPTIONS, Option
-from utils.config.parts import BackbonePart, DatasetPart, MethodPart, NormPart, Part
+from utils.config.options import SHARED_OPTIONS, Option, changed
+from utils.config.parts import BackbonePart, DatasetPart, MethodPart, NormPart, Part, StreamPart
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, as_user_errors, load_plugin
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, load_plugin
 from utils.errors import UserError
 
+SPLIT = "split"  # the stream of a run that names none
 RESULTS_VERSION = 2  # raised when a change of the code changes numbers
 
 
@@ -45,12 +46,13 @@ class Parts:
     """The classes a run is put together from.
 
     Attributes:
-        method, dataset, norm, backbone: what the names stand for.
+        method, dataset, stream, norm, backbone: what the names stand for.
         head: the kind of classifier (`models/heads.py`).
     """
 
     method: type[MethodPart]
     dataset: type[DatasetPart]
+    stream: type[StreamPart]
     norm: type[NormPart]
     backbone: type[BackbonePart]
     head: str
@@ -58,7 +60,7 @@ class Parts:
     @property
     def unreleased_code(self) -> tuple[str, ...]:
         """Digests of the code of these parts that is not as released (`utils/config/code.py`)."""
-        return unreleased_code((self.method, self.dataset, self.norm, self.backbone))
+        return unreleased_code((self.method, self.dataset, self.stream, self.norm, self.backbone))
 
     def options(self) -> tuple[Option, ...]:
         """The options of these parts; those that need rows of memory only if the method has some."""
@@ -66,10 +68,13 @@ class Parts:
         kinds = {
             METHODS.kind: method,
             DATASETS.kind: self.dataset,
+            STREAMS.kind: self.stream,
             NORMS.kind: self.norm,
             BACKBONES.kind: self.backbone,
         }
         found = [option for option in _with_headings(kinds) if method.uses_memory or not option.needs_memory]
+        if getattr(self.dataset, "task_sizes", None) is None:
+            found = list(changed(found, n_tasks={"default": getattr(self.dataset, "num_tasks", None)}))
         if getattr(method, "replays_in_first_task", True):
             return tuple(found)
         return tuple(replace(option, min_tasks=max(option.min_tasks, 1 + option.needs_memory)) for option in found)
@@ -81,7 +86,7 @@ class Parts:
 
     def facts(self, values: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
         """What the conditions of options (`utils.config.options.Condition`) may name beside the values of options."""
-        facts = {"num_tasks": values.get("n_tasks") or getattr(self.dataset, "num_tasks", None)}
+        facts: dict[str, Any] = {"num_tasks": self.arrangement(values).num_tasks(self.dataset.num_classes)}
         if "protocol" in values:
             facts["transforms"] = self.transforms(values["protocol"])
         for name in (name for option in options for condition in option.active_when for name in condition.of):
@@ -89,6 +94,11 @@ class Parts:
             if dot and hasattr(getattr(self, part), attribute):
                 facts[name] = getattr(getattr(self, part), attribute)
         return facts
+
+    def arrangement(self, values: Mapping[str, Any]) -> StreamPart:
+        """When which images come, in a run with these values."""
+        options = {option.name: values[option.name] for option in self.stream.options if option.name in values}
+        return self.stream(self.dataset, **options)
 
     def order_rule(self, protocol: str) -> str:
         """The rule for the order of the classes that the protocol stands for."""
@@ -117,6 +127,11 @@ class Configuration:
         except KeyError:
             raise AttributeError(f"this run has no option {name!r}") from None
 
+    @property
+    def arrangement(self) -> StreamPart:
+        """Which classes each task brings, and when every image comes."""
+        return self.parts.arrangement(self.values)
+
     def chosen(self, options: Iterable[Option]) -> dict[str, Any]:
         """The values of those of the given options that are in use."""
         return {option.name: self.values[option.name] for option in options if option.name in self.values}
@@ -134,6 +149,7 @@ class Configuration:
             for name, value in values.items()
             if name not in inactive or self.options[name].always_in_identity
         }
+        counting = self.parts.stream.identity_values(counting, self.parts.dataset)
         return self.parts.method.identity_values(counting, self.parts.backbone)
 
     def inactive(self, values: Mapping[str, Any]) -> dict[str, str]:
@@ -213,9 +229,9 @@ def restore(values: Mapping[str, Any], origins: Mapping[str, str]) -> Configurat
     """
     for path in values.get("plugin") or ():
         load_plugin(path)
-    method, dataset = METHODS.get(values["model"]), DATASETS.get(values["dataset"])
-    _, head = _protocol_and_head(values, method)
-    parts = Parts(method, dataset, NORMS.get(values["nl"]), BACKBONES.get(values["backbone"]), head)
+    method = METHODS.get(values["model"])
+    head = _protocol_and_head(values, method)[1]
+    parts = _parts_named({"stream": SPLIT} | dict(values), method, DATASETS.get(values["dataset"]), head)
     options = {option.name: option for option in SHARED_OPTIONS + parts.options()}
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return Configuration(plain, dict(origins), options, parts)
@@ -248,11 +264,19 @@ def _preset(name: str) -> dict[str, Any]:
 def _find_parts(selected: dict[str, Any]) -> Parts:
     method = METHODS.get(selected["model"])
     selected.setdefault("nl", "BN")
+    selected.setdefault("stream", SPLIT)
     protocol, head = _protocol_and_head(selected, method)
     selected["protocol"] = protocol
     dataset: Any = DATASETS.get(selected["dataset"]) if "dataset" in selected else _NoDataset
     selected.setdefault("backbone", _default_backbone(method, dataset, protocol))
-    return Parts(method, dataset, NORMS.get(selected["nl"]), BACKBONES.get(selected["backbone"]), head)
+    return _parts_named(selected, method, dataset, head)
+
+
+def _parts_named(names: Mapping[str, str], method: type[MethodPart], dataset: type[DatasetPart], head: str) -> Parts:
+    """The parts of a run by the names of stream, norm layer and backbone."""
+    return Parts(
+        method, dataset, STREAMS.get(names["stream"]), NORMS.get(names["nl"]), BACKBONES.get(names["backbone"]), head
+    )
 
 
 class _NoDataset:
@@ -260,6 +284,7 @@ class _NoDataset:
 
     name = ""
     options = ()
+    num_classes = None
     class_orders: ClassVar[dict[str, str]] = {}
     protocol_values: ClassVar[dict[str, Any]] = {}
 
@@ -298,8 +323,8 @@ def _resolve(
                 values[name], origins[name], made_for[name] = value, origin, layer.get("epochs")
     for name, option in options.items():
         if name not in values and not option.stands_for:
-            values[name], origins[name] = option.default, "default"
-    values |= {name: selected.get(name) for name in ("model", "dataset", "nl", "backbone", "protocol")}
+            values[name], origins[name] = None if name in excluded else option.default, "default"
+    values |= {name: selected.get(name) for name in (*SELECTORS, "protocol")}
     _scale_schedules(values, origins, made_for)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration)
@@ -422,7 +447,10 @@ def _check(configuration: Configuration) -> None:
         raise UserError(f"--backbone {values['backbone']} has no `{lacking[0]}`, which --model {values['model']} calls")
     _check_schedule(configuration)
     _check_active(configuration)
-    method.check(values, values.get("num_classes") or configuration.parts.dataset.num_classes)
+    num_classes = values.get("num_classes") or configuration.parts.dataset.num_classes
+    if num_classes is not None:
+        configuration.arrangement.task_sizes(num_classes, values["seed"])
+    method.check(values, num_classes)
 
 
 def _check_active(configuration: Configuration) -> None:
@@ -441,11 +469,13 @@ def _check_schedule(configuration: Configuration) -> None:
 
 
 @as_user_errors()
-def accepted_options(model: str, dataset: str, norm: str, backbone: str | None = None) -> dict[str, Option]:
+def accepted_options(
+    model: str, dataset: str, norm: str, backbone: str | None = None, stream: str = SPLIT
+) -> dict[str, Option]:
     """The options that a run of these parts takes, by every spelling."""
     method, its_dataset = METHODS.get(model), DATASETS.get(dataset)
     backbone = backbone or _default_backbone(method, its_dataset, method.protocol)
-    parts = Parts(method, its_dataset, NORMS.get(norm), BACKBONES.get(backbone), method.heads[0])
+    parts = _parts_named({"stream": stream, "nl": norm, "backbone": backbone}, method, its_dataset, method.heads[0])
     options = (*SHARED_OPTIONS, *parts.options())
     return {spelling: option for option in options for spelling in (option.name, *option.aliases)}
 

@@ -66,6 +66,7 @@ PART_OPTIONS = grouped(
         metavar="DATASET",
     ),
     Option("nl", str, "BN", "normalization layer, such as AdaB2N", metavar="LAYER"),
+    Option("stream", str, "split", "how the classes come: when each task brings which images", metavar="STREAM"),
     Option("backbone", str, None, "network below the classifier", source="set by the protocol", metavar="BACKBONE"),
     Option(
         "protocol",

@@ -56,6 +56,7 @@ class DatasetPart(Part, Protocol):
     """A dataset (`datasets/arrays.py`); `load` gives its arrays, `transform` one of `utils/data/augment.py`."""
 
     num_tasks: int
+    task_sizes: tuple[int, ...] | None
     num_classes: int | None
     image_size: int | None
     transforms: Mapping[str, Mapping[str, Any]]
@@ -67,6 +68,24 @@ class DatasetPart(Part, Protocol):
     def load(self, data_root: Any) -> Any: ...
 
     def transform(self, protocol: str, arrays: Any) -> Any: ...
+
+
+class StreamPart(Part, Protocol):
+    """When which images come (`datasets/arrangement.py`), which is made without reading one."""
+
+    boundaries: str
+    is_shuffled: bool
+
+    def __init__(self, dataset: Any = None, **options: Any) -> None: ...
+
+    @classmethod
+    def identity_values(cls, values: dict[str, Any], dataset: Any) -> dict[str, Any]: ...
+
+    def num_tasks(self, num_classes: int | None) -> int | None: ...
+
+    def task_sizes(self, num_classes: int, seed: int) -> tuple[int, ...]: ...
+
+    def arrange(self, labels: Any, task_of_class: Any, seed: int) -> Any: ...
 
 
 class MethodPart(Part, Protocol):

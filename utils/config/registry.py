@@ -1,7 +1,7 @@
 """The suite's parts by name, and plug-in files that add to them.
 
-A method, backbone or dataset is named after its file (`datasets/seq_cifar10.py` is `seq-cifar10`), a norm layer after
-its class (`AdaB2N`), unless it is registered under another name.
+A method, backbone, dataset or stream is named after its file (`datasets/seq_cifar10.py` is `seq-cifar10`), a norm layer
+after its class (`AdaB2N`), unless it is registered under another name.
 """
 
 import hashlib
@@ -18,18 +18,23 @@ from backbone.norm.errors import NormError
 from backbone.norm.registry import NORMS, Registry
 from utils.errors import UserError
 
-__all__ = ["BACKBONES", "DATASETS", "METHODS", "NORMS", "ROOT", "as_user_errors", "load_plugin"]
+__all__ = ["BACKBONES", "DATASETS", "METHODS", "NORMS", "ROOT", "STREAMS", "as_user_errors", "load_plugin"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-_BASES = {"method": "models.base.Method", "dataset": "datasets.arrays.Dataset"}
+_BASES = {
+    "method": "models.base.Method",
+    "dataset": "datasets.arrays.Dataset",
+    "stream": "datasets.arrangement.Arrangement",
+}
 
 
 def _registry(kind: str, package: str) -> Registry:
-    spell = (lambda file, part: file.replace("_", "-")) if kind == "dataset" else (lambda file, part: file)
+    has_dashes = kind in ("dataset", "stream")
+    spell = (lambda file, part: file.replace("_", "-")) if has_dashes else (lambda file, part: file)
     check = _check_backbone if kind == "backbone" else lambda part: _check_derived(part, kind)
-    return Registry(kind, package, ROOT / package, spell, check, error=UserError)
+    return Registry(kind, package, ROOT / package.replace(".", "/"), spell, check, error=UserError)
 
 
 def _check_derived(part: Any, kind: str) -> None:
@@ -55,6 +60,7 @@ def _check_backbone(part: Any) -> None:
 BACKBONES = _registry("backbone", "backbone")
 METHODS = _registry("method", "models")
 DATASETS = _registry("dataset", "datasets")
+STREAMS = _registry("stream", "datasets.streams")
 
 
 @contextmanager

@@ -25,17 +25,20 @@ class StreamSizes:
     Attributes:
         class_sizes: training images of each class, by label.
         task_classes: the labels of each task; those of a task follow those of the task before.
+        task_images: training images that come during each task; None: those of its classes.
     """
 
     class_sizes: tuple[int, ...]
     task_classes: tuple[range, ...]
+    task_images: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, stream: "Stream") -> "StreamSizes":
         """The sizes of a stream (`datasets/stream.py`), without held-out images."""
         tasks = range(stream.num_tasks)
         counts = stream.pool(tasks).labels.bincount(minlength=stream.num_classes)
-        return cls(tuple(counts.tolist()), tuple(stream.classes_of_task(task) for task in tasks))
+        classes = tuple(stream.classes_of_task(task) for task in tasks)
+        return cls(tuple(counts.tolist()), classes, tuple(len(stream.pool((task,))) for task in tasks))
 
     @property
     def num_tasks(self) -> int:
@@ -52,7 +55,9 @@ class StreamSizes:
         return self.task_classes[task]
 
     def images_of(self, tasks: Iterable[int]) -> int:
-        """Training images of these tasks together."""
+        """Training images that come during these tasks together."""
+        if self.task_images is not None:
+            return sum(self.task_images[task] for task in tasks)
         return sum(self.class_sizes[label] for task in tasks for label in self.task_classes[task])
 
 

@@ -110,6 +110,18 @@ GRIDS: dict[str, Grid] = {
             "fixed": ("--retune_norms", "5", "--adjust_groups"),
         }
     ),
+    # What LUCIR and PODNet report first, with the layers that any batch will do for; those that balance current against
+    # memory rows need `--batching ratio`.
+    **{
+        f"{model}-b50": Grid(
+            seeds=(0, 1, 2),
+            datasets=("seq-cifar100",),
+            models=(model,),
+            methods=("BN", "GN", "CN"),
+            fixed=("--preset", f"{model}-b50", "--adjust_groups"),
+        )
+        for model in ("lucir", "podnet")
+    },
     # Two minutes on two cores, on the embedded digits, in a width that four groups divide. Chosen by the spread of BN
     # alone (docs/grids.md).
     "demo": Grid(
@@ -204,7 +216,8 @@ class Expansion:
 
     def _cells_of(self, dataset: str, model: str, method: str, parts: Words) -> Iterator[Cell]:
         variant = find_variant(method)
-        accepted = accepted_options(model, dataset, variant.norm, next(iter(parts.get("backbone", ())), None))
+        others = {name: parts[name][0] for name in ("backbone", "stream") if name in parts}
+        accepted = accepted_options(model, dataset, variant.norm, **others)
         followers = _followers(self._typed, accepted)
         typed = {**self._taken(self._typed, accepted), **parts}
         preset = self._taken(dict(_named_words(self._grid.fixed)), accepted)

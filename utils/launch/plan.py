@@ -31,7 +31,7 @@ _GIVEN_OTHERWISE = {
     "device": "the launcher gives each run its device, inside CUDA_VISIBLE_DEVICES",
     "keep_model": "give --keep_models to keep the trained weights of all runs",
 }
-_OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "protocol", *_GIVEN_OTHERWISE)
+_OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "stream", "protocol", *_GIVEN_OTHERWISE)
 
 
 @dataclass(frozen=True)

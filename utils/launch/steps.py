@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from utils.config.configuration import Configuration
@@ -132,12 +133,16 @@ def _norm_layer(config: Configuration, num_features: int, spatial_size: int) -> 
 
 def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":
     """Those of a run's stream, when the shares of `datasets/stream.py` are held out."""
+    import numpy as np
+
     from utils.data.held_out import num_held_out
     from utils.data.plan import StreamSizes
 
-    dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     for share in (config.validation, config.val_fraction):
         class_sizes = [size - num_held_out(size, share) for size in class_sizes]
-    num_classes = len(class_sizes) // dataset.num_tasks
-    starts = range(0, len(class_sizes), num_classes)
-    return StreamSizes(tuple(class_sizes), tuple(range(start, start + num_classes) for start in starts))
+    arrangement, labels = config.arrangement, np.repeat(np.arange(len(class_sizes)), class_sizes)
+    sizes = arrangement.task_sizes(len(class_sizes), config.seed)
+    arranged = arrangement.arrange(labels, np.repeat(np.arange(len(sizes)), sizes), config.seed)
+    ends = list(accumulate(sizes))
+    classes = tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
+    return StreamSizes(tuple(class_sizes), classes, tuple(np.diff(arranged.starts).tolist()))

@@ -50,11 +50,13 @@ class Accuracies:
         matrix: R, [T, T].
         untrained: the untrained network's accuracies, [T].
         anytime: mean accuracy over the tasks seen at every evaluation point; empty where they do not cover the stream.
+        total: test images that each entry of R is the accuracy on, [T, T]; NaN where not measured.
     """
 
     matrix: np.ndarray
     untrained: np.ndarray
     anytime: Sequence[float]
+    total: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
         means = average_accuracies(matrix)
         # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
         anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
-        found = Accuracies(matrix, baseline, anytime)
+        found = Accuracies(matrix, baseline, anytime, np.asarray(measured.total, dtype=float))
         values = {each.name: _plain(each.function(found)) for each in METRICS.values() if scenario in each.scenarios}
         summary[scenario] = {"A": [_plain(value) for value in means], **values}
     return summary
@@ -139,6 +141,15 @@ def final_accuracy(matrix: np.ndarray) -> float:
 def average_incremental_accuracy(matrix: np.ndarray) -> float:
     """A_a = (1/T) Σ_i a_i, the first task included."""
     return average_accuracies(matrix).mean()
+
+
+def weighted_accuracies(matrix: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """w_i, the accuracy on all test images of the tasks seen so far, after each task: [T] (as in FACIL's averages).
+
+    Where tasks have equally many test images it is a_i. Studies with a large first task report these.
+    """
+    seen = np.tri(len(matrix), dtype=bool)
+    return np.where(seen, matrix * total, 0).sum(axis=1) / np.where(seen, total, 0).sum(axis=1)
 
 
 def learning_accuracy(matrix: np.ndarray) -> float:
@@ -205,6 +216,16 @@ METRICS = Metrics()
 for _metric in (
     Metric("A_f", "Final average accuracy A_f", lambda run: final_accuracy(run.matrix)),
     Metric("A_a", "Average incremental accuracy A_a", lambda run: average_incremental_accuracy(run.matrix)),
+    Metric(
+        "W_f",
+        "Final accuracy over all test images W_f",
+        lambda run: weighted_accuracies(run.matrix, run.total)[-1],
+    ),
+    Metric(
+        "W_a",
+        "Average incremental accuracy over all test images W_a",
+        lambda run: weighted_accuracies(run.matrix, run.total).mean(),
+    ),
     Metric("A_l", "Learning accuracy A_l", lambda run: learning_accuracy(run.matrix)),
     Metric(
         "F",

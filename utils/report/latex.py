@@ -33,7 +33,7 @@ _SPECIAL = re.compile(rf"^\*|-(?=-)|[{re.escape(''.join(sorted(_CHARACTERS.keys(
 _PACKAGES = r"% needs \usepackage{booktabs} and \usepackage{adjustbox}"
 _MOST_COLUMNS = 8  # of figures beside each other that one can still read where a page is as wide as they are
 _NUM_NAMES = 2  # columns before the figures
-_METRICS = re.compile(r"\b(A_[a-z]\b|F(?=, mean))")  # that texts of ours name
+_METRICS = re.compile(r"\b([AW]_[a-z]\b|F(?=, mean))")  # that texts of ours name
 
 
 def to_latex(table: Table, group: str) -> str:

@@ -6,10 +6,10 @@ from models.base import REPLAY_OPTIONS
 from models.der import ALPHA
 from utils.config.command_line import make_parser, options_of
 from utils.config.options import SHARED_OPTIONS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 from utils.launch.cli import LAUNCH_OPTIONS
 
-PARTS = [registry.get(name) for registry in (METHODS, DATASETS, NORMS, BACKBONES) for name in registry.names()]
+PARTS = [registry.get(name) for registry in (METHODS, DATASETS, STREAMS, NORMS, BACKBONES) for name in registry.names()]
 OPTIONS = [option for part in PARTS for option in options_of(part)]
 
 

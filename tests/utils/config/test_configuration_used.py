@@ -23,11 +23,13 @@ OTHER_VALUES = {
     "batch_size": [16],
     "buffer_size": [16],
     "class_order": ["identity"],
+    "classes_per_task": [3],
     "crop_padding": [2],
     "debug_mode": [2],
     "epochs": [3],
     "eval_every": [2],
     "exemplar_selection": ["random"],  # the two kinds of herding differ after many places
+    "first_task_classes": [3],
     "fast": [],  # other kernels, of a GPU
     "ignore_other_metrics": [],  # forward transfer is refused where outputs are added
     "lr_decay": [0.5],
@@ -43,7 +45,7 @@ OTHER_VALUES = {
     "val_fraction": [0.2],
     "validation": [0.2],
 }
-NAMES_OF_PARTS = {"model", "dataset", "nl", "backbone", "protocol"}
+NAMES_OF_PARTS = {"model", "dataset", "nl", "backbone", "protocol", "stream"}
 SEEDS = (0, 1, 2)  # what rarely differs, such as the best epoch from the last, does so for one of them
 
 _COMBINED = [  # (line, changed)

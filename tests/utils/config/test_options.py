@@ -2,9 +2,9 @@ import pytest
 
 from utils.config.command_line import options_of
 from utils.config.options import SHARED_OPTIONS, Condition, Option, above, changed, chosen, role_of
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 
-REGISTRIES = {"method": METHODS, "dataset": DATASETS, "norm": NORMS, "backbone": BACKBONES}
+REGISTRIES = {"method": METHODS, "dataset": DATASETS, "stream": STREAMS, "norm": NORMS, "backbone": BACKBONES}
 PARTS = [
     pytest.param(kind, registry.get(name), id=name)
     for kind, registry in REGISTRIES.items()

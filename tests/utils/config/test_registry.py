@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, load_plugin
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS, load_plugin
 from utils.errors import UserError
 from utils.main import main
 
-REGISTRIES = {registry.kind: registry for registry in (METHODS, DATASETS, NORMS, BACKBONES)}
+REGISTRIES = {registry.kind: registry for registry in (METHODS, DATASETS, STREAMS, NORMS, BACKBONES)}
 PARTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 
 

@@ -113,6 +113,8 @@ def test_summary_of_a_run_by_hand():
         {
             "A_f": (40 + 82 + 90) / 3,
             "A_a": (50 + 70 + (40 + 82 + 90) / 3) / 3,
+            "W_f": (40 + 82 + 90) / 3,
+            "W_a": (50 + 70 + (40 + 82 + 90) / 3) / 3,
             "A_l": (50 + 80 + 90) / 3,
             "F": (20 - 2) / 3,
             "F_excluding_last_task": (20 - 2) / 2,
@@ -127,6 +129,8 @@ def test_summary_of_a_run_by_hand():
         {
             "A_f": (80 + 95 + 98) / 3,
             "A_a": (90 + 90 + (80 + 95 + 98) / 3) / 3,
+            "W_f": (80 + 95 + 98) / 3,
+            "W_a": (90 + 90 + (80 + 95 + 98) / 3) / 3,
             "A_l": (90 + 95 + 98) / 3,
             "F": (10 + 0) / 3,
             "F_excluding_last_task": (10 + 0) / 2,
@@ -167,10 +171,10 @@ def test_a_run_measured_only_at_its_end_has_its_final_accuracy(anytime):
     none = [None, None]
     summary = metrics.summarise(measured([none, [8, 6]], [none, [9, 9]], [none, [10, 10]], anytime=anytime))
     assert summary["class_il"].pop("A") == [None, exactly(70)]
-    assert summary["class_il"].pop("A_f") == exactly(70)
+    assert summary["class_il"].pop("A_f") == summary["class_il"].pop("W_f") == exactly(70)
     assert summary["task_il"]["A_f"] == exactly(90)
     assert set(summary["class_il"].values()) == {None}
-    assert len(summary["class_il"]) == 8
+    assert len(summary["class_il"]) == 9
 
 
 @pytest.mark.filterwarnings("error")
@@ -180,7 +184,7 @@ def test_a_single_task_has_no_transfer_and_no_forgetting():
     assert summary.pop("A") == exactly([70])
     assert summary.pop("A_f") == exactly(70)
     defined = {name: value for name, value in summary.items() if value is not None}
-    assert defined == exactly({"A_a": 70, "A_l": 70, "AAA": 70})
+    assert defined == exactly({"A_a": 70, "W_f": 70, "W_a": 70, "A_l": 70, "AAA": 70})
 
 
 @pytest.mark.parametrize("missing", [(0, 0), (1, 0), (2, 2)])
@@ -231,3 +235,16 @@ def test_a_metric_is_one_declaration():
 
 def test_the_metrics_that_lead_in_a_protocol_are_known():
     assert {name for each in PROTOCOLS.values() for name in each.leading_metrics} <= METRICS.keys()
+
+
+def test_weighted_accuracy_is_that_on_all_test_images_of_the_tasks_seen():
+    """A first task of 40 images and two of 10; what was measured of later tasks does not count."""
+    correct = [[30, 5, None], [20, 10, 1], [10, 5, 10]]
+    total = [[40, 10, None], [40, 10, 10], [40, 10, 10]]
+    found = metrics.summarise(
+        SimpleNamespace(class_il=correct, task_il=correct, total=total, untrained=None, anytime=[])
+    )
+    after = [100 * 30 / 40, 100 * 30 / 50, 100 * 25 / 60]
+    assert found["class_il"]["W_f"] == pytest.approx(after[-1])
+    assert found["class_il"]["W_a"] == pytest.approx(sum(after) / 3)
+    assert found["class_il"]["A_f"] == pytest.approx((25 + 50 + 100) / 3)

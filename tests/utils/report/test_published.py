@@ -114,7 +114,7 @@ def test_a_run_with_nothing_typed_has_the_published_options_and_all_of_them_are_
     unused = config.inactive(config.values)
     counting = {name for name, option in config.options.items() if option.changes_result and name in config.used()}
     # What picks the figure, and what is measured beside the accuracies without changing them.
-    elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed"}
+    elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed", "stream"}
     beside = {"ignore_other_metrics", "retune_norms", "eval_every"}
     assert counting - unused.keys() - elsewhere - beside <= figure.options.keys()
 

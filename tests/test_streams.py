@@ -1,0 +1,151 @@
+"""Every registered stream, as a whole run and as a grid: identity, resuming, held-out images, launcher and report."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from models.base import MemoryMethod
+from utils.config.configuration import configure
+from utils.config.registry import DATASETS, METHODS, STREAMS, load_plugin
+from utils.launch.cli import main as launch
+from utils.main import main
+
+# Options that make each of the streams another one than it is by default.
+OPTIONS = {"split": "--first_task_classes 3 --n_tasks 3"}
+SETTING = "--dataset seq-arrays --nf 4 --lr 0.05 --batch_size 8 --class_order seeded"
+MEMORY = "--buffer_size 20"
+MACHINE = "--threads 1 --device cpu --nowand --log_every 3"
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as SIGKILL does: nothing of the suite catches it."""
+
+
+@pytest.fixture
+def start(small_root, tmp_path):
+    """Starts a run of a line; gives the exit code, and what it found if it was complete."""
+
+    def run(line, results="results"):
+        where = f"--data_root {small_root} --results_dir {tmp_path / results}"
+        memory = "" if "--model sgd" in line or "--model joint" in line else MEMORY
+        return main(f"{line} {memory} {SETTING} {MACHINE} {where}".split())
+
+    return run
+
+
+@pytest.fixture
+def found(tmp_path):
+    """What the only run in a folder of results found, but for its times."""
+
+    def read(results="results"):
+        (path,) = (tmp_path / results).rglob("result.json")
+        result = json.loads(path.read_text())
+        lines = path.with_name("metrics.jsonl").read_text()
+        return {name: each for name, each in result.items() if name not in ("timings", "peak_memory")}, lines
+
+    return read
+
+
+def line_of(stream, more=""):
+    return f"--stream {stream} {OPTIONS[stream]} --model er_ace --nl AdaB2N {more}"
+
+
+def test_each_stream_is_tested():
+    assert OPTIONS.keys() == set(STREAMS.names())
+
+
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_options_at_their_defaults_leave_the_identity_as_it_was(stream):
+    plain, typed, other = (
+        configure(f"--model er_ace {MEMORY} {SETTING} {words}".split()).identity("")
+        for words in ("", "--stream split --n_tasks 5", f"--stream {stream} {OPTIONS[stream]}")
+    )
+    assert plain == typed != other
+
+
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch, stream):
+    assert start(line_of(stream), "whole") == 0
+    update, num_killed = MemoryMethod.update, 0
+    for calls in (2, 5, 4):  # a later one may find nothing left to do
+        counter = itertools.count(1)
+
+        def update_or_die(self, loss, counter=counter, calls=calls):
+            if next(counter) == calls:
+                raise Killed
+            return update(self, loss)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryMethod, "update", update_or_die)
+            try:
+                start(line_of(stream, "--checkpoint_every 0"), "killed")
+            except Killed:
+                num_killed += 1
+    assert num_killed == 3
+    assert start(line_of(stream), "killed") == 0
+    assert found("killed") == found("whole")
+
+
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_held_out_images_are_tested_on_and_not_trained_on(start, found, stream):
+    assert start(line_of(stream)) == 0
+    assert start(line_of(stream, "--validation 0.25"), "validated") == 0
+    whole, validated = found()[0], found("validated")[0]
+    assert sum(whole["counts"]["total"][-1]) == 6 * 8
+    assert sum(validated["counts"]["total"][-1]) == 6 * 5
+    assert validated["steps"] < whole["steps"]
+
+
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_root, tmp_path, capsys, stream):
+    words = f"--datasets seq-arrays --models er_ace --methods BN TBBN --seeds 0 --stream split {stream} --nowandb "
+    words += f"--buffer_size 20 --lr 0.05 --nf 4 --batch_size 8 --n_tasks 3 --data_root {small_root} --group g "
+    words += f"--results_dir {tmp_path}"
+    assert launch([*words.split(), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert launch([*words.split(), "-y", "--jobs", "1"]) == 0
+    results = [json.loads(path.read_text()) for path in (tmp_path / "g").glob("*/result.json")]
+    assert planned["training_steps"] == sum(result["steps"] for result in results)
+    assert len(results) == (2 if stream == "split" else 4)
+    table = (tmp_path / "g" / "table.md").read_text()
+    assert stream == "split" or stream in table
+    assert (tmp_path / "g" / "report.html").exists()
+
+
+# -- Any split --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_learns_tasks_of_unequal_sizes(start, found, method):
+    words = f"--model {method} --nl TBBN --n_tasks 3 --first_task_classes 3"
+    words += " --alpha 0.5" if method in ("der", "derpp") else ""
+    words += " --beta 0.5" if method == "derpp" else ""
+    if METHODS.get(method).protocol == "offline":
+        words += " --epochs 2 --backbone resnet18"
+    if any(option.name == "second_epochs" for option in METHODS.get(method).options):
+        words += " --second_epochs 1"
+    assert start(words) == 0
+    total = found()[0]["counts"]["total"][-1]
+    assert total == [24, 16, 8]
+
+
+def test_a_plugin_may_have_tasks_of_its_own_sizes(small_root, tmp_path, capsys):
+    """`seq-uneven` of six classes."""
+    file = tmp_path / "seq_uneven.py"
+    file.write_text(
+        "from datasets.seq_arrays import SeqArrays\nfrom utils.config.registry import DATASETS\n\n\n"
+        "@DATASETS.register('seq-uneven')\nclass SeqUneven(SeqArrays):\n    task_sizes = (3, 2, 1)\n\n"
+        "    def __init__(self, **options):\n        super().__init__(**options)\n        self.num_tasks = 3\n"
+    )
+    line = f"--plugin {file} --model ft --nl TBBN --dataset seq-uneven --backbone resnet18 --nf 4 --epochs 1 "
+    line += f"--batch_size 8 --buffer_size 12 {MACHINE} --data_root {small_root} --results_dir {tmp_path}"
+    try:
+        load_plugin(str(file))
+        assert main(line.split()) == 0
+        assert "3 tasks of 3, 2, 1 classes" in capsys.readouterr().out
+        (path,) = Path(tmp_path).rglob("result.json")
+        assert json.loads(path.read_text())["counts"]["total"][-1] == [24, 16, 8]
+    finally:
+        DATASETS._parts.pop("seq-uneven")
