@@ -17,6 +17,7 @@ def hidden_gpus():
     """The launchers and runs that tests start see no GPU, so that none of a developer's is used."""
     if HAS_GPU:
         torch.cuda.init()  # this process keeps it, for the tests that ask for it
+        torch.cuda.device_count()  # which is counted once, by what the environment says now
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -11,11 +11,11 @@ from torch import nn
 # Pixels of one batch on a CPU, 100 images of 32 px: maps of more leave its caches (benchmarks/results/README.md).
 CPU_PIXELS = 100 * 32 * 32
 MIN_BATCH_SIZE = 16
-# On a GPU 1000 such images; fewer where they would take more than a 16th of its memory, at 1 KB per pixel: four maps of
-# 64 channels in float32.
-GPU_PIXELS = 1000 * 32 * 32
+# On a GPU 250 such images; fewer where they would take more than a 16th of its memory, at what 1000 of them took in
+# float32 in ResNet-18 of width 64, cuDNN's workspace included (benchmarks/results/README.md).
+GPU_PIXELS = 250 * 32 * 32
 GPU_SHARE = 1 / 16
-BYTES_PER_PIXEL = 1024
+BYTES_PER_PIXEL = 4608
 
 
 def inference_batch_size(image_shape: Sequence[int], device: torch.device) -> int:

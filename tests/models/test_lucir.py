@@ -63,7 +63,6 @@ def test_losses_and_gradients_are_the_published_ones(name):
     assert_gradient(network.head.sigma, case["grad_sigma"])
 
 
-@pytest.mark.usefixtures("device")
 def test_defaults_are_those_of_the_published_runs():
     published = CASES["objective_t3_K2"]["params"]
     config = make_offline("lucir", 1, 3, Cosine(torch.zeros(1, 8), [], torch.ones(1).numpy()), None).config

@@ -15,7 +15,7 @@ def test_batches_shrink_with_the_images(side, expected):
 
 
 @pytest.mark.parametrize(
-    ("side", "memory", "expected"), [(32, 80 * GB, 1000), (32, 8 * GB, 512), (32, 0, 100), (84, 80 * GB, 145)]
+    ("side", "memory", "expected"), [(32, 80 * GB, 250), (32, 8 * GB, 113), (32, 0, 100), (84, 80 * GB, 36)]
 )
 def test_a_gpu_takes_more_as_far_as_its_memory_allows(monkeypatch, side, memory, expected):
     monkeypatch.setattr(inference, "device_memory", lambda device: memory)
