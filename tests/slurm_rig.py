@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -83,9 +84,10 @@ class Cluster:
         for path in (place, key.parent, key):
             shutil.chown(path, "munge", "munge")
         key.parent.chmod(0o700)
-        for parent in self.folder.parents:  # munged runs as its own user, and reads its key
-            parent.chmod(parent.stat().st_mode | 0o011) if parent.stat().st_uid == 0 and parent != Path("/") else None
-        self.folder.chmod(0o711)
+        for each in (self.folder, *self.folder.parents):  # munged, which reads its key, runs as a user of its own
+            if each == Path(tempfile.gettempdir()):
+                break
+            each.chmod(each.stat().st_mode | 0o011)
         munge = place / f"socket.{os.getpid()}"
         paths = {f"--{name}-file={key.parent / name}" for name in ("pid", "log", "seed")}
         self._run(
