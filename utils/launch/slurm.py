@@ -272,10 +272,8 @@ class SlurmEngine:
         except SlurmError:
             submission.close()
             raise
-        num_jobs = -(-len(runs) // self._cluster.runs_per_job)
-        self._say(
-            f"submitted {len(runs)} runs in {num_jobs} jobs: Slurm array {submission.job_id}, {submission.folder}"
-        )
+        what = f"{_counted(len(runs), 'run')} in {_counted(-(-len(runs) // self._cluster.runs_per_job), 'job')}"
+        self._say(f"submitted {what}: Slurm array {submission.job_id}, {submission.folder}")
         self._has_submitted = True
         self._new_arrays.append(submission.job_id or "")
         for attempt in attempts:
@@ -404,6 +402,10 @@ _NOTHING_SEEN = (
     ", and nothing that it printed is in {}: "
     "--results_dir must be on a file system that the nodes share with this machine"
 )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _kind(job: SlurmJob) -> str:

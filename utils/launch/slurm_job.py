@@ -136,7 +136,7 @@ class _Share:
                 notes.write(Note(attempt.job.name))
                 super().started(attempt)
 
-        print(f"{len(jobs)} runs on {devices.describe()}", flush=True)
+        print(f"runs: {len(jobs)}, on {devices.describe()}", flush=True)
         return Scheduler(jobs, engine, limits, NotingView(common.group, Remaining(estimates)), notes)
 
     def _queue_again(self, records: Sequence[Record], stopped_by: int) -> None:

@@ -124,9 +124,9 @@ class View:
             stopped_runs = f"{self._num_saved} of {progress.count(RunState.STOPPED)} stopped runs"
             lines.append(f"{stopped_runs} saved their state; the same command resumes them")
         if progress.under_way:
-            lines.append(
-                f"{len(progress.under_way)} runs go on without the launcher; the same command finds them again"
-            )
+            number = len(progress.under_way)
+            going_on = "1 run goes on" if number == 1 else f"{number} runs go on"
+            lines.append(f"{going_on} without the launcher; the same command finds them again")
         return lines
 
     def _num_runs(self, progress: PlanProgress) -> int:

@@ -123,7 +123,7 @@ def test_runs_are_submitted_in_arrays_as_large_as_slurm_takes(played, tmp_path):
     played.acts = lambda slurm: [do(slurm, tmp_path, number, RunState.COMPLETE) for number in (1, 2)]
     progress, view = launch(tmp_path, 7, "--runs_per_job", "2")
     assert progress.count(RunState.COMPLETE) == 7
-    assert ["submitted 6 runs in 3 jobs" in view.lines[0], "submitted 1 runs in 1 jobs" in view.lines[1]] == [True] * 2
+    assert ["submitted 6 runs in 3 jobs" in view.lines[0], "submitted 1 run in 1 job" in view.lines[1]] == [True] * 2
     assert open_submissions(tmp_path / "group") == []
 
 
@@ -170,7 +170,7 @@ def test_a_launcher_finds_what_another_one_has_submitted_and_does_not_submit_it_
     progress, view = launch(tmp_path, 4, waits=False)
     assert len(progress.queued) == 4
     assert [line for line in view.lines if "submitted" in line] == [view.lines[-1]]
-    assert "submitted 1 runs" in view.lines[-1]
+    assert "submitted 1 run in" in view.lines[-1]
 
 
 @pytest.mark.parametrize("is_known", [True, False])
