@@ -192,11 +192,11 @@ class Devices:
         self._look_if_due()
         if CPU in self._devices:
             limit = self._devices[CPU].limit
-            return f"the CPU: {_counted(limit, 'run')} at a time with {_counted(self.threads, 'thread')} each"
+            return f"the CPU: {counted(limit, 'run')} at a time with {counted(self.threads, 'thread')} each"
         names = [device.gpu.name or "of unknown kind" for device in self._devices.values()]
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
         most = max(device.most for device in self._devices.values())
-        number = _counted(self._runs_per_gpu or most, "run")
+        number = counted(self._runs_per_gpu or most, "run")
         more = " and more if that is faster" if self._runs_per_gpu is None and most >= AT_ONCE else ""
         slots = sum(device.most for device in self._devices.values())
         in_all = f", {self._most} in all" if self._most < slots else ""
@@ -235,7 +235,7 @@ class Devices:
         before = device.packing.most
         device.packing.listen(device.gpu.id, len(device.reserved), run, progress, start)
         if device.packing.most < before:
-            number = _counted(device.packing.most, "run")
+            number = counted(device.packing.most, "run")
             self.say(
                 f"{device.gpu.name or device.gpu.label}: {number} at a time from now on, as more are no faster in all"
             )
@@ -317,7 +317,8 @@ class Devices:
         self._devices[gpu.id].see(gpu)
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
     return f"{number} {noun}{'s' if number > 1 else ''}"
 
 

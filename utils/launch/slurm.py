@@ -18,6 +18,7 @@ from typing import Any
 from utils import errors, slurm
 from utils.errors import Busy, UserError
 from utils.launch.cluster import Cluster
+from utils.launch.devices import counted
 from utils.launch.engine import Ended
 from utils.launch.local import exception_line, tail
 from utils.launch.plan import CommonOptions, Job
@@ -272,7 +273,7 @@ class SlurmEngine:
         except SlurmError:
             submission.close()
             raise
-        what = f"{_counted(len(runs), 'run')} in {_counted(-(-len(runs) // self._cluster.runs_per_job), 'job')}"
+        what = f"{counted(len(runs), 'run')} in {counted(-(-len(runs) // self._cluster.runs_per_job), 'job')}"
         self._say(f"submitted {what}: Slurm array {submission.job_id}, {submission.folder}")
         self._has_submitted = True
         self._new_arrays.append(submission.job_id or "")
@@ -402,10 +403,6 @@ _NOTHING_SEEN = (
     ", and nothing that it printed is in {}: "
     "--results_dir must be on a file system that the nodes share with this machine"
 )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _kind(job: SlurmJob) -> str:
