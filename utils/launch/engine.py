@@ -40,6 +40,7 @@ class Attempt(Protocol):
         crashes: how often the run had crashed before, as far as the engine knows.
         is_running: whether it runs; otherwise it waits in a queue that is not the scheduler's.
         is_cancelled: whether it was ended on the request of somebody else.
+        is_preempted: whether it had to give way to others.
         killed: whether the engine killed it.
         timed_out: whether the engine ended it because it took too long.
         log_path: what it prints.
@@ -49,6 +50,7 @@ class Attempt(Protocol):
     started: float
     crashes: int
     is_cancelled: bool
+    is_preempted: bool
     killed: bool
     timed_out: bool
     log_path: Path

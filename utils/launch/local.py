@@ -50,7 +50,7 @@ class Child:
     timed_out: bool = False
     final_log_path: Path | None = None
     crashes = 0
-    is_cancelled = False
+    is_cancelled = is_preempted = False
     is_running = True
 
     @property

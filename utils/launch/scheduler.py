@@ -286,6 +286,8 @@ class Scheduler:
             self._close(job, RunState.STOPPED, last, attempt)
         elif self._stopping is not None:
             self._close(job, RunState.STOPPED, _explain_stop(attempt, code, last), attempt)
+        elif attempt.is_preempted:  # which is not its fault, however often it happens
+            self._waiting.append(job)
         elif code == errors.BUSY:
             self._hold(job)
         elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):

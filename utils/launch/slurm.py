@@ -51,6 +51,7 @@ class SlurmAttempt:
         reason: in one line, why it ended.
         log_path: what it prints.
         is_cancelled: whether its job was cancelled.
+        is_preempted: whether its job was ended for the sake of others, and not queued again.
         is_alone: whether no other run may share its device.
     """
 
@@ -65,6 +66,7 @@ class SlurmAttempt:
     num_looks_after_end: int = 0
     reason: str = ""
     is_cancelled: bool = False
+    is_preempted: bool = False
     is_alone: bool = False
     killed = timed_out = False
 
@@ -345,6 +347,9 @@ class SlurmEngine:
             nothing = _NOTHING_SEEN.format(attempt.submission.folder)
             why = f": {exception_line(lines).removeprefix('error: ')}" if lines else nothing
             self._end(attempt, errors.MISTAKE, f"{words}, before its first run started{why}")
+        elif state == "PREEMPTED":
+            attempt.is_preempted = True
+            self._end(attempt, 128 + signal.SIGTERM, words)
         elif state == "OUT_OF_MEMORY":
             self._end(attempt, errors.OUT_OF_MEMORY, words)
         else:

@@ -155,6 +155,19 @@ def test_what_a_job_has_given_up_is_not_submitted_again(played, tmp_path):
     assert len(played.submitted) == 1
 
 
+def test_a_preempted_job_is_submitted_again_however_often_that_is(played, tmp_path):
+    def act(slurm):
+        number = len(slurm.submitted)
+        if number == 6:
+            do(slurm, tmp_path, number, RunState.COMPLETE)
+        slurm.states.setdefault((number, 0), ("PREEMPTED", "None"))
+
+    played.acts = act
+    progress, _ = launch(tmp_path, 1)
+    assert progress.count(RunState.COMPLETE) == 1
+    assert len(played.submitted) == 6
+
+
 def test_a_job_that_somebody_cancels_has_stopped(played, tmp_path):
     def cancel(slurm):
         slurm.states = {(1, index): ("CANCELLED", "None") for index in range(9)}
