@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ._rows import affine, combined, row_moments
-from .base import at_least_single, track
+from .base import table_type, track
 from .context import ContextNorm, TaskTables
 from .errors import NormError
 from .options import Condition, Option, above, flag, ranged
@@ -129,7 +129,7 @@ class AdaB2N(ContextNorm):
         context = self.context_of(x)
         if self.task == 0 or context is None or context.task_of_sample is None:
             return None, None
-        tables = context.tables(x.device, at_least_single(x[:0]).dtype)
+        tables = context.tables(x.device, table_type(x))
         task_weight = self.task_weight[: self.task + 1]
         return tables, task_weight + tables.log_present if self.renormalize_absent else task_weight
 

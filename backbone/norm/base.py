@@ -173,7 +173,12 @@ def statistics_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def at_least_single(x: Tensor) -> Tensor:
     """The same in float32 if it is in half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(table_type(x))
+
+
+def table_type(x: Tensor) -> torch.dtype:
+    """Of the statistics of feature maps."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ._mixture import Mixture
 from ._rows import affine, combined, row_moments, row_sums
-from .base import at_least_single, track
+from .base import table_type, track
 from .context import ContextNorm
 from .registry import NORMS
 
@@ -59,7 +59,7 @@ class TBBN(ContextNorm):
         running = self.running_mean.data, self.running_var.data
         if num_groups == 1:
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
-        groups = _groups(num_current, num_memory, num_groups, x.device, at_least_single(x[:0]).dtype)
+        groups = _groups(num_current, num_memory, num_groups, x.device, table_type(x))
         y, mean, variance = _NormalizeGroups.apply(x, self.weight, self.bias, groups, self.eps)
         num_values = (num_current // num_groups + num_memory) * x.shape[2:].numel()  # of a group
         track(running, (mean, variance * (num_values / (num_values - 1))), self.momentum)

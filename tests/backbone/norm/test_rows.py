@@ -70,3 +70,13 @@ def test_half_precision_has_tables_in_single_precision():
         torch.equal(*pair) for pair in zip(row_sums(x, x, centers), row_sums(single, single, centers), strict=True)
     )
     assert torch.equal(affine(x, centers, centers), affine(single, centers, centers))
+
+
+@layouts
+def test_single_precision_suffices_far_from_zero(layout):
+    x, gradient = ((maps(seed=seed) + far).contiguous(memory_format=layout) for seed, far in ((0, 50), (5, 0)))
+    means, variances = row_moments(x)
+    torch.testing.assert_close(variances.double(), x.double().var((2, 3), correction=0), rtol=1e-5, atol=1e-7)
+    _, products = row_sums(gradient, x, means)
+    distances = x.double() - means.double()[..., None, None]
+    torch.testing.assert_close(products.double(), (gradient * distances).sum((2, 3)), rtol=0, atol=1e-3)
