@@ -1,12 +1,12 @@
 """Cost of the suite's own step against a bare loop of the same arithmetic, for every stage of every method.
 
-    python benchmarks/step.py [--models NAME …] [--threads N] [--rounds N] [--nf N] [--nl NORM]
+    python benchmarks/step.py [--models NAME …] [--threads N] [--rounds N] [--nf N] [--nl NORM] [--precision bf16]
 
 Measured is the third task, in which every teacher is asked; the last one where a method trains in that alone. The bare
-loop has the same network, optimizer and batch sizes, on plain tensors that lie ready: as many forwards, those of the
-teacher included where the backbone learns, a cross-entropy, backward to what the stage trains, step. It has no stream,
-no augmentation, no memory, no meter, no checkpoint, and none of the method's own loss. Rounds alternate; the ratio is
-taken within a round, and its median is printed.
+loop has the same network, optimizer, batch sizes, memory format and precision, on plain tensors that lie ready: as many
+forwards, those of the teacher included where the backbone learns, a cross-entropy, backward to what the stage trains,
+step. It has no stream, no augmentation, no memory, no meter, no checkpoint, and none of the method's own loss. Rounds
+alternate; the ratio is taken within a round, and its median is printed.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
+from utils.run.environment import set_arithmetic
 from utils.run.progress import ProgressReport, Screen
 from utils.run.steps import Capture
 from utils.run.steps import Steps as MadeSteps
@@ -74,6 +75,8 @@ def command(model: str, root: Path, options: argparse.Namespace) -> list[str]:
         words += ["--nf", str(options.nf)]
     if method.uses_memory:
         words += ["--buffer_size", str(NUM_EXEMPLARS if method.keeps_exemplars else NUM_REPLAYED)]
+    if "precision" in options:
+        words += ["--precision", options.precision]
     return [*words, "--device", options.device]
 
 
@@ -163,11 +166,12 @@ def rows_of_forwards(method: Any, stage: Stage) -> list[tuple[int, int | None]]:
     return [(config.batch_size, None), *[(config.minibatch_size, None)] * num_draws]
 
 
-def make_forward(method: Any, num_current: int, num_memory: int | None, device: torch.device) -> Forward:
+def make_forward(training: Training, num_current: int, num_memory: int | None) -> Forward:
     """Random rows of the classes seen."""
-    number = num_current + (num_memory or 0)
-    images = torch.randn(number, 3, 32, 32, device=device)
-    labels = torch.randint(0, 2 * (method.task + 1), (number,), device=device)
+    method, number = training.method, num_current + (num_memory or 0)
+    images = torch.randn(number, 3, 32, 32, device=training.device)
+    images = images.contiguous(memory_format=training.augmentation.memory_format)
+    labels = torch.randint(0, 2 * (method.task + 1), (number,), device=training.device)
     if num_memory is None:
         return Forward(images, labels, None)
     tasks = torch.arange(number) % method.task
@@ -175,9 +179,10 @@ def make_forward(method: Any, num_current: int, num_memory: int | None, device: 
     return Forward(images, labels, BatchContext(method.task, tasks, num_current))
 
 
-def bare_steps(method: Any, stage: Stage, device: torch.device) -> Steps:
+def bare_steps(training: Training, stage: Stage) -> Steps:
     """The arithmetic of a stage that has begun."""
-    forwards = [make_forward(method, *rows, device) for rows in rows_of_forwards(method, stage)]
+    method = training.method
+    forwards = [make_forward(training, *rows) for rows in rows_of_forwards(method, stage)]
     step = importance_step(method, forwards) if stage.name == "importance" else training_step(method, stage, forwards)
 
     def steps(count: int) -> None:
@@ -204,7 +209,8 @@ def training_step(method: Any, stage: Stage, forwards: list[Forward]) -> Callabl
         return cross_entropy(scores, forward.labels)
 
     def step() -> None:
-        loss = sum(loss_of(forward) for forward in forwards)
+        with network.autocast():
+            loss = sum(loss_of(forward) for forward in forwards)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,7 +265,7 @@ def report(model: str, root: Path, options: argparse.Namespace) -> None:
     training = make_training(command(model, root, options), root)
     for stage, suite in measured_stages(training):
         device = torch.device(options.device)
-        figures = compare(suite, bare_steps(training.method, stage, device), options, device)
+        figures = compare(suite, bare_steps(training, stage), options, device)
         note = f"  above {LIMIT:.2f}" if figures[-1] > LIMIT else ""
         print("{:7} {:11} {:8.1f}  {:7.1f}  {:5.3f}{}".format(model, stage.name, *figures, note), flush=True)
 
@@ -273,10 +279,12 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--nf", type=int, default=20, help="width of the online methods' ResNet-18")
     parser.add_argument("--nl", default="BN")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"{options.nl}, images of 32 px, {options.threads} threads\nmethod  stage       suite ms  bare ms  ratio")
+    set_arithmetic(torch.device(options.device), options.precision, fast=False, threads=options.threads)
+    print(f"{options.nl}, {options.precision}, images of 32 px, {options.threads} threads")
+    print("method  stage       suite ms  bare ms  ratio")
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder))
         try:

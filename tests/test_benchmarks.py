@@ -9,6 +9,7 @@ from utils.config.registry import ROOT
 
 MAKE_BELIEVE = ROOT.parent / "shared" / "gpu" / "make_believe"
 SMALL = {
+    "against.py": f"{ROOT} --rounds 1 --steps 1 --nf 4 --steps_of er_ace:BN",
     "buffer.py": "--rounds 1",
     "evaluation.py": "--rounds 1 --nf 4 --sizes 10 20 --images 40",
     "growth.py": "--rounds 1 --steps 1 --nf 1 --models sgd --layers BN",
