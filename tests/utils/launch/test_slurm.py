@@ -13,7 +13,7 @@ from utils.launch.engine import Limits
 from utils.launch.plan import CommonOptions, Data
 from utils.launch.scheduler import Scheduler
 from utils.launch.slurm import SlurmEngine
-from utils.launch.submission import Note, open_submissions
+from utils.launch.submission import Note, Submission, open_submissions
 from utils.records.ledger import Axes
 from utils.records.record import Record
 from utils.records.state import RunState
@@ -166,6 +166,20 @@ def test_a_preempted_job_is_submitted_again_however_often_that_is(played, tmp_pa
     progress, _ = launch(tmp_path, 1)
     assert progress.count(RunState.COMPLETE) == 1
     assert len(played.submitted) == 6
+
+
+def test_the_runs_of_a_job_that_ran_out_of_memory_get_a_device_for_themselves(played, tmp_path):
+    def act(slurm):
+        slurm.states[1, 0] = ("OUT_OF_MEMORY", "None")
+        do(slurm, tmp_path, 2, RunState.COMPLETE)
+
+    played.acts = act
+    progress, _ = launch(tmp_path, 2)
+    assert progress.count(RunState.COMPLETE) == 2
+    assert [[run.is_alone for run in Submission(folder).runs] for folder in played.submitted] == [
+        [False] * 2,
+        [True] * 2,
+    ]
 
 
 def test_a_job_that_somebody_cancels_has_stopped(played, tmp_path):
