@@ -12,6 +12,7 @@ from torch import Tensor
 from datasets.arrangement import Arrangement
 from datasets.arrays import Arrays, chunks_of_rows, rows_by_label
 from utils.data.held_out import hold_out
+from utils.data.long_tail import LongTail
 from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
 from utils.errors import UserError
 from utils.inference import device_memory
@@ -113,7 +114,8 @@ class Stream:
         arrangement: which classes each task brings, and when every training image comes.
         label_of_class: [K] int64, from `class_order`.
         validation: fraction of each class's training images that is held out and replaces the test set; 0: none.
-        held_out: fraction of the rest that is held out as the split `validation`; 0: none.
+        long_tail: how many of the rest are kept, the test images being what they are; None: all.
+        held_out: fraction of what is left that is held out as the split `validation`; 0: none.
         seed: of the run.
         device: of the images.
 
@@ -121,7 +123,9 @@ class Stream:
         num_tasks, num_classes: T and K.
         task_sizes: the number of classes of each task.
         image_shape: (C, H, W).
-        task_of_class: task of each label, [K] int64, on the host.
+        task_of_class: task that each label belongs to, [K] int64, on the host.
+        first_tasks: the first task during which an image of each label comes, [K] int64, on the host.
+        boundaries: of the arrangement.
         label_of_class: as given.
 
     Raises:
@@ -136,6 +140,7 @@ class Stream:
         arrangement: Arrangement,
         label_of_class: np.ndarray,
         validation: float = 0.0,
+        long_tail: LongTail | None = None,
         held_out: float = 0.0,
         seed: int,
         device: torch.device | str,
@@ -147,6 +152,8 @@ class Stream:
         self._starts = (0, *itertools.accumulate(self.task_sizes))
         self.image_shape = (arrays.train_x.shape[3], *arrays.train_x.shape[1:3])
         self.task_of_class = torch.arange(self.num_tasks).repeat_interleave(torch.tensor(self.task_sizes))
+        self.boundaries: str = arrangement.boundaries
+        self._is_shuffled = arrangement.is_shuffled
         self._seed = seed
         self._device = torch.device(device)
         train_y = label_of_class[arrays.train_y]
@@ -162,11 +169,17 @@ class Stream:
         else:
             test_y = label_of_class[arrays.test_y]
             self._test = test(test_y, rows_by_label(test_y), is_test=True)
+        if long_tail is not None:
+            rows = rows[long_tail.keep(train_y[rows])]
         self._held_out = None
         if held_out:
             chosen, rows = _parted(rows, train_y, held_out, seed, "--val_fraction")
             self._held_out = train(train_y, chosen)
-        self._train = train(train_y, rows)
+        arranged = arrangement.arrange(train_y[rows], self.task_of_class.numpy(), seed)
+        self._train = train(train_y, rows[arranged.rows], starts=arranged.starts)
+        self.first_tasks = _first_tasks(self._train, self.num_classes)
+        if arrangement.boundaries != "none":
+            self._train.pool.tasks = torch.from_numpy(self._train.segments)
 
     def classes_of_task(self, task: int) -> range:
         """The labels of a task."""
@@ -175,7 +188,8 @@ class Stream:
     def order(self, tasks: Sequence[int], epoch: int) -> Tensor:
         """The order in which the training images of some tasks come in an epoch, each once.
 
-        It depends only on the run's seed, the tasks and the epoch, so that a resumed run continues exactly.
+        They are shuffled, unless they are of one task of a stream that has an order of its own. The order depends only
+        on the run's seed, the tasks and the epoch, so that a resumed run continues exactly.
 
         Args:
             tasks: their indices.
@@ -186,6 +200,8 @@ class Stream:
         """
         draws = generator(self._seed, "stream", ",".join(map(str, tasks)), epoch)
         num_rows = sum(len(self._train.rows_of_task(task)) for task in tasks)
+        if not self._is_shuffled and len(tasks) == 1:
+            return torch.arange(num_rows)
         return torch.randperm(num_rows, generator=draws)
 
     def pool(self, tasks: Sequence[int], split: str = "train") -> Pool:
@@ -205,19 +221,26 @@ class Stream:
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
     def _part(
-        self, images: np.ndarray, on_disk: bool, labels: np.ndarray, rows: np.ndarray, *, is_test: bool = False
+        self,
+        images: np.ndarray,
+        on_disk: bool,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        *,
+        is_test: bool = False,
+        starts: np.ndarray | None = None,
     ) -> "_Part":
-        """A split of some rows of the data."""
+        """A split of some rows of the data; a task's begin where `starts` says, or are those of its classes."""
         host_labels = torch.from_numpy(labels[rows])
         tasks = self.task_of_class[host_labels]
         if stay_on_disk(images, on_disk, self._device, len(rows) if is_test else None):
-            return _Part(DiskPool(images, rows, host_labels, tasks, self._device), self.num_tasks)
+            return _Part(DiskPool(images, rows, host_labels, tasks, self._device), self.num_tasks, starts)
         loaded = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8, device=self._device)
         filled = 0
         for chunk in chunks_of_rows(images, rows):
             loaded[filled : filled + len(chunk)] = torch.from_numpy(chunk).permute(0, 3, 1, 2)
             filled += len(chunk)
-        return _Part(TensorPool(loaded, host_labels.to(self._device), tasks), self.num_tasks)
+        return _Part(TensorPool(loaded, host_labels.to(self._device), tasks), self.num_tasks, starts)
 
 
 def stay_on_disk(images: np.ndarray, on_disk: bool, device: torch.device, num_tested: int | None) -> bool:
@@ -243,6 +266,13 @@ def _parted(
     return rows[is_held_out], rows[~is_held_out]
 
 
+def _first_tasks(part: "_Part", num_classes: int) -> Tensor:
+    """The first task during which an image of each class comes, [K] int64."""
+    first = np.full(num_classes, part.segments[-1])
+    np.minimum.at(first, part.pool.labels.numpy(), part.segments)
+    return torch.from_numpy(first)
+
+
 def _neighbours(tasks: Sequence[int]) -> list[range]:
     """The tasks in their order, each run of consecutive ones as a range."""
     runs: list[range] = []
@@ -257,9 +287,15 @@ def _neighbours(tasks: Sequence[int]) -> list[range]:
 class _Part:
     """The images of one split, task after task."""
 
-    def __init__(self, pool: TensorPool | DiskPool, num_tasks: int) -> None:
+    def __init__(self, pool: TensorPool | DiskPool, num_tasks: int, starts: np.ndarray | None) -> None:
         self.pool = pool
-        self._starts = np.searchsorted(pool.tasks.numpy(), np.arange(num_tasks + 1)).tolist()
+        starts = np.searchsorted(pool.tasks.numpy(), np.arange(num_tasks + 1)) if starts is None else starts
+        self._starts: list[int] = starts.tolist()
+
+    @property
+    def segments(self) -> np.ndarray:
+        """The task during which each image comes, [N] int64."""
+        return np.repeat(np.arange(len(self._starts) - 1), np.diff(self._starts))
 
     def rows_of_task(self, task: int) -> range:
         return range(self._starts[task], self._starts[task + 1])

@@ -88,7 +88,8 @@ class StepPlan:
     def kind(self) -> tuple[int | None, ...]:
         """What decides the work of the device beside the shapes of the values."""
         num_draws = None if self.draws is None else len(self.draws)
-        return num_draws, self.batch.num_current, None if self.context is None else self.context.num_current
+        described = (None, None) if self.context is None else (self.context.num_current, self.context.task)
+        return num_draws, self.batch.num_current, *described
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -128,6 +129,14 @@ class Method(ABC):
         stream: knows `num_tasks` and `num_classes`.
         memory: the rows to replay, for a method that uses memory.
         prepare: raw images -> normalised ones, as for evaluation.
+
+    Attributes:
+        task: that is trained, counted from 0; where a stream has no boundaries, a segment of it, of which nothing that
+            is learned depends.
+        norm_task: the task that the norm layers know of. Without boundaries it is a running count of the groups of
+            classes seen (of those that belong to a segment), less one, and every row counts as of its class's group:
+            current and memory rows are balanced as if each group had been a task, which is what TBBN's number of groups
+            and AdaB2N's weights are made for, and needs nothing but labels of rows that have come.
     """
 
     name: ClassVar[str]
@@ -142,6 +151,8 @@ class Method(ABC):
     # Whether `observe` does the same on the device whatever a batch of the same shapes holds, keeps nothing on the host
     # and waits for nothing, so that a CUDA graph can hold it. A subclass has to say so anew.
     capturable: ClassVar[bool] = False
+    # Whether it learns from tasks that share no class, as one that chooses exemplars of a task's classes at its end.
+    needs_boundaries: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -157,6 +168,7 @@ class Method(ABC):
         self.memory = memory
         self.prepare = prepare
         self.task = 0
+        self.norm_task = 0
         self.stage_name = "main"
         self.growing = head_grows(config)
         self.optimizer: torch.optim.Optimizer | None = None
@@ -304,7 +316,20 @@ class Method(ABC):
         """Add the outputs of the task that starts, counted from 0, and announce it to the norm layers."""
         self.task = task
         self.grow(task)
-        begin_task(self.network, task)
+        if self.has_boundaries:
+            self.norm_task = task
+        begin_task(self.network, self.norm_task)
+
+    @property
+    def has_boundaries(self) -> bool:
+        """Whether the stream lets a method know that another task begins."""
+        return self.stream.boundaries != "none"
+
+    def note_rows(self, batch: Draft) -> None:
+        """Let the norm layers know of groups of classes that come for the first time, where there are no boundaries."""
+        if not self.has_boundaries and (newest := int(batch.tasks.max())) > self.norm_task:
+            self.norm_task = newest
+            begin_task(self.network, newest)
 
     def grow(self, task: int) -> None:
         """Add the outputs of a task to a head that grows, drawn from a generator of their own."""
@@ -355,6 +380,7 @@ class Method(ABC):
 
     def plan(self, batch: Draft) -> StepPlan:
         """The host's half of a step on a batch of the stream."""
+        self.note_rows(batch)
         return StepPlan(batch)
 
     def step(self, plan: StepPlan, sent: Values) -> dict[str, Tensor]:
@@ -399,6 +425,7 @@ class Method(ABC):
         """Everything that a step changes."""
         return {
             "task": self.task,
+            "norm_task": self.norm_task,
             "num_classes": self.network.head.num_classes if self.growing else 0,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -407,9 +434,9 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the optimizer's part is loaded when its stage begins again."""
-        self.task = state["task"]
+        self.task, self.norm_task = state["task"], state["norm_task"]
         self.grow_until(state["num_classes"])
-        begin_task(self.network, self.task)
+        begin_task(self.network, self.norm_task)
         self.network.load_state_dict(state["network"])
         if self.memory is not None:
             self.load_memory(state["memory"])
@@ -445,11 +472,12 @@ class MemoryMethod(Method):
             draws: from memory, after the rows of the batch; None if the method draws while it observes.
             num_current: rows of the forward that are current; None if the batch is not described to the norm layers.
         """
+        self.note_rows(batch)
         drawn = None if draws is None else tuple(draws)
         if num_current is None:
             return StepPlan(batch, drawn)
         tasks = torch.cat([each.tasks for each in (batch, *(draws or ()))])
-        context = BatchContext(self.task, tasks, num_current)
+        context = BatchContext(self.norm_task, tasks, num_current)
         if num_described(self.network) is None:  # nobody reads it
             return StepPlan(batch, drawn, context=context)
         dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
@@ -464,10 +492,10 @@ class MemoryMethod(Method):
             num_current: rows that are current, the others come from memory.
             call: the network's forward, one.
         """
-        context = self._given.context or BatchContext(self.task, tasks, num_current)
+        context = self._given.context or BatchContext(self.norm_task, tasks, num_current)
         with batch_context(self.network, context):
             outputs = call(images)
-        if self.regularized and self.task >= self.config.ada_t0:
+        if self.regularized and self.norm_task >= self.config.ada_t0:
             self._norm_loss = norm_loss(self.network)
         return outputs
 
@@ -503,7 +531,8 @@ class ReplayMethod(MemoryMethod):
 
     @classmethod
     def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
-        num_drawn = min(config.minibatch_size, num_remembered) if task > 0 or cls.replays_in_first_task else 0
+        is_first = task == 0 and config.parts.stream.boundaries != "none"
+        num_drawn = 0 if is_first and not cls.replays_in_first_task else min(config.minibatch_size, num_remembered)
         if not num_drawn:
             return num_rows
         return num_rows + num_drawn if config.forward == "joint" else min(num_rows, num_drawn)
@@ -520,8 +549,8 @@ class ReplayMethod(MemoryMethod):
 
     @property
     def replays(self) -> bool:
-        """Whether the present task draws from memory."""
-        return self.task > 0 or self.replays_in_first_task
+        """Whether the present task draws from memory; there is no first task in a stream without boundaries."""
+        return self.task > 0 or self.replays_in_first_task or not self.has_boundaries
 
     def uncapturable(self) -> str | None:
         if self.num_draws is None:

@@ -16,7 +16,8 @@ class ErAce(ReplayMethod):
     """L = CE(mask(z), y) + [t > 0] · CE(z_mem, y_mem).
 
     The mask keeps the classes of the current batch and, until the last class has been seen, everything from the
-    highest seen class on; it relies on labels numbered in order of appearance. In the first task nothing is masked.
+    highest seen class on; it relies on labels numbered in order of appearance. In the first task nothing is masked. In
+    a stream without boundaries every step counts as t > 0.
     """
 
     replays_in_first_task = False
@@ -33,7 +34,7 @@ class ErAce(ReplayMethod):
         logits, *replayed = self.forward(batch, draws)
         present = torch.zeros_like(self.seen).index_fill_(0, batch.labels, True)
         self.seen |= present
-        if self.task > 0:
+        if self.replays:
             logits = logits.masked_fill(~kept_classes(present, self.seen), torch.finfo(logits.dtype).min)
         loss = cross_entropy(logits, batch.labels)
         for draw, draw_logits in zip(draws, replayed, strict=True):

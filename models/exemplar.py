@@ -80,6 +80,7 @@ class ExemplarMethod(MemoryMethod):
 
     options = EXEMPLAR_OPTIONS + PAIR_OPTIONS
     keeps_exemplars = True
+    needs_boundaries = True
     replays_in_first_task = False
     heads: ClassVar[tuple[str, ...]] = ("growing",)
     protocol = "offline"

@@ -13,7 +13,12 @@ from utils.launch.cli import main as launch
 from utils.main import main
 
 # Options that make each of the streams another one than it is by default.
-OPTIONS = {"split": "--first_task_classes 3 --n_tasks 3"}
+OPTIONS = {
+    "split": "--first_task_classes 3 --n_tasks 3",
+    "blurry": "--n_tasks 3 --blurry_minor 0.3",
+    "si-blurry": "--n_tasks 3 --blurry_minor 0.5",
+    "gaussian": "--n_tasks 3",
+}
 SETTING = "--dataset seq-arrays --nf 4 --lr 0.05 --batch_size 8 --class_order seeded"
 MEMORY = "--buffer_size 20"
 MACHINE = "--threads 1 --device cpu --nowand --log_every 3"
@@ -149,3 +154,105 @@ def test_a_plugin_may_have_tasks_of_its_own_sizes(small_root, tmp_path, capsys):
         assert json.loads(path.read_text())["counts"]["total"][-1] == [24, 16, 8]
     finally:
         DATASETS._parts.pop("seq-uneven")
+
+
+# -- Long tails -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_a_long_tail_goes_with_any_stream_and_leaves_the_test_images(start, found, stream):
+    assert start(line_of(stream, "--imbalance exp --imbalance_ratio 10")) == 0
+    result = found()[0]
+    trained = result["classes"]["trained"]
+    assert sorted(trained, reverse=True) == [20, 12, 7, 5, 3, 2]
+    assert trained != sorted(trained, reverse=True)
+    assert result["classes"]["total"] == [8] * 6
+    correct = result["classes"]["correct"]
+    few = [100 * right / 8 for size, right in zip(trained, correct, strict=True) if size < 20]
+    assert result["metrics"]["class_il"]["A_few"] == pytest.approx(sum(few) / len(few))
+    assert result["metrics"]["class_il"]["A_many"] is None
+
+
+# -- Blurred boundaries -----------------------------------------------------------------------------------------------
+
+BLURRED = [name for name in STREAMS.names() if STREAMS.get(name).boundaries != "sharp"]
+
+
+@pytest.mark.parametrize("stream", BLURRED)
+def test_all_classes_seen_so_far_are_tested(start, found, stream):
+    assert start(line_of(stream)) == 0
+    result = found()[0]
+    total = result["counts"]["total"]
+    assert sum(total[-1]) == 6 * 8
+    assert sum(filter(None, total[0])) % 8 == 0
+    assert [sum(filter(None, row)) for row in total] == sorted(sum(filter(None, row)) for row in total)
+    for right, of, accuracy in zip(result["counts"]["class_il"], total, result["anytime"], strict=True):
+        assert accuracy == pytest.approx(100 * sum(filter(None, right)) / sum(filter(None, of)))
+
+
+@pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if not METHODS.get(name).needs_boundaries])
+@pytest.mark.parametrize("stream", BLURRED)
+def test_methods_without_a_need_for_boundaries_learn(start, found, stream, method, norm):
+    if method in ("sgd", "joint") and norm == "TBBN":
+        pytest.skip("no rows of memory: both layers do the same")
+    weights = {"der": " --alpha 0.5", "derpp": " --alpha 0.5 --beta 0.5"}.get(method, "")
+    assert start(f"--stream {stream} --n_tasks 3 --model {method} --nl {norm}{weights}") == 0
+    assert 0 <= found()[0]["metrics"]["class_il"]["A_f"] <= 100
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if METHODS.get(name).needs_boundaries])
+@pytest.mark.parametrize("stream", BLURRED)
+def test_a_method_that_needs_boundaries_is_refused_by_its_name(start, capsys, stream, method):
+    assert start(f"--stream {stream} --model {method} --backbone resnet18") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --model {method} needs tasks that share no class, and --stream {stream} has none")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--stream gaussian --epochs 2", "--stream gaussian comes once"),
+        ("--stream blurry --ignore_other_metrics 0", "forward transfer has no meaning"),
+        ("--stream si-blurry --retune_norms 1", "--retune_norms"),
+        ("--stream blurry --blurry_minor 1.5", "--blurry_minor"),
+        ("--stream blurry --blurry_disjoint -0.1", "--blurry_disjoint"),
+        ("--stream blurry --first_task_classes 3", "it belongs to stream split"),
+        ("--blurry_minor 0.2", "it belongs to stream blurry"),
+        ("--stream blurred", "unknown stream 'blurred'"),
+        ("--n_tasks 7", "--n_tasks leaves a task without classes"),
+        ("--stream gaussian --n_tasks 7", "--n_tasks leaves a task without classes"),
+        ("--first_task_classes 6", "--first_task_classes 6 leaves no class"),
+        ("--imbalance exp --imbalance_ratio 100", "--imbalance_ratio 100 leaves a class without images"),
+        ("--imbalance exp --imbalance_ratio 0.5", "--imbalance_ratio"),
+        ("--imbalance_ratio 5", "it belongs to --imbalance exp"),
+    ],
+)
+def test_mistakes_are_one_line_before_training(start, tmp_path, capsys, words, message):
+    assert start(f"--model er {words}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_without_boundaries_norm_layers_count_the_groups_of_classes_that_came(start, monkeypatch):
+    """Nothing is told at the beginning of a segment, and the count goes up by what came."""
+    told, rows = [], []
+    plan = MemoryMethod.note_rows
+
+    def note(self, batch):
+        plan(self, batch)
+        rows.append(batch.tasks)
+        told.append((self.norm_task, [int(each.task) for each in self.network.modules() if hasattr(each, "cur_tasks")]))
+
+    monkeypatch.setattr(MemoryMethod, "note_rows", note)
+    assert start("--stream gaussian --n_tasks 3 --model er_ace --nl TBBN") == 0
+    newest = 0
+    for batch, (task, layers) in zip(rows, told, strict=True):
+        newest = max(newest, int(batch.max()))
+        assert task == newest
+        assert set(layers) == {newest}
+    assert newest == 2

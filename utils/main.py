@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.config.command_line import typed_text
-from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
+from utils.config.configuration import SPLIT, Configuration, cell_name, configure, data_root, readable_name, restore
 from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
@@ -268,6 +268,7 @@ def make_capture(config: Configuration, method: Method, device: torch.device, sc
 def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:
     """The tasks of the data in this run's class order."""
     from datasets.stream import Stream, class_order
+    from utils.data.long_tail import make_long_tail
 
     num_classes = len(arrays.class_names)
     rule = config.class_order
@@ -278,6 +279,7 @@ def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, dev
         arrangement=cast("Arrangement", config.arrangement),
         label_of_class=class_order(rule, num_classes, config.seed),
         validation=config.validation,
+        long_tail=make_long_tail(config),
         held_out=config.val_fraction,
         seed=config.seed,
         device=device,
@@ -473,6 +475,7 @@ def make_result(
         "counts": {"class_il": measured.class_il, "task_il": measured.task_il, "total": measured.total},
         "untrained": measured.untrained or None,
         "anytime": measured.anytime,
+        "classes": measured.classes or None,
         **({"norms": measured.norms} if measured.norms else {}),
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
@@ -487,7 +490,7 @@ def show_plan(
     """Say what is about to run, and which values come from a publication or a preset."""
     from datasets.arrangement import sizes_in_words
 
-    tasks = sizes_in_words(stream.task_sizes)
+    tasks = sizes_in_words(stream.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)

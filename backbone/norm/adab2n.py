@@ -33,6 +33,11 @@ class AdaB2N(ContextNorm):
     batch; the samples of a task share its weight equally. Mean and variance are the weighted ones. Without the tasks
     of the samples, and in the first task, all samples weigh the same.
 
+    In a stream without tasks, the weights are those of groups of classes: the task of a sample is the group that its
+    class belongs to, whenever it came, and the task that is trained is the latest group seen so far. A group is to its
+    classes what a task is, so that ψ keeps its meaning; a weight of every segment of time would tie it to rows that
+    have nothing in common.
+
     The running statistics keep the biased variance and move by a step size that shrinks from momentum^kappa towards
     1 - (1 - momentum)^kappa over the training forwards. The regularizer is the squared distance of the batch's
     statistics from the running ones after their update, which are constants for the gradient, averaged over channels.

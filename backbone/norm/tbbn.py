@@ -27,6 +27,11 @@ class TBBN(ContextNorm):
     groups, whose results are averaged. With r = 1 (the first task, no memory samples, no context) this is batch
     normalization. No sample is repeated: groups are put together from the moments of the samples.
 
+    r grows with the number of tasks before the present one, t. In a stream without tasks, t is what `begin_task` last
+    said: let it be the running number of classes seen, in groups of as many classes as a task would have, less one. So
+    memory rows, which stand for all earlier classes, weigh as in a stream of such tasks, and nothing but the labels of
+    rows that have come has to be known.
+
     Args:
         num_features: channels C.
         spatial_size: side S of the maps, where it is known.

@@ -72,9 +72,9 @@ def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher
     values |= METHODS.get(name).resolve_auto(values, NORMS.get("BN"))
     config = SimpleNamespace(**values, parts=SimpleNamespace(norm=NORMS.get("BN"), head=METHODS.get(name).heads[0]))
     classes = [range(index * num_new, (index + 1) * num_new) for index in range(10)]
-    stream = SimpleNamespace(num_tasks=10, classes_of_task=classes.__getitem__)
+    stream = SimpleNamespace(num_tasks=10, classes_of_task=classes.__getitem__, boundaries="sharp")
     method = METHODS.get(name)(network, config, stream, None)
-    method.task, method.teacher = task, teacher
+    method.task, method.norm_task, method.teacher = task, task, teacher
     method.optimizer = torch.optim.SGD([network.unused], lr=0.0)
     return method
 
@@ -111,7 +111,7 @@ def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **o
     values = {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
     values |= {"optim_nesterov": False, "minibatch_size": 5, "forward": "separate"} | options
     config = SimpleNamespace(**values, best_epoch="last", parts=SimpleNamespace(norm=NORMS.get("BN"), head="linear"))
-    stream = SimpleNamespace(num_tasks=5, num_classes=num_classes)
+    stream = SimpleNamespace(num_tasks=5, num_classes=num_classes, boundaries="sharp")
     method = METHODS.get(name)(PassThrough(), config, stream, ScriptedMemory(draws or []))
     method.begin_stage(stages_of(method, 4)[0])
     return method

@@ -174,6 +174,6 @@ def test_distillation_weighs_by_the_classes_of_unequal_tasks():
     features, weights = torch.randn(4, 3, dtype=torch.float64), [torch.randn(6, 3).double(), torch.randn(2, 3).double()]
     parts = [each.numpy() for each in weights]
     method = make_offline("lucir", 1, 2, Cosine(features, parts, 1.0), Cosine(-features, parts[:1], 1.0))
-    method.stream = SimpleNamespace(classes_of_task=[range(6), range(6, 8)].__getitem__)
+    method.stream = SimpleNamespace(classes_of_task=[range(6), range(6, 8)].__getitem__, boundaries="sharp")
     losses = observe(method, [0, 1, 6, 7])
     assert float(losses["distillation"]) == pytest.approx(5 * (6 / 2) ** 0.5 * 2)

@@ -409,6 +409,7 @@ def _complete(configuration: Configuration) -> None:
 
 def _check(configuration: Configuration) -> None:
     values, method = configuration.values, configuration.parts.method
+    _check_boundaries(configuration)
     if method.uses_memory and not values["buffer_size"]:
         raise UserError(f"--model {values['model']} replays from memory: give --buffer_size, at least 1")
     missing = [name for name, option in configuration.options.items() if option.required and values.get(name) is None]
@@ -451,6 +452,30 @@ def _check(configuration: Configuration) -> None:
     if num_classes is not None:
         configuration.arrangement.task_sizes(num_classes, values["seed"])
     method.check(values, num_classes)
+
+
+def _check_boundaries(configuration: Configuration) -> None:
+    values, parts = configuration.values, configuration.parts
+    if parts.stream.boundaries == "sharp":
+        return
+    stream = f"--stream {values['stream']}"
+    if parts.method.needs_boundaries:
+        able = [name for name in METHODS.names() if not METHODS.get(name).needs_boundaries]
+        raise UserError(
+            f"--model {values['model']} needs tasks that share no class, and {stream} has none: use --stream {SPLIT}, "
+            f"or another --model ({', '.join(able)})"
+        )
+    if parts.head != "linear":
+        raise UserError(
+            f"--protocol {values['protocol']} adds outputs with every task, but classes of later ones come before in "
+            f"{stream}: use --stream {SPLIT} or --protocol online"
+        )
+    if not values["ignore_other_metrics"]:
+        raise UserError(f"{stream} shows images of classes before their task: forward transfer has no meaning there")
+    if values["retune_norms"]:
+        raise UserError(f"{stream}: --retune_norms measures tasks that share no class; use --stream {SPLIT}")
+    if parts.stream.boundaries == "none" and values["epochs"] > 1 and parts.method.measures_every_task(parts.head):
+        raise UserError(f"{stream} comes once, as it has no tasks that could be repeated: give --epochs 1")
 
 
 def _check_active(configuration: Configuration) -> None:

@@ -235,6 +235,28 @@ _DATA = grouped(
         source="set by the protocol",
     ),
     Option(
+        "imbalance",
+        str,
+        "none",
+        "long tail of training images: exp keeps fewer of each class than of the one before, in proportion",
+        choices=("none", "exp"),
+    ),
+    Option(
+        "imbalance_ratio",
+        ranged(float, 1),
+        100.0,
+        "training images of the largest class to those of the smallest",
+        active_when=(chosen("imbalance", "exp"),),
+    ),
+    Option(
+        "imbalance_order",
+        str,
+        "random",
+        "which classes are large: drawn by the seed, or those that come first",
+        choices=("random", "head_first"),
+        active_when=(chosen("imbalance", "exp"), above("imbalance_ratio", 1)),
+    ),
+    Option(
         "data_root",
         str,
         None,

@@ -93,6 +93,7 @@ class MethodPart(Part, Protocol):
 
     uses_memory: bool
     keeps_exemplars: bool
+    needs_boundaries: bool
     transforms: str | None
     heads: tuple[str, ...]
     protocol: str

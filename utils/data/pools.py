@@ -19,13 +19,17 @@ class Stream(Protocol):
     Attributes:
         num_tasks, num_classes: T and K.
         image_shape: (C, H, W).
-        task_of_class: task of each label, [K] int64, on the host.
+        task_of_class: task that each label belongs to, [K] int64, on the host.
+        first_tasks: the first task during which an image of each label comes, [K] int64, on the host.
+        boundaries: `sharp`: each task has classes of its own; `blurred`: tasks share some; `none`: they are segments.
     """
 
     num_tasks: int
     num_classes: int
     image_shape: tuple[int, ...]
     task_of_class: Tensor
+    first_tasks: Tensor
+    boundaries: str
 
     def classes_of_task(self, task: int) -> range:
         """The labels of a task."""

@@ -63,7 +63,8 @@ class Steps:
     @staticmethod
     def are_exact(job: "Job") -> bool:
         """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
-        return len(set(job.data.class_sizes)) == 1
+        is_sharp = job.config.parts.stream.boundaries == "sharp"
+        return is_sharp and job.config.imbalance == "none" and len(set(job.data.class_sizes)) == 1
 
 
 @contextmanager
@@ -136,10 +137,13 @@ def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":
     import numpy as np
 
     from utils.data.held_out import num_held_out
+    from utils.data.long_tail import make_long_tail
     from utils.data.plan import StreamSizes
 
-    for share in (config.validation, config.val_fraction):
-        class_sizes = [size - num_held_out(size, share) for size in class_sizes]
+    long_tail = make_long_tail(config)
+    class_sizes = [size - num_held_out(size, config.validation) for size in class_sizes]
+    class_sizes = class_sizes if long_tail is None else long_tail.sizes(class_sizes)
+    class_sizes = [size - num_held_out(size, config.val_fraction) for size in class_sizes]
     arrangement, labels = config.arrangement, np.repeat(np.arange(len(class_sizes)), class_sizes)
     sizes = arrangement.task_sizes(len(class_sizes), config.seed)
     arranged = arrangement.arrange(labels, np.repeat(np.arange(len(sizes)), sizes), config.seed)

@@ -110,6 +110,8 @@ class Result:
         counts: `class_il`, `task_il` and `total`, [T][T] each; None where not measured.
         untrained: the same counts of the untrained network, [T] each; None if not measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
+        classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images;
+            None in records that lack it.
         norms: what was measured of the norm layers; None if it was not asked for.
         weights_sha256: of the final weights.
         steps: that were trained.
@@ -121,6 +123,7 @@ class Result:
     counts: Mapping[str, Matrix] = field(default_factory=dict)
     untrained: Mapping[str, list[int]] | None = None
     anytime: tuple[float, ...] = ()
+    classes: Mapping[str, list[int]] | None = None
     norms: NormMeasurements | None = None
     weights_sha256: str = ""
     steps: int = 0
@@ -140,7 +143,8 @@ class Result:
         counts = _counts(content.get("counts"))
         untrained = None if not content.get("untrained") else _untrained(content["untrained"], len(counts["total"]))
         anytime = tuple(_number(value) for value in sequence(content.get("anytime", [])))
-        metrics = summarise(SimpleNamespace(untrained=untrained, anytime=anytime, **counts))
+        classes = None if not content.get("classes") else _classes(content["classes"])
+        metrics = summarise(SimpleNamespace(untrained=untrained, anytime=anytime, classes=classes, **counts))
         for scenario, written in mapping(content.get("metrics", {})).items():
             for name, value in mapping(written).items():
                 if scenario in metrics and name not in ("A", *METRICS):
@@ -150,6 +154,7 @@ class Result:
             counts=counts,
             untrained=untrained,
             anytime=anytime,
+            classes=classes,
             norms=None
             if content.get("norms") is None
             else NormMeasurements.parse(content["norms"], len(counts["total"])),
@@ -291,6 +296,13 @@ def _untrained(value: Any, num_tasks: int) -> dict[str, list[int]]:
     for name in SCENARIOS:
         _check_counts(counts[name], counts["total"], num_tasks)
     return counts
+
+
+def _classes(value: Any) -> dict[str, list[int]]:
+    found = {name: sequence(mapping(value).get(name)) for name in ("trained", "correct", "total")}
+    for trained, correct, total in zip(*found.values(), strict=True):
+        _of(_whole(trained) >= 0 and _whole(correct) <= _whole(total), total)
+    return found
 
 
 def _check_counts(correct: list[Any], total: list[Any], num_tasks: int) -> None:

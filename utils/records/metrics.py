@@ -24,6 +24,8 @@ class Measured(Protocol):
         class_il, task_il, total: correct and all test images, [T][T]; None where not measured.
         untrained: the same three counts of the untrained network, [T] each; None or empty if not measured.
         anytime: mean Class-IL accuracy over the tasks seen in percent, at every evaluation point.
+        classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images;
+            None or empty if not measured.
     """
 
     @property
@@ -41,6 +43,9 @@ class Measured(Protocol):
     @property
     def anytime(self) -> Sequence[float]: ...
 
+    @property
+    def classes(self) -> Mapping[str, Sequence[int]] | None: ...
+
 
 @dataclass(frozen=True)
 class Accuracies:
@@ -51,12 +56,14 @@ class Accuracies:
         untrained: the untrained network's accuracies, [T].
         anytime: mean accuracy over the tasks seen at every evaluation point; empty where they do not cover the stream.
         total: test images that each entry of R is the accuracy on, [T, T]; NaN where not measured.
+        classes: accuracy at the end on each class, by the number of its training images; [K, 2], none if not measured.
     """
 
     matrix: np.ndarray
     untrained: np.ndarray
     anytime: Sequence[float]
     total: np.ndarray
+    classes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,18 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
         means = average_accuracies(matrix)
         # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
         anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
-        found = Accuracies(matrix, baseline, anytime, np.asarray(measured.total, dtype=float))
+        total, classes = np.asarray(measured.total, dtype=float), _classes_of(measured.classes)
+        found = Accuracies(matrix, baseline, anytime, total, classes)
         values = {each.name: _plain(each.function(found)) for each in METRICS.values() if scenario in each.scenarios}
         summary[scenario] = {"A": [_plain(value) for value in means], **values}
     return summary
+
+
+def _classes_of(counted: Mapping[str, Sequence[int]] | None) -> np.ndarray:
+    """Training images of each class and the accuracy on it, [K, 2]; none if they were not counted."""
+    if not counted:
+        return np.empty((0, 2))
+    return np.stack([np.asarray(counted["trained"], float), accuracies(counted["correct"], counted["total"])], axis=1)
 
 
 def _plain(value: float) -> float | None:
@@ -212,6 +227,21 @@ def average_anytime_accuracy(points: Sequence[float]) -> float:
     return float(np.mean(points)) if len(points) else math.nan
 
 
+def shot_accuracy(classes: np.ndarray, fewest: float, most: float) -> float:
+    """Mean accuracy over the classes with so many training images, both bounds included; NaN if there are none."""
+    found = classes[(classes[:, 0] >= fewest) & (classes[:, 0] <= most), 1]
+    return found.mean() if len(found) else math.nan
+
+
+def _shot_metric(name: str, fewest: float, most: float) -> Metric:
+    return Metric(
+        f"A_{name}",
+        f"Accuracy on {name}-shot classes A_{name}",
+        lambda run: shot_accuracy(run.classes, fewest, most),
+        scenarios=("class_il",),
+    )
+
+
 METRICS = Metrics()
 for _metric in (
     Metric("A_f", "Final average accuracy A_f", lambda run: final_accuracy(run.matrix)),
@@ -259,6 +289,10 @@ for _metric in (
         needs="--eval_every N",
         scenarios=("class_il",),
     ),
+    # Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
+    _shot_metric("many", 101, math.inf),
+    _shot_metric("medium", 20, 100),
+    _shot_metric("few", 0, 19),
 ):
     METRICS.register(_metric)
 MAIN_METRIC = "A_f"

@@ -31,7 +31,9 @@ def evaluate(
     *,
     prepare: Callable[[Tensor], Tensor],
     task_of_class: Tensor,
-    last_tasks: Sequence[int] | None = None,
+    first_tasks: Tensor | None = None,
+    last_tasks: Tensor | None = None,
+    groups: Tensor | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Counts]:
     """Count the correct predictions on every image of the test sets of the first tasks, which share batches.
@@ -44,23 +46,29 @@ def evaluate(
         pool: the test images of tasks 0 to T - 1.
         prepare: raw images -> normalised float images.
         task_of_class: task of each label, [K] int64 on the host; the scores may have fewer columns.
-        last_tasks: for each task, the last one whose classes Class-IL compares, [T]; all outputs if None.
+        first_tasks: the task from which on Class-IL may compare a class, [K] int64 on the host; its own if None.
+        last_tasks: for images of each class, the last task whose classes Class-IL compares, [K] int64 on the host; all
+            outputs if None.
+        groups: of each image, by which it is counted, [N] int64 on the host; its task if None.
         check: called before every batch; may raise to stop.
 
     Returns:
-        The counts of each task.
+        The counts of each group.
 
     Raises:
         Diverged: a score is NaN, so that no prediction means anything.
     """
-    tables = {"tasks": task_of_class} | ({} if last_tasks is None else {"last": torch.tensor(last_tasks)})
+    first_tasks = task_of_class if first_tasks is None else first_tasks
+    tables = {"tasks": task_of_class} | ({} if last_tasks is None else {"first": first_tasks, "last": last_tasks})
     tables = send(tables, pool.device)
     hits: list[Tensor] = []
 
     def count(raw: Tensor, labels: Tensor) -> None:
         outputs = scores(prepare(raw))
         columns, tasks = tables["tasks"][: outputs.shape[1]], tables["tasks"][labels].unsqueeze(1)
-        everywhere = outputs if last_tasks is None else _only(outputs, columns <= tables["last"][tasks])
+        everywhere = outputs
+        if last_tasks is not None:
+            everywhere = _only(outputs, tables["first"][: outputs.shape[1]] <= tables["last"][labels].unsqueeze(1))
         predicted = [each.argmax(dim=1) == labels for each in (everywhere, _only(outputs, columns == tasks))]
         hits.append(torch.stack([*predicted, outputs.isnan().any(dim=1)]))
 
@@ -70,9 +78,18 @@ def evaluate(
         raise Diverged(
             f"the network outputs NaN on {int(undefined.sum())} of {len(pool)} test images; a lower --lr may help"
         )
-    found = (pool.tasks[class_il], pool.tasks[task_il], pool.tasks)
-    num_tasks = int(pool.tasks.max()) + 1
-    return [Counts(*row) for row in torch.stack([each.bincount(minlength=num_tasks) for each in found], dim=1).tolist()]
+    groups = pool.tasks if groups is None else groups
+    number = int(groups.max()) + 1
+    found = [each.bincount(minlength=number) for each in (groups[class_il], groups[task_il], groups)]
+    return [Counts(*row) for row in torch.stack(found, dim=1).tolist()]
+
+
+def by_task(counts: Sequence[Counts], task_of_class: Tensor) -> list[Counts]:
+    """The counts of each task, from those of each class, by label."""
+    tasks = task_of_class[: len(counts)]
+    rows = torch.tensor([[each.correct_class_il, each.correct_task_il, each.total] for each in counts])
+    sums = torch.zeros(int(tasks.max()) + 1, 3, dtype=torch.int64).index_add_(0, tasks, rows)
+    return [Counts(*row) for row in sums.tolist()]
 
 
 def _only(outputs: Tensor, allowed: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Measurements:
         class_il, task_il, total: counts [T][T]; row: after that task, column: that task's test set; None: not measured.
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
+        classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images.
         norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
         seconds: where the time went, by kind; together they are the time of the run.
 
@@ -36,6 +37,7 @@ class Measurements:
     total: list[list[int | None]]
     untrained: dict[str, list[int]] = field(default_factory=dict)
     anytime: list[float] = field(default_factory=list)
+    classes: dict[str, list[int]] = field(default_factory=dict)
     norms: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
 

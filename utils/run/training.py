@@ -5,6 +5,7 @@ measured so far. That is what a checkpoint holds, and why a run that was killed 
 """
 
 import dataclasses
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from utils.data.augment import Augmentation
 from utils.data.batch import Draft
 from utils.data.loaders import Loader, Loaders
 from utils.data.plan import Stage, StreamSizes, mixes_memory
-from utils.data.pools import Stream
+from utils.data.pools import Stream, SubsetPool
 from utils.data.staging import Values
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
@@ -30,7 +31,7 @@ from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
 from utils.run.diagnosis import NormDiagnosis, note
-from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
+from utils.run.evaluate import Counts, by_task, evaluate, mean_cross_entropy
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
 from utils.run.progress import ProgressReport, Screen
 from utils.run.steps import Capture, Steps
@@ -345,13 +346,18 @@ class Training:
         if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
             return
         num_tested = min(task + 1 + self._measures_transfer, self.stream.num_tasks)
-        found = self._count(num_tested, num_trained=task + 1)
+        classes = self._count_classes(num_tested, num_trained=task + 1)
+        found = by_task(classes, self.stream.task_of_class)
         for column, counts in enumerate(found):
+            if not counts.total:
+                continue
             measured.class_il[task][column] = counts.correct_class_il
             measured.task_il[task][column] = counts.correct_task_il
             measured.total[task][column] = counts.total
         title = f"after task {task + 1}/{self.stream.num_tasks}"
-        measured.anytime.append(self._report("evaluation", title, found[: task + 1]))
+        if task + 1 == self.stream.num_tasks:
+            measured.classes = self._classes_at_the_end(classes)
+        measured.anytime.append(self._report("evaluation", title, self._seen(found)))
         self.position.evaluated = True
 
     def _report(self, kind: str, title: str, counts: list[Counts]) -> float:
@@ -360,7 +366,7 @@ class Training:
         task_il = [100 * each.correct_task_il / each.total for each in counts]
         position = {"kind": kind, "step": self.position.step, "task": self.position.task}
         self.sinks.write(position | {"class_il": class_il, "task_il": task_il})
-        means = [sum(values) / len(values) for values in (class_il, task_il)]
+        means = [self._mean(values, counts) for values in (class_il, task_il)]
         self.sinks.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
         return means[0]
 
@@ -370,25 +376,64 @@ class Training:
         inside = position.stage or position.epoch or position.batch
         if not every or not inside or position.step % every or position.measured_step == position.step:
             return
-        counts = self._count(position.task + 1, num_trained=position.task + 1)
+        counts = self._seen(self._count(position.task + 1, num_trained=position.task + 1))
         class_il = [100 * each.correct_class_il / each.total for each in counts]
-        self.measured.anytime.append(sum(class_il) / len(class_il))
+        self.measured.anytime.append(self._mean(class_il, counts))
         position.measured_step = position.step
         line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
         self.sinks.write(line)
 
     def _count(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
-        """Correct predictions on the test sets of the first tasks, by the method as it is or by another network."""
-        last_tasks = [max(task, num_trained - 1) for task in range(num_tasks)]
+        """Correct predictions on the test images of the classes that come in the first tasks, by the task of the class.
+
+        They are the method's as it is, or those of another network.
+        """
+        return by_task(
+            self._count_classes(num_tasks, num_trained=num_trained, network=network), self.stream.task_of_class
+        )
+
+    def _count_classes(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
+        """The same, of each class; none of a class that comes later."""
+        stream = self.stream
+        is_tested = stream.first_tasks < num_tasks
+        pool = stream.pool(range(int(stream.task_of_class[is_tested].max()) + 1), "test")
+        rows = is_tested[pool.labels].nonzero().flatten()
+        pool = pool if len(rows) == len(pool) else SubsetPool(pool, rows)
         with self._doing("evaluation"), evaluating(network or self.method.network):
             return evaluate(
                 network or self.method.scores,
-                self.stream.pool(range(num_tasks), "test"),
+                pool,
                 prepare=self.augmentation.prepare,
-                task_of_class=self.stream.task_of_class,
-                last_tasks=last_tasks if self.config.class_il_outputs == "seen" else None,
+                task_of_class=stream.task_of_class,
+                first_tasks=stream.first_tasks,
+                last_tasks=stream.first_tasks.clamp(min=num_trained - 1) if self._compares_seen else None,
+                groups=pool.labels,
                 check=self._stop_if_asked,
             )
+
+    @property
+    def _compares_seen(self) -> bool:
+        return self.config.class_il_outputs == "seen"
+
+    def _seen(self, found: list[Counts]) -> list[Counts]:
+        """Those of tasks with classes seen: the tasks so far, or any where boundaries are not sharp."""
+        is_sharp = self.stream.boundaries == "sharp"
+        return found[: self.position.task + 1] if is_sharp else [each for each in found if each.total]
+
+    def _mean(self, accuracies: Sequence[float], counts: Sequence[Counts]) -> float:
+        """The accuracy on what was seen: over tasks, or over images where tasks are mere segments of the stream."""
+        if self.stream.boundaries == "sharp":
+            return sum(accuracies) / len(accuracies)
+        weights = [each.total for each in counts]
+        return sum(map(operator.mul, accuracies, weights)) / sum(weights)
+
+    def _classes_at_the_end(self, counts: Sequence[Counts]) -> dict[str, list[int]]:
+        """Class-IL of each class, with its training images."""
+        return {
+            "trained": list(self.sizes.class_sizes),
+            "correct": [each.correct_class_il for each in counts],
+            "total": [each.total for each in counts],
+        }
 
     def _diagnose_norms(self) -> None:
         """Measure the norm layers after a task on a copy, so that the run goes on as it would without."""

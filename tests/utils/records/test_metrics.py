@@ -30,8 +30,9 @@ def exactly(expected):
     return pytest.approx(expected, rel=1e-9, abs=1e-11)
 
 
-def measured(class_il=CLASS_IL, task_il=TASK_IL, total=TOTAL, untrained=None, anytime=()):
-    return SimpleNamespace(class_il=class_il, task_il=task_il, total=total, untrained=untrained, anytime=anytime)
+def measured(class_il=CLASS_IL, task_il=TASK_IL, total=TOTAL, untrained=None, anytime=(), classes=None):
+    counts = {"class_il": class_il, "task_il": task_il, "total": total, "untrained": untrained}
+    return SimpleNamespace(anytime=anytime, classes=classes, **counts)
 
 
 def lower_triangle(matrix):
@@ -109,6 +110,7 @@ def test_forgetting_is_learned_minus_final_when_every_old_task_peaks_at_first(se
 def test_summary_of_a_run_by_hand():
     summary = metrics.summarise(measured(untrained=UNTRAINED, anytime=[50.0, 60.0, 70.0, 74.0]))
     assert summary["class_il"].pop("A") == exactly([50, 70, (40 + 82 + 90) / 3])
+    assert {summary["class_il"].pop(name) for name in ("A_many", "A_medium", "A_few")} == {None}
     assert summary["class_il"] == exactly(
         {
             "A_f": (40 + 82 + 90) / 3,
@@ -174,7 +176,7 @@ def test_a_run_measured_only_at_its_end_has_its_final_accuracy(anytime):
     assert summary["class_il"].pop("A_f") == summary["class_il"].pop("W_f") == exactly(70)
     assert summary["task_il"]["A_f"] == exactly(90)
     assert set(summary["class_il"].values()) == {None}
-    assert len(summary["class_il"]) == 9
+    assert len(summary["class_il"]) == 12
 
 
 @pytest.mark.filterwarnings("error")
@@ -241,10 +243,14 @@ def test_weighted_accuracy_is_that_on_all_test_images_of_the_tasks_seen():
     """A first task of 40 images and two of 10; what was measured of later tasks does not count."""
     correct = [[30, 5, None], [20, 10, 1], [10, 5, 10]]
     total = [[40, 10, None], [40, 10, 10], [40, 10, 10]]
-    found = metrics.summarise(
-        SimpleNamespace(class_il=correct, task_il=correct, total=total, untrained=None, anytime=[])
-    )
+    found = metrics.summarise(measured(correct, correct, total))
     after = [100 * 30 / 40, 100 * 30 / 50, 100 * 25 / 60]
     assert found["class_il"]["W_f"] == pytest.approx(after[-1])
     assert found["class_il"]["W_a"] == pytest.approx(sum(after) / 3)
     assert found["class_il"]["A_f"] == pytest.approx((25 + 50 + 100) / 3)
+
+
+def test_accuracy_by_the_number_of_training_images_of_a_class():
+    classes = {"trained": [500, 101, 100, 20, 19, 1], "correct": [10, 8, 6, 4, 2, 0], "total": [10] * 6}
+    found = metrics.summarise(measured([[30]], [[30]], [[60]], classes=classes))["class_il"]
+    assert (found["A_many"], found["A_medium"], found["A_few"]) == exactly((90, 50, 10))

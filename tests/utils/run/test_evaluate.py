@@ -52,7 +52,7 @@ def test_counts_of_the_published_program(batch_size, rows_per_batch):
     labels = torch.from_numpy(GOLDEN["in_labels"]).flatten()
     task_of_class = torch.arange(scores.shape[1]) // 2
     all_outputs = count(scores, labels, task_of_class)
-    seen_outputs = count(scores, labels, task_of_class, last_tasks=[3] * 4)
+    seen_outputs = count(scores, labels, task_of_class, last_tasks=torch.full((8,), 3))
     for task, (of_all, of_seen) in enumerate(zip(all_outputs, seen_outputs, strict=True)):
         assert of_all.total == of_seen.total == len(GOLDEN["in_labels"][task])
         assert of_seen.correct_task_il == of_all.correct_task_il
@@ -73,9 +73,9 @@ def test_golden_scores_tell_the_scenarios_apart():
 def test_every_task_compares_the_classes_until_its_own_last_one():
     """As in forward transfer, where a task that has not been learned is tested too."""
     scores = torch.tensor([[1.0, 0, 2, 3], [0, 1, 2, 3], [0, 0, 2, 3], [0, 0, 3, 2]])
-    counted = count(scores, torch.tensor([0, 1, 2, 2]), [0, 0, 1, 2], last_tasks=[0, 1])
+    counted = count(scores, torch.tensor([0, 1, 2, 2]), [0, 0, 1, 2], last_tasks=torch.tensor([0, 0, 1, 1]))
     assert [each.correct_class_il for each in counted] == [2, 2]
-    counted = count(scores, torch.tensor([0, 1, 2, 2]), [0, 0, 1, 2], last_tasks=[1, 2])
+    counted = count(scores, torch.tensor([0, 1, 2, 2]), [0, 0, 1, 2], last_tasks=torch.tensor([1, 1, 2, 2]))
     assert [each.correct_class_il for each in counted] == [0, 1]
 
 
