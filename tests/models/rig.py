@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.heads import Outputs
-from utils.config.registry import METHODS, NORMS
+from utils.config.registry import METHODS, NORMS, STREAMS
 from utils.data.batch import Batch
 
 
@@ -64,13 +64,17 @@ class FixedNetwork(nn.Module):
         return self.fixed.scores
 
 
+def _parts(head: str) -> SimpleNamespace:
+    return SimpleNamespace(norm=NORMS.get("BN"), stream=STREAMS.get("split"), head=head)
+
+
 def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher: nn.Module | None, **options: Any):
     """A method in the midst of a task of `num_new` classes, as all tasks before it, with a learning rate of 0."""
     values = {option.name: option.default for option in METHODS.get(name).options}
     values |= {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
     values |= {"optim_nesterov": False, "best_epoch": "last", "batch_size": 4} | options
     values |= METHODS.get(name).resolve_auto(values, NORMS.get("BN"))
-    config = SimpleNamespace(**values, parts=SimpleNamespace(norm=NORMS.get("BN"), head=METHODS.get(name).heads[0]))
+    config = SimpleNamespace(**values, parts=_parts(METHODS.get(name).heads[0]))
     classes = [range(index * num_new, (index + 1) * num_new) for index in range(10)]
     stream = SimpleNamespace(num_tasks=10, classes_of_task=classes.__getitem__, boundaries="sharp")
     method = METHODS.get(name)(network, config, stream, None)
@@ -110,7 +114,7 @@ def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **o
     """A method at the beginning of a stage, with plain SGD of learning rate 0."""
     values = {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
     values |= {"optim_nesterov": False, "minibatch_size": 5, "forward": "separate"} | options
-    config = SimpleNamespace(**values, best_epoch="last", parts=SimpleNamespace(norm=NORMS.get("BN"), head="linear"))
+    config = SimpleNamespace(**values, best_epoch="last", parts=_parts("linear"))
     stream = SimpleNamespace(num_tasks=5, num_classes=num_classes, boundaries="sharp")
     method = METHODS.get(name)(PassThrough(), config, stream, ScriptedMemory(draws or []))
     method.begin_stage(stages_of(method, 4)[0])
