@@ -434,7 +434,8 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the optimizer's part is loaded when its stage begins again."""
-        self.task, self.norm_task = state["task"], state["norm_task"]
+        self.task = state["task"]
+        self.norm_task = state.get("norm_task", self.task)  # as in checkpoints of earlier versions, which lack it
         self.grow_until(state["num_classes"])
         begin_task(self.network, self.norm_task)
         self.network.load_state_dict(state["network"])
