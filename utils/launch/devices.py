@@ -58,6 +58,7 @@ class _Device:
         reserved: MB reserved for each of our runs, 0 where nothing is known.
         foreign: estimate of the MB that other processes use.
         answers: whether the last look found it.
+        training: our runs there that have reported how far they are; the others are starting.
         left: when the last of our runs there ended.
     """
 
@@ -67,6 +68,7 @@ class _Device:
     reserved: dict[Slot, float] = field(default_factory=dict)
     foreign: float = 0.0
     answers: bool = True
+    training: set[Slot] = field(default_factory=set)
     left: float = float("-inf")
 
     @property
@@ -224,7 +226,9 @@ class Devices:
         device = self._devices[slot.device]
         del device.reserved[slot]
         device.left = self.clock()
-        self._changed(device)
+        if device.packing is not None:
+            device.training.discard(slot)
+            device.packing.changed(device.gpu.id)
         self._look_again_at = float("-inf")
 
     def listen(self, slot: Slot, run: tuple[str, str], progress: Progress, start: float) -> None:
@@ -232,8 +236,11 @@ class Devices:
         device = self._devices[slot.device]
         if device.packing is None or slot not in device.reserved:
             return
+        if slot not in device.training:
+            device.training.add(slot)
+            device.packing.changed(device.gpu.id)
         before = device.packing.most
-        device.packing.listen(device.gpu.id, len(device.reserved), run, progress, start)
+        device.packing.listen(device.gpu.id, len(device.training), run, progress, start)
         if device.packing.most < before:
             number = counted(device.packing.most, "run")
             self.say(
@@ -276,13 +283,7 @@ class Devices:
             visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
             slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
         device.reserved[slot] = device.reservation(memory_mb)
-        self._changed(device)
         return slot
-
-    @staticmethod
-    def _changed(device: _Device) -> None:
-        if device.packing is not None:
-            device.packing.changed(device.gpu.id)
 
     def _look_if_due(self) -> None:
         if CPU in self._devices or self.clock() < self._look_again_at:

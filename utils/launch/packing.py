@@ -45,13 +45,14 @@ class Packing:
         self._limit = limit
         self._paces: defaultdict[int, defaultdict[str, _Pace]] = defaultdict(lambda: defaultdict(_Pace))
         self._last: dict[tuple[str, str], Progress] = {}
+        self._unsure: dict[tuple[str, str], tuple[float, int]] = {}  # seconds and steps in which a run may have begun
 
     def listen(self, gpu: str, num_runs: int, run: tuple[str, str], progress: Progress, start: float) -> None:
         """Take note of how far a run is.
 
         Args:
             gpu: its id.
-            num_runs: that share it now, and have since `changed` was called.
+            num_runs: that train there now, and have since `changed` was called.
             run: its name, and the kind of run it is, such as its name without the seed.
             progress: that it has reported.
             start: seconds from its command to its first step.
@@ -62,13 +63,17 @@ class Packing:
         if last is None or last.pid != progress.pid:
             return
         pace = self._paces[num_runs][kind]
-        pace.seconds += max(0.0, progress.updated - last.updated)
-        pace.steps += max(0, progress.step - last.step)
         pace.starts, pace.total_steps = start, progress.total_steps or 0
+        seconds, steps = self._unsure.pop((gpu, name), (0.0, 0))  # no other run has told of itself since
+        pace.seconds += seconds
+        pace.steps += steps
+        self._unsure[gpu, name] = max(0.0, progress.updated - last.updated), max(0, progress.step - last.step)
 
     def changed(self, gpu: str) -> None:
-        """Another number of runs shares a GPU from now on."""
-        self._last = {key: progress for key, progress in self._last.items() if key[0] != gpu}
+        """Another number of runs trains on a GPU from now on."""
+        for known in (self._last, self._unsure):
+            for key in [key for key in known if key[0] == gpu]:
+                del known[key]
 
     @property
     def most(self) -> int:

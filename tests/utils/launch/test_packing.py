@@ -7,7 +7,7 @@ from utils.launch.packing import AT_ONCE, EVIDENCE, Packing
 def train(packing, num_runs, speed, kind="er_ace-BN", gpu="GPU-a", seconds=EVIDENCE, start=0.0):
     """Runs that share a GPU for so long, each with so many steps per second."""
     packing.changed(gpu)
-    for moment in (0.0, seconds):
+    for moment in (0.0, seconds, seconds + 1.0):  # what was told last may be of another number of runs
         for number in range(num_runs):
             told = progress(pid=number, updated=100.0 + moment, step=int(moment * speed), total_steps=1000)
             packing.listen(gpu, num_runs, (f"{kind}-s{number}", kind), told, start)
@@ -64,6 +64,19 @@ def test_what_lies_between_two_numbers_of_runs_tells_of_neither(what):
         packing.listen("GPU-a", 2, ("er_ace-BN-s0", "er_ace-BN"), told, 0.0)
         if what == "changed":
             packing.changed("GPU-a")
+    assert packing.most == AT_ONCE
+
+
+def test_what_was_told_before_another_run_began_may_be_of_both():
+    packing = Packing(8)
+    packing.changed("GPU-a")
+    for moment in (0.0, EVIDENCE):
+        told = progress(updated=moment, step=int(10 * moment), total_steps=1000)
+        packing.listen("GPU-a", 2, ("er_ace-BN-s0", "er_ace-BN"), told, 0.0)
+    packing.changed("GPU-a")
+    for moment in (EVIDENCE, EVIDENCE + 1):
+        told = progress(updated=moment, step=int(10 * moment), total_steps=1000)
+        packing.listen("GPU-a", 3, ("er_ace-BN-s0", "er_ace-BN"), told, 0.0)
     assert packing.most == AT_ONCE
 
 
