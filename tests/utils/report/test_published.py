@@ -114,7 +114,10 @@ def test_a_run_with_nothing_typed_has_the_published_options_and_all_of_them_are_
     unused = config.inactive(config.values)
     counting = {name for name, option in config.options.items() if option.changes_result and name in config.used()}
     # What picks the figure, and what is measured beside the accuracies without changing them.
-    elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed", "stream"}
+    elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed"} | {
+        "stream",
+        "imbalance",
+    }
     beside = {"ignore_other_metrics", "retune_norms", "eval_every"}
     assert counting - unused.keys() - elsewhere - beside <= figure.options.keys()
 
@@ -157,3 +160,12 @@ def test_online_runs_of_another_setting_differ_from_those_of_the_published_gains
         "alpha": (0.3, [0.2, 0.1]),
         "affine": (False, [True]),
     }
+
+
+@pytest.mark.parametrize(
+    "typed", ["--first_task_classes 55 --classes_per_task 5", "--n_tasks 5", "--imbalance exp", "--n_tasks 20"]
+)
+def test_another_stream_than_the_published_one_has_no_published_figure(typed):
+    config, values = configured("ft", "seq-cifar100", "BN", *typed.split())
+    values |= {"num_tasks": config.arrangement.num_tasks(100)}
+    assert find(values, "BN", "A_f") is None
