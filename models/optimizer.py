@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def make_sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, **settings: Any) -> torch.optim.SGD:
     """SGD whose step a CUDA graph can hold: a learning rate on the device, and momentum from the beginning.
 
-    The momentum before the first step is 0, which gives what PyTorch's has after it. On a GPU one kernel updates all
-    parameters; that of the CPU copies channels-last gradients first.
+    The momentum before the first step is 0, which gives what PyTorch's has after it.
 
     Args:
         groups: of parameters.
@@ -20,10 +20,14 @@ def make_sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, **sett
     first = next((parameter for group in groups for parameter in group["params"]), torch.zeros(()))
     # The kernel for GPUs reads a float32; in the arithmetic of the CPU nothing is lost of the number.
     rate = torch.tensor(lr, dtype=torch.float32 if first.is_cuda else torch.float64, device=first.device)
-    optimizer = torch.optim.SGD(
-        groups, lr=rate, momentum=momentum, fused=first.is_cuda, foreach=not first.is_cuda, **settings
-    )
+    fused = is_fused(first)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused, foreach=not fused, **settings)
     if momentum:
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def is_fused(parameter: Tensor) -> bool:
+    """Whether one kernel updates all parameters, as on a GPU; that of the CPU copies channels-last gradients first."""
+    return parameter.is_cuda

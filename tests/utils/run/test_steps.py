@@ -53,7 +53,8 @@ class CalledAgain:
 
 @pytest.fixture
 def run(small_root, tmp_path, monkeypatch):
-    """Starts a run, its steps captured or not; gives its weights and losses."""
+    """Starts a run with a GPU's optimizer, its steps captured or not; gives its weights and losses."""
+    monkeypatch.setattr("models.optimizer.is_fused", lambda parameter: True)
 
     def start(method, norm, capture=None, more=""):
         folder = tmp_path / f"{'plain' if capture is None else 'captured'}{more}"
