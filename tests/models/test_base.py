@@ -162,7 +162,9 @@ def start(tmp_path, capsys):
         code = main([*common.split(), *words.split(), *places])
         return code, re.sub(r"mine\d+", "mine", capsys.readouterr().err)
 
-    return run
+    yield run
+    for name in [name for name in METHODS._parts if name.startswith("mine")]:
+        del METHODS._parts[name]
 
 
 @pytest.mark.parametrize(
