@@ -19,15 +19,15 @@ from utils.records.state import RunState
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path / "results")]) == 0
     shown = capsys.readouterr().out
-    assert "20 runs: 20 not run" in shown
-    assert shown.count("python utils/main.py --model") == 20
+    assert "16 runs: 16 not run" in shown
+    assert shown.count("python utils/main.py --model") == 16
     assert not (tmp_path / "results").exists()
 
 
 def test_plan_for_programs(tmp_path, capsys):
     assert main(["--preset", "demo", "--json", "--num_seeds", "1", "--results_dir", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["asked"], plan["runs"], plan["merged"]) == (10, 10, 0)
+    assert (plan["asked"], plan["runs"], plan["merged"]) == (8, 8, 0)
     assert {job["state"] for job in plan["jobs"]} == {"not run"}
     assert plan["jobs"][0]["command"][0] == "utils/main.py"
 
@@ -102,7 +102,7 @@ def test_search_is_part_of_the_plan(tmp_path, capsys):
     assert shown.count("--seed 1 --epochs 4 --buffer_size 500 --kappa") == shown.count("--validation 0.1") == 4
     assert main([*words, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["selection"], plan["runs"], plan["following"], plan["following_jobs"]) == ("validation", 20, 4, [])
+    assert (plan["selection"], plan["runs"], plan["following"], plan["following_jobs"]) == ("validation", 16, 4, [])
 
 
 def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, capsys, monkeypatch):
@@ -114,7 +114,7 @@ def test_threads_are_those_of_each_run_and_shared_with_the_others(tmp_path, caps
     assert main([*words, "--threads", "2"]) == 0
     shown = capsys.readouterr().out
     assert "on the CPU: 3 runs at a time with 2 threads each" in shown
-    assert shown.count("--threads 2") == 20
+    assert shown.count("--threads 2") == 16
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert main(words) == 0
     assert "with 3 threads each" in capsys.readouterr().out
@@ -229,7 +229,7 @@ def test_quick_commands_need_no_torch(tmp_path, words):
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     command = f"{sys.executable} {ROOT / 'run.py'} --preset demo --dry_run --results_dir {tmp_path} | head -1"
     shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith("20 runs")
+    assert shown.stdout.startswith("16 runs")
     assert shown.stderr == ""
 
 
