@@ -46,7 +46,12 @@ class Cluster:
     @property
     def num_slots(self) -> int:
         """How many runs there are at a time, as far as that is known."""
-        return (self.jobs or 1) * (min(self.runs_per_job, _MOST_SIDE_BY_SIDE) if self.has_gpus else 1)
+        return (self.jobs or 1) * self._side_by_side
+
+    @property
+    def _side_by_side(self) -> int:
+        """Runs of a job that share its GPU at a time, as far as that is known; without a GPU one after another."""
+        return min(self.runs_per_job, _MOST_SIDE_BY_SIDE) if self.has_gpus else 1
 
     def describe(self) -> str:
         """One line about where the runs will go, to follow `on`."""
@@ -62,19 +67,17 @@ class Cluster:
             submission: whose jobs it starts.
             after: arrays that have to end first, by their job ids.
         """
-        num_jobs = -(-len(submission.runs) // submission.runs_per_job)
         at_once = f"%{self.jobs}" if self.jobs else ""
         output = str(submission.folder.resolve()).replace("%", "%%")
         warning = WARNING if self.limit is None else max(1, min(WARNING, int(self.limit / 4)))
-        side_by_side = min(self.runs_per_job, _MOST_SIDE_BY_SIDE) if self.has_gpus else 1
         directives = [
             f"--job-name={submission.job_name}",
-            f"--array=0-{num_jobs - 1}{at_once}",
+            f"--array=0-{submission.num_jobs - 1}{at_once}",
             f"--output={output}/%a.txt",
             "--open-mode=append",
             "--nodes=1",
             "--ntasks=1",
-            f"--cpus-per-task={self.threads * side_by_side}",
+            f"--cpus-per-task={self.threads * self._side_by_side}",
             "--requeue",
             f"--signal=B:USR1@{warning}",
             *([f"--dependency=afterany:{':'.join(after)}"] if after else []),

@@ -319,8 +319,8 @@ class Devices:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"
+    """`0 runs`, `1 run`, `2 runs`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _read_runs_per_gpu(value: str | int) -> int | None:

@@ -65,7 +65,7 @@ class Child:
             number: of them; None: all that are read.
         """
         lines = tail(self.log_path) or tail(self.job.record.log_path)
-        return [line.rstrip() for line in lines if line.strip()][-(number or 0) :]
+        return without_blanks(lines)[-(number or 0) :]
 
     def true_code(self, code: int) -> int:
         """Its exit code, or that of a full disk if it could not even print why it failed."""
@@ -294,6 +294,11 @@ def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:
             return file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+def without_blanks(lines: Sequence[str]) -> list[str]:
+    """The lines that say something, without white space at their ends."""
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def exception_line(lines: Sequence[str]) -> str:

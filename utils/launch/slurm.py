@@ -20,7 +20,7 @@ from utils.errors import Busy, UserError
 from utils.launch.cluster import Cluster
 from utils.launch.devices import counted
 from utils.launch.engine import Ended
-from utils.launch.local import exception_line, tail
+from utils.launch.local import NUM_LAST_LINES, exception_line, tail, without_blanks
 from utils.launch.plan import CommonOptions, Job
 from utils.launch.submission import Note, Submission, SubmittedRun, cancel_all, open_submissions
 from utils.locks import held
@@ -90,7 +90,7 @@ class SlurmAttempt:
 
     def last_lines(self) -> list[str]:
         """The last lines that it printed."""
-        return [line.rstrip() for line in tail(self.log_path) if line.strip()][-12:]
+        return without_blanks(tail(self.log_path))[-NUM_LAST_LINES:]
 
     def true_code(self, code: int) -> int:
         """The exit code as it was read."""
@@ -275,7 +275,7 @@ class SlurmEngine:
         except SlurmError:
             submission.close()
             raise
-        what = f"{counted(len(runs), 'run')} in {counted(-(-len(runs) // self._cluster.runs_per_job), 'job')}"
+        what = f"{counted(len(runs), 'run')} in {counted(submission.num_jobs, 'job')}"
         self._say(f"submitted {what}: Slurm array {submission.job_id}, {submission.folder}")
         self._has_submitted = True
         self._new_arrays.append(submission.job_id or "")
@@ -337,7 +337,7 @@ class SlurmEngine:
         state = attempt.slurm_job.state if attempt.slurm_job else ""
         told = _kind(attempt.slurm_job) if attempt.slurm_job else "Slurm no longer knows it"
         words = f"{attempt.label}: {told}"
-        lines = [line for line in tail(attempt.submission.log_path(attempt.index)) if line.strip()]
+        lines = without_blanks(tail(attempt.submission.log_path(attempt.index)))
         if state == "CANCELLED" or attempt.submission.is_cancelled:
             attempt.is_cancelled = True
             saved = "; its state is saved" if attempt.job.record.started else ""

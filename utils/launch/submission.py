@@ -135,6 +135,11 @@ class Submission:
         """How many runs a job takes."""
         return int(self.content["runs_per_job"])
 
+    @property
+    def num_jobs(self) -> int:
+        """Jobs of the array, of which the last one may have fewer runs."""
+        return -(-len(self.runs) // self.runs_per_job)
+
     def runs_of(self, index: int) -> Sequence[SubmittedRun]:
         """The runs of one of its jobs, by its index in the array."""
         return self.runs[index * self.runs_per_job : (index + 1) * self.runs_per_job]

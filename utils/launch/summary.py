@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.config.command_line import typed_text
 from utils.config.variants import row_of
+from utils.launch.devices import counted
 from utils.launch.estimates import Estimates
 from utils.launch.plan import CommonOptions, Job, Plan, Search, decided
 from utils.launch.steps import model_bytes
@@ -168,7 +169,7 @@ class Summary:
     def lines(self) -> list[str]:
         """The plan for people."""
         plan = self.plan
-        num_jobs = f"{len(plan.jobs)} run{'s' if len(plan.jobs) != 1 else ''}"
+        num_jobs = counted(len(plan.jobs), "run")
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
         return [
             f"{num_jobs}{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
@@ -231,7 +232,7 @@ class Summary:
             return []
         held_out = f"held-out training data (validation, {SEARCH_SHARE:.0%})"
         judged_on = held_out if self.plan.selection == VALIDATION else "the test data (oracle)"
-        cells = f"{len(searches)} cell{'s' if len(searches) > 1 else ''}"
+        cells = counted(len(searches), "cell")
         settings = _range(len(search.settings) for search in searches)
         budgets = _range(search.budget for search in searches)
         seeds = dict.fromkeys(str(job.config.seed) for job in searches[0].stage[0])
@@ -243,7 +244,7 @@ class Summary:
         num_following = sum(search.num_following for search in searches)
         if num_following:
             known = f", {len(self.following)} of them known: {_states(self.following)}" if self.following else ""
-            lines.append(f"then: {num_following} run{'s' if num_following > 1 else ''} of the best settings{known}")
+            lines.append(f"then: {counted(num_following, 'run')} of the best settings{known}")
             lines += [f"  {each.title}: {each.settings[index]}" for each, index in self.chosen.items()]
         return lines
 
