@@ -6,7 +6,10 @@ python run.py status | table | compare | data | cancel      see there
 
 import sys
 
-from utils.launch.cli import main
-
 if __name__ == "__main__":
+    from utils.interruption import interrupt_quietly
+
+    interrupt_quietly()
+    from utils.launch.cli import main
+
     sys.exit(main())

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from utils.interruption import interrupt_quietly
+
+    interrupt_quietly()
 
 from utils.config.command_line import typed_text
 from utils.config.configuration import SPLIT, Configuration, cell_name, configure, data_root, readable_name, restore

@@ -269,10 +269,10 @@ class Remaining:
     def _left(self, attempt: Attempt) -> tuple[float | None, float | None]:
         """Seconds that a run under way still takes by its own speed, and seconds that a whole run of it takes."""
         pace, num_steps = self._paces[attempt.job.name], self._estimates.steps.of(attempt.job)
-        speed = pace.seconds_per_step
-        if num_steps is None or speed is None:
+        speed, kind = pace.seconds_per_step, kind_of(attempt.job.name)
+        is_better_known = kind in self._by_kind and not pace.is_without_start
+        if num_steps is None or speed is None or is_better_known:
             return None, self._whole(attempt.job)
-        kind = kind_of(attempt.job.name)
         if num_steps and kind not in self._by_kind:
             whole = pace.moment - pace.started + (num_steps - pace.last_step + pace.first_step) * speed
             self._speed_by_kind[kind] = whole / num_steps
@@ -333,11 +333,16 @@ class _Pace:
         return replace(self, last_step=step, moment=now, since=self.since or (step, now))
 
     @property
+    def is_without_start(self) -> bool:
+        """Whether two steps have been reported, so that their distance says how fast the run is."""
+        return self.since is not None and self.last_step > self.since[0]
+
+    @property
     def seconds_per_step(self) -> float | None:
         """Evaluations included, and the start too before a second step is reported; None before the first one."""
         if self.since is None:
             return None
         step, moment = self.since
-        if self.last_step > step:
+        if self.is_without_start:
             return (self.moment - moment) / (self.last_step - step)
         return (self.moment - self.started) / (self.last_step - self.first_step)

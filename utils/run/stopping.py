@@ -5,6 +5,7 @@ from types import FrameType
 from typing import Any
 
 from utils.errors import Stopped, stop_signals
+from utils.interruption import end_if_importing
 
 
 class StopRequest:
@@ -33,5 +34,6 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._deferred or self.signal_number is not None:
+            end_if_importing(number, frame)
             raise Stopped(number)
         self.signal_number = number

@@ -130,6 +130,15 @@ def test_reported_steps_are_an_estimate_before_the_first_is_over(clock):
     assert reporting.look(progress, a=30) == 0.5 * 70  # without the start, once two later steps are reported
 
 
+def test_a_first_step_tells_nothing_of_a_kind_that_is_known(clock):
+    progress, reporting = plan(clock, [("a", 0.0)], [], finished=[("a", 50.0)]), Reporting(clock)
+    reporting.look(progress)
+    clock.advance(20.0)
+    assert reporting.look(progress, a=1) == 30.0  # and not 20 s for each of the 99 that follow
+    clock.advance(10.0)
+    assert reporting.look(progress, a=21) == 0.5 * 79
+
+
 def test_waiting_runs_take_what_their_kind_takes_or_as_many_steps_of_another(clock):
     progress, reporting = plan(clock, [("a", 0.0)], ["a", "b"]), Reporting(clock)
     reporting.sizes["b"] = 200
