@@ -83,6 +83,11 @@ def test_a_grid_of_the_demos_size_gives_the_table_of_the_local_engine(cluster, s
     assert len(tables(tmp_path / "slurm")) == 3
 
 
+def times_ended(results):
+    """How often each run came to the end of its last task; what is done twice counts twice."""
+    return [path.read_text().count("after task 3/3") for path in results.glob("few/*/log.txt")]
+
+
 # -- Disturbances -----------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +127,7 @@ def test_a_disturbed_grid_has_the_undisturbed_table(cluster, undisturbed, small_
     shown = finish(launcher)
     assert "2 of 2 runs complete" in shown
     assert tables(tmp_path) == undisturbed
+    assert times_ended(tmp_path) == [1, 1]
     assert cluster.jobs() == []
     if disturb is not kill_a_node:
         assert any("its state is saved" in path.read_text() for path in tmp_path.glob("few/slurm/*/*.txt"))
@@ -141,8 +147,7 @@ def test_a_launcher_that_is_killed_is_started_elsewhere_and_nothing_is_done_twic
     assert "2 of 2 runs complete" in shown
     assert "submitted" not in shown
     assert tables(tmp_path / "results") == undisturbed
-    said = [path.read_text() for path in tmp_path.glob("results/few/*/log.txt")]
-    assert [text.count("after task 3/3") for text in said] == [1] * 2
+    assert times_ended(tmp_path / "results") == [1, 1]
 
 
 @pytest.mark.slow
@@ -170,6 +175,7 @@ def test_submitted_without_waiting_shown_cancelled_and_taken_up(
     assert main(["cancel", *place]) == 2
     assert main(words) == 0
     assert tables(tmp_path) == undisturbed
+    assert times_ended(tmp_path) == [1, 1]
 
 
 @pytest.mark.slow
