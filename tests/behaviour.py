@@ -56,11 +56,11 @@ RUNS = {
 }
 
 GRIDS = {
-    "online": "--preset demo --num_seeds 2 --models er_ace --methods BN AdaB2N TBBN --kappa 0.4 1.0",
+    "online": "--preset demo --num_seeds 2 --models er_ace --methods BN AdaB2N TBBN --kappa 0.4 1.0 --epochs 1",
     "offline": "--preset tbbn-layers --datasets seq-digits --models ft lucir --methods BN TBBN CN* --epochs 2 --nf 16 "
     "--backbone resnet18 --buffer_sizes 60",
     "validated": "--preset demo --num_seeds 2 --models er --methods BN AdaB2N --kappa 0.4 1.0 "
-    "--selection validation --search_seeds 0",
+    "--epochs 1 --selection validation --search_seeds 0",
 }
 _TABLES = ("table.md", "table.tex", "table.csv")
 

@@ -23,7 +23,7 @@ FEW = (
     "--checkpoint_every 0.5 --nowandb -y --group few"
 )
 DEMO = (
-    "--preset demo --datasets seq-arrays --models er er_ace --methods BN GN CN TBBN AdaB2N --seeds 0 --n_tasks 3 "
+    "--preset demo --datasets seq-arrays --models er er_ace --methods BN GN TBBN AdaB2N --seeds 0 1 --n_tasks 3 "
     "--nf 4 --num_groups 4 --lr 0.02 --epochs 1 --buffer_size 20 --nowandb -y --group few"
 )
 
@@ -75,10 +75,10 @@ def tables(results):
 @pytest.mark.slow
 def test_a_grid_of_the_demos_size_gives_the_table_of_the_local_engine(cluster, small_root, tmp_path):
     finish(launch(DEMO, small_root, tmp_path / "local"))
-    on_slurm = ("--engine", "slurm", "--runs_per_job", "5", "--jobs", "2", "--threads", "1")
+    on_slurm = ("--engine", "slurm", "--runs_per_job", "8", "--jobs", "2", "--threads", "1")
     shown = finish(launch(DEMO, small_root, tmp_path / "slurm", *on_slurm))
-    assert "10 of 10 runs complete" in shown
-    assert "submitted 10 runs in 2 jobs" in shown
+    assert "16 of 16 runs complete" in shown
+    assert "submitted 16 runs in 2 jobs" in shown
     assert tables(tmp_path / "slurm") == tables(tmp_path / "local")
     assert len(tables(tmp_path / "slurm")) == 3
 

@@ -174,6 +174,7 @@ class Summary:
         return [
             f"{num_jobs}{merged if plan.num_merged else ''}: {_states(plan.jobs)}",
             *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan).items()),
+            *(f"  tasks: {line}" for line in _unequal_tasks(plan.jobs)),
             *(f"  {line}" for line in self._search_lines()),
             *(f"  {line}" for line in self._cost().lines(self._num_parallel)),
             f"  records: {self.common.folder}",
@@ -285,6 +286,23 @@ def _axes(plan: Plan) -> Mapping[str, dict[str, None]]:
         for option, title in titles.items()
     }
     return {title: found for title, found in axes.items() if found}
+
+
+def _unequal_tasks(jobs: Iterable[Job]) -> list[str]:
+    """How many classes each task of a stream has, as far as they differ; those that are drawn with their seed."""
+    seeds: dict[str, dict[tuple[int, ...], set[int]]] = {}
+    for job in jobs:
+        sizes = job.config.arrangement.task_sizes(len(job.data.class_sizes), job.config.seed) if job.has_data else ()
+        if len(set(sizes)) > 1:
+            title = f"{job.config.dataset} ({job.config.stream})"
+            seeds.setdefault(title, {}).setdefault(sizes, set()).add(job.config.seed)
+    lines = []
+    for title, found in seeds.items():
+        is_drawn = len(set.union(*found.values())) > 1 and all(len(each) == 1 for each in found.values())
+        for sizes, of_seeds in found.items():
+            which = f", seed {min(of_seeds)}" if is_drawn else ""
+            lines.append(f"{title}{which}: {counted(len(sizes), 'task')} of {', '.join(map(str, sizes))} classes")
+    return lines
 
 
 def _job_as_json(job: Job) -> dict[str, Any]:

@@ -329,21 +329,8 @@ def test_the_plan_that_was_made_last_defines_what_is_searched_and_strangers_are_
 @pytest.mark.slow
 def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path):
     words = ["--preset", "demo", "--models", "er", "--methods", "BN", "AdaB2N", "--kappa", "0.4", "1.0"]
-    words += [
-        "--num_seeds",
-        "1",
-        "--selection",
-        "validation",
-        "--group",
-        "study",
-        "--results_dir",
-        str(tmp_path),
-        "--nowand",
-        "1",
-        "--jobs",
-        "2",
-        "-y",
-    ]
+    words += ["--num_seeds", "1", "--epochs", "1", "--selection", "validation", "--group", "study"]
+    words += ["--results_dir", str(tmp_path), "--nowand", "1", "--jobs", "2", "-y"]
     shown = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, check=True, capture_output=True, text=True)
     assert "4 of 4 runs complete" in shown.stdout
     assert "on a held-out part of the training data" in (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
@@ -354,7 +341,7 @@ def test_real_runs_are_searched_on_held_out_data_and_end_with_the_table(tmp_path
 @pytest.mark.slow
 def test_real_runs_search_the_option_of_a_plug_in_and_compare_learning_rates(tmp_path):
     (tmp_path / "sharp.py").write_text(PLUGIN)
-    words = f"--preset demo --models er --methods BN Sharp --num_seeds 1 --plugin {tmp_path / 'sharp.py'}"
+    words = f"--preset demo --models er --methods BN Sharp --num_seeds 1 --epochs 1 --plugin {tmp_path / 'sharp.py'}"
     words += f" --lr 0.03 0.1 --sharpness 1 2 --search sharpness --group study --results_dir {tmp_path} --nowand 1 -y"
     command = [sys.executable, "run.py", *words.split()]
     shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from utils.launch.summary import Cost, Summary, cost_of, steps_in_words
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch):
-    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, ()))
+    monkeypatch.setattr("utils.launch.plan.DataFacts.of", lambda self, config: Data(config.dataset, (144,) * 10))
 
 
 @pytest.fixture
@@ -68,6 +68,21 @@ def test_epochs_and_buffer_sizes_are_axes_too(summarise):
     summary = summarise(epochs=(1, 3), buffer_size=(100, 200))
     assert (line(summary, "epochs:"), line(summary, "buffer sizes:")) == ("epochs: 1 3", "buffer sizes: 100 200")
     assert not any(text.startswith("  buffer") for text in summarise(models=("sgd",), methods=("BN",)).lines())
+
+
+def test_tasks_of_unequal_size_are_told(summarise):
+    told = [text for text in summarise(n_tasks=(5, 3, 4)).lines() if text.startswith("  tasks:")]
+    assert told == [
+        "  tasks: seq-digits (split): 3 tasks of 4, 3, 3 classes",
+        "  tasks: seq-digits (split): 4 tasks of 3, 3, 2, 2 classes",
+    ]
+
+
+def test_tasks_whose_sizes_are_drawn_are_told_by_seed(summarise):
+    told = [text for text in summarise(stream=("si-blurry",)).lines() if text.startswith("  tasks:")]
+    assert [text.split(" tasks of ")[0] for text in told] == [
+        f"  tasks: seq-digits (si-blurry), seed {seed}: 5" for seed in (0, 1)
+    ]
 
 
 def test_one_run_is_no_runs(summarise):
