@@ -3,7 +3,8 @@
     python benchmarks/buffer.py
 
 The rounds of the two memories alternate, so that both meet the same disturbances; the medians are compared. A ring
-stores every row; the reservoirs stand where they store about half of the rows they are offered.
+stores every row; the reservoirs stand where they store about half of the rows they are offered; a balance of classes
+stores what is not of a largest class.
 """
 
 import argparse
@@ -17,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from utils.data.augment import Augmentation, Transform
-from utils.data.buffer import Memory, make_memory
+from utils.data.batch import Batch
+from utils.data.buffer import BUFFER_MODES, Memory, make_memory
 
 CAPACITIES = (500, 50_000)
 BATCH_SIZE = 10
@@ -25,7 +27,7 @@ NUM_TASKS = 5
 STEPS_PER_ROUND = 20
 
 RAW = torch.full((BATCH_SIZE, 3, 32, 32), 127, dtype=torch.uint8)
-LABELS = torch.zeros(BATCH_SIZE, dtype=torch.int64)
+LABELS = torch.arange(BATCH_SIZE) % 7  # classes that cannot be equally large, so that some rows are always stored
 LOGITS = torch.zeros(BATCH_SIZE, 10)
 
 
@@ -37,10 +39,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_deterministic_debug_mode("error")
     print(f"insert {BATCH_SIZE} and draw {BATCH_SIZE} images of 3x32x32 with 10 logits, {arguments.threads} thread(s)")
-    for mode in ("reservoir", "ring"):
+    for mode in BUFFER_MODES:
         costs = measure(mode, arguments.rounds)
         shown = "  ".join(f"{capacity:>6} slots {costs[capacity]:6.1f} us/step" for capacity in CAPACITIES)
-        print(f"{mode:<10}{shown}  ratio {costs[CAPACITIES[1]] / costs[CAPACITIES[0]]:.2f}")
+        print(f"{mode:<20}{shown}  ratio {costs[CAPACITIES[1]] / costs[CAPACITIES[0]]:.2f}")
 
 
 def measure(mode: str, num_rounds: int) -> dict[int, float]:
@@ -78,7 +80,8 @@ def time_round(memory: Memory) -> float:
 
 def insert(memory: Memory, task: int) -> None:
     """Offer one batch of the stream."""
-    memory.insert(RAW, LABELS, torch.full((BATCH_SIZE,), task), logits=LOGITS)
+    batch = Batch(RAW, LABELS, RAW, torch.full((BATCH_SIZE,), task), host_labels=LABELS)
+    memory.insert(batch, logits=LOGITS)
 
 
 if __name__ == "__main__":

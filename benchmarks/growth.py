@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.step import Steps, compare, make_training, measured_stages
 from utils.config.registry import METHODS
+from utils.data.batch import Batch
 from utils.run.training import Training
 
 LIMIT = 1.05
@@ -62,10 +63,11 @@ def fill(training: Training, capacity: int) -> None:
     """Fill a memory with rows of the first task."""
     memory, logits = training.method.memory, torch.zeros(ROWS_PER_INSERTION, NUM_CLASSES)
     raw = torch.full((ROWS_PER_INSERTION, 3, SIDE, SIDE), 127, dtype=torch.uint8)
-    labels = tasks = torch.zeros(ROWS_PER_INSERTION, dtype=torch.int64)
+    zeros = torch.zeros(ROWS_PER_INSERTION, dtype=torch.int64)
+    batch = Batch(raw, zeros, raw, zeros, host_labels=zeros)
     extras = {"logits": logits} if "alpha" in training.config.used() else {}
     while len(memory) < capacity:
-        memory.insert(raw, labels, tasks, **extras)
+        memory.insert(batch, **extras)
 
 
 def report(model: str, layer: str, root: Path, options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from utils.config.configuration import Configuration
 from utils.config.options import Option, grouped, ranged
 from utils.config.parts import BackbonePart, NormPart
 from utils.data.batch import Batch, Draft, below, within
-from utils.data.buffer import Memory
+from utils.data.buffer import BUFFER_MODES, Memory
 from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSizes, TaskStream
 from utils.data.pools import Stream
 from utils.data.staging import Values
@@ -48,8 +48,9 @@ REPLAY_OPTIONS = grouped(
         "buffer_mode",
         str,
         "reservoir",
-        "how the memory is filled: reservoir sampling, or a ring buffer",
-        choices=("reservoir", "ring"),
+        "which rows of the stream the memory keeps: those of reservoir sampling, with or without balance of the "
+        "classes, of a greedy balance of them, or the last of each task",
+        choices=tuple(BUFFER_MODES),
     ),
     Option(
         "forward",
@@ -546,7 +547,7 @@ class ReplayMethod(MemoryMethod):
         found = [draw for draw in draws if draw is not None]
         is_joint = bool(found) and self.config.forward == "joint"
         plan = self.plan_with(batch, found, len(batch) if is_joint else None)
-        return replace(plan, targets=self.memory.offer(batch.tasks))
+        return replace(plan, targets=self.memory.offer(batch.tasks, batch.labels))
 
     @property
     def replays(self) -> bool:
@@ -584,6 +585,6 @@ class ReplayMethod(MemoryMethod):
     def remember(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the current rows to memory, unaugmented, after the step."""
         if self._given.targets is None:
-            self.memory.insert(batch.raw, batch.labels, batch.tasks, **extras)
+            self.memory.insert(batch, **extras)
         else:
             self.memory.write(self._given.targets, raw=batch.raw, labels=batch.labels, **extras)

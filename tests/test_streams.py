@@ -70,9 +70,11 @@ def test_options_at_their_defaults_leave_the_identity_as_it_was(stream):
     assert plain == typed != other
 
 
+@pytest.mark.parametrize("memory", ["reservoir", "reservoir_balanced", "class_balanced"])
 @pytest.mark.parametrize("stream", STREAMS.names())
-def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch, stream):
-    assert start(line_of(stream), "whole") == 0
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch, stream, memory):
+    line = line_of(stream, f"--buffer_mode {memory}")
+    assert start(line, "whole") == 0
     update, num_killed = MemoryMethod.update, 0
     for calls in (2, 5, 4):  # a later one may find nothing left to do
         counter = itertools.count(1)
@@ -85,11 +87,11 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(MemoryMethod, "update", update_or_die)
             try:
-                start(line_of(stream, "--checkpoint_every 0"), "killed")
+                start(f"{line} --checkpoint_every 0", "killed")
             except Killed:
                 num_killed += 1
     assert num_killed == 3
-    assert start(line_of(stream), "killed") == 0
+    assert start(line, "killed") == 0
     assert found("killed") == found("whole")
 
 

@@ -553,7 +553,7 @@ def describe_batches(config: Configuration) -> str:
         current, memory = part_sizes(config.batch_size, config.batch_ratio)
         return f"batches of {current} + {memory} from the second task on, {config.buffer_size} exemplars"
     rows = f"{config.batch_size} + {config.minibatch_size}"
-    return f"batches of {rows} from a {config.buffer_mode} of {config.buffer_size}, {config.forward} forward"
+    return f"batches of {rows} from a memory of {config.buffer_size} ({config.buffer_mode}), {config.forward} forward"
 
 
 def show_result(config: Configuration, record: Record, screen: Screen) -> None:

@@ -44,8 +44,8 @@ class ScriptedMemory:
     def draw(self, n: int) -> Batch | None:
         return self.draws.pop(0) if self.draws else None
 
-    def insert(self, raw: Tensor, labels: Tensor, tasks: Tensor, **extras: Tensor) -> None:
-        self.inserted.append({"raw": raw, "labels": labels, "tasks": tasks, **extras})
+    def insert(self, batch: Batch, **extras: Tensor) -> None:
+        self.inserted.append({"raw": batch.raw, "labels": batch.labels, "tasks": batch.tasks, **extras})
 
 
 class FixedNetwork(nn.Module):
@@ -101,11 +101,13 @@ def leaf(logits: np.ndarray) -> Tensor:
 def rows(images: Tensor, labels: np.ndarray | None = None, task: int = 0, **extras: np.ndarray) -> Batch:
     """A batch whose images are these logits."""
     size = len(images)
+    labels = torch.zeros(size, dtype=torch.int64) if labels is None else torch.tensor(labels)
     return Batch(
         images=images,
-        labels=torch.zeros(size, dtype=torch.int64) if labels is None else torch.tensor(labels),
+        labels=labels,
         raw=torch.zeros(size, 3, 2, 2, dtype=torch.uint8),
         tasks=torch.full((size,), task, device="cpu"),
+        host_labels=labels.cpu(),
         extras={name: torch.tensor(value) for name, value in extras.items()},
     )
 

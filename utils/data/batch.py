@@ -22,6 +22,7 @@ class Batch:
         labels: [N] int64, on the run's device.
         raw: the same images as stored, [N, C, H, W] uint8, on the run's device.
         tasks: index of each row's task, [N] int64, on the host: whoever needs it there must not wait for the device.
+        host_labels: the labels, [N] int64, on the host, for the same reason.
         extras: what a method stored beside a row, such as its logits [N, K], on the run's device.
         num_current: leading rows that come from the current stream, the others come from memory; None: all of one kind.
     """
@@ -30,6 +31,7 @@ class Batch:
     labels: Tensor
     raw: Tensor
     tasks: Tensor
+    host_labels: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
     num_current: int | None = None
 
@@ -56,7 +58,7 @@ class Draft:
 
     Attributes:
         fetches: its rows, source after source.
-        tasks: of each row, [N] int64, on the host.
+        tasks, labels: of each row, [N] int64, on the host.
         changes: what becomes of each image, on the host, images in the last axis (`utils/data/augment.py`).
         apply: raw images and the changes on the device -> augmented images.
         device: where the batch is made.
@@ -65,6 +67,7 @@ class Draft:
 
     fetches: tuple[Fetch, ...]
     tasks: Tensor
+    labels: Tensor
     changes: Values
     apply: Callable[[Tensor, Values], Tensor]
     device: torch.device
@@ -86,7 +89,8 @@ class Draft:
         parts = [fetch.rows(within(sent, str(number))) for number, fetch in enumerate(self.fetches)]
         rows = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         raw, labels = rows.pop("raw"), rows.pop("labels")
-        return Batch(self.apply(raw, within(sent, "changes")), labels, raw, self.tasks, rows, self.num_current)
+        images = self.apply(raw, within(sent, "changes"))
+        return Batch(images, labels, raw, self.tasks, self.labels, rows, self.num_current)
 
     def batch(self) -> Batch:
         """The batch, its values sent now."""
@@ -95,8 +99,8 @@ class Draft:
     def beside(self, other: "Draft") -> "Draft":
         """One batch of these rows, which are current, and then the other's."""
         changes = {name: torch.cat([values, other.changes[name]], -1) for name, values in self.changes.items()}
-        tasks = torch.cat([self.tasks, other.tasks])
-        return Draft(self.fetches + other.fetches, tasks, changes, self.apply, self.device, len(self))
+        tasks, labels = torch.cat([self.tasks, other.tasks]), torch.cat([self.labels, other.labels])
+        return Draft(self.fetches + other.fetches, tasks, labels, changes, self.apply, self.device, len(self))
 
 
 def within(values: Values, name: str) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
-"""Memories of past images for replay: reservoir and ring, uint8 on the run's device.
+"""Memories of past images for replay, uint8 on the run's device: a reservoir, two that balance classes, and a ring.
 
 Which slot a row goes to and which rows are drawn is decided on the host, from one generator, and only the chosen
 indices are sent to the device. So the law is the same on every device, the task of every drawn row is known without
 waiting for the device, and a step costs the same whatever the capacity.
 
 The generator gives 63-bit integers, which are reduced modulo the number of choices (at most N/2⁶³ from uniform for N
-choices). A memory takes from it, in this order: for every row that a full reservoir is offered, one integer; for every
-drawn row, one integer. A ring takes none on insertion. Rows one by one or in batches therefore make no difference,
-and a memory restored by `load_state_dict` continues exactly.
+choices). A memory takes from it, in this order: for every row that it is offered while it is full, one integer; for
+every drawn row, one integer. A ring takes none on insertion. Rows one by one or in batches therefore make no
+difference, and a memory restored by `load_state_dict` continues exactly.
 
 Both halves of a step are here (`utils/data/batch.py`): the host chooses by `choose` and `offer`, the device fetches by
 the draft and writes by `write`. `draw` and `insert` are both at once.
@@ -63,44 +63,43 @@ class Memory:
         self._num_spare = 0  # rows of the storage for what is not kept, as many as the first batch has
         self._filled = torch.zeros(capacity, dtype=torch.int64)  # filled slots, in the order of their first filling
         self._tasks = torch.full((capacity,), _UNFILLED)
+        self._labels = torch.zeros_like(self._tasks)
         self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, [capacity + spare, ...]
 
     def __len__(self) -> int:
         """Number of rows that can be drawn."""
         return self._num_filled
 
-    def insert(self, raw: Tensor, labels: Tensor, tasks: Tensor, **extras: Tensor) -> None:
-        """Offer the rows of a batch, in their order.
+    def insert(self, batch: Batch, **extras: Tensor) -> None:
+        """Offer the rows of a batch, in their order, with their images unaugmented.
 
         Args:
-            raw: unaugmented images, [B, C, H, W] uint8, on the device.
-            labels: [B] int64, on the device.
-            tasks: index of each row's task, [B] int64, on the host.
+            batch: B rows.
             extras: what is stored beside each row, [B, ...], on the device; the same names at every insertion.
 
         Raises:
             ValueError: the rows are not of these kinds.
         """
-        rows = {"raw": raw, "labels": labels, **extras}
-        self._check(rows, len(tasks))
-        targets = self.offer(tasks)
+        rows = {"raw": batch.raw, "labels": batch.labels, **extras}
+        self._check(rows, len(batch.tasks))
+        targets = self.offer(batch.tasks, batch.host_labels)
         self.write(send({"targets": targets}, self._device)["targets"], **rows)
 
-    def offer(self, tasks: Tensor) -> Tensor:
+    def offer(self, tasks: Tensor, labels: Tensor) -> Tensor:
         """Decide where each of the rows of a batch goes, as if they came one by one, and count them as there.
 
         Args:
-            tasks: index of each row's task, [B] int64, on the host.
+            tasks, labels: of each row, [B] int64, on the host.
 
         Returns:
             The rows of the storage to write them to, [B] int64 on the host.
 
         Raises:
-            ValueError: a task that the memory does not have, or tasks on the device.
+            ValueError: a task that the memory does not have, or tasks or labels on the device.
         """
-        if tasks.device.type != "cpu":
-            raise ValueError("memory takes the tasks of the rows on the host: reading them would wait for the device")
-        slots = self._choose_slots(tasks.tolist())
+        if not tasks.device.type == labels.device.type == "cpu":
+            raise ValueError("memory takes tasks and labels of the rows on the host: it must not wait for the device")
+        slots = self._choose_slots(tasks.tolist(), labels.tolist())
         self.num_seen += len(slots)
         last = {slot: row for row, slot in enumerate(slots) if slot != _DISCARDED}  # of rows on the same slot it stays
         self._num_spare = self._num_spare or len(slots)
@@ -111,7 +110,7 @@ class Memory:
             fresh = kept[self._tasks[kept] == _UNFILLED]
             self._filled[self._num_filled : self._num_filled + len(fresh)] = fresh
             self._num_filled += len(fresh)
-            self._tasks[kept] = tasks[rows]
+            self._tasks[kept], self._labels[kept] = tasks[rows], labels[rows]
         return targets
 
     @torch.no_grad()
@@ -142,7 +141,8 @@ class Memory:
         shape = (size, *self._rows["raw"].shape[1:])
         changes = self._augmentation.draw(shape, self._augmentation.generators["memory"])
         fetch = Fetch({"slots": slots}, self._fetch)
-        return Draft((fetch,), self._tasks[slots], changes, self._augmentation.apply, self._device)
+        tasks, labels = self._tasks[slots], self._labels[slots]
+        return Draft((fetch,), tasks, labels, changes, self._augmentation.apply, self._device)
 
     def _fetch(self, sent: Values) -> dict[str, Tensor]:
         return {name: stored.index_select(0, sent["slots"]) for name, stored in self._rows.items()}
@@ -171,9 +171,11 @@ class Memory:
         self._rows = {name: self._storage(stored) for name, stored in state["rows"].items()}
         for name, stored in state["rows"].items():
             self._rows[name][: self.capacity] = stored
+        if self._rows:
+            self._labels.copy_(self._rows["labels"][: self.capacity])
         self._random.set_state(state["generator"].cpu())
 
-    def _choose_slots(self, tasks: Sequence[int]) -> list[int]:
+    def _choose_slots(self, tasks: Sequence[int], labels: Sequence[int]) -> list[int]:
         """The slot of each offered row, `_DISCARDED` for a row that is not kept."""
         raise NotImplementedError
 
@@ -203,7 +205,7 @@ class Reservoir(Memory):
     discarded if there is no such slot.
     """
 
-    def _choose_slots(self, tasks: Sequence[int]) -> list[int]:
+    def _choose_slots(self, tasks: Sequence[int], labels: Sequence[int]) -> list[int]:
         end = self.num_seen + len(tasks)
         slots = list(range(self.num_seen, min(end, self.capacity)))
         rows = range(self.num_seen + len(slots), end)
@@ -211,6 +213,90 @@ class Reservoir(Memory):
             slot = integer % (row + 1)
             slots.append(slot if slot < self.capacity else _DISCARDED)
         return slots
+
+
+class Balancing(Memory):
+    """Base of the memories in which a new row takes the place of one of the largest class.
+
+    Row n of the stream, counted from 0, goes to slot n while n < capacity. What is kept of the later ones, as a
+    subclass decides, replaces a row of the largest class, each with equal probability; of all the largest, if there are
+    several. How large classes are is counted before the new row is among them.
+    """
+
+    def __init__(
+        self, capacity: int, device: torch.device | str, augmentation: Augmentation, random: torch.Generator
+    ) -> None:
+        super().__init__(capacity, device, augmentation, random)
+        self._slots_of_class: dict[int, list[int]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"slots_of_class": self._slots_of_class}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._slots_of_class = {label: list(slots) for label, slots in state["slots_of_class"].items()}
+
+    def _choose_slots(self, tasks: Sequence[int], labels: Sequence[int]) -> list[int]:
+        chosen = []
+        num_free = min(max(0, self.capacity - self.num_seen), len(labels))
+        integers = iter(self._random_integers(len(labels) - num_free))
+        for row, label in enumerate(labels, self.num_seen):
+            slot = row if row < self.capacity else self._vacate(row, label, next(integers))
+            if slot != _DISCARDED:
+                self._slots_of_class.setdefault(label, []).append(slot)
+            chosen.append(slot)
+        return chosen
+
+    def _vacate(self, row: int, label: int, integer: int) -> int:
+        """Take a row out for one of the stream; its slot, `_DISCARDED` if the stream's is not kept."""
+        size = max(map(len, self._slots_of_class.values()))
+        largest = sorted(each for each, slots in self._slots_of_class.items() if len(slots) == size)
+        choice = self._choice(row, label in largest, integer)
+        if choice is None:
+            return _DISCARDED
+        slots = self._slots_of_class[largest[choice // size % len(largest)]]
+        place = choice % size
+        slots[place], slots[-1] = slots[-1], slots[place]
+        return slots.pop()
+
+    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
+        """A uniform integer, by which the row that is replaced is chosen; None to discard the stream's.
+
+        Args:
+            row: number of the stream's row, from 0.
+            is_largest: whether its class is one of the largest in memory.
+            integer: uniform below 2⁶³.
+        """
+        raise NotImplementedError
+
+
+class ClassBalanced(Balancing):
+    """The greedy balancing sampler of GDumb (Prabhu et al., ECCV 2020).
+
+    Once memory is full, a row is kept unless its class is one of the largest. So the classes become as equal as their
+    numbers of rows allow, whatever their order.
+
+    Algorithm 1 of the paper keeps a row of a new class, or of one with fewer than capacity / (classes so far) rows, and
+    no other while there is room. Where every class brings that many, both end in the same sizes, equal but for one row;
+    where some bring fewer, their share stays empty there, and is given to the others here.
+    """
+
+    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
+        return None if is_largest else integer
+
+
+class BalancedReservoir(Balancing):
+    """Balanced reservoir sampling (Buzzega et al., Rethinking Experience Replay: a Bag of Tricks, ICPR 2020).
+
+    Once memory is full, row n of the stream, counted from 0, is kept as in a reservoir, with probability
+    capacity / (n + 1), whatever its class.
+
+    mammoth's `balancoir` takes more than the paper does: also each row of a class below the median size.
+    """
+
+    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
+        rest, slot = divmod(integer, row + 1)  # as good as independent, and both uniform
+        return rest if slot < self.capacity else None
 
 
 class Ring(Memory):
@@ -235,12 +321,20 @@ class Ring(Memory):
         self._num_tasks = num_tasks
         self._portion = capacity // num_tasks
 
-    def _choose_slots(self, tasks: Sequence[int]) -> list[int]:
+    def _choose_slots(self, tasks: Sequence[int], labels: Sequence[int]) -> list[int]:
         if tasks and not 0 <= min(tasks) <= max(tasks) < self._num_tasks:
             raise ValueError(
                 f"a task that a ring of {self._num_tasks} tasks does not have: {min(tasks)} to {max(tasks)}"
             )
         return [row % self._portion + task * self._portion for row, task in enumerate(tasks, self.num_seen)]
+
+
+BUFFER_MODES: dict[str, type[Memory]] = {
+    "reservoir": Reservoir,
+    "reservoir_balanced": BalancedReservoir,
+    "class_balanced": ClassBalanced,
+    "ring": Ring,
+}
 
 
 def make_memory(
@@ -255,7 +349,7 @@ def make_memory(
     """An empty memory.
 
     Args:
-        mode: `reservoir` or `ring`.
+        mode: one of `BUFFER_MODES`.
         capacity: images kept at most.
         num_tasks: tasks of the stream, among which a ring divides its slots.
         device: where the images are kept.
@@ -265,16 +359,16 @@ def make_memory(
     Raises:
         UserError: the mode is unknown, or the capacity is too small.
     """
+    if mode not in BUFFER_MODES:
+        raise UserError(f"unknown --buffer_mode {mode!r}. Known: {', '.join(BUFFER_MODES)}.")
     if capacity < 1:
         raise UserError(f"--buffer_size {capacity}: memory needs room for at least 1 image")
-    random = generator(seed, "memory")
-    if mode == "reservoir":
-        return Reservoir(capacity, device, augmentation, random)
-    if mode == "ring":
-        if capacity < num_tasks:
-            raise UserError(f"--buffer_size {capacity} leaves a ring no slot per task: give at least {num_tasks}")
-        return Ring(capacity, device, augmentation, random, num_tasks)
-    raise UserError(f"unknown --buffer_mode {mode!r}. Known: reservoir, ring.")
+    parts = (capacity, device, augmentation, generator(seed, "memory"))
+    if mode != "ring":
+        return BUFFER_MODES[mode](*parts)
+    if capacity < num_tasks:
+        raise UserError(f"--buffer_size {capacity} leaves a ring no slot per task: give at least {num_tasks}")
+    return Ring(*parts, num_tasks)
 
 
 def draw_without_replacement(num_items: int, integers: Sequence[int]) -> list[int]:

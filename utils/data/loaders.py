@@ -47,7 +47,8 @@ class Loader(ABC):
 def draft_of(pool: Pool, rows: Tensor, augmentation: Augmentation, draws: torch.Generator) -> Draft:
     """Some rows [n] of a pool, and what becomes of their images."""
     changes = augmentation.draw((len(rows), *pool.image_shape), draws)
-    return Draft((pool.fetch(rows),), pool.tasks[rows], changes, augmentation.apply, pool.device)
+    fetches = (pool.fetch(rows),)
+    return Draft(fetches, pool.tasks[rows], pool.labels[rows], changes, augmentation.apply, pool.device)
 
 
 class Shuffled(Loader):

@@ -140,6 +140,8 @@ def test_equal_computations_have_one_identity(first, second):
         "--nl AdaB2N --kappa 0.7",
         "--forward joint",
         "--buffer_mode ring",
+        "--buffer_mode class_balanced",
+        "--buffer_mode reservoir_balanced",
         "--nf 20",
         "--backbone resnet32",
         "--validation",

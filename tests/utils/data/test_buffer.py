@@ -1,19 +1,23 @@
-"""Memories keep the exact laws of reservoir and ring, whatever the batches, and continue exactly."""
+"""Memories keep their exact laws, whatever the batches, and continue exactly."""
 
 import io
 import itertools
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from tests.golden import cases
 from tests.utils.data.augment_rig import Noise, Unchanged
-from utils.data.buffer import draw_without_replacement, make_memory
+from utils.data.batch import Batch
+from utils.data.buffer import BUFFER_MODES, draw_without_replacement, make_memory
 from utils.errors import UserError
 
-MODES = ("reservoir", "ring")
+MODES = tuple(BUFFER_MODES)
+BALANCED_MODES = ("reservoir_balanced", "class_balanced")
 RING_CASES = cases("losses/memory.npz", "ring_")
 RESERVOIR_CASES = cases("losses/memory.npz", "reservoir_")
 
@@ -33,11 +37,17 @@ def image_of(items):
     return digits.to(torch.uint8).view(-1, 3, 1, 1).expand(-1, 3, 2, 2).contiguous()
 
 
+def batch_of(items, tasks, labels=None, device="cpu"):
+    """Items as rows of the stream, each its own label unless others are given."""
+    labels = items if labels is None else labels
+    raw = image_of(items).to(device)
+    return Batch(raw, labels.to(device), raw, tasks, host_labels=labels)
+
+
 def offer(memory, items, task=0, **extras):
     """Insert items, each its own label."""
     items = torch.as_tensor(items)
-    tasks = torch.as_tensor(task).expand(len(items))
-    memory.insert(image_of(items), items, tasks, **extras)
+    memory.insert(batch_of(items, torch.as_tensor(task).expand(len(items))), **extras)
 
 
 def labels_by_slot(memory):
@@ -55,7 +65,7 @@ def assert_uniform(counts, level=1e-3):
     assert chisquare(counts).pvalue > level
 
 
-# -- the interface of both ---------------------------------------------------------------------------------------------
+# -- the interface of all ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -111,7 +121,8 @@ def test_every_draw_is_augmented_anew():
 def test_images_take_one_byte_per_value(mode):
     memory = memory_of(mode, 40, num_tasks=2)
     assert memory.state_dict()["rows"] == {}, "nothing is allocated before the shape of the images is known"
-    memory.insert(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]))
+    raw, zero = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0])
+    memory.insert(replace(batch_of(zero, zero), raw=raw))
     assert memory.state_dict()["rows"]["raw"].untyped_storage().nbytes() == (40 + 1) * 3 * 8 * 8
 
 
@@ -136,13 +147,14 @@ def test_an_unknown_mode_is_named():
 
 def test_rows_that_do_not_fit_are_refused():
     memory = memory_of("ring", 4, num_tasks=2)
-    items, tasks = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+    batch = batch_of(torch.arange(2), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="uint8"):
-        memory.insert(torch.zeros(2, 3, 2, 2), items, tasks)
+        memory.insert(replace(batch, raw=batch.raw.float()))
     with pytest.raises(ValueError, match="different numbers"):
-        memory.insert(image_of(items), items, tasks[:1])
-    with pytest.raises(ValueError, match="host"):
-        memory.insert(image_of(items), items, tasks.to("meta"))
+        memory.insert(replace(batch, tasks=batch.tasks[:1]))
+    for name in ("tasks", "host_labels"):
+        with pytest.raises(ValueError, match="host"):
+            memory.insert(replace(batch, **{name: getattr(batch, name).to("meta")}))
     for task in (-1, 2):
         with pytest.raises(ValueError, match="ring of 2 tasks"):
             offer(memory, [0, 1], task=task)
@@ -156,10 +168,9 @@ def test_rows_that_do_not_fit_are_refused():
 def test_nothing_waits_for_the_device(mode):
     """Tensors on the meta device have no values, so that reading one fails."""
     memory = make_memory(mode, 6, num_tasks=2, device="meta", augmentation=Unchanged(as_float), seed=0)
-    on_device = image_of(torch.arange(4)).to("meta")
     for task in (0, 0, 0, 1, 1):
         tasks = torch.full((4,), task)
-        memory.insert(on_device, tasks.to("meta"), tasks, logits=torch.zeros(4, 2, device="meta"))
+        memory.insert(batch_of(torch.arange(4), tasks, tasks, device="meta"), logits=torch.zeros(4, 2, device="meta"))
     batch = memory.draw(6)
     assert {each.device.type for each in (batch.images, batch.raw, batch.labels, batch.extras["logits"])} == {"meta"}
     assert batch.tasks.device.type == "cpu"
@@ -180,8 +191,8 @@ def test_the_hosts_half_and_the_devices_are_a_draw_and_an_insertion(mode):
             assert torch.equal(made.images, draw.images)
             assert torch.equal(made.labels, draw.labels)
             assert torch.equal(draft.tasks, draw.tasks)
-        whole.insert(image_of(items), items, tasks)
-        places = halves.offer(tasks)
+        whole.insert(batch_of(items, tasks))
+        places = halves.offer(tasks, items)
         assert places.shape == (6,)
         assert len(set(places.tolist())) == 6
         halves.write(places, raw=image_of(items), labels=items)
@@ -210,7 +221,7 @@ def test_a_batch_is_the_same_as_its_rows_one_by_one(mode, sizes):
 
 def test_rows_of_several_tasks_in_one_batch():
     memory = memory_of("ring", 4, num_tasks=2)
-    memory.insert(image_of(torch.arange(6)), torch.arange(6), torch.tensor([1, 0, 1, 0, 1, 1]))
+    offer(memory, range(6), task=torch.tensor([1, 0, 1, 0, 1, 1]))
     assert labels_by_slot(memory) == [-1, 3, 4, 5]
 
 
@@ -333,6 +344,136 @@ def test_a_row_of_a_full_reservoir_goes_to_any_slot_or_none():
     assert chisquare(observed, [num_runs / num_items * weight for weight in (1, 1, 1, 1, 8)]).pvalue > 1e-3
 
 
+# -- the balance of classes --------------------------------------------------------------------------------------------
+
+
+def offer_classes(memory, labels, batch_size=10, first=0):
+    """Insert rows of these classes, whose numbers in the stream their images show; gives the next number."""
+    labels = torch.as_tensor(labels)
+    items = torch.arange(first, first + len(labels))
+    for some, classes in zip(items.split(batch_size), labels.split(batch_size), strict=True):
+        memory.insert(batch_of(some, torch.zeros_like(some), classes))
+    return first + len(labels)
+
+
+def contents(memory):
+    """The number in the stream and the class of the row in each filled slot."""
+    rows = memory.state_dict()["rows"]
+    items = (rows["raw"][:, :, 0, 0].long() * torch.tensor([1, 256, 256**2])).sum(1)
+    return list(zip(items.tolist(), rows["labels"].tolist(), strict=True))[: len(memory)]
+
+
+def sizes(memory):
+    return Counter(label for _, label in contents(memory))
+
+
+def by_the_rule(mode, capacity, labels, random):
+    """The memory after a stream, row by row as the papers have it."""
+    kept = []
+    for row, label in enumerate(labels):
+        if len(kept) < capacity:
+            kept.append((row, label))
+            continue
+        counts = Counter(each for _, each in kept)
+        largest = [each for each, count in counts.items() if count == max(counts.values())]
+        if label in largest if mode == "class_balanced" else random.integers(row + 1) >= capacity:
+            continue
+        replaced = random.choice(largest)
+        victims = [place for place, (_, each) in enumerate(kept) if each == replaced]
+        kept[victims[random.integers(len(victims))]] = (row, label)
+    return kept
+
+
+STREAM = [0] * 5 + [1, 0, 1, 2, 0, 2, 2, 1, 0, 3, 3, 2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("mode", BALANCED_MODES)
+def test_contents_are_those_of_the_papers_rule(mode):
+    """Each row of a stream is in memory as often as by a loop of its own, and so is each combination of sizes."""
+    num_runs, random, capacity = 2000, np.random.default_rng(0), 6
+    ours, theirs = Counter(), Counter()
+    for seed in range(num_runs):
+        memory = memory_of(mode, capacity, seed=seed)
+        offer_classes(memory, STREAM, batch_size=len(STREAM))
+        for counts, kept in ((ours, contents(memory)), (theirs, by_the_rule(mode, capacity, STREAM, random))):
+            counts.update(row for row, _ in kept)
+            counts[tuple(sorted(Counter(label for _, label in kept).items()))] += 1
+    for what in ours.keys() | theirs.keys():
+        share = (ours[what] + theirs[what]) / (2 * num_runs)
+        assert abs(ours[what] - theirs[what]) <= 4 * (2 * num_runs * share * (1 - share)) ** 0.5, what
+
+
+@pytest.mark.parametrize("mode", BALANCED_MODES)
+def test_a_row_of_the_largest_class_gives_way_each_with_equal_probability(mode):
+    """Of two classes that are the largest, while a third stays whole."""
+    gone, num_runs = Counter(), 0
+    for seed in range(2000):
+        memory = memory_of(mode, 7, seed=seed)
+        offer_classes(memory, [0, 1, 0, 1, 0, 1, 2, 3])
+        left = {row for row, _ in contents(memory)}
+        num_runs += 7 in left
+        gone.update(set(range(7)) - left if 7 in left else ())
+    assert set(gone) == set(range(6))
+    assert_uniform([gone[row] for row in range(6)])
+    share = 1 if mode == "class_balanced" else 7 / 8
+    assert abs(num_runs - 2000 * share) <= 4 * (2000 * share * (1 - share)) ** 0.5
+
+
+@pytest.mark.parametrize("order", ["class after class", "shuffled", "tail last"])
+@pytest.mark.parametrize("capacity", [50, 53])
+def test_a_class_balanced_memory_is_as_balanced_as_can_be(order, capacity):
+    labels = torch.arange(10).repeat_interleave(60)
+    if order == "shuffled":
+        labels = labels[torch.randperm(600, generator=torch.Generator().manual_seed(0))]
+    memory = memory_of("class_balanced", capacity)
+    first = offer_classes(memory, labels)
+    assert set(sizes(memory).values()) <= {capacity // 10, -(-capacity // 10)}
+    if order == "tail last":
+        offer_classes(memory, [10, 10], first=first)
+        assert sizes(memory)[10] == 2, "a rare class is kept whole"
+        assert max(sizes(memory).values()) - min(sizes(memory)[label] for label in range(10)) <= 1
+
+
+def test_a_balanced_reservoir_takes_a_row_as_often_as_a_reservoir_whatever_its_class():
+    capacity, num_items, num_runs = 4, 12, 2000
+    for label in (0, 1):
+        kept = 0
+        for seed in range(num_runs):
+            memory = memory_of("reservoir_balanced", capacity, seed=seed)
+            offer_classes(memory, [0] * (num_items - 1) + [label], batch_size=num_items)
+            kept += num_items - 1 in dict(contents(memory))
+        share = capacity / num_items
+        assert abs(kept - num_runs * share) < 4 * (num_runs * share * (1 - share)) ** 0.5
+
+
+def test_a_balanced_reservoir_is_uniform_within_a_class_of_which_rows_come_alike():
+    kept, num_runs = Counter(), 2000
+    for seed in range(num_runs):
+        memory = memory_of("reservoir_balanced", 5, seed=seed)
+        offer_classes(memory, [0] * 20, batch_size=20)
+        kept.update(row for row, _ in contents(memory))
+    assert max(abs(kept[row] - num_runs / 4) for row in range(20)) < 4 * (num_runs * 3 / 16) ** 0.5
+
+
+@pytest.mark.parametrize("mode", BALANCED_MODES)
+def test_a_restored_balance_continues_exactly(mode):
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (400,), generator=random) ** 2
+    original, restored = memory_of(mode, 30, seed=1), memory_of(mode, 30, seed=2)
+    first = offer_classes(original, labels[:200])
+    restored.load_state_dict(through_a_file(original.state_dict()))
+    for memory in (original, restored):
+        offer_classes(memory, labels[200:], first=first)
+    assert contents(original) == contents(restored)
+
+
+@pytest.mark.parametrize("mode", BALANCED_MODES)
+def test_a_memory_smaller_than_the_number_of_classes(mode):
+    memory = memory_of(mode, 2)
+    offer_classes(memory, list(range(9)) * 3, batch_size=4)
+    assert len(memory) == len(sizes(memory)) == 2
+
+
 # -- the ring ----------------------------------------------------------------------------------------------------------
 
 
@@ -400,9 +541,10 @@ def test_successive_draws_are_independent():
     assert_uniform(list(pairs.values()))
 
 
-def test_generator_is_consumed_as_documented():
-    """One integer per row offered to a full reservoir and one per drawn row, none otherwise."""
-    memory = memory_of("reservoir", 4)
+@pytest.mark.parametrize("mode", ["reservoir", *BALANCED_MODES])
+def test_generator_is_consumed_as_documented(mode):
+    """One integer per row offered to a full memory and one per drawn row, none otherwise."""
+    memory = memory_of(mode, 4)
     before = memory.state_dict()["generator"]
     offer(memory, range(4))
     assert torch.equal(memory.state_dict()["generator"], before)
