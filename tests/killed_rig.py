@@ -21,7 +21,7 @@ def result_of(results: Path) -> dict:
     """What the only complete run found, without its timings."""
     (path,) = results.rglob("result.json")
     result = json.loads(path.read_text())
-    return {name: result[name] for name in ("metrics", "counts", "anytime", "weights_sha256", "steps")}
+    return {name: result.get(name) for name in ("metrics", "counts", "anytime", "points", "weights_sha256", "steps")}
 
 
 def metrics_of(results: Path) -> str:

@@ -73,7 +73,7 @@ def test_options_at_their_defaults_leave_the_identity_as_it_was(stream):
 @pytest.mark.parametrize("memory", ["reservoir", "reservoir_balanced", "class_balanced"])
 @pytest.mark.parametrize("stream", STREAMS.names())
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch, stream, memory):
-    line = line_of(stream, f"--buffer_mode {memory}")
+    line = line_of(stream, f"--buffer_mode {memory} --eval_every 2 --eval_images 4")
     assert start(line, "whole") == 0
     update, num_killed = MemoryMethod.update, 0
     for calls in (2, 5, 4):  # a later one may find nothing left to do
@@ -93,6 +93,26 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch
     assert num_killed == 3
     assert start(line, "killed") == 0
     assert found("killed") == found("whole")
+
+
+@pytest.mark.parametrize("inside", ["--eval_every 1", "--eval_every 2 --eval_images 4"])
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_evaluations_inside_tasks_change_nothing_in_training(start, found, stream, inside):
+    assert start(line_of(stream), "without") == 0
+    assert start(line_of(stream, inside), "with") == 0
+    (plain, _), (measured, _) = found("without"), found("with")
+    assert measured["weights_sha256"] == plain["weights_sha256"]
+    assert measured["counts"] == plain["counts"]
+    assert measured["classes"] == plain["classes"]
+    assert "points" not in plain
+    points, metrics = measured["points"], measured["metrics"]["class_il"]
+    assert len(points["step"]) == len(set(points["step"])) == len(measured["anytime"])
+    assert points["images"][-1] == sum(plain["classes"]["trained"])
+    assert len(points["total"][-1]) == (1 if stream == "gaussian" else 3)
+    assert sum(points["total"][-1]) == (3 * 4 if "images" in inside else 6 * 8)
+    assert 0 <= metrics["A_AUC"] <= 100
+    for name in ("min-ACC", "WC-ACC", "stability_gap"):
+        assert (metrics[name] is None) == (stream == "gaussian")
 
 
 @pytest.mark.parametrize("stream", STREAMS.names())
@@ -228,6 +248,8 @@ def test_a_method_that_needs_boundaries_is_refused_by_its_name(start, capsys, st
         ("--first_task_classes 6", "--first_task_classes 6 leaves no class"),
         ("--imbalance exp --imbalance_ratio 100", "--imbalance_ratio 100 leaves a class without images"),
         ("--imbalance exp --imbalance_ratio 0.5", "--imbalance_ratio"),
+        ("--stream gaussian --eval_every 2 --eval_images 1", "--eval_images 1 leaves out all test images of some"),
+        ("--eval_every 2 --eval_images 16", "--eval_images 16 leaves out no image"),
         ("--imbalance_ratio 5", "it belongs to --imbalance exp"),
     ],
 )

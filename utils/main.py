@@ -171,6 +171,7 @@ def train(
     sizes = StreamSizes.of(stream)
     counted = count_stages(config, sizes)
     check_retuning(config, sizes)
+    check_inside(config, stream)
     method = make_method(config, stream, augmentation, device)
     method.check_batches(counted)
     capture = make_capture(config, method, device, screen)
@@ -342,6 +343,21 @@ def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
         raise UserError(f"--retune_norms trains on full batches: {error}") from None
 
 
+def check_inside(config: Configuration, stream: Stream) -> None:
+    """Raise UserError if `--eval_images` would leave out no test image, or all of some class."""
+    number, most = config.eval_images, int(stream.pool(range(stream.num_tasks), "test").tasks.bincount().max())
+    if number >= most:
+        raise UserError(
+            f"--eval_images {number} leaves out no image, as no task has more than {most} to test on: give fewer, or "
+            "leave it out"
+        )
+    if 0 < number < max(stream.task_sizes):
+        raise UserError(
+            f"--eval_images {number} leaves out all test images of some class, as a task has {max(stream.task_sizes)} "
+            "classes: give at least as many"
+        )
+
+
 def make_replay(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Memory:
     """A memory that is filled while training."""
     from utils.data.buffer import make_memory
@@ -479,6 +495,7 @@ def make_result(
         "untrained": measured.untrained or None,
         "anytime": measured.anytime,
         "classes": measured.classes or None,
+        **({"points": measured.points} if measured.points else {}),
         **({"norms": measured.norms} if measured.norms else {}),
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
@@ -526,6 +543,7 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     sizes = StreamSizes.of(stream)
     num_steps = count_total_steps(config, count_stages(config, sizes))
     check_retuning(config, sizes)
+    check_inside(config, stream)
     show_plan(config, stream, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {num_steps:,} training steps; {state}")

@@ -162,6 +162,7 @@ def test_forward_transfer_and_anytime_accuracy_on_request(start, tmp_path):
     assert len(result["untrained"]["class_il"]) == 3
     assert result["counts"]["total"][0] == [16, 16, None]
     assert len(result["anytime"]) == 3 + 3  # four steps a task: once inside, once at the end
+    assert result["points"]["total"][1] == [16, None, None]  # the next task's are measured, and not of this one
 
 
 def test_seen_outputs_only(start, tmp_path):

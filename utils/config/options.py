@@ -297,7 +297,15 @@ _EVALUATION = grouped(
         "eval_every",
         ranged(int, 0),
         0,
-        "steps between evaluations within a task, for anytime accuracy; 0: off",
+        "steps between evaluations within a task, for accuracies inside the stream; 0: off",
+        role="measurement",
+    ),
+    Option(
+        "eval_images",
+        ranged(int, 0),
+        0,
+        "test images of each task that these evaluations are on, drawn by the seed; 0: all of them",
+        active_when=(above("eval_every", 0),),
         role="measurement",
     ),
 )

@@ -112,6 +112,7 @@ class Result:
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
         classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images;
             None in records that lack it.
+        points: the evaluation points inside the stream (`utils/run/measurements.py`); None if none were asked for.
         norms: what was measured of the norm layers; None if it was not asked for.
         weights_sha256: of the final weights.
         steps: that were trained.
@@ -124,6 +125,7 @@ class Result:
     untrained: Mapping[str, list[int]] | None = None
     anytime: tuple[float, ...] = ()
     classes: Mapping[str, list[int]] | None = None
+    points: Mapping[str, list[Any]] | None = None
     norms: NormMeasurements | None = None
     weights_sha256: str = ""
     steps: int = 0
@@ -144,7 +146,9 @@ class Result:
         untrained = None if not content.get("untrained") else _untrained(content["untrained"], len(counts["total"]))
         anytime = tuple(_number(value) for value in sequence(content.get("anytime", [])))
         classes = None if not content.get("classes") else _classes(content["classes"])
-        metrics = summarise(SimpleNamespace(untrained=untrained, anytime=anytime, classes=classes, **counts))
+        points = None if not content.get("points") else _points(content["points"])
+        measured = {"untrained": untrained, "anytime": anytime, "classes": classes, "points": points}
+        metrics = summarise(SimpleNamespace(**measured, **counts))
         for scenario, written in mapping(content.get("metrics", {})).items():
             for name, value in mapping(written).items():
                 if scenario in metrics and name not in ("A", *METRICS):
@@ -155,6 +159,7 @@ class Result:
             untrained=untrained,
             anytime=anytime,
             classes=classes,
+            points=points,
             norms=None
             if content.get("norms") is None
             else NormMeasurements.parse(content["norms"], len(counts["total"])),
@@ -303,6 +308,18 @@ def _classes(value: Any) -> dict[str, list[int]]:
     for trained, correct, total in zip(*found.values(), strict=True):
         _of(_whole(trained) >= 0 and _whole(correct) <= _whole(total), total)
     return found
+
+
+def _points(value: Any) -> dict[str, list[Any]]:
+    found = {name: sequence(mapping(value).get(name)) for name in ("step", "task", "images", *_COUNTS)}
+    num_columns = len(sequence(found["total"][0])) if found["total"] else 0
+    for step, task, images, *counts in zip(*found.values(), strict=True):
+        _of(_whole(step) >= 0 and _whole(task) < num_columns and _whole(images) > 0, step)
+        class_il, task_il, total = map(sequence, counts)
+        for correct in (class_il, task_il):
+            _check_counts(correct, total, num_columns)
+        _of(any(number is not None for number in total), total)
+    return _of(num_columns > 0, found)
 
 
 def _check_counts(correct: list[Any], total: list[Any], num_tasks: int) -> None:

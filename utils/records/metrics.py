@@ -9,12 +9,13 @@ needs something that was not measured is NaN, and None in a summary. A metric is
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.records.content import SCENARIOS
+from utils.records.points import Points, area_under_curve, minimum_accuracy, stability_gap, worst_case_accuracy
 
 
 class Measured(Protocol):
@@ -26,6 +27,7 @@ class Measured(Protocol):
         anytime: mean Class-IL accuracy over the tasks seen in percent, at every evaluation point.
         classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images;
             None or empty if not measured.
+        points: the evaluation points inside the stream (`Measurements.points`); None or empty if there are none.
     """
 
     @property
@@ -46,6 +48,9 @@ class Measured(Protocol):
     @property
     def classes(self) -> Mapping[str, Sequence[int]] | None: ...
 
+    @property
+    def points(self) -> Mapping[str, Sequence[Any]] | None: ...
+
 
 @dataclass(frozen=True)
 class Accuracies:
@@ -57,6 +62,7 @@ class Accuracies:
         anytime: mean accuracy over the tasks seen at every evaluation point; empty where they do not cover the stream.
         total: test images that each entry of R is the accuracy on, [T, T]; NaN where not measured.
         classes: accuracy at the end on each class, by the number of its training images; [K, 2], none if not measured.
+        points: the evaluation points inside the stream; None if there are none.
     """
 
     matrix: np.ndarray
@@ -64,6 +70,7 @@ class Accuracies:
     anytime: Sequence[float]
     total: np.ndarray
     classes: np.ndarray
+    points: Points | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,8 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
         # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
         anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
         total, classes = np.asarray(measured.total, dtype=float), _classes_of(measured.classes)
-        found = Accuracies(matrix, baseline, anytime, total, classes)
+        points = Points.of(measured.points, scenario) if measured.points else None
+        found = Accuracies(matrix, baseline, anytime, total, classes, points)
         values = {each.name: _plain(each.function(found)) for each in METRICS.values() if scenario in each.scenarios}
         summary[scenario] = {"A": [_plain(value) for value in means], **values}
     return summary
@@ -233,6 +241,15 @@ def shot_accuracy(classes: np.ndarray, fewest: float, most: float) -> float:
     return found.mean() if len(found) else math.nan
 
 
+def _inside_metric(name: str, title: str, function: Callable[[Points], float], **more: Any) -> Metric:
+    """A metric of the evaluation points inside the stream."""
+
+    def measure(run: Accuracies) -> float:
+        return math.nan if run.points is None else function(run.points)
+
+    return Metric(name, title, measure, **more)
+
+
 def _shot_metric(name: str, fewest: float, most: float) -> Metric:
     return Metric(
         f"A_{name}",
@@ -241,6 +258,9 @@ def _shot_metric(name: str, fewest: float, most: float) -> Metric:
         scenarios=("class_il",),
     )
 
+
+INSIDE = "--eval_every N"  # what measures accuracies inside the tasks
+INSIDE_TASKS = f"{INSIDE} on a stream that has tasks"  # and what it needs of the stream
 
 METRICS = Metrics()
 for _metric in (
@@ -286,8 +306,29 @@ for _metric in (
         "AAA",
         "Average anytime accuracy AAA",
         lambda run: average_anytime_accuracy(run.anytime),
-        needs="--eval_every N",
+        needs=INSIDE,
         scenarios=("class_il",),
+    ),
+    _inside_metric(
+        "A_AUC",
+        "Area under the accuracy curve A_AUC, over images seen",
+        area_under_curve,
+        needs=INSIDE,
+        scenarios=("class_il",),
+    ),
+    _inside_metric(
+        "min-ACC",
+        "Average minimum accuracy min-ACC, since each task was learned",
+        minimum_accuracy,
+        needs=INSIDE_TASKS,
+    ),
+    _inside_metric("WC-ACC", "Worst-case accuracy WC-ACC", worst_case_accuracy, needs=INSIDE_TASKS),
+    _inside_metric(
+        "stability_gap",
+        "Stability gap, largest drop on earlier tasks after the begin of a task, mean over tasks",
+        stability_gap,
+        lower_is_better=True,
+        needs=INSIDE_TASKS,
     ),
     # Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
     _shot_metric("many", 101, math.inf),

@@ -12,6 +12,7 @@ from utils.data.pools import Pool
 from utils.data.staging import send
 from utils.errors import Diverged, is_out_of_memory
 from utils.inference import inference_batch_size
+from utils.seeds import generator
 
 _FEWER = 8  # so many times fewer images in a batch where a GPU's memory is full
 
@@ -90,6 +91,28 @@ def by_task(counts: Sequence[Counts], task_of_class: Tensor) -> list[Counts]:
     rows = torch.tensor([[each.correct_class_il, each.correct_task_il, each.total] for each in counts])
     sums = torch.zeros(int(tasks.max()) + 1, 3, dtype=torch.int64).index_add_(0, tasks, rows)
     return [Counts(*row) for row in sums.tolist()]
+
+
+def choose_images(labels: Tensor, task_of_class: Tensor, number: int, seed: int) -> Tensor:
+    """Draw so many test images of each task, all of one that has fewer, its classes as evenly as can be.
+
+    Args:
+        labels: of all test images, [N] int64 on the host.
+        task_of_class: task of each label, [K] int64 on the host.
+        number: at least as many as a task has classes.
+        seed: of the run.
+
+    Returns:
+        [N] bool on the host.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "evaluation"))
+    is_chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for task in range(int(task_of_class.max()) + 1):
+        rows = shuffled[task_of_class[labels[shuffled]] == task]
+        is_of = labels[rows].unsqueeze(1) == (task_of_class == task).nonzero().flatten()
+        places = is_of.cumsum(dim=0)[is_of]  # of each among those of its class
+        is_chosen[rows[places.argsort(stable=True)[:number]]] = True
+    return is_chosen
 
 
 def _only(outputs: Tensor, allowed: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import Diverged, UserError
+from utils.run.evaluate import Counts
 
 
 @dataclass
@@ -23,6 +24,13 @@ class Measurements:
         untrained: the same counts of the untrained network, T each; empty unless forward transfer is measured.
         anytime: mean Class-IL accuracy in percent over the tasks seen, at every evaluation point.
         classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images.
+        points: the evaluation points, in their order, if any are asked for inside tasks: `step`, training steps until
+            then; `task`, counted from 0; `images` until then; and the counts `class_il`, `task_il` and `total` of the
+            same test images at every point, a list each with an entry per task, None where no class has been seen (one
+            entry for all of a stream without boundaries, whose points are of task 0). None in a run that goes on from a
+            checkpoint that lacks `images`.
+        images: training images of the stream gone through so far, each as often as it came; None if that is not known,
+            as in checkpoints of earlier versions.
         norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
         seconds: where the time went, by kind; together they are the time of the run.
 
@@ -38,6 +46,8 @@ class Measurements:
     untrained: dict[str, list[int]] = field(default_factory=dict)
     anytime: list[float] = field(default_factory=list)
     classes: dict[str, list[int]] = field(default_factory=dict)
+    points: dict[str, list[Any]] = field(default_factory=dict)
+    images: int | None = None
     norms: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
 
@@ -46,7 +56,27 @@ class Measurements:
         """Nothing measured yet."""
         tables: list[list[list[int | None]]] = [[[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)]
         class_il, task_il, total = tables
-        return cls(class_il, task_il, total)
+        return cls(class_il, task_il, total, images=0)
+
+    def add_images(self, number: int) -> None:
+        """Count training images of the stream."""
+        self.images = None if self.images is None else self.images + number
+
+    def add_point(self, step: int, task: int, counts: Sequence[Counts]) -> None:
+        """Add an evaluation point, by the counts on the test images of each task; none where some may be missing."""
+        if self.images is None:
+            return
+        tested = [each if each.total else None for each in counts]
+        point = {
+            "step": step,
+            "task": task,
+            "images": self.images,
+            "class_il": [each and each.correct_class_il for each in tested],
+            "task_il": [each and each.correct_task_il for each in tested],
+            "total": [each and each.total for each in tested],
+        }
+        for name, value in point.items():
+            self.points.setdefault(name, []).append(value)
 
     def add_seconds(self, kind: str, seconds: float) -> None:
         """Add time that was spent."""

@@ -31,7 +31,7 @@ from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
 from utils.run.diagnosis import NormDiagnosis, note
-from utils.run.evaluate import Counts, by_task, evaluate, mean_cross_entropy
+from utils.run.evaluate import Counts, by_task, choose_images, evaluate, mean_cross_entropy
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
 from utils.run.progress import ProgressReport, Screen
 from utils.run.steps import Capture, Steps
@@ -154,6 +154,7 @@ class Training:
         self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
+        self._inside_rows = self._choose_inside_rows()
         self._mixed = False  # whether this process has trained on images and exemplars together
 
     @as_user_errors()
@@ -267,7 +268,7 @@ class Training:
 
     def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int, steps: Steps) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
-            self._step(steps(batch), stage.trains)
+            self._step(steps(batch), batch, stage.trains)
             self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
@@ -298,12 +299,13 @@ class Training:
         self.best.offer(loss, self.position.epoch, self.method.network)
         self.sinks.write(self._line("validation") | {"loss": loss})
 
-    def _step(self, losses: dict[str, Tensor], trains: bool) -> None:
+    def _step(self, losses: dict[str, Tensor], batch: Draft, trains: bool) -> None:
         check_terms(losses, self.config.model)
         self.meter.add(losses)
         self.position.batch += 1
         if trains:
             self.position.step += 1
+            self.measured.add_images(batch.num_current or len(batch))
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
         self._save_if_due()
@@ -347,6 +349,8 @@ class Training:
             return
         num_tested = min(task + 1 + self._measures_transfer, self.stream.num_tasks)
         classes = self._count_classes(num_tested, num_trained=task + 1)
+        num_seen = int((self.stream.first_tasks <= task).nonzero().max()) + 1  # the next task's are not
+        inside = classes[:num_seen] if self._inside_rows is None else self._count_inside()
         found = by_task(classes, self.stream.task_of_class)
         for column, counts in enumerate(found):
             if not counts.total:
@@ -354,34 +358,57 @@ class Training:
             measured.class_il[task][column] = counts.correct_class_il
             measured.task_il[task][column] = counts.correct_task_il
             measured.total[task][column] = counts.total
-        title = f"after task {task + 1}/{self.stream.num_tasks}"
         if task + 1 == self.stream.num_tasks:
             measured.classes = self._classes_at_the_end(classes)
-        measured.anytime.append(self._report("evaluation", title, self._seen(found)))
+        self._report("evaluation", f"after task {task + 1}/{self.stream.num_tasks}", self._seen(found))
+        self._add_point(inside)
         self.position.evaluated = True
 
-    def _report(self, kind: str, title: str, counts: list[Counts]) -> float:
-        """Write and say the accuracies on the tasks seen; the result is their mean in Class-IL."""
+    def _report(self, kind: str, title: str, counts: list[Counts]) -> None:
+        """Write and say the accuracies on the tasks seen."""
         class_il = [100 * each.correct_class_il / each.total for each in counts]
         task_il = [100 * each.correct_task_il / each.total for each in counts]
         position = {"kind": kind, "step": self.position.step, "task": self.position.task}
         self.sinks.write(position | {"class_il": class_il, "task_il": task_il})
         means = [self._mean(values, counts) for values in (class_il, task_il)]
         self.sinks.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
-        return means[0]
 
     def _evaluate_if_due(self) -> None:
-        """Anytime accuracy, between two steps of a task; the task's last step is measured at its end."""
+        """Evaluate between two steps of a task; after its last step, it is done at its end."""
         position, every = self.position, self.config.eval_every
         inside = position.stage or position.epoch or position.batch
         if not every or not inside or position.step % every or position.measured_step == position.step:
             return
-        counts = self._seen(self._count(position.task + 1, num_trained=position.task + 1))
-        class_il = [100 * each.correct_class_il / each.total for each in counts]
-        self.measured.anytime.append(self._mean(class_il, counts))
+        class_il = self._add_point(self._count_inside())
         position.measured_step = position.step
-        line = {"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il}
-        self.sinks.write(line)
+        self.sinks.write({"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il})
+
+    def _choose_inside_rows(self) -> Tensor | None:
+        """Which test images the network is evaluated on inside tasks, [N] bool on the host; None: all of them."""
+        config, stream = self.config, self.stream
+        if not config.eval_images:
+            return None
+        labels = stream.pool(range(stream.num_tasks), "test").labels
+        return choose_images(labels, stream.task_of_class, config.eval_images, config.seed)
+
+    def _count_inside(self) -> list[Counts]:
+        """What a point inside the stream counts: each class that came so far, on the test images that it is for."""
+        num_tasks = self.position.task + 1
+        return self._count_classes(num_tasks, num_trained=num_tasks, chosen=self._inside_rows)
+
+    def _add_point(self, classes: Sequence[Counts]) -> list[float]:
+        """Add an evaluation point, from the counts of each class seen; gives the Class-IL accuracies on their tasks."""
+        stream, task = self.stream, self.position.task
+        found = by_task(classes, stream.task_of_class)
+        seen = [each for each in found if each.total]
+        class_il = [100 * each.correct_class_il / each.total for each in seen]
+        self.measured.anytime.append(self._mean(class_il, seen))
+        if self.config.eval_every and stream.boundaries == "none":
+            self.measured.add_point(self.position.step, 0, by_task(classes, torch.zeros_like(stream.task_of_class)))
+        elif self.config.eval_every:
+            later = [Counts(0, 0, 0)] * (stream.num_tasks - len(found))
+            self.measured.add_point(self.position.step, task, [*found, *later])
+        return class_il
 
     def _count(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
         """Correct predictions on the test images of the classes that come in the first tasks, by the task of the class.
@@ -392,12 +419,15 @@ class Training:
             self._count_classes(num_tasks, num_trained=num_trained, network=network), self.stream.task_of_class
         )
 
-    def _count_classes(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
-        """The same, of each class; none of a class that comes later."""
+    def _count_classes(
+        self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None, chosen: Tensor | None = None
+    ) -> list[Counts]:
+        """The same, of each class; none of a class that comes later. `chosen` are those of all test images to use."""
         stream = self.stream
         is_tested = stream.first_tasks < num_tasks
         pool = stream.pool(range(int(stream.task_of_class[is_tested].max()) + 1), "test")
-        rows = is_tested[pool.labels].nonzero().flatten()
+        is_used = is_tested[pool.labels] if chosen is None else is_tested[pool.labels] & chosen[: len(pool)]
+        rows = is_used.nonzero().flatten()
         pool = pool if len(rows) == len(pool) else SubsetPool(pool, rows)
         with self._doing("evaluation"), evaluating(network or self.method.network):
             return evaluate(

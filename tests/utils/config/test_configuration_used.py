@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "debug_mode": [2],
     "epochs": [3],
     "eval_every": [2],
+    "eval_images": [],  # needs inside evaluations; tried beside them below
     "exemplar_selection": ["random"],  # the two kinds of herding differ after many places
     "first_task_classes": [3],
     "fast": [],  # other kernels, of a GPU
@@ -56,6 +57,7 @@ _COMBINED = [  # (line, changed)
     ("--model icarl --batching ratio", "--batch_ratio 1"),
     ("--model icarl --batching ratio", "--current_pool union"),
     ("--model lucir --lucir_distill scores", "--lucir_lambda 2"),
+    ("--model ft --eval_every 2", "--eval_images 6"),
     ("--model ft --nl AdaB2N", "--lambd 0.3"),
     ("--model ft --nl AdaB2N", "--kappa 0.9"),
     ("--model ft --nl AdaB2N", "--ada_t0 2"),

@@ -8,6 +8,7 @@ from utils.records.state import RunState
 
 CONFIG = {"schema": 1, "values": {"nl": "BN", "seed": 0}, "command": ["python", "utils/main.py"]}
 COUNTS = {"class_il": [[5, None], [2, 4]], "task_il": [[5, None], [5, 6]], "total": [[10, None], [10, 10]]}
+POINTS = {"step": [1, 2], "task": [0, 1], "images": [4, 8], **COUNTS}
 RESULT = {"schema": 1, "counts": COUNTS, "untrained": None, "anytime": [50.0, 30.0]}
 
 
@@ -70,6 +71,10 @@ def test_started_and_diverged_runs_are_told_apart(write):
         {"result": {**RESULT, "counts": {**COUNTS, "class_il": [[10**400, None], [2, 4]]}}},
         {"result": {**RESULT, "counts": {**COUNTS, "class_il": []}}},
         {"result": {**RESULT, "anytime": ["x"]}},
+        {"result": {**RESULT, "points": {"step": [1]}}},
+        {"result": {**RESULT, "points": {**POINTS, "class_il": [[5, None], [11, 4]]}}},
+        {"result": {**RESULT, "points": {**POINTS, "task": [0, 2]}}},
+        {"result": {**RESULT, "points": {**POINTS, "images": [4]}}},
         {"result": {**RESULT, "untrained": {"class_il": [1]}}},
         {"result": "[" * 100_000},
         {"result": {**RESULT, "counts": {**COUNTS, "class_il": [["x", None], [2, 4]]}}},

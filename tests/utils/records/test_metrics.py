@@ -23,6 +23,7 @@ PODNET = [name for name in GOLDEN if name.startswith("podnet")]
 CLASS_IL = [[100, 30, None], [120, 160, 20], [80, 164, 180]]
 TASK_IL = [[180, 110, None], [170, 190, 90], [160, 190, 196]]
 TOTAL = [[200, 200, None], [200, 200, 200], [200, 200, 200]]
+INSIDE = ("min-ACC", "WC-ACC", "stability_gap")  # of evaluation points inside the stream (test_points.py)
 UNTRAINED = {"class_il": [10, 20, 0], "task_il": [100, 90, 110], "total": [200, 200, 200]}
 
 
@@ -32,7 +33,7 @@ def exactly(expected):
 
 def measured(class_il=CLASS_IL, task_il=TASK_IL, total=TOTAL, untrained=None, anytime=(), classes=None):
     counts = {"class_il": class_il, "task_il": task_il, "total": total, "untrained": untrained}
-    return SimpleNamespace(anytime=anytime, classes=classes, **counts)
+    return SimpleNamespace(anytime=anytime, classes=classes, points=None, **counts)
 
 
 def lower_triangle(matrix):
@@ -110,7 +111,7 @@ def test_forgetting_is_learned_minus_final_when_every_old_task_peaks_at_first(se
 def test_summary_of_a_run_by_hand():
     summary = metrics.summarise(measured(untrained=UNTRAINED, anytime=[50.0, 60.0, 70.0, 74.0]))
     assert summary["class_il"].pop("A") == exactly([50, 70, (40 + 82 + 90) / 3])
-    assert {summary["class_il"].pop(name) for name in ("A_many", "A_medium", "A_few")} == {None}
+    assert {summary["class_il"].pop(name) for name in ("A_many", "A_medium", "A_few", "A_AUC", *INSIDE)} == {None}
     assert summary["class_il"] == exactly(
         {
             "A_f": (40 + 82 + 90) / 3,
@@ -127,6 +128,7 @@ def test_summary_of_a_run_by_hand():
         }
     )
     assert summary["task_il"].pop("A") == exactly([90, 90, (80 + 95 + 98) / 3])
+    assert {summary["task_il"].pop(name) for name in INSIDE} == {None}
     assert summary["task_il"] == exactly(
         {
             "A_f": (80 + 95 + 98) / 3,
@@ -176,7 +178,7 @@ def test_a_run_measured_only_at_its_end_has_its_final_accuracy(anytime):
     assert summary["class_il"].pop("A_f") == summary["class_il"].pop("W_f") == exactly(70)
     assert summary["task_il"]["A_f"] == exactly(90)
     assert set(summary["class_il"].values()) == {None}
-    assert len(summary["class_il"]) == 12
+    assert len(summary["class_il"]) == 16
 
 
 @pytest.mark.filterwarnings("error")

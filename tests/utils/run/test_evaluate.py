@@ -15,7 +15,7 @@ from tests.golden import cases
 from utils.data.pools import TensorPool
 from utils.errors import Diverged, Stopped
 from utils.inference import evaluating
-from utils.run.evaluate import Counts, evaluate, mean_cross_entropy
+from utils.run.evaluate import Counts, choose_images, evaluate, mean_cross_entropy
 
 GOLDEN = cases("metrics.npz", "accuracy_")["accuracy_class_il_task_il"]
 
@@ -250,3 +250,22 @@ def test_what_is_made_during_evaluation_can_be_trained_with():
     weight = torch.ones(1, requires_grad=True)
     (weight * cached).backward()
     assert weight.grad.item() == 2
+
+
+# -- Images for evaluations inside tasks ------------------------------------------------------------------------------
+
+
+def test_so_many_images_of_each_task_are_chosen_evenly_by_class_and_by_the_seed():
+    labels = torch.arange(5).repeat_interleave(torch.tensor([30, 10, 2, 20, 3]))
+    task_of_class = torch.tensor([0, 0, 0, 1, 1])
+    chosen = choose_images(labels, task_of_class, 10, seed=3)
+    sizes = labels[chosen].bincount().tolist()
+    assert sizes == [4, 4, 2, 7, 3]
+    assert torch.equal(chosen, choose_images(labels, task_of_class, 10, seed=3))
+    assert not torch.equal(chosen, choose_images(labels, task_of_class, 10, seed=4))
+
+
+def test_a_task_with_fewer_images_gives_all_of_them():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert choose_images(labels, torch.tensor([0, 1]), 2, seed=0).sum() == 4
+    assert choose_images(labels, torch.tensor([0, 1]), 9, seed=0).all()
