@@ -44,6 +44,11 @@ class Points:
         """T."""
         return self.accuracies.shape[1]
 
+    @property
+    def task_ends(self) -> np.ndarray:
+        """The steps after which a task ended and another one began, [T - 1]."""
+        return self.steps[:-1][np.diff(self.tasks) > 0]
+
 
 def minimum_accuracy(points: Points) -> float:
     """min-ACC = (1/(T-1)) Σ_{i≤T-2} min_n A(E_i, f_n), over all points n after the end of task i.

@@ -4,12 +4,14 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from utils.config.protocols import PROTOCOLS
 from utils.records.metrics import MAIN_METRIC, METRICS, accuracies
+from utils.records.points import Points
 from utils.records.selection import Cell
 from utils.report.names import PUBLISHED_NAMES, shown
 from utils.report.norms import DISTANCES, mean_distances
@@ -44,6 +46,8 @@ _FURTHER_STYLES = (("#332288", "p"), ("#44aa99", "*"), ("#999933", "d"))
 
 PLOTS = {
     "accuracy": "Average accuracy over the tasks seen, after each task; the band is ± one sample standard deviation.",
+    "steps": "Accuracy on all test images of the classes seen, inside the tasks too, over steps; the band is ± one "
+    "sample standard deviation, dotted lines are the ends of tasks that all seeds share.",
     "forgetting": "Forgetting against final accuracy, lower right is better; bars are ± one sample standard deviation.",
     "matrix": "Accuracy on each task (columns) after each task (rows), mean over seeds.",
     "distances": "Distance between the running statistics and those of the training data of all tasks seen, in each "
@@ -94,7 +98,7 @@ def make_plots(cells: Cells, names: Mapping[str, str] = PUBLISHED_NAMES) -> dict
         cells: by column and norm layer.
         names: that are drawn in place of those of datasets, methods and norm layers.
     """
-    drawings = {"accuracy": draw_accuracy, "forgetting": draw_forgetting, "matrix": draw_matrices}
+    drawings = {"accuracy": draw_accuracy, "steps": draw_steps, "forgetting": draw_forgetting, "matrix": draw_matrices}
     styles = _styles({norm for norms in cells.values() for norm in norms})
     found = {}
     for column in sorted(cells, key=column_order):
@@ -141,7 +145,7 @@ def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
         )
 
 
-# -- A panel per scenario: accuracy over tasks, and forgetting against accuracy ---------------------------------------
+# -- A panel per scenario: accuracy over tasks and over steps, and forgetting against accuracy ------------------------
 
 
 def draw_accuracy(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":
@@ -169,6 +173,58 @@ def _curve(cell: Cell, scenario: str) -> tuple[np.ndarray, np.ndarray] | None:
     if not values.size or not np.isfinite(values).any():
         return None
     return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+
+
+def draw_steps(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":
+    """Accuracy on the classes seen at every evaluation point inside the stream; None if there are none."""
+    ends: set[int] = set()
+
+    def draw(axes: "Axes", layer: Layer, curve: _StepCurve) -> None:
+        name, colour, marker = _label(layer.name), layer.colour, layer.marker
+        every = max(1, len(curve.steps) // 8)
+        axes.plot(
+            curve.steps,
+            curve.mean,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            markevery=every,
+            linewidth=1.2,
+            label=name,
+        )
+        axes.fill_between(
+            curve.steps, curve.mean - curve.std, curve.mean + curve.std, color=colour, alpha=0.15, linewidth=0
+        )
+        ends.update(curve.ends)
+
+    figure = _draw_pair(layers, is_narrow, _step_curve, draw, ("training step", "accuracy (%)"))
+    for axes in figure.axes if figure else ():
+        axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
+        for end in sorted(ends):
+            axes.axvline(end, color="#808080", linestyle=":", linewidth=0.8, zorder=0)
+    return figure
+
+
+class _StepCurve(NamedTuple):
+    """Mean and sample standard deviation over seeds at the P steps that all of them were evaluated after, [P] each."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    ends: tuple[int, ...]
+
+
+def _step_curve(cell: Cell, scenario: str) -> _StepCurve | None:
+    """None if nothing was measured inside the stream; the ends of tasks are those of all seeds."""
+    measured = [run.known_result.points for run in cell.runs.values()]
+    found = [Points.of(points, scenario) for points in measured if points]
+    if not found:
+        return None
+    steps = reduce(np.intersect1d, [points.steps for points in found])
+    values = np.array([points.seen[np.isin(points.steps, steps)] for points in found])
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(steps))
+    ends = set.intersection(*(set(points.task_ends.tolist()) for points in found))
+    return _StepCurve(steps, values.mean(axis=0), std, tuple(ends))
 
 
 def draw_forgetting(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":

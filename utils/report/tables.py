@@ -15,7 +15,7 @@ from utils.config.command_line import typed_text
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
-from utils.records.metrics import MAIN_METRIC, METRICS
+from utils.records.metrics import INSIDE, INSIDE_TASKS, MAIN_METRIC, METRICS
 from utils.records.selection import Cell, Column
 from utils.report.names import shown
 from utils.report.published import PublishedFigure, find, values_of
@@ -248,14 +248,26 @@ def build_table(
 def build_further_tables(
     cells: Cells, metric: str = MAIN_METRIC, scenarios: Sequence[str] = tuple(SCENARIOS)
 ) -> list[Table]:
-    """The leading metrics other than the main table's, by protocol: the columns of a table share one."""
+    """The leading metrics other than the main table's, by protocol: the columns of a table share one.
+
+    Those that were measured inside the stream follow, where some run was evaluated there.
+    """
     tables = []
     protocols = {column: protocol_of(norms) for column, norms in cells.items()}
     for name in sorted(set(protocols.values())):
         own = {column: norms for column, norms in cells.items() if protocols[column] == name}
-        others = [other for other in PROTOCOLS[name].leading_metrics if other != metric]
+        shown = dict.fromkeys([*PROTOCOLS[name].leading_metrics, *_measured_inside(own)])
+        others = [other for other in shown if other != metric]
         tables += [build_table(own, other, scenarios=scenarios) for other in others]
     return tables
+
+
+def _measured_inside(cells: Cells) -> list[str]:
+    """The metrics of evaluations inside the stream that some run has."""
+    runs = [run for norms in cells.values() for cell in norms.values() for run in cell.runs.values()]
+    metrics = [run.metrics["class_il"] for run in runs if run.known_result.points]
+    names = [name for name, metric in METRICS.items() if metric.needs in (INSIDE, INSIDE_TASKS)]
+    return [name for name in names if any(found.get(name) is not None for found in metrics)]
 
 
 def _published(cell: Cell | None, row: str, metric: str) -> PublishedFigure | None:

@@ -74,3 +74,15 @@ def write_record(folder, values, finals=None, command=("python", "utils/main.py"
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     if failure is not None:
         (folder / "failure.json").write_text(json.dumps({"schema": 1, "kind": failure}), encoding="utf-8")
+
+
+def write_points(root, norm, seed, steps=(2, 3, 5, 6), right=(5, 8, 4, 6)):
+    """A record of two tasks of 10 test images, evaluated inside each and at its end."""
+    folder = root / "group" / f"{norm}-{seed}"
+    write_record(folder, {**ONLINE, "nl": norm, "seed": seed, "eval_every": 2}, [40, 50])
+    correct = [[number, None] for number in right[:2]] + [[number, number] for number in right[2:]]
+    total = [[10, None], [10, None], [10, 10], [10, 10]]
+    points = {"step": list(steps), "task": [0, 0, 1, 1], "images": [20, 30, 50, 60], "total": total}
+    points |= {"class_il": correct, "task_il": total}
+    path = folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "points": points}))

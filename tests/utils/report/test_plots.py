@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.report.rig import ONLINE, run, write_record
+from tests.utils.report.rig import ONLINE, run, write_points, write_record
 from tests.utils.report.test_norms import cells_of, write_measured
 from utils.records.collect import collect
 from utils.records.selection import select
-from utils.report.plots import Layer, draw_distances, make_plots
+from utils.report.plots import Layer, draw_distances, draw_steps, make_plots
 
 
 def metrics(*accuracy, forgetting=5.0):
@@ -156,3 +156,39 @@ def test_equal_distances_and_zeros_can_be_drawn(tmp_path):
 def test_nothing_is_drawn_of_layers_without_running_statistics(tmp_path):
     write_measured(tmp_path, "LN", [40, 50], [52, 58], distances={})
     assert distances_of(tmp_path) is None
+
+
+# -- Inside the stream ------------------------------------------------------------------------------------------------
+
+
+def curves_of(root):
+    (norms,) = cells_of(root).values()
+    figure = draw_steps([Layer(norm, cell, "black", "o") for norm, cell in norms.items()])
+    assert [axes.get_title() for axes in figure.axes] == ["Class-IL", "Task-IL"]
+    curve, *ends = figure.axes[0].get_lines()
+    return curve.get_xdata(), curve.get_ydata(), [end.get_xdata()[0] for end in ends]
+
+
+def test_accuracy_over_steps_is_the_mean_over_seeds_with_the_ends_of_tasks(tmp_path):
+    write_points(tmp_path, "BN", 0)
+    write_points(tmp_path, "BN", 1, right=(7, 8, 2, 8))
+    steps, accuracy, ends = curves_of(tmp_path)
+    assert list(steps) == [2, 3, 5, 6]
+    assert list(accuracy) == [60, 80, 30, 70]
+    assert ends == [3]
+
+
+def test_seeds_whose_tasks_end_elsewhere_are_averaged_where_both_were_evaluated(tmp_path):
+    write_points(tmp_path, "BN", 0)
+    write_points(tmp_path, "BN", 1, steps=(2, 4, 5, 6), right=(7, 8, 2, 8))
+    steps, accuracy, ends = curves_of(tmp_path)
+    assert list(steps) == [2, 5, 6]
+    assert list(accuracy) == [60, 30, 70]
+    assert ends == []
+
+
+def test_runs_that_were_evaluated_inside_have_a_plot_of_it(tmp_path, cells):
+    write_points(tmp_path, "GN", 0)
+    plots = make_plots(select(collect(tmp_path, "group")))
+    assert "seq-digits er 200 steps" in plots
+    assert "seq-digits er 200 steps" not in make_plots(cells)

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.utils.report.rig import OFFLINE, run
+from tests.utils.report.rig import OFFLINE, run, write_points
+from utils.records.collect import collect
 from utils.records.selection import Cell, Column, select
 from utils.report.tables import Style, build_further_tables, build_table, column_title, head_lines, shared_heads
 
@@ -83,6 +84,14 @@ def test_further_tables_lead_with_the_metrics_of_each_protocol():
         ("A_l", {"seq-cifar100"}),
         ("forgetting", {"seq-digits"}),
     ]
+
+
+def test_metrics_inside_the_stream_have_tables_where_runs_have_them(tmp_path):
+    write_points(tmp_path, "BN", 0)
+    tables = build_further_tables(select(collect(tmp_path, "group")))
+    assert [table.metric for table in tables] == ["forgetting", "A_AUC", "min-ACC", "WC-ACC", "stability_gap"]
+    (lowest,) = (table for table in tables if table.metric == "min-ACC")
+    assert lowest.row("BN")[0].mean == pytest.approx(40)
 
 
 def test_titles_name_what_tells_columns_apart():
