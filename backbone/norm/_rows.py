@@ -41,17 +41,26 @@ def affine(x: Tensor, slopes: Tensor, offsets: Tensor, *, times: float = 1.0) ->
     return torch.mul(x, spread(times * slopes)).add_(spread(offsets))
 
 
-def combined(gradient: Tensor, slopes: Tensor, x: Tensor, x_slopes: Tensor, offsets: Tensor) -> Tensor:
-    """slopes · gradient + x_slopes · x + offsets, of the type of the tables, which are [N, C] or [C]."""
-    return affine(x, x_slopes, offsets).addcmul_(gradient, spread(slopes))
+def combined(
+    gradient: Tensor, slopes: Tensor, x: Tensor, x_slopes: Tensor, offsets: Tensor, *, times: float = 1.0
+) -> Tensor:
+    """slopes · gradient + times · x_slopes · x + offsets, of the type of the tables, which are [N, C] or [C]."""
+    return affine(x, x_slopes, offsets, times=times).addcmul_(gradient, spread(slopes))
 
 
-def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g and Σ g · (x - center) over every row: two tables [N, C], of gradients g [N, C, H, W] and centers [N, C]."""
+def row_sums(gradient: Tensor, x: Tensor, centers: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Σ g and Σ g · (x - center) · scale over every row: two tables [N, C], of gradients g [N, C, H, W].
+
+    Args:
+        gradient, x: maps.
+        centers: [N, C].
+        scales: [N, C]; None is 1.
+    """
     x, gradient = at_least_single(x), at_least_single(gradient)
     if not x.is_contiguous():
         sums = gradient.sum((2, 3))
-        return sums, (gradient * x).sum((2, 3)).addcmul_(sums, centers, value=-1)
+        products = (gradient * x).sum((2, 3)).addcmul_(sums, centers, value=-1)
+        return sums, products if scales is None else products.mul_(scales)
     # The sums that batch normalization needs for the gradients of its scale and shift, with a "channel" for every row.
     ones = _one(centers.device, centers.dtype).expand(centers.numel())
     _, products, sums = torch.ops.aten.native_batch_norm_backward(
@@ -61,7 +70,7 @@ def row_sums(gradient: Tensor, x: Tensor, centers: Tensor) -> tuple[Tensor, Tens
         None,
         None,
         centers.reshape(-1),
-        ones,
+        ones if scales is None else scales.reshape(-1),
         True,
         0.0,
         [False, True, True],

@@ -1,5 +1,6 @@
 """Switchable normalization."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ._rows import affine, combined, row_moments, row_sums
 from .base import Norm, statistics_of, track
+from .context import send
 from .registry import NORMS
 
 
@@ -79,9 +81,10 @@ class _NormalizeMixed(Function):
     The latter are the means of m_i and of v_i + (m_i - mean)² over the channels, or over the samples.
 
     Backward: g is the gradient of y, its products are summed over the pixels. dβ = Σ_n g, dγ = Σ_n g k (x - μ),
-    dμ = -γ k g and dv = -γ k³ g (x - μ) / 2. A mean over an axis hands on the mean of what comes to it, so that the
-    gradient of an instance's statistic is share_1 · d + share_2 · mean_c d + share_3 · mean_n d; and m_i has
-    2 (m_i - mean) times the last two of v beside. In the end dx = γ k g + dm / HW + 2 dv_i (x - m_i) / (HW - 1).
+    dμ = -γ k g and dv = -γ k² g k (x - μ) / 2. A mean over an axis hands on the mean of what comes to it, so that an
+    instance's mean and variance get the mixtures Σ_j share_j d_j of dμ and dv, whose parts d_j are their means over no
+    axis, the channels and the samples; and m_i has 2 Σ_j share_j dv_j (m_i - mean_j) beside. In the end
+    dx = γ k g + dm / HW + 2 dv_i (x - m_i) / (HW - 1).
     """
 
     @staticmethod
@@ -102,43 +105,47 @@ class _NormalizeMixed(Function):
         else:
             layer[1].add_(spreads[0])
             batch = torch.stack(running)[:, None]
-        shares = torch.softmax(logits, 1)
-        parts = torch.stack((instance, layer.expand_as(instance), batch.expand_as(instance)), 1)
-        mean, variance = (shares[..., None, None] * parts).sum(1).unbind(0)  # [N, C]
-        inverse_std = torch.rsqrt(variance + eps)
-        slopes = inverse_std if weight is None else weight * inverse_std
-        offsets = slopes * -mean if bias is None else torch.addcmul(bias, slopes, mean, value=-1)
-        ctx.save_for_backward(x, shares, parts, layer, batch, mean, inverse_std, slopes)
+        shares = torch.softmax(logits, 1)[..., None, None]  # [2, 3, 1, 1]
+        parts = _side_by_side(instance, layer, batch)
+        mean, variance = (shares * parts).sum(1).unbind(0)  # [N, C]
+        inverses = (variance + eps).pow(_exponents(x.device, variance.dtype))  # k and k²
+        slopes = inverses if weight is None else weight * inverses
+        offsets = slopes[0] * -mean if bias is None else torch.addcmul(bias, slopes[0], mean, value=-1)
+        ctx.save_for_backward(x, shares, parts, mean, inverses[0], slopes)
         ctx.is_affine, ctx.takes_batch = weight is not None, running is None
         batch_mean, batch_variance = batch[:, 0].unbind(0)
         ctx.mark_non_differentiable(batch_mean, batch_variance)
-        return affine(x, slopes, offsets).to(x.dtype), batch_mean, batch_variance
+        return affine(x, slopes[0], offsets).to(x.dtype), batch_mean, batch_variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_batch: Tensor) -> tuple[Tensor | None, ...]:
-        x, shares, parts, layer, batch, mean, inverse_std, slopes = ctx.saved_tensors
+        x, shares, parts, mean, inverse_std, slopes = ctx.saved_tensors
         num_pixels = x.shape[2:].numel()
-        sums, products = row_sums(gradient, x, mean)
-        grads = torch.stack((sums, products.mul_(inverse_std)))  # [2, N, C]
+        grads = torch.stack(row_sums(gradient, x, mean, inverse_std))  # [2, N, C]
         grad_bias, grad_weight = grads.sum(1).unbind(0) if ctx.is_affine else (None, None)
-        grads.mul_(slopes)
-        grads[1].mul_(inverse_std)  # these are -dμ and -2 dv
+        grads.mul_(slopes)  # these are -dμ and -2 dv
         grad_shares = (grads[:, None] * parts).sum((2, 3))
-        grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares, 1, shares.dtype)
+        grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares.view_as(grad_shares), 1, shares.dtype)
         torch._foreach_mul_(grad_logits.unbind(0), (-1.0, -0.5))
 
-        own, of_layer, of_batch = (shares[..., None, None] * (-1 / num_pixels)).unbind(1)
-        passed = grads.mean(2, keepdim=True) * of_layer
-        passed[0].addcmul_(layer[0], passed[1], value=-1)
-        if ctx.takes_batch:
-            from_batch = grads.mean(1, keepdim=True) * of_batch
-            from_batch[0].addcmul_(batch[0], from_batch[1], value=-1)
-            passed = passed + from_batch
-        means = parts[0, 0]
-        offsets, x_slopes = torch.addcmul(passed, grads, own).unbind(0)  # dm / HW and 2 dv / HW
-        offsets.addcmul_(means, passed[1])
-        x_slopes.mul_(num_pixels / (num_pixels - 1))
-        offsets.addcmul_(x_slopes, means, value=-1)
-        grad_x = combined(gradient, slopes, x, x_slopes, offsets).to(x.dtype)
+        means = [grads.mean(axis, keepdim=True) for axis in ((2, 1) if ctx.takes_batch else (2,))]
+        passed = _side_by_side(grads, *means)
+        passed.mul_(shares[:, : 1 + len(means)] * (-1 / num_pixels))
+        passed[0].addcmul_(passed[1], parts[0, : 1 + len(means)], value=-1)
+        offsets, x_slopes = passed.sum(1).unbind(0)  # x_slopes are 2 dv_i / HW
+        offsets.addcmul_(parts[0, 0], x_slopes, value=-1 / (num_pixels - 1))
+        unbiased = num_pixels / (num_pixels - 1)
+        grad_x = combined(gradient, slopes[0], x, x_slopes, offsets, times=unbiased).to(x.dtype)
         return grad_x, grad_logits, grad_weight, grad_bias, None, None
+
+
+def _side_by_side(table: Tensor, *means: Tensor) -> Tensor:
+    """A table [2, N, C] and means of it over some axis, which are kept as 1: [2, 1 + means, N, C]."""
+    return torch.stack((table, *(mean.expand_as(table) for mean in means)), 1)
+
+
+@cache
+def _exponents(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Of a variance, for its inverse standard deviation and its inverse, [2, 1, 1]."""
+    return send(torch.tensor((-0.5, -1.0), dtype=dtype, device="cpu")[:, None, None], device)

@@ -59,6 +59,7 @@ def test_sums_are_what_they_say(layout, other_layout):
     sums, products = row_sums(gradient, x, centers)
     torch.testing.assert_close(sums, gradient.sum((2, 3)))
     torch.testing.assert_close(products, (gradient * (x - centers[..., None, None])).sum((2, 3)))
+    torch.testing.assert_close(row_sums(gradient, x, centers, centers.exp()), (sums, products * centers.exp()))
 
 
 def test_half_precision_has_tables_in_single_precision():
