@@ -28,6 +28,12 @@ def halved(side: int) -> int:
     return -(-side // 2)
 
 
+def relu_after(norm: nn.Module) -> nn.Module:
+    """The ReLU that follows a norm layer; nothing after a layer that takes its place, such as FRN with its TLU."""
+    take_relu = getattr(norm, "take_relu", None)  # a layer of another library has none
+    return nn.Identity() if take_relu is not None and take_relu() else nn.ReLU()
+
+
 class ZeroPaddedShortcut(nn.Module):
     """Every stride-th row and column, with channels of zeros appended: a shortcut without parameters.
 
@@ -68,6 +74,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = convolution(in_channels, out_channels, 3, stride)
         self.norm1 = norm(out_channels, side)
+        self.relu1 = relu_after(self.norm1)
         self.conv2 = convolution(out_channels, out_channels, 3)
         self.norm2 = norm(out_channels, side)
         self.shortcut: nn.Module = nn.Identity()
@@ -83,7 +90,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, stride · side, stride · side] -> [N, out_channels, side, side]."""
-        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        residual = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
         total = residual + self.shortcut(x)
         # In place only on the sum: a norm layer may keep its own output for the backward pass, a sum never does.
         return F.relu_(total) if self.last_relu else total
@@ -139,7 +146,8 @@ class ResidualNetwork(nn.Module):
 
     def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
         """From images [N, 3, S, S] to the maps that the first stage takes."""
-        return nn.Sequential(convolution(3, width, 3), norm(width, image_size), nn.ReLU())
+        layer = norm(width, image_size)
+        return nn.Sequential(convolution(3, width, 3), layer, relu_after(layer))
 
     def _check_image_size(self, image_size: int, num_halvings: int) -> None:
         smallest = 2 ** (num_halvings - 1) + 1

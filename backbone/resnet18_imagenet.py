@@ -2,7 +2,15 @@
 
 from torch import nn
 
-from backbone.blocks import WIDTH_OPTION, NormFactory, ResidualNetwork, convolution, draw_kaiming_normal, halved
+from backbone.blocks import (
+    WIDTH_OPTION,
+    NormFactory,
+    ResidualNetwork,
+    convolution,
+    draw_kaiming_normal,
+    halved,
+    relu_after,
+)
 from utils.config.registry import BACKBONES
 
 
@@ -26,5 +34,5 @@ class ResNet18ImageNet(ResidualNetwork):
         draw_kaiming_normal(self)
 
     def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
-        pooling = nn.MaxPool2d(3, stride=2, padding=1)
-        return nn.Sequential(convolution(3, width, 7, stride=2), norm(width, halved(image_size)), nn.ReLU(), pooling)
+        layer, pooling = norm(width, halved(image_size)), nn.MaxPool2d(3, stride=2, padding=1)
+        return nn.Sequential(convolution(3, width, 7, stride=2), layer, relu_after(layer), pooling)

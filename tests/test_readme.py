@@ -343,14 +343,14 @@ def test_a_grid_of_plugins_searches_their_option_and_ends_with_their_table(plugi
     shown = run(f"{grid} -y --num_seeds 1 --nf 4 --nowandb", tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "3 of 3 runs complete" in shown.stdout
-    (chosen,) = re.findall(r"seq-flowers er_smooth 20: dyt_alpha (0\.5|1)(?:\.0)? \(of 2 tried\)", shown.stdout)
+    (chosen,) = re.findall(r"seq-flowers er_smooth 20: rms_share (0\.25|0\.5) \(of 2 tried\)", shown.stdout)
     assert chosen
-    for row in ("| DyT | 1 |", "| DyT-alpha | 2 |"):
+    for row in ("| RMSN | 1 |", "| RMSN-part | 2 |"):
         assert row in shown.stdout
     told = run(table, tmp_path)
     assert told.returncode == 0, told.stderr
     assert "Accuracy of the worst task at the end" in told.stdout
-    assert "| DyT-alpha | 2 |" in told.stdout
+    assert "| RMSN-part | 2 |" in told.stdout
 
 
 def test_an_added_metric_is_in_the_result(plugins):

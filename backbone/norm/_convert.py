@@ -27,9 +27,12 @@ def convert_norms(
     A new layer has the mode, device and type of the old one, its scale and shift (the same parameters, so that an
     optimizer goes on with them), and unless `options` say otherwise its affine, eps and momentum, where these mean
     the same: BRN keeps an eps of its own. BN, TBBN, AdaB2N and BRN also take the running statistics, so that a trained
-    network evaluates as before. LN, IN, GN, SN and CN normalize in another way and have to be trained on. A warning
-    names what is lost. Everything else in the network stays as it was, and no random number is drawn. `BN` without
-    options keeps the layers.
+    network evaluates as before. LN, IN, GN, SN, CN, FRN and DyT normalize in another way and have to be trained on. A
+    warning names what is lost. Everything else in the network stays as it was, and no random number is drawn. `BN`
+    without options keeps the layers.
+
+    FRN leaves the network's ReLUs where they are; its TLU takes the place of one only in timm's BatchNormAct2d, which
+    has it inside. For a network without ReLUs, `tlu=True` gives every layer its TLU.
 
     Load weights of the old network before the conversion. After it, they fit BN, TBBN and AdaB2N by
     `load_state_dict(state, strict=False)`, which misses no more than `cur_tasks` and `task_weight`, but not BRN, which
@@ -89,6 +92,7 @@ def _make(old: nn.BatchNorm2d, factory: NormFactory, side: int | None, fresh: bo
     if shared.get("momentum", 0) is None:
         del shared["momentum"]
     new = factory.layer(old.num_features, spatial_size=side, **(shared | factory.options))
+    _takes_relu(new, old)
     reference = next((tensor for tensor in (old.weight, old.running_mean) if tensor is not None), None)
     if reference is not None:
         new = new.to(reference.device, reference.dtype)
@@ -137,10 +141,18 @@ def _with_what_follows(new: Norm, old: nn.BatchNorm2d) -> nn.Module:
     """The new layer, followed by what a subclass of the old one does after normalizing."""
     if type(old).forward is nn.BatchNorm2d.forward:
         return new
+    if _takes_relu(new, old):
+        return new
     drop, act = getattr(old, "drop", None), getattr(old, "act", None)
     if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
         return nn.Sequential(new, drop, act)  # timm's BatchNormAct2d
     raise NormError(f"{type(old).__name__} does more than BatchNorm2d, and would lose it: build the network with that")
+
+
+def _takes_relu(new: Norm, old: nn.BatchNorm2d) -> bool:
+    """Whether the new layer takes the place of a ReLU that is a part of the old one."""
+    drop, act = getattr(old, "drop", None), getattr(old, "act", None)  # of timm's BatchNormAct2d, in this order
+    return isinstance(drop, nn.Identity) and isinstance(act, nn.ReLU) and new.take_relu()
 
 
 def _sides_of_maps(

@@ -91,6 +91,14 @@ class Norm(nn.Module, ABC):
         if x.shape[2] * x.shape[3] < 2:
             raise NormError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
 
+    def take_relu(self) -> bool:
+        """Take the place of the ReLU that follows the layer in a network, if the layer has a unit of its own for it.
+
+        Returns:
+            Whether it does, so that no ReLU is to follow.
+        """
+        return False
+
     def take_statistics(self, old: nn.BatchNorm2d) -> bool:
         """Go on from the running statistics of a layer of batch normalization, as far as they have a meaning here.
 

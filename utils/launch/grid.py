@@ -105,7 +105,7 @@ GRIDS: dict[str, Grid] = {
         **{
             **vars(_TBBN_LAYERS),
             "datasets": ("seq-cifar100",),
-            "methods": ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"),
+            "methods": ("BN", "LN", "IN", "GN", "SN", "BRN", "CN", "FRN", "DyT", "TBBN", "AdaB2N"),
             "searched": _OF_ADAB2N,
             "fixed": ("--retune_norms", "5", "--adjust_groups"),
         }

@@ -39,10 +39,12 @@ _STYLES = {
     "BRN": ("#808080", ">"),
     "CN": ("#cc79a7", "v"),
     "CN*": ("#882255", "h"),
+    "FRN": ("#332288", "p"),
+    "DyT": ("#44aa99", "*"),
     "TBBN": ("#0072b2", "D"),
     "AdaB2N": ("#d55e00", "s"),
 }
-_FURTHER_STYLES = (("#332288", "p"), ("#44aa99", "*"), ("#999933", "d"))
+_FURTHER_STYLES = (("#999933", "d"), ("#aa4499", "H"), ("#88ccee", "8"))
 
 PLOTS = {
     "accuracy": "Average accuracy over the tasks seen, after each task; the band is ± one sample standard deviation.",

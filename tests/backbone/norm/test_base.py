@@ -51,9 +51,10 @@ def test_published_defaults_of_the_two_studies():
 @everywhere
 def test_starts_as_published(name):
     layer = build_norm(name, 32, spatial_size=2, num_tasks=3)
-    ones = {"weight", "running_var", "running_std", "mean_weight", "var_weight"}
+    starts = dict.fromkeys(("weight", "running_var", "running_std", "mean_weight", "var_weight"), 1.0)
+    starts |= {"SN": {"running_var": 0.0}, "DyT": {"alpha": 0.5}}.get(name, {})
     for key, value in layer.state_dict().items():
-        expected = float(key in ones and (name, key) != ("SN", "running_var"))
+        expected = starts.get(key, 0.0)
         assert (value == expected).all(), key
 
 
@@ -390,7 +391,7 @@ def test_single_pixel_is_an_error(name, training):
         layer(maps(side=1))
 
 
-@pytest.mark.parametrize("name", ["LN", "IN", "GN"])
+@pytest.mark.parametrize("name", ["LN", "IN", "GN", "FRN", "DyT"])
 def test_layers_of_single_samples_do_not_depend_on_the_composition(name):
     layer = make(name)
     x = maps()

@@ -7,8 +7,8 @@ from tests.backbone.norm.rig import GROUPED, NAMES
 from utils.config.registry import NORMS
 
 
-def test_the_nine_layers_are_registered():
-    assert {"BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"} <= set(NAMES)
+def test_the_eleven_layers_are_registered():
+    assert {"BN", "LN", "IN", "GN", "SN", "BRN", "CN", "FRN", "DyT", "TBBN", "AdaB2N"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

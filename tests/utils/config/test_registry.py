@@ -14,7 +14,7 @@ PARTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in regis
 
 
 def test_the_parts_of_the_suite_are_known():
-    assert NORMS.names() == ["AdaB2N", "BN", "BRN", "CN", "GN", "IN", "LN", "SN", "TBBN"]
+    assert NORMS.names() == ["AdaB2N", "BN", "BRN", "CN", "DyT", "FRN", "GN", "IN", "LN", "SN", "TBBN"]
     assert {"sgd", "joint", "er", "er_ace", "der", "derpp"} <= set(METHODS.names())
     assert {"seq-digits", "seq-cifar10", "seq-cifar100", "seq-miniimg", "seq-arrays"} <= set(DATASETS.names())
     assert {"resnet18", "resnet32"} <= set(BACKBONES.names())

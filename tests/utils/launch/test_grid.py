@@ -193,7 +193,7 @@ def test_runs_that_both_studies_have_are_the_same(jobs_of):
 def test_bias_is_measured_of_every_norm_layer(jobs_of):
     jobs = jobs_of("bn-bias")
     assert sorted(job.config.nl for job in jobs) == sorted(
-        ["BN", "LN", "IN", "GN", "SN", "BRN", "CN", "TBBN", "AdaB2N"]
+        ["BN", "LN", "IN", "GN", "SN", "BRN", "CN", "FRN", "DyT", "TBBN", "AdaB2N"]
     )
     assert {(job.config.dataset, job.config.epochs, job.config.retune_norms) for job in jobs} == {
         ("seq-cifar100", 160, 5)
