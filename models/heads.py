@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.config.parts import BackbonePart
+from utils.passes import Passes
 
 
 class Head(Protocol):
@@ -279,6 +280,7 @@ class Network(nn.Module, Generic[AnyHead]):
         self.backbone = backbone
         self.head = head
         self.half_precision = half
+        self.passes = Passes()  # so far
 
     def arrange(self, memory_format: torch.memory_format) -> None:
         """Lay out the weights of convolutions in a memory format, which images and maps then have too."""
@@ -298,12 +300,14 @@ class Network(nn.Module, Generic[AnyHead]):
         return torch.autocast(next(self.parameters()).device.type, dtype=torch.bfloat16)
 
     def forward(self, images: Tensor) -> Tensor:
+        self.passes.count(len(images))
         with self.autocast():
             scores = self.head(self.backbone(images))
         return self._single(scores)
 
     def outputs(self, images: Tensor, maps: bool = False) -> Outputs:
         """Scores and features of images [N, C, H, W], by one forward; with `maps`, those too."""
+        self.passes.count(len(images))
         with self.autocast():
             features, found = self.backbone.forward_maps(images) if maps else (self.backbone(images), [])
             scores = self.head(features)

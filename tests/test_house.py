@@ -12,7 +12,7 @@ from utils.config.registry import ROOT
 PACKAGES = ("backbone", "datasets", "models", "utils")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What the files of each room may import of the suite, beside their own room; a room of `utils` by its name.
-LEAVES = {"errors", "inference", "interruption", "locks", "machine", "seeds", "slurm"}
+LEAVES = {"errors", "inference", "interruption", "locks", "machine", "passes", "seeds", "slurm"}
 ROOMS = {
     "config": LEAVES,
     "data": {"config", *LEAVES},

@@ -499,6 +499,7 @@ def make_result(
         **({"norms": measured.norms} if measured.norms else {}),
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
+        **({"cost": measured.cost} if measured.cost else {}),
         "timings": {f"{name}_seconds": round(seconds, 3) for name, seconds in measured.seconds.items()},
         "peak_memory": peak_memory(device),
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
-from utils.config.options import Option, grouped
+from utils.config.options import Option, flag, grouped
 from utils.config.registry import DATASETS, load_plugin
 from utils.errors import COMPLETE, DISK, MISTAKE, DiskError, RunError, UserError, did_you_mean, is_disk_error
 from utils.launch.arguments import (
@@ -79,6 +79,7 @@ _SHOWN = grouped(
         source="as papers write them, in table.tex and plots",
         metavar="FILE",
     ),
+    flag("cost", "show what training cost, beside the accuracies"),
 )
 _DOWNLOAD = Option(
     "download",
@@ -332,7 +333,7 @@ def table(words: Sequence[str]) -> int:
         load_plugin(path)
     scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
     datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
-    view = View(options.metric, scenarios, datasets, models, methods, options.names)
+    view = View(options.metric, scenarios, datasets, models, methods, options.names, options.cost)
     _, failure = write_table(options.results_dir, group_of(options), view)
     return _exit_code(failure)
 

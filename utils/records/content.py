@@ -116,6 +116,7 @@ class Result:
         norms: what was measured of the norm layers; None if it was not asked for.
         weights_sha256: of the final weights.
         steps: that were trained.
+        cost: of them, in rows (`utils/run/measurements.py`); None in records that lack it.
         seconds: where the time went, by kind, such as `training`.
         peak_memory: `host_bytes`, and `device_bytes` on a GPU.
     """
@@ -129,6 +130,7 @@ class Result:
     norms: NormMeasurements | None = None
     weights_sha256: str = ""
     steps: int = 0
+    cost: Mapping[str, int] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: Mapping[str, float] = field(default_factory=dict)
 
@@ -136,6 +138,18 @@ class Result:
     def num_tasks(self) -> int:
         """T."""
         return len(self.metrics["class_il"].get("A", ()))
+
+    @property
+    def forward_equivalents_per_image(self) -> float | None:
+        """What training on an image of the stream costs, in forward passes of one image; None if it is not known.
+
+        A backward pass counts as two forward passes, as is usual (Kaplan et al., 2020): one for the gradients of the
+        activations and one for those of the weights. So plain training costs 3, and replaying one row beside each of
+        the stream 6.
+        """
+        if not self.cost or not self.cost["images"]:
+            return None
+        return (self.cost["forward_rows"] + 2 * self.cost["backward_rows"]) / self.cost["images"]
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Result":
@@ -165,6 +179,7 @@ class Result:
             else NormMeasurements.parse(content["norms"], len(counts["total"])),
             weights_sha256=text(content.get("weights_sha256", "")),
             steps=_whole(content.get("steps", 0)),
+            cost=None if content.get("cost") is None else _cost(content["cost"]),
             seconds={
                 name.removesuffix("_seconds"): _amount(value)
                 for name, value in mapping(content.get("timings", {})).items()
@@ -308,6 +323,10 @@ def _classes(value: Any) -> dict[str, list[int]]:
     for trained, correct, total in zip(*found.values(), strict=True):
         _of(_whole(trained) >= 0 and _whole(correct) <= _whole(total), total)
     return found
+
+
+def _cost(value: Any) -> dict[str, int]:
+    return {name: _whole(mapping(value).get(name)) for name in ("images", "forward_rows", "backward_rows")}
 
 
 def _points(value: Any) -> dict[str, list[Any]]:

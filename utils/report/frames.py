@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 _CSV_FIGURES = ("metric", "mean", "std", "n", "p", "p_holm", "settings", "setting", "tried", "selection", "forward")
 _CSV_PUBLISHED = ("published", "deviation", "published_source")
-_COSTS = ("seconds", "training_seconds", "host_megabytes", "device_megabytes", "processor", "threads", "record")
+_COSTS = (
+    "seconds",
+    "training_seconds",
+    "forward_equivalents_per_image",
+    "forward_rows",
+    "backward_rows",
+    "host_megabytes",
+    "device_megabytes",
+    "processor",
+    "threads",
+    "record",
+)
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -62,8 +73,8 @@ def make_frame(cells: Cells) -> "DataFrame":
     """The complete runs of the chosen settings, in the order of the table.
 
     The columns are the title of the table's column, the norm layer, what is in `Column`, and the seed; each metric in
-    each scenario, in percent, such as `class_il A_f`; seconds in all and in training, peak memory in MB, processor and
-    threads, and the name of the record.
+    each scenario, in percent, such as `class_il A_f`; seconds in all and in training, what training cost in passes
+    (`Result.forward_equivalents_per_image`), peak memory in MB, processor and threads, and the name of the record.
     """
     from pandas import DataFrame
 
@@ -79,16 +90,19 @@ def make_frame(cells: Cells) -> "DataFrame":
     ]
     metrics = [f"{scenario} {name}" for scenario in SCENARIOS for name in METRICS]
     frame = DataFrame(rows, columns=["column", "norm", *Column._fields, "seed", *metrics, *_COSTS])
-    whole = [*Column._fields, "host_megabytes", "device_megabytes", "threads"]
+    whole = [*Column._fields, "forward_rows", "backward_rows", "host_megabytes", "device_megabytes", "threads"]
     frame[whole] = frame[whole].convert_dtypes()  # a number that some runs lack stays a whole one
     return frame
 
 
 def _costs(run: Run) -> list[Any]:
-    seconds, memory = run.known_result.seconds, run.known_result.peak_memory
+    result = run.known_result
+    seconds, memory, cost = result.seconds, result.peak_memory, result.cost or {}
     return [
         sum(seconds.values()) if seconds else None,
         seconds.get("training"),
+        result.forward_equivalents_per_image,
+        *(cost.get(name) for name in ("forward_rows", "backward_rows")),
         *(round(memory[name] / 1e6) if name in memory else None for name in ("host_bytes", "device_bytes")),
         processor_of(run),
         run.environment.get("threads"),

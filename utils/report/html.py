@@ -14,7 +14,6 @@ from utils.records.collect import Run
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.state import RunState
 from utils.report.captions import caption, chosen, gaps, lost, notes, setting_text, short_caption
-from utils.report.norms import TITLE
 from utils.report.plots import PLOTS, Plot
 from utils.report.report import Report
 from utils.report.tables import PLAIN, SCENARIOS, Entry, Table, column_title, head_lines, shared_heads, tested_on
@@ -57,8 +56,7 @@ def to_html(report: Report) -> str:
         further=[_table(table, footnotes, short_caption(table), notes(main)) for table in further],
         lost=lost(main),
         settings=list(_settings(main)),
-        retuning_title=TITLE,
-        retuning=report.retuning,
+        others=[each for each in (report.retuning, report.costs) if each is not None],
         plots=[] if isinstance(plots, str) else [_plot(name, plot) for name, plot in plots.items()],
         plots_missing=plots if isinstance(plots, str) else "",
         runs=_runs(report, main),

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from utils.report.captions import caption, missing, notes
-from utils.report.norms import TITLE, Retuning
-from utils.report.tables import PLAIN, Table
+from utils.report.tables import PLAIN, Table, TextTable
 
 _STYLE = replace(PLAIN, bold="**{}**", star=r" \*")
 _MARKS = r"\\*|\["
@@ -43,8 +42,8 @@ def _bullets(items: Iterable[str]) -> str:
     return "\n".join(f"- {escape(item)}" for item in items)
 
 
-def to_markdown(shown: Table, retuning: Retuning | None = None) -> str:
-    """A table of figures with all that is said under it, and what re-tuning the norm layers did.
+def to_markdown(shown: Table, others: Iterable[TextTable] = ()) -> str:
+    """A table of figures with all that is said under it, and other tables below.
 
     Published figures are a row of their own, under ours.
     """
@@ -58,6 +57,6 @@ def to_markdown(shown: Table, retuning: Retuning | None = None) -> str:
     texts = [escape(caption(shown), with_code=True)]
     for title, items in {"Notes": notes(shown), "Missing": missing(shown)}.items():
         texts += [f"{title}:", _bullets(items)] if items else []
-    if retuning is not None:
-        texts += [f"## {escape(TITLE)}", table(retuning.titles, retuning.rows), escape(retuning.caption)]
+    for other in others:
+        texts += [f"## {escape(other.title)}", table(other.titles, other.rows), escape(other.caption)]
     return "\n\n".join(["\n".join(lines), *texts]) + "\n"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,28 +10,13 @@ from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC, accuracies, average_accuracies
 from utils.records.selection import Cell
 from utils.report.stats import mean_and_std, signed
-from utils.report.tables import SCENARIOS, Cells, column_order, column_title, in_order
+from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order
 
 TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (difference)"
 DISTANCES = ("mean", "std")
 
 
-@dataclass(frozen=True)
-class Retuning:
-    """A table of texts.
-
-    Attributes:
-        titles: of the columns.
-        rows: the norm layer, then a text per column.
-        caption: what it shows, in one paragraph.
-    """
-
-    titles: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str
-
-
-def build_retuning(cells: Cells) -> Retuning | None:
+def build_retuning(cells: Cells) -> TextTable | None:
     """What re-tuning the norm layers did to the average accuracy after each task; None if no run asks for it."""
     asked = {column: _asked(norms) for column, norms in sorted(cells.items(), key=lambda item: column_order(item[0]))}
     asked = {column: norms for column, norms in asked.items() if norms}
@@ -45,7 +29,7 @@ def build_retuning(cells: Cells) -> Retuning | None:
         for norm in in_order({norm for norms in asked.values() for norm in norms})
     ]
     runs = [run for norms in asked.values() for found in norms.values() for run in found]
-    return Retuning(("norm", *titles), tuple(rows), _caption(runs))
+    return TextTable(TITLE, ("norm", *titles), tuple(rows), _caption(runs))
 
 
 def _asked(norms: Mapping[str, Cell]) -> dict[str, list[Run]]:

@@ -13,11 +13,12 @@ from utils.records.collect import Run, collect, of_no_cell
 from utils.records.ledger import Axes, Ledger
 from utils.records.metrics import MAIN_METRIC, METRICS
 from utils.records.selection import select
+from utils.report.costs import build_costs
 from utils.report.frames import make_frame
 from utils.report.markdown import to_markdown
 from utils.report.names import PUBLISHED_NAMES, check_known, printable, read_names
-from utils.report.norms import Retuning, build_retuning
-from utils.report.tables import SCENARIOS, Cells, Table, build_further_tables, build_table
+from utils.report.norms import build_retuning
+from utils.report.tables import SCENARIOS, Cells, Table, TextTable, build_further_tables, build_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,6 +36,7 @@ class View:
         datasets, models, methods: that are shown; all of them where none is named. `methods` are norm layers, as in
             the launcher.
         names: a file of names that readers see (`utils/report/names.py`).
+        with_costs: whether the cost of training stands below the main table; the page always has it.
     """
 
     metric: str = MAIN_METRIC
@@ -43,6 +45,7 @@ class View:
     models: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     names: Path | None = None
+    with_costs: bool = False
 
     def narrow(self, runs: Sequence[Run], cells: Cells) -> Cells:
         """The cells that are shown. Raises UserError if what is asked for is not among them."""
@@ -145,14 +148,24 @@ class Report:
         return make_frame(self.cells)
 
     @cached_property
-    def retuning(self) -> Retuning | None:
+    def retuning(self) -> TextTable | None:
         """What re-tuning the norm layers did; None if no run was asked to."""
         return build_retuning(self.cells)
 
     @cached_property
+    def costs(self) -> TextTable | None:
+        """What training cost, beside the main metric; None if no record knows it."""
+        return build_costs(self.cells, self._view.metric, self._view.scenarios)
+
+    @property
+    def others(self) -> Sequence[TextTable]:
+        """What stands below the main table."""
+        return [each for each in (self.retuning, self.costs if self._view.with_costs else None) if each is not None]
+
+    @cached_property
     def markdown(self) -> str:
-        """The main table, and what re-tuning did, for people."""
-        return printable(to_markdown(self.table, self.retuning))
+        """The main table, and what stands below it, for people."""
+        return printable(to_markdown(self.table, self.others))
 
     @cached_property
     def plots(self) -> Mapping[str, "Plot"] | str:

@@ -168,6 +168,23 @@ class Table:
         return replace(self, columns=kept, rows=rows)
 
 
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts, beside the figures.
+
+    Attributes:
+        title: over it.
+        titles: of the columns.
+        rows: a text per column.
+        caption: what it shows, in one paragraph.
+    """
+
+    title: str
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
 # -- Columns and rows -------------------------------------------------------------------------------------------------
 
 

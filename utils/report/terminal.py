@@ -12,9 +12,8 @@ from rich.table import Table as Drawing
 from rich.text import Text
 
 from utils.report.captions import caption, missing, notes
-from utils.report.norms import TITLE, Retuning
 from utils.report.report import Report
-from utils.report.tables import PLAIN, Lines, Table, head_lines
+from utils.report.tables import PLAIN, Lines, Table, TextTable, head_lines
 
 _GAP = 2  # between two columns
 _WIDEST_NAME = 24  # of a row; a longer one is broken
@@ -43,11 +42,13 @@ class _Column:
 
 
 def show_on(console: Console, report: Report) -> None:
-    """Print the main table, what is said under it, and what re-tuning the norm layers did.
+    """Print the main table, what is said under it, and the tables beside it.
 
     Where not even one column fits, the terminal is left to break the lines: no figure is lost.
     """
-    parts = [*_main(report.table, console.width), *_retuning(report.retuning, console.width)]
+    parts = [*_main(report.table, console.width)]
+    for other in report.others:
+        parts += _texts(other, console.width)
     console.width = max(console.width, *(part.width for part in parts if isinstance(part, Drawing) and part.width))
     for part in parts:
         console.print(part, highlight=False)
@@ -81,10 +82,8 @@ def _text(text: str) -> Text:
     return Text("".join(character if character.isprintable() else "?" for character in line))
 
 
-def _retuning(found: Retuning | None, width: int) -> Iterator[RenderableType]:
-    if found is None:
-        return
-    yield Text(f"{TITLE}\n", "bold")
+def _texts(found: TextTable, width: int) -> Iterator[RenderableType]:
+    yield Text(f"{found.title}\n", "bold")
     columns = (tuple(map(_text, texts)) for texts in zip(*found.rows, strict=True))
     names, *figures = (_Column((title,), cells) for title, cells in zip(found.titles, columns, strict=True))
     yield from _draw([names], figures, width)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import Diverged, UserError
+from utils.passes import Passes
 from utils.run.evaluate import Counts
 
 
@@ -28,9 +29,10 @@ class Measurements:
             then; `task`, counted from 0; `images` until then; and the counts `class_il`, `task_il` and `total` of the
             same test images at every point, a list each with an entry per task, None where no class has been seen (one
             entry for all of a stream without boundaries, whose points are of task 0). None in a run that goes on from a
-            checkpoint that lacks `images`.
-        images: training images of the stream gone through so far, each as often as it came; None if that is not known,
-            as in checkpoints of earlier versions.
+            checkpoint that lacks `cost`.
+        cost: of the training steps so far: `images`, training images of the stream gone through, each as often as it
+            came; `forward_rows`, rows that went through a network, memory's and those of teachers too; `backward_rows`,
+            those of them that went back; None if that is not known, as in checkpoints of earlier versions.
         norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
         seconds: where the time went, by kind; together they are the time of the run.
 
@@ -47,7 +49,7 @@ class Measurements:
     anytime: list[float] = field(default_factory=list)
     classes: dict[str, list[int]] = field(default_factory=dict)
     points: dict[str, list[Any]] = field(default_factory=dict)
-    images: int | None = None
+    cost: dict[str, int] | None = None
     norms: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
 
@@ -56,21 +58,24 @@ class Measurements:
         """Nothing measured yet."""
         tables: list[list[list[int | None]]] = [[[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)]
         class_il, task_il, total = tables
-        return cls(class_il, task_il, total, images=0)
+        return cls(class_il, task_il, total, cost=dict.fromkeys(("images", "forward_rows", "backward_rows"), 0))
 
-    def add_images(self, number: int) -> None:
-        """Count training images of the stream."""
-        self.images = None if self.images is None else self.images + number
+    def add_cost(self, num_images: int, passes: Passes) -> None:
+        """Count a training step."""
+        if self.cost is not None:
+            self.cost["images"] += num_images
+            self.cost["forward_rows"] += passes.forward
+            self.cost["backward_rows"] += passes.backward
 
     def add_point(self, step: int, task: int, counts: Sequence[Counts]) -> None:
         """Add an evaluation point, by the counts on the test images of each task; none where some may be missing."""
-        if self.images is None:
+        if self.cost is None:
             return
         tested = [each if each.total else None for each in counts]
         point = {
             "step": step,
             "task": task,
-            "images": self.images,
+            "images": self.cost["images"],
             "class_il": [each and each.correct_class_il for each in tested],
             "task_il": [each and each.correct_task_il for each in tested],
             "total": [each and each.total for each in tested],

@@ -14,6 +14,7 @@ from torch import Tensor
 from utils.data.batch import Draft
 from utils.data.staging import Staging, Values, send
 from utils.errors import UserError, is_out_of_memory
+from utils.passes import Passes
 
 WARM_UP = 3  # steps of a kind before it is captured, in which kernels are chosen and what is kept is made
 
@@ -37,6 +38,11 @@ class Plan(Protocol):
 
 class Planner(Protocol):
     """A method as a step sees it (`models/base.py`)."""
+
+    @property
+    def network(self) -> Any:
+        """Counts what goes through it as `passes` (`models/heads.py`)."""
+        ...
 
     def plan(self, batch: Draft) -> Any:
         """The host's half, a `Plan`."""
@@ -129,18 +135,23 @@ class Steps:
         method: plans and makes them.
         device: of the run.
         capture: whether they are captured.
+
+    Attributes:
+        passes: the rows that the last step has put through the method's network.
     """
 
     def __init__(self, method: Planner, device: torch.device, capture: Capture) -> None:
         self._method = method
         self._device = device
         self._capture = capture
+        self.passes = method.network.passes
         self._kinds: dict[Hashable, _Kind] = {}
 
     def __call__(self, batch: Draft) -> Losses:
         """One step; the loss terms stay on the device, and are written over by a later one."""
         plan: Plan = self._method.plan(batch)
         values = plan.values
+        self.passes.become(Passes())
         if self._capture.make_graph is None:
             return self._method.step(plan, send(values, self._device))
         shapes = tuple((name, value.shape, value.dtype) for name, value in values.items())
@@ -150,11 +161,16 @@ class Steps:
         kind.staging.fill(values)
         kind.num_steps += 1
         if kind.num_steps <= WARM_UP:
-            return self._method.step(plan, kind.staging.sent)
+            losses = self._method.step(plan, kind.staging.sent)
+            kind.passes.become(self.passes)
+            return losses
         graph = kind.graph or self._captured(plan, kind)
+        self.passes.become(Passes())  # nothing has gone through the network while a step was captured
         if graph is None:
             return self._method.step(plan, kind.staging.sent)
-        return graph.replay()
+        losses = graph.replay()
+        self.passes.become(kind.passes)
+        return losses
 
     def _captured(self, plan: Plan, kind: "_Kind") -> Graph | None:
         """The graph of steps of this kind; None if they cannot be captured."""
@@ -178,9 +194,11 @@ class _Kind:
         staging: of their values.
         num_steps: so far.
         graph: of the device's half, once it is captured.
+        passes: the rows that each of them puts through the network.
     """
 
     def __init__(self, values: Values, device: torch.device) -> None:
         self.staging = Staging(values, device)
         self.num_steps = 0
         self.graph: Graph | None = None
+        self.passes = Passes()

@@ -268,7 +268,10 @@ class Training:
 
     def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int, steps: Steps) -> None:
         for batch in self._batches(loader, num_batches, stage.trains):
-            self._step(steps(batch), batch, stage.trains)
+            losses = steps(batch)
+            if stage.trains:
+                self.measured.add_cost(batch.num_current or len(batch), steps.passes)
+            self._step(losses, stage.trains)
             self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
@@ -299,13 +302,12 @@ class Training:
         self.best.offer(loss, self.position.epoch, self.method.network)
         self.sinks.write(self._line("validation") | {"loss": loss})
 
-    def _step(self, losses: dict[str, Tensor], batch: Draft, trains: bool) -> None:
+    def _step(self, losses: dict[str, Tensor], trains: bool) -> None:
         check_terms(losses, self.config.model)
         self.meter.add(losses)
         self.position.batch += 1
         if trains:
             self.position.step += 1
-            self.measured.add_images(batch.num_current or len(batch))
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
         self._save_if_due()

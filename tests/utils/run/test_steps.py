@@ -1,6 +1,7 @@
 """The device's half of a step needs nothing but the values that it is sent, and never waits."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
 from utils.main import main
+from utils.passes import Passes
 from utils.run import steps
 from utils.run.steps import WARM_UP, Capture
 
@@ -76,7 +78,8 @@ def run(small_root, tmp_path, monkeypatch):
             words += ["--lr", "0.05", "--log_every", "1", "--data_root", str(small_root), "--nowand"]
             assert main([*words, "--results_dir", str(folder)]) == 0
         (path,) = folder.rglob("result.json")
-        return json.loads(path.read_text())["weights_sha256"], (path.parent / "metrics.jsonl").read_text()
+        result = json.loads(path.read_text())
+        return result["weights_sha256"], result["cost"], (path.parent / "metrics.jsonl").read_text()
 
     return start
 
@@ -128,6 +131,8 @@ def test_a_rare_kind_of_step_runs_as_it_is():
     made = []
 
     class Method:
+        network = SimpleNamespace(passes=Passes())
+
         def plan(self, batch):
             return batch
 
