@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.base import MemoryMethod
+from tests.utils.records.wandb_rig import install_fake
 from utils.config.configuration import configure
 from utils.config.registry import DATASETS, METHODS, STREAMS, load_plugin
 from utils.launch.cli import main as launch
@@ -141,6 +142,25 @@ def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_roo
     assert (tmp_path / "g" / "report.html").exists()
 
 
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_weights_and_biases_is_told_the_stream_and_the_accuracies_after_each_task(
+    small_root, tmp_path, monkeypatch, stream
+):
+    note = "open(os.environ['FAKE_FOLDER'] + '/{0}', 'a').write(json.dumps({1}, default=dict) + '\\n')"
+    made = note.format("made", "settings")
+    logged = note.format("logged", "{name: each for name, each in values.items() if isinstance(each, float)}")
+    folder = install_fake(tmp_path / "packages", monkeypatch, init=made, log=logged)
+    line = f"{line_of(stream)} {MEMORY} {SETTING} {MACHINE.replace('--nowand', '--wandb_mode offline')}"
+    assert main(f"{line} --data_root {small_root} --results_dir {tmp_path}".split()) == 0
+    (settings,) = map(json.loads, (folder / "made").read_text().splitlines())
+    values = [json.loads(each) for each in (folder / "logged").read_text().splitlines()]
+    assert settings["config"]["stream"] == stream
+    assert stream == "split" or f"stream={stream}" in settings["group"]
+    (path,) = tmp_path.rglob("result.json")
+    accuracies = json.loads(path.read_text())["metrics"]["class_il"]["A"]
+    assert [each["class_il/mean"] for each in values if "class_il/mean" in each] == accuracies
+
+
 # -- Any split --------------------------------------------------------------------------------------------------------
 
 
@@ -208,8 +228,17 @@ def test_all_classes_seen_so_far_are_tested(start, found, stream):
     assert sum(total[-1]) == 6 * 8
     assert sum(filter(None, total[0])) % 8 == 0
     assert [sum(filter(None, row)) for row in total] == sorted(sum(filter(None, row)) for row in total)
-    for right, of, accuracy in zip(result["counts"]["class_il"], total, result["anytime"], strict=True):
-        assert accuracy == pytest.approx(100 * sum(filter(None, right)) / sum(filter(None, of)))
+    seen = [
+        100 * sum(filter(None, right)) / sum(filter(None, of))
+        for right, of in zip(result["counts"]["class_il"], total, strict=True)
+    ]
+    assert result["anytime"] == result["metrics"]["class_il"]["A"] == pytest.approx(seen)
+    lines = [json.loads(line) for line in found()[1].splitlines()]
+    lines = [line for line in lines if line["kind"] == "evaluation"]
+    assert [line["mean"]["class_il"] for line in lines] == pytest.approx(seen)
+    assert [[of is None for of in row] for row in total] == [
+        [value is None for value in line["class_il"]] + [True] * (3 - len(line["class_il"])) for line in lines
+    ]
 
 
 @pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])

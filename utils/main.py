@@ -497,6 +497,7 @@ def make_result(
         "classes": measured.classes or None,
         **({"points": measured.points} if measured.points else {}),
         **({"norms": measured.norms} if measured.norms else {}),
+        **({} if measured.boundaries == "sharp" else {"boundaries": measured.boundaries}),
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
         **({"cost": measured.cost} if measured.cost else {}),

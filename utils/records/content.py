@@ -162,7 +162,8 @@ class Result:
         classes = None if not content.get("classes") else _classes(content["classes"])
         points = None if not content.get("points") else _points(content["points"])
         measured = {"untrained": untrained, "anytime": anytime, "classes": classes, "points": points}
-        metrics = summarise(SimpleNamespace(**measured, **counts))
+        boundaries = text(content.get("boundaries", "sharp"))
+        metrics = summarise(SimpleNamespace(boundaries=boundaries, **measured, **counts))
         for scenario, written in mapping(content.get("metrics", {})).items():
             for name, value in mapping(written).items():
                 if scenario in metrics and name not in ("A", *METRICS):

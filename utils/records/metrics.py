@@ -28,6 +28,7 @@ class Measured(Protocol):
         classes: at the end, by label: `trained`, training images; `correct` in Class-IL and `total`, test images;
             None or empty if not measured.
         points: the evaluation points inside the stream (`Measurements.points`); None or empty if there are none.
+        boundaries: of the stream; but for `sharp` ones, classes of a task are seen before it.
     """
 
     @property
@@ -51,6 +52,9 @@ class Measured(Protocol):
     @property
     def points(self) -> Mapping[str, Sequence[Any]] | None: ...
 
+    @property
+    def boundaries(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class Accuracies:
@@ -58,17 +62,19 @@ class Accuracies:
 
     Attributes:
         matrix: R, [T, T].
+        averages: a, the accuracy on what was seen after each task, [T].
+        weighted: w, the accuracy on all test images of the classes seen after each task, [T].
         untrained: the untrained network's accuracies, [T].
         anytime: mean accuracy over the tasks seen at every evaluation point; empty where they do not cover the stream.
-        total: test images that each entry of R is the accuracy on, [T, T]; NaN where not measured.
         classes: accuracy at the end on each class, by the number of its training images; [K, 2], none if not measured.
         points: the evaluation points inside the stream; None if there are none.
     """
 
     matrix: np.ndarray
+    averages: np.ndarray
+    weighted: np.ndarray
     untrained: np.ndarray
     anytime: Sequence[float]
-    total: np.ndarray
     classes: np.ndarray
     points: Points | None
 
@@ -119,16 +125,17 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
 
     Beside them, A is the list of average accuracies after each task.
     """
-    untrained, summary = measured.untrained, {}
+    untrained, total, summary = measured.untrained, np.asarray(measured.total, dtype=float), {}
+    is_sharp = measured.boundaries == "sharp"
     for scenario in SCENARIOS:
         matrix = accuracies(getattr(measured, scenario), measured.total)
         baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else np.full(len(matrix), np.nan)
-        means = average_accuracies(matrix)
+        weighted = weighted_accuracies(matrix, total, np.tri(len(matrix)) if is_sharp else np.isfinite(matrix))
+        means = average_accuracies(matrix) if is_sharp else weighted
         # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
         anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
-        total, classes = np.asarray(measured.total, dtype=float), _classes_of(measured.classes)
         points = Points.of(measured.points, scenario) if measured.points else None
-        found = Accuracies(matrix, baseline, anytime, total, classes, points)
+        found = Accuracies(matrix, means, weighted, baseline, anytime, _classes_of(measured.classes), points)
         values = {each.name: _plain(each.function(found)) for each in METRICS.values() if scenario in each.scenarios}
         summary[scenario] = {"A": [_plain(value) for value in means], **values}
     return summary
@@ -152,27 +159,27 @@ def accuracies(correct: Sequence, total: Sequence) -> np.ndarray:
 
 
 def average_accuracies(matrix: np.ndarray) -> np.ndarray:
-    """a_i = (1/(i+1)) Σ_{j≤i} R[i, j], the mean accuracy over the tasks seen so far, after each task: [T]."""
+    """a_i = (1/(i+1)) Σ_{j≤i} R[i, j], the mean accuracy over the tasks seen so far, after each task: [T].
+
+    A_f is the last of them, A_a their mean, the first task included. Where tasks share classes, a_i is w_i: what has
+    been seen is then not so many tasks.
+    """
     return np.array([row[: task + 1].mean() for task, row in enumerate(matrix)])
 
 
-def final_accuracy(matrix: np.ndarray) -> float:
-    """A_f = a_{T-1}."""
-    return average_accuracies(matrix)[-1]
-
-
-def average_incremental_accuracy(matrix: np.ndarray) -> float:
-    """A_a = (1/T) Σ_i a_i, the first task included."""
-    return average_accuracies(matrix).mean()
-
-
-def weighted_accuracies(matrix: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """w_i, the accuracy on all test images of the tasks seen so far, after each task: [T] (as in FACIL's averages).
+def weighted_accuracies(matrix: np.ndarray, total: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """w_i, the accuracy on all test images of the classes seen so far, after each task: [T] (as in FACIL's averages).
 
     Where tasks have equally many test images it is a_i. Studies with a large first task report these.
+
+    Args:
+        matrix: R, [T, T].
+        total: test images that each entry of R is the accuracy on, [T, T].
+        seen: whether classes of a task, the column, have been seen after another one, the row, [T, T].
     """
-    seen = np.tri(len(matrix), dtype=bool)
-    return np.where(seen, matrix * total, 0).sum(axis=1) / np.where(seen, total, 0).sum(axis=1)
+    num_tested = np.where(seen, total, 0).sum(axis=1)
+    correct = np.where(seen, matrix * total, 0).sum(axis=1)
+    return np.divide(correct, num_tested, out=np.full(len(matrix), np.nan), where=num_tested > 0)
 
 
 def learning_accuracy(matrix: np.ndarray) -> float:
@@ -264,17 +271,17 @@ INSIDE_TASKS = f"{INSIDE} on a stream that has tasks"  # and what it needs of th
 
 METRICS = Metrics()
 for _metric in (
-    Metric("A_f", "Final average accuracy A_f", lambda run: final_accuracy(run.matrix)),
-    Metric("A_a", "Average incremental accuracy A_a", lambda run: average_incremental_accuracy(run.matrix)),
+    Metric("A_f", "Final average accuracy A_f", lambda run: run.averages[-1]),
+    Metric("A_a", "Average incremental accuracy A_a", lambda run: run.averages.mean()),
     Metric(
         "W_f",
         "Final accuracy over all test images W_f",
-        lambda run: weighted_accuracies(run.matrix, run.total)[-1],
+        lambda run: run.weighted[-1],
     ),
     Metric(
         "W_a",
         "Average incremental accuracy over all test images W_a",
-        lambda run: weighted_accuracies(run.matrix, run.total).mean(),
+        lambda run: run.weighted.mean(),
     ),
     Metric("A_l", "Learning accuracy A_l", lambda run: learning_accuracy(run.matrix)),
     Metric(

@@ -37,10 +37,10 @@ def chart_values(line: Mapping[str, Any]) -> dict[str, float]:
         return {f"train/{name}": value for name, value in values.items()}
     prefix = "" if kind == "evaluation" else f"{kind}_"
     values = {f"{prefix}tasks_seen": line["task"] + 1}
-    for name, accuracies in line.items():
-        if isinstance(accuracies, list) and accuracies:
-            values[f"{prefix}{name}/mean"] = sum(accuracies) / len(accuracies)
-            values |= {f"{prefix}{name}/task_{task}": value for task, value in enumerate(accuracies, 1)}
+    for name, mean in line["mean"].items():
+        values[f"{prefix}{name}/mean"] = mean
+        measured = ((task, value) for task, value in enumerate(line[name], 1) if value is not None)
+        values |= {f"{prefix}{name}/task_{task}": value for task, value in measured}
     return values
 
 

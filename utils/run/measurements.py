@@ -34,6 +34,7 @@ class Measurements:
             came; `forward_rows`, rows that went through a network, memory's and those of teachers too; `backward_rows`,
             those of them that went back; None if that is not known, as in checkpoints of earlier versions.
         norms: what was measured of the norm layers (`utils/run/diagnosis.py`); empty unless it is asked for.
+        boundaries: of the stream (`datasets/arrangement.py`).
         seconds: where the time went, by kind; together they are the time of the run.
 
             `start`: from the start of the process to its first step, once per start. `data`: fetching and augmenting
@@ -51,14 +52,16 @@ class Measurements:
     points: dict[str, list[Any]] = field(default_factory=dict)
     cost: dict[str, int] | None = None
     norms: dict[str, Any] = field(default_factory=dict)
+    boundaries: str = "sharp"
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "evaluation": 0.0})
 
     @classmethod
-    def empty(cls, num_tasks: int) -> "Measurements":
+    def empty(cls, num_tasks: int, boundaries: str) -> "Measurements":
         """Nothing measured yet."""
         tables: list[list[list[int | None]]] = [[[None] * num_tasks for _ in range(num_tasks)] for _ in range(3)]
         class_il, task_il, total = tables
-        return cls(class_il, task_il, total, cost=dict.fromkeys(("images", "forward_rows", "backward_rows"), 0))
+        cost = dict.fromkeys(("images", "forward_rows", "backward_rows"), 0)
+        return cls(class_il, task_il, total, cost=cost, boundaries=boundaries)
 
     def add_cost(self, num_images: int, passes: Passes) -> None:
         """Count a training step."""

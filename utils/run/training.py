@@ -5,7 +5,6 @@ measured so far. That is what a checkpoint holds, and why a run that was killed 
 """
 
 import dataclasses
-import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +25,7 @@ from utils.data.pools import Stream, SubsetPool
 from utils.data.staging import Values
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
+from utils.records.content import SCENARIOS
 from utils.records.record import Record
 from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
@@ -147,7 +147,7 @@ class Training:
         self.sinks = sinks
         self.stop = stop
         self.position = Position()
-        self.measured = Measurements.empty(stream.num_tasks)
+        self.measured = Measurements.empty(stream.num_tasks, stream.boundaries)
         self.watch = Stopwatch(self.measured.seconds)
         self.meter = LossMeter()
         self.best = BestEpoch()
@@ -362,18 +362,29 @@ class Training:
             measured.total[task][column] = counts.total
         if task + 1 == self.stream.num_tasks:
             measured.classes = self._classes_at_the_end(classes)
-        self._report("evaluation", f"after task {task + 1}/{self.stream.num_tasks}", self._seen(found))
+        self._report("evaluation", f"after task {task + 1}/{self.stream.num_tasks}", found)
         self._add_point(inside)
         self.position.evaluated = True
 
-    def _report(self, kind: str, title: str, counts: list[Counts]) -> None:
-        """Write and say the accuracies on the tasks seen."""
-        class_il = [100 * each.correct_class_il / each.total for each in counts]
-        task_il = [100 * each.correct_task_il / each.total for each in counts]
-        position = {"kind": kind, "step": self.position.step, "task": self.position.task}
-        self.sinks.write(position | {"class_il": class_il, "task_il": task_il})
-        means = [self._mean(values, counts) for values in (class_il, task_il)]
-        self.sinks.screen.say(f"{title}: Class-IL {means[0]:.2f} %  Task-IL {means[1]:.2f} %")
+    def _report(self, kind: str, title: str, found: list[Counts]) -> None:
+        """Write and say the accuracies on what was seen."""
+        line = self._accuracies(kind, found, SCENARIOS)
+        self.sinks.write(line)
+        mean = line["mean"]
+        self.sinks.screen.say(f"{title}: Class-IL {mean['class_il']:.2f} %  Task-IL {mean['task_il']:.2f} %")
+
+    def _accuracies(self, kind: str, found: list[Counts], scenarios: Sequence[str]) -> dict[str, Any]:
+        """A line of accuracies in percent: on each task, None where nothing of it was seen, and on what was seen."""
+        line: dict[str, Any] = {"kind": kind, "step": self.position.step, "task": self.position.task, "mean": {}}
+        is_sharp = self.stream.boundaries == "sharp"
+        found = found[: self.position.task + 1] if is_sharp else found
+        for scenario in scenarios:
+            correct = [getattr(each, f"correct_{scenario}") for each in found]
+            total = [each.total for each in found]
+            line[scenario] = [100 * right / of if of else None for right, of in zip(correct, total, strict=True)]
+            # Over tasks, or over images where tasks are mere segments of the stream.
+            line["mean"][scenario] = sum(line[scenario]) / len(found) if is_sharp else 100 * sum(correct) / sum(total)
+        return line
 
     def _evaluate_if_due(self) -> None:
         """Evaluate between two steps of a task; after its last step, it is done at its end."""
@@ -381,9 +392,9 @@ class Training:
         inside = position.stage or position.epoch or position.batch
         if not every or not inside or position.step % every or position.measured_step == position.step:
             return
-        class_il = self._add_point(self._count_inside())
+        line = self._add_point(self._count_inside())
         position.measured_step = position.step
-        self.sinks.write({"kind": "anytime", "step": position.step, "task": position.task, "class_il": class_il})
+        self.sinks.write(line)
 
     def _choose_inside_rows(self) -> Tensor | None:
         """Which test images the network is evaluated on inside tasks, [N] bool on the host; None: all of them."""
@@ -398,19 +409,18 @@ class Training:
         num_tasks = self.position.task + 1
         return self._count_classes(num_tasks, num_trained=num_tasks, chosen=self._inside_rows)
 
-    def _add_point(self, classes: Sequence[Counts]) -> list[float]:
-        """Add an evaluation point, from the counts of each class seen; gives the Class-IL accuracies on their tasks."""
+    def _add_point(self, classes: Sequence[Counts]) -> dict[str, Any]:
+        """Add an evaluation point, from the counts of each class seen; gives its line of Class-IL accuracies."""
         stream, task = self.stream, self.position.task
         found = by_task(classes, stream.task_of_class)
-        seen = [each for each in found if each.total]
-        class_il = [100 * each.correct_class_il / each.total for each in seen]
-        self.measured.anytime.append(self._mean(class_il, seen))
+        line = self._accuracies("anytime", found, ("class_il",))
+        self.measured.anytime.append(line["mean"]["class_il"])
         if self.config.eval_every and stream.boundaries == "none":
             self.measured.add_point(self.position.step, 0, by_task(classes, torch.zeros_like(stream.task_of_class)))
         elif self.config.eval_every:
             later = [Counts(0, 0, 0)] * (stream.num_tasks - len(found))
             self.measured.add_point(self.position.step, task, [*found, *later])
-        return class_il
+        return line
 
     def _count(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
         """Correct predictions on the test images of the classes that come in the first tasks, by the task of the class.
@@ -446,18 +456,6 @@ class Training:
     @property
     def _compares_seen(self) -> bool:
         return self.config.class_il_outputs == "seen"
-
-    def _seen(self, found: list[Counts]) -> list[Counts]:
-        """Those of tasks with classes seen: the tasks so far, or any where boundaries are not sharp."""
-        is_sharp = self.stream.boundaries == "sharp"
-        return found[: self.position.task + 1] if is_sharp else [each for each in found if each.total]
-
-    def _mean(self, accuracies: Sequence[float], counts: Sequence[Counts]) -> float:
-        """The accuracy on what was seen: over tasks, or over images where tasks are mere segments of the stream."""
-        if self.stream.boundaries == "sharp":
-            return sum(accuracies) / len(accuracies)
-        weights = [each.total for each in counts]
-        return sum(map(operator.mul, accuracies, weights)) / sum(weights)
 
     def _classes_at_the_end(self, counts: Sequence[Counts]) -> dict[str, list[int]]:
         """Class-IL of each class, with its training images."""

@@ -15,8 +15,9 @@ from utils.records.trackers import Summary, make_tracker, run_settings
 LOSSES = {"loss": 2.5, "norm_loss": 0.125, "lr": 0.03}
 LINES = [
     *({"kind": "train", "step": step, "task": 0, "epoch": 0} | LOSSES for step in range(50, 301, 50)),
-    {"kind": "anytime", "step": 200, "task": 1, "class_il": [30.0, 40.0]},
-    {"kind": "evaluation", "step": 300, "task": 1, "class_il": [25.0, 45.0], "task_il": [75.0, 95.0]},
+    {"kind": "anytime", "step": 200, "task": 1, "class_il": [30.0, 40.0], "mean": {"class_il": 35.0}},
+    {"kind": "evaluation", "step": 300, "task": 1, "class_il": [25.0, 45.0], "task_il": [75.0, 95.0]}
+    | {"mean": {"class_il": 35.0, "task_il": 85.0}},
 ]
 LINES.sort(key=lambda line: line["step"])
 RESULT = {
