@@ -125,7 +125,8 @@ def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
         training.position.batch = 0
         batches = training._batches(loader, loader.num_batches, stage.trains)
         for _ in range(count):
-            training._step(make(next(batches)), stage.trains)
+            batch = next(batches)
+            training._step(make(batch), batch, stage.trains)
 
     return steps
 
