@@ -34,6 +34,19 @@ class UserError(RunError, ValueError):
     exit_code = MISTAKE
 
 
+class InactiveOption(UserError):
+    """A typed option that changes nothing beside the others.
+
+    Args:
+        name: of the option.
+        reason: in words.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"--{name} changes nothing in this run: {reason}")
+        self.name = name
+
+
 class Diverged(RunError):
     """The loss became NaN or infinite."""
 

@@ -28,7 +28,7 @@ from utils.config.parts import BackbonePart, DatasetPart, MethodPart, NormPart, 
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, load_plugin
-from utils.errors import UserError
+from utils.errors import InactiveOption, UserError
 
 SPLIT = "split"  # the stream of a run that names none
 RESULTS_VERSION = 2  # raised when a change of the code changes numbers
@@ -481,7 +481,7 @@ def _check_boundaries(configuration: Configuration) -> None:
 def _check_active(configuration: Configuration) -> None:
     for name, reason in configuration.inactive(configuration.values).items():
         if configuration.origins.get(name) == "typed":
-            raise UserError(f"--{name} changes nothing in this run: {reason}")
+            raise InactiveOption(name, reason)
 
 
 def _check_schedule(configuration: Configuration) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from utils.config.configuration import Configuration, configure, readable_name
 from utils.config.registry import as_user_errors, load_plugin
 from utils.config.variants import find_variant
-from utils.errors import UserError
+from utils.errors import InactiveOption, UserError
 from utils.launch.grid import Cell, Expansion, Grid, explain_unused, setting_text
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
@@ -254,6 +254,8 @@ class _Planner:
         self._axes = axes
         self.data = DataFacts(common.data_root)
         self._jobs: dict[str, Job] = {}
+        self._taken: set[str] = set()  # words of the jobs
+        self._left_out: dict[str, InactiveOption] = {}
         self._seeds = tuple(dict.fromkeys(grid.seeds))
         self._search_seeds = self._seeds if grid.search_seeds is None else tuple(dict.fromkeys(grid.search_seeds))
         self._held_out = ("--validation", str(SEARCH_SHARE)) if grid.selection == VALIDATION else ()
@@ -296,9 +298,33 @@ class _Planner:
         named = {f"--{name}" for name in self._axes.compared} - {"--buffer_size", "--epochs"}
         return [setting_text(pair) for pair in pairs if pair[0] in named]
 
+    def check_options(self) -> None:
+        """Raises InactiveOption for one that none of the runs uses."""
+        for name, error in self._left_out.items():
+            if f"--{name}" not in self._taken:
+                raise error
+
     def _job(self, words: tuple[str, ...]) -> Job:
-        job = make_job(words, self._common, self.data.of, self._axes)
+        """The run of these words, without the options that change nothing in it beside the others."""
+        try:
+            job = make_job(words, self._common, self.data.of, self._axes)
+        except InactiveOption as error:
+            fewer = _without(words, f"--{error.name}")
+            if fewer == words:
+                raise
+            self._left_out.setdefault(error.name, error)
+            return self._job(fewer)
+        self._taken.update(words)
         return self._jobs.setdefault(job.identity, job)
+
+
+def _without(words: Iterable[str], option: str) -> tuple[str, ...]:
+    """The words but for an option and its values."""
+    kept, is_kept = [], True
+    for word in words:
+        is_kept = word != option if word.startswith("--") else is_kept
+        kept += [word] if is_kept else []
+    return tuple(kept)
 
 
 @as_user_errors()
@@ -328,6 +354,7 @@ def make_plan(
     axes = Axes(tuple(expansion.searched), tuple(expansion.compared))
     planner = _Planner(grid, common, axes)
     added = [planner.add(cell, times) for cell, times in cells.items()]
+    planner.check_options()
     searches = tuple(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
     runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]

@@ -106,6 +106,14 @@ def test_further_options_reach_the_runs_that_use_them(plan):
     assert {job.config.values.get("renormalize_absent") for job in jobs} == {None, True}
 
 
+def test_an_option_goes_to_the_runs_in_which_it_changes_something(plan):
+    jobs = plan("study", "--imbalance none exp --imbalance_ratio 20 --imbalance_order head_first", seeds=(0,)).jobs
+    assert {job.config.values.get("imbalance_ratio") for job in jobs if "exp" in job.words} == {20.0}
+    plain = [job.words for job in jobs if "exp" not in job.words]
+    assert plain
+    assert not any("--imbalance_ratio" in words or "20" in words or "head_first" in words for words in plain)
+
+
 def test_typed_option_wins_over_the_grid(plan):
     jobs = plan("study", "--kappa 0.9 --lr 0.2").jobs
     assert {job.config.values.get("kappa") for job in jobs} == {None, 0.9}
@@ -195,6 +203,7 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({"methods": ()}, "", "--methods has no value"),
         ({}, "--beta 0.5", "no run of this plan uses --beta"),
         ({}, "--foo 0.5", "no run of this plan uses --foo"),
+        ({}, "--imbalance_ratio 20", "--imbalance_ratio changes nothing in this run: it belongs to --imbalance exp"),
         ({}, "word", "unexpected argument 'word'"),
         ({"methods": ("TBBN",)}, "--forward separate", "--forward"),
         ({"search_seeds": ()}, "", "--search_seeds has no value"),
