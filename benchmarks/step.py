@@ -35,6 +35,7 @@ from utils.data.loaders import Loaders
 from utils.data.plan import Pairs, Plain, part_sizes
 from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
+from utils.optimizer import optimizer_settings
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
 from utils.run.environment import set_arithmetic
@@ -195,11 +196,11 @@ def bare_steps(training: Training, stage: Stage) -> Steps:
 
 def training_step(method: Any, stage: Stage, forwards: list[Forward]) -> Callable[[], None]:
     """Forwards, the teacher's after the network's own, backward and a step of the optimizer."""
-    network, config = method.network, method.config
+    network = method.network
     trains_backbone = {*map(id, network.backbone.parameters())} & {*map(id, method.trained(stage))}
     teacher = getattr(method, "teacher", None) if trains_backbone else None  # whoever learns asks it
-    settings = {"momentum": config.optim_mom, "weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
-    optimizer = torch.optim.SGD(list(method.trained(stage)), lr=stage.lr, **settings)
+    kind, settings = optimizer_settings(method.config)
+    optimizer = kind(list(method.trained(stage)), lr=stage.lr, **settings)
 
     def loss_of(forward: Forward) -> Tensor:
         with forward.described(network):

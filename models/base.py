@@ -16,12 +16,12 @@ from backbone.norm import (
     batch_context,
     begin_task,
     norm_loss,
+    norm_parameters,
     num_described,
     rows_needed,
     undecayed_parameters,
 )
 from models.heads import Head, Network
-from models.optimizer import make_sgd
 from models.settings import Setting, find_setting
 from utils.config.configuration import Configuration
 from utils.config.options import Option, grouped, ranged
@@ -32,6 +32,7 @@ from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSi
 from utils.data.pools import Stream
 from utils.data.staging import Values
 from utils.errors import UserError
+from utils.optimizer import make_optimizer
 from utils.seeds import derive_seed
 
 REPLAY_OPTIONS = grouped(
@@ -148,7 +149,7 @@ class Method(ABC):
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
     backbone_methods: ClassVar[tuple[str, ...]] = ()  # that it calls beside the forward
-    schedule: ClassVar[str] = "steps"  # of the main stage, as in `Stage`
+    schedule: ClassVar[str] = "step"  # of the main stage, as in `Stage`, unless `--lr_schedule` says otherwise
     # Whether `observe` does the same on the device whatever a batch of the same shapes holds, keeps nothing on the host
     # and waits for nothing, so that a CUDA graph can hold it. A subclass has to say so anew.
     capturable: ClassVar[bool] = False
@@ -203,6 +204,12 @@ class Method(ABC):
             values: by the name of the option.
             backbone: that of the run.
         """
+        schedule, unused = values.get("lr_schedule"), set()
+        if schedule == cls.schedule:
+            unused = {"lr_schedule"}  # as in records from when there was no other
+        elif schedule not in (None, "step"):
+            unused = {"milestones", "lr_decay"}
+        values = {name: value for name, value in values.items() if name not in unused}
         if "best_epoch" in values and all(value == 1 for name, value in values.items() if name.endswith("epochs")):
             return values | {"best_epoch": "last"}  # the only one
         return values
@@ -238,7 +245,7 @@ class Method(ABC):
     def stage_on(cls, config: Configuration, data: DataPlan, held_out: tuple[int, ...]) -> Stage:
         """A stage on any data, with the run's epochs, learning rate and choice of the epoch."""
         schedule = (config.epochs, config.lr, config.milestones, config.lr_decay)
-        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=cls.schedule)
+        return Stage(data, *schedule, keep=config.best_epoch, held_out=held_out, schedule=config.lr_schedule)
 
     @classmethod
     def num_exemplars(cls, config: Configuration, sizes: StreamSizes, num_seen: int) -> int:
@@ -351,9 +358,9 @@ class Method(ABC):
 
     def begin_stage(self, stage: Stage) -> None:
         """Make the stage's optimizer. AdaB2N's task weights are never decayed (Lyu et al. use no weight decay)."""
-        config = self.config
         self.stage_name = stage.name
-        undecayed = {id(parameter) for parameter in undecayed_parameters(self.network)}
+        spared = undecayed_parameters if self.config.decay_norms else norm_parameters
+        undecayed = {id(parameter) for parameter in spared(self.network)}
         trained = list(self.trained(stage))
         self._learn_only(trained)
         groups: list[dict[str, Any]] = [
@@ -362,8 +369,7 @@ class Method(ABC):
         apart = [parameter for parameter in trained if id(parameter) in undecayed]
         if apart:
             groups.append({"params": apart, "weight_decay": 0.0})
-        settings = {"momentum": config.optim_mom, "weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
-        self.optimizer = make_sgd(groups, stage.lr, **settings)
+        self.optimizer = make_optimizer(groups, stage.lr, self.config)
         self.network.train()
 
     def _learn_only(self, trained: Iterable[nn.Parameter]) -> None:
@@ -374,10 +380,14 @@ class Method(ABC):
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
         """Set the epoch's learning rate."""
+        self.set_lr(stage.lr_at(epoch))
+
+    def set_lr(self, lr: float) -> None:
+        """Give all of the optimizer's groups a learning rate."""
         assert self.optimizer is not None  # made by `begin_stage`
-        self.lr = stage.lr_at(epoch)
+        self.lr = lr
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(self.lr)
+            group["lr"].fill_(lr)
 
     def plan(self, batch: Draft) -> StepPlan:
         """The host's half of a step on a batch of the stream."""

@@ -19,6 +19,7 @@ from utils.config.registry import METHODS
 from utils.data.batch import Batch, Draft
 from utils.data.plan import Plain, Rows, StreamSizes
 from utils.inference import evaluating
+from utils.optimizer import parameters_of
 from utils.seeds import generator
 
 GRADIENT_LIMIT = 5.0
@@ -81,7 +82,7 @@ class PodNet(ExemplarMethod):
     )
     heads = ("proxy",)
     transforms = "podnet"
-    schedule = "cosine"
+    schedule = "epoch_cosine"
     has_teacher = True
     capturable = True
     reads_maps = True
@@ -114,8 +115,7 @@ class PodNet(ExemplarMethod):
     def clip_gradients(self) -> None:
         """Limit every entry, as in the published runs."""
         assert self.optimizer is not None  # made by `begin_stage`
-        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        nn.utils.clip_grad_value_(parameters, GRADIENT_LIMIT)
+        nn.utils.clip_grad_value_(parameters_of(self.optimizer), GRADIENT_LIMIT)
 
     # -- losses ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from utils.config.registry import ROOT
 PACKAGES = ("backbone", "datasets", "models", "utils")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What the files of each room may import of the suite, beside their own room; a room of `utils` by its name.
-LEAVES = {"errors", "inference", "interruption", "locks", "machine", "passes", "seeds", "slurm"}
+LEAVES = {"errors", "inference", "interruption", "locks", "machine", "optimizer", "passes", "seeds", "slurm"}
 ROOMS = {
     "config": LEAVES,
     "data": {"config", *LEAVES},
@@ -29,6 +29,7 @@ NORM_FUNCTIONS = {
     "batch_context",
     "begin_task",
     "norm_loss",
+    "norm_parameters",
     "num_described",
     "rows_needed",
     "undecayed_parameters",

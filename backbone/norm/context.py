@@ -278,6 +278,12 @@ def rows_needed(network: nn.Module) -> int:
     return max((math.ceil(min_values / side**2) for min_values, side in known), default=1)
 
 
+def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """All parameters of the network's layers, such as scale and shift."""
+    layers = (module for module in network.modules() if isinstance(module, Norm))
+    return [parameter for layer in layers for parameter in layer.parameters()]
+
+
 def undecayed_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Parameters of the network's layers that weight decay must leave alone."""
     layers = (module for module in network.modules() if isinstance(module, Norm))

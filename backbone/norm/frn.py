@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Norm, at_least_single
@@ -65,9 +66,11 @@ class FRN(Norm):
         mean_square = values.square().mean((2, 3))
         epsilon = self.eps if self.epsilon is None else self.epsilon.abs()
         scale = self.scaled(torch.rsqrt(mean_square + epsilon))[:, :, None, None]
-        y = values * scale if self.bias is None else torch.addcmul(self.bias[:, None, None], values, scale)
-        if self.tau is not None:
-            y = torch.maximum(y, self.tau[:, None, None])
+        if self.tau is None:
+            y = values * scale if self.bias is None else torch.addcmul(self.bias[:, None, None], values, scale)
+        else:  # max(y, τ) = relu(y − τ) + τ, which has the simpler gradient
+            shift = self.shifted(-self.tau)[:, None, None]
+            y = F.relu(torch.addcmul(shift, values, scale)) + self.tau[:, None, None]
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -16,6 +16,8 @@ from models.heads import Outputs
 from utils.config.registry import METHODS, NORMS, STREAMS
 from utils.data.batch import Batch
 
+_PLAIN_SGD = {"optimizer": "sgd", "optim_mom": 0.0, "optim_nesterov": False, "optim_wd": 0.0, "decay_norms": True}
+
 
 class PassThrough(nn.Module):
     """Images are logits."""
@@ -71,8 +73,8 @@ def _parts(head: str) -> SimpleNamespace:
 def make_offline(name: str, task: int, num_new: int, network: nn.Module, teacher: nn.Module | None, **options: Any):
     """A method in the midst of a task of `num_new` classes, as all tasks before it, with a learning rate of 0."""
     values = {option.name: option.default for option in METHODS.get(name).options}
-    values |= {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
-    values |= {"optim_nesterov": False, "best_epoch": "last", "batch_size": 4} | options
+    values |= {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "lr_schedule": METHODS.get(name).schedule}
+    values |= {**_PLAIN_SGD, "best_epoch": "last", "batch_size": 4} | options
     values |= METHODS.get(name).resolve_auto(values, NORMS.get("BN"))
     config = SimpleNamespace(**values, parts=_parts(METHODS.get(name).heads[0]))
     classes = [range(index * num_new, (index + 1) * num_new) for index in range(10)]
@@ -114,8 +116,8 @@ def rows(images: Tensor, labels: np.ndarray | None = None, task: int = 0, **extr
 
 def make(name: str, draws: list[Batch] | None = None, num_classes: int = 10, **options: Any):
     """A method at the beginning of a stage, with plain SGD of learning rate 0."""
-    values = {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "optim_mom": 0.0, "optim_wd": 0.0}
-    values |= {"optim_nesterov": False, "minibatch_size": 5, "forward": "separate"} | options
+    values = {"lr": 0.0, "epochs": 1, "milestones": (), "lr_decay": 1.0, "lr_schedule": METHODS.get(name).schedule}
+    values |= {**_PLAIN_SGD, "minibatch_size": 5, "forward": "separate"} | options
     config = SimpleNamespace(**values, best_epoch="last", parts=_parts("linear"))
     stream = SimpleNamespace(num_tasks=5, num_classes=num_classes, boundaries="sharp")
     method = METHODS.get(name)(PassThrough(), config, stream, ScriptedMemory(draws or []))

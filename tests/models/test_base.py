@@ -116,9 +116,34 @@ def test_task_weights_are_never_decayed():
     assert torch.allclose(method.network.norm.weight, torch.full((10,), 0.9, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_norm_layers_are_decayed_if_they_are_to_be_and_what_is_beside_them_always(decay_norms):
+    method = make("sgd", optim_wd=0.1, lr=1.0, decay_norms=decay_norms)
+    method.network = Normed("FRN", tlu=True)
+    method.network.other = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        for parameter in method.network.parameters():
+            parameter.fill_(1.0)
+    method.begin_stage(method.stage(method.config, (0,)))
+    for parameter in method.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    method.optimizer.step()
+    layer, other = method.network.norm, method.network.other
+    left = 0.9 if decay_norms else 1.0
+    for parameter in (layer.weight, layer.bias, layer.tau):
+        assert parameter.tolist() == pytest.approx([left] * 10)
+    assert other.bias.tolist() == pytest.approx([0.9, 0.9])
+
+
 def test_learning_rate_falls_at_the_milestones():
     stage = Stage(TaskStream((0,)), epochs=5, lr=1.0, milestones=(2, 4), lr_decay=0.1)
     assert [stage.lr_at(epoch) for epoch in range(5)] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+def test_learning_rate_falls_on_half_a_cosine_over_the_steps_of_a_stage():
+    stage = Stage(TaskStream((0,)), epochs=2, lr=1.0, schedule="cosine", milestones=(1,), lr_decay=0.1)
+    found = [stage.lr_at(epoch, share) for epoch in range(2) for share in (0, 0.5)]
+    assert found == pytest.approx([1.0, 0.5 + 0.5**0.5 / 2, 0.5, 0.5 - 0.5**0.5 / 2])
 
 
 def test_learning_rate_of_an_epoch_reaches_every_group():

@@ -347,10 +347,10 @@ def test_options_of_maps_that_are_not_distilled_are_refused(words):
     [
         (
             "--milestones 3 --lr_decay 0.1",
-            "--milestones changes nothing in this run: --model podnet has a cosine",
+            "--milestones changes nothing in this run: --lr_schedule epoch_cosine has no milestones",
         ),
-        ("--milestones 3", "--milestones changes nothing in this run: --model podnet has a cosine"),
-        ("--lr_decay 0.1", "--lr_decay changes nothing in this run: --model podnet has a cosine"),
+        ("--milestones 3", "--milestones changes nothing in this run: --lr_schedule epoch_cosine has no milestones"),
+        ("--lr_decay 0.1", "--lr_decay changes nothing in this run: --lr_schedule epoch_cosine has no milestones"),
         ("--protocol online", "head"),
     ],
 )

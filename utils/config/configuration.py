@@ -404,6 +404,8 @@ def _complete(configuration: Configuration) -> None:
         values["class_order"] = "protocol"
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], origins["minibatch_size"] = values["batch_size"], "as --batch_size"
+    if values["lr_schedule"] is None:
+        values["lr_schedule"] = configuration.parts.method.schedule
     values |= configuration.parts.method.resolve_auto(values, configuration.parts.norm)
 
 
@@ -422,8 +424,7 @@ def _check(configuration: Configuration) -> None:
     group = values["group"]
     if Path(group).name != group or group in ("", "..") or not group.isprintable() or len(group.encode()) > 200:
         raise UserError("--group must be the short name of a directory inside --results_dir")
-    if values["optim_nesterov"] and not values["optim_mom"]:
-        raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
+    _check_optimizer(configuration)
     if not method.measures_every_task(configuration.parts.head) and (
         values["eval_every"] or not values["ignore_other_metrics"]
     ):
@@ -478,6 +479,22 @@ def _check_boundaries(configuration: Configuration) -> None:
         raise UserError(f"{stream} comes once, as it has no tasks that could be repeated: give --epochs 1")
 
 
+def _check_optimizer(configuration: Configuration) -> None:
+    values, origins = configuration.values, configuration.origins
+    if values["optimizer"] == "sgd":
+        if values["optim_nesterov"] and not values["optim_mom"]:
+            raise UserError("--optim_nesterov needs momentum: give --optim_mom above 0")
+        return
+    inactive = configuration.inactive(values)
+    tuned = [name for name in ("lr", "second_lr", "optim_wd") if values.get(name) and name not in inactive]
+    tuned = [name for name in tuned if origins[name] != "typed"]
+    if tuned:
+        given = " and ".join(f"--{name}" for name in tuned)
+        found = " and ".join(typed_text(values[name]) for name in tuned) + (" are" if len(tuned) > 1 else " is")
+        sources = "; ".join(dict.fromkeys(origins[name] for name in tuned))
+        raise UserError(f"--optimizer {values['optimizer']}: give {given} too; {found} for SGD ({sources})")
+
+
 def _check_active(configuration: Configuration) -> None:
     for name, reason in configuration.inactive(configuration.values).items():
         if configuration.origins.get(name) == "typed":
@@ -488,7 +505,7 @@ def _check_schedule(configuration: Configuration) -> None:
     milestones, epochs = configuration.milestones, configuration.epochs
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
         raise UserError("--milestones must be epochs of at least 1, in increasing order")
-    is_typed = configuration.origins["milestones"] == "typed" and configuration.parts.method.schedule == "steps"
+    is_typed = configuration.origins["milestones"] == "typed" and configuration.lr_schedule == "step"
     if is_typed and milestones and milestones[-1] >= epochs:
         raise UserError(f"--milestones {milestones[-1]} is never reached in --epochs {epochs}")
 

@@ -101,10 +101,12 @@ PART_OPTIONS = grouped(
 )
 
 _STEPS = Condition(
-    ("method.schedule", "model"),
-    lambda schedule, model: schedule == "steps",
-    "--model {1} has a {0} schedule without milestones",
+    ("lr_schedule",), lambda schedule: schedule == "step", "--lr_schedule {0} has no milestones; it belongs to step"
 )
+
+_SGD = chosen("optimizer", "sgd")
+_ADAM = Condition(("optimizer",), lambda name: name != "sgd", "it belongs to --optimizer adam and adamw")
+_BETA = ranged(float, 0, 0.999999)
 
 _TRAINING = grouped(
     "training",
@@ -125,9 +127,40 @@ _TRAINING = grouped(
         stands_for=("batch_size", "minibatch_size"),
     ),
     published("lr", ranged(float, 0), "learning rate"),
+    Option("optimizer", str, "sgd", "optimizer of every stage", choices=("sgd", "adam", "adamw")),
     Option("optim_wd", ranged(float, 0), None, "weight decay", source="set by the protocol"),
-    Option("optim_mom", ranged(float, 0, 1), None, "momentum", source="set by the protocol"),
-    Option("optim_nesterov", boolean, None, "Nesterov momentum", source="set by the protocol", flag=True),
+    Option(
+        "decay_norms",
+        boolean,
+        True,
+        "whether weight decay takes the norm layers' parameters too, such as scale and shift",
+        flag=True,
+        active_when=(above("optim_wd", 0),),
+    ),
+    Option(
+        "optim_mom", ranged(float, 0, 1), None, "momentum of SGD", source="set by the protocol", active_when=(_SGD,)
+    ),
+    Option(
+        "optim_nesterov",
+        boolean,
+        None,
+        "Nesterov momentum of SGD",
+        source="set by the protocol",
+        flag=True,
+        active_when=(_SGD,),
+    ),
+    Option("optim_beta1", _BETA, 0.9, "Adam: how much of the mean gradient is kept at each step", active_when=(_ADAM,)),
+    Option("optim_beta2", _BETA, 0.999, "Adam: the same for the mean of its squares", active_when=(_ADAM,)),
+    Option("optim_eps", ranged(float, 0), 1e-8, "Adam: added to the root of that mean", active_when=(_ADAM,)),
+    Option(
+        "lr_schedule",
+        str,
+        None,
+        "learning rate of the main stage: decayed at the milestones (step), half a cosine towards 0 from step to step "
+        "(cosine), or from epoch to epoch as in PODNet's program (epoch_cosine)",
+        source="set by the method",
+        choices=("step", "cosine", "epoch_cosine"),
+    ),
     Option(
         "milestones",
         whole_numbers,
@@ -388,9 +421,8 @@ _TRACKING = grouped(
 # Options of mammoth that would change nothing here, or something that this suite does not do.
 ABSENT = {
     "num_workers": "images are kept on the device or memory-mapped, without worker processes",
-    "optimizer": "every method is trained by SGD; see --optim_mom, --optim_wd and --optim_nesterov",
-    "lr_scheduler": "the learning rate is decayed at --lr_milestones",
-    "scheduler_mode": "the learning rate changes between epochs",
+    "lr_scheduler": "give --lr_schedule step, with --lr_milestones, or cosine",
+    "scheduler_mode": "the learning rate changes between epochs in --lr_schedule step, between steps in cosine",
     "fitting_mode": "each task is trained for --epochs; --best_epoch val_loss keeps the best of them",
     "n_iters": "each task is trained for --epochs",
     "joint": "give --model joint",

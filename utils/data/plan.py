@@ -243,7 +243,8 @@ class Stage:
         keep: the epoch whose weights are kept, `last` or the one with the lowest `val_loss`.
         held_out: tasks on whose held-out images that loss is taken.
         name: by which a method with several stages recognizes them.
-        schedule: `steps`, at the milestones, or `cosine`, from `lr` towards 0.
+        schedule: `step`, at the milestones; `cosine`, from `lr` towards 0 with every step (Loshchilov & Hutter, ICLR
+            2017, without restarts); `epoch_cosine`, with every epoch, an epoch late, as in the program of PODNet.
         trains: False for passes that change no parameter, whose batches are not training steps.
         chooses_exemplars: whether exemplars of the task's own classes are chosen before the stage and used in it.
     """
@@ -256,15 +257,21 @@ class Stage:
     keep: str = "last"
     held_out: tuple[int, ...] = ()
     name: str = "main"
-    schedule: str = "steps"
+    schedule: str = "step"
     trains: bool = True
     chooses_exemplars: bool = False
 
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        if self.schedule == "cosine":  # an epoch late, as in the published runs that use it
-            return self.lr / 2 * (1 + math.cos(math.pi * max(epoch - 1, 0) / self.epochs))
-        return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
+    def lr_at(self, epoch: int, share: float = 0.0) -> float:
+        """Learning rate of a step.
+
+        Args:
+            epoch: counted from 0.
+            share: of the epoch's steps that come before.
+        """
+        if self.schedule == "step":
+            return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
+        done = epoch + share if self.schedule == "cosine" else max(epoch - 1, 0)
+        return self.lr / 2 * (1 + math.cos(math.pi * done / self.epochs))
 
 
 @dataclass(frozen=True)

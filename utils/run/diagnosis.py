@@ -24,6 +24,7 @@ from utils.data.loaders import Loader, Loaders
 from utils.data.plan import all_until
 from utils.data.pools import Stream
 from utils.inference import evaluating, inference_batch_size
+from utils.optimizer import optimizer_settings
 from utils.run.evaluate import Counts
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ class NormDiagnosis:
         batches = (
             batch for epoch in range(config.retune_norms) for batch in islice(loader.batches(epoch), num_batches)
         )
-        settings = {"lr": LR_FACTOR * config.lr, "momentum": config.optim_mom}
-        settings |= {"weight_decay": config.optim_wd, "nesterov": config.optim_nesterov}
+        kind, settings = optimizer_settings(config)
+        settings |= {"lr": LR_FACTOR * config.lr} | ({} if config.decay_norms else {"weight_decay": 0.0})
         layers = self.layers(network).values()
-        steps = train_alone(network, layers, batches, settings, partial(self.logits, network))
+        steps = train_alone(network, layers, batches, partial(kind, **settings), partial(self.logits, network))
         self.sinks.progress.update(stage_step=0, stage_total=config.retune_norms * num_batches)
         for done, _ in enumerate(steps, start=1):
             self.check()
@@ -173,7 +174,7 @@ def train_alone(
     network: nn.Module,
     layers: Collection[nn.Module],
     batches: Iterator[Batch],
-    settings: Mapping[str, Any],
+    optimize: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
     logits: Callable[[Tensor], Tensor],
 ) -> Iterator[None]:
     """Train some layers of a network by cross-entropy, a step per item; everything else is in evaluation mode.
@@ -182,14 +183,14 @@ def train_alone(
         network: is changed, and in evaluation mode at the end.
         layers: those in training mode, whose parameters and running statistics move.
         batches: what they are trained on.
-        settings: of stochastic gradient descent.
+        optimize: makes the optimizer of these parameters.
         logits: of images [N, C, H, W] by the network, [N, K].
     """
     network.eval().requires_grad_(False)
     for layer in layers:
         layer.train().requires_grad_(True)
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    optimizer = torch.optim.SGD(parameters, **settings) if parameters else None
+    optimizer = optimize(parameters) if parameters else None
     for batch in batches:
         loss = cross_entropy(logits(batch.images), batch.labels)
         if optimizer is not None:

@@ -94,6 +94,8 @@ class Method(Protocol):
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None: ...
 
+    def set_lr(self, lr: float) -> None: ...
+
     def plan(self, batch: Draft) -> Any: ...
 
     def step(self, plan: Any, sent: Values) -> dict[str, Tensor]: ...
@@ -267,7 +269,9 @@ class Training:
         self.best.restore(self.method.network)
 
     def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int, steps: Steps) -> None:
+        self._set_lr(stage, max(self.position.batch - 1, 0) / num_batches)  # resumed, it is that of the last step
         for batch in self._batches(loader, num_batches, stage.trains):
+            self._set_lr(stage, self.position.batch / num_batches)
             losses = steps(batch)
             if stage.trains:
                 self.measured.add_cost(batch.num_current or len(batch), steps.passes)
@@ -279,6 +283,11 @@ class Training:
             self._log_losses()  # a line is of one stage: another one has other terms and another learning rate
         if stage.keep == "val_loss":
             self._validate(stage)
+
+    def _set_lr(self, stage: Stage, share: float) -> None:
+        """Set the learning rate where it changes within an epoch, of which this share is done."""
+        if stage.schedule == "cosine":
+            self.method.set_lr(stage.lr_at(self.position.epoch, share))
 
     def _batches(self, loader: Loader, num_batches: int, trains: bool) -> Iterator[Draft]:
         """The rest of the present epoch; between steps that train, the network may be evaluated."""

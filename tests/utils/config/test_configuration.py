@@ -123,6 +123,10 @@ def test_where_a_value_came_from_is_kept():
         ("--threads 1 --device cpu --notes x --results_dir y --group z --nowand 1 --checkpoint_every 0", ""),
         ("--validation", "--validation 0.1"),
         ("--fast 0", ""),
+        ("--optimizer sgd --lr_schedule step", ""),
+        ("--optim_wd 0.1 --decay_norms 1", "--optim_wd 0.1"),
+        ("--lr_schedule cosine --epochs 9", "--lr_schedule cosine --epochs 9 --protocol online"),
+        ("--lr 0.1 --optimizer adam --optim_beta1 0.9 --optim_beta2 0.999", "--lr 0.1 --optimizer adam"),
     ],
 )
 def test_equal_computations_have_one_identity(first, second):
@@ -150,6 +154,10 @@ def test_equal_computations_have_one_identity(first, second):
         "--debug_mode 3",
         "--no_affine",
         "--optim_mom 0.9",
+        "--lr 0.03 --optimizer adam",
+        "--lr 0.03 --optimizer adamw",
+        "--lr_schedule cosine",
+        "--lr_schedule epoch_cosine",
     ],
 )
 def test_what_changes_a_result_changes_the_identity(more):
@@ -207,6 +215,17 @@ def test_other_data_is_another_run():
         ("--model sgd --dataset seq-cifar10 --group " + 300 * "x", "--group"),
         ("--model sgd --dataset seq-cifar10 --milestones 6,5 --lr_decay 0.1 --epochs 9", "increasing order"),
         ("--model sgd --dataset seq-cifar10 --optim_nesterov", "--optim_mom"),
+        ("--preset demo --optimizer adam", r"--optimizer adam: give --lr too; 0.1 is for SGD \(preset demo\)"),
+        ("--model sgd --dataset seq-cifar10 --optimizer adam", r"give --lr too; 0\.\d+ is for SGD \(published, "),
+        (
+            "--model podnet --dataset seq-cifar100 --optimizer adamw --lr 0.001",
+            r"give --second_lr and --optim_wd too; 0.05 and 0.0005 are for SGD \(published, ",
+        ),
+        ("--preset demo --optimizer adam --lr 0.1 --optim_mom 0.9", "--optim_mom .* it belongs to --optimizer sgd"),
+        ("--preset demo --optim_eps 0.1", "--optim_eps .* it belongs to --optimizer adam and adamw"),
+        ("--preset demo --optimizer adam --lr 0.1 --optim_beta1 1", "--optim_beta1.*must be from 0 to"),
+        ("--preset demo --decay_norms 0", "--decay_norms .* it needs --optim_wd above 0"),
+        ("--preset demo --lr_schedule cosine --milestones 2", "--milestones .* --lr_schedule cosine has no milestones"),
         (
             "--model er --dataset seq-digits --buffer_size 9 --bs 5 --batch_size 5",
             "--bs gives --batch_size its value too",

@@ -35,11 +35,13 @@ OTHER_VALUES = {
     "ignore_other_metrics": [],  # forward transfer is refused where outputs are added
     "lr_decay": [0.5],
     "lucir_rivals": [1],
+    "lr_schedule": ["cosine"],
     "milestones": [","],  # none
     "n_tasks": [2],
     "nf": [5],
     "optim_mom": [0.5],
     "optim_nesterov": [],  # needs momentum; tried beside it below
+    "optimizer": [],  # needs a weight decay of its own; tried beside one below
     "precision": ["bf16"],  # tf32 is of a GPU
     "retune_norms": [1],
     "seed": [1],
@@ -51,6 +53,11 @@ SEEDS = (0, 1, 2)  # what rarely differs, such as the best epoch from the last, 
 
 _COMBINED = [  # (line, changed)
     ("--model ft --optim_mom 0.5", "--optim_nesterov"),
+    ("--model ft --optim_wd 0.01", "--optimizer adam"),
+    ("--model ft --optim_wd 0.01 --optimizer adam", "--optimizer adamw"),
+    ("--model ft --optim_wd 0.01 --optimizer adam", "--optim_beta1 0.5"),
+    ("--model ft --optim_wd 0.01 --optimizer adam", "--optim_beta2 0.5"),
+    ("--model ft --optim_wd 0.01 --optimizer adam", "--optim_eps 0.1"),
     ("--model ft --val_fraction 0.2 --best_epoch last", "--val_fraction 0.3"),
     ("--model eeil --batching union", "--batch_ratio 1"),
     ("--model eeil --batching union", "--ratio_cycle reshuffle"),

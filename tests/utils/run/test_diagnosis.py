@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,7 +68,8 @@ def small_network(norm, **options):
 
 def diagnosis_of(norm, check=lambda: None, logits=lambda network, images: network(images), **options):
     values = {"retune_norms": 2, "debug_mode": 0, "lr": 1.0, "nl": norm}
-    values |= {"optim_mom": 0.0, "optim_wd": 0.0, "optim_nesterov": False} | options
+    values |= {"optimizer": "sgd", "optim_mom": 0.0, "optim_nesterov": False, "optim_wd": 0.0, "decay_norms": True}
+    values |= options
     config = SimpleNamespace(parts=SimpleNamespace(norm=NORMS.get(norm)), **values)
     stream = SmallStream()
     loaders = Loaders(stream, None, Unchanged(prepare), 8, 0)
@@ -163,7 +165,7 @@ def test_only_the_norm_layers_learn():
     network = small_network("BN")
     before = copy.deepcopy(network.state_dict())
     batches = [SimpleNamespace(images=torch.randn(8, 3, 8, 8), labels=torch.arange(8) % 4) for _ in range(3)]
-    for _ in train_alone(network, [network[1]], iter(batches), {"lr": 0.1}, network):
+    for _ in train_alone(network, [network[1]], iter(batches), partial(torch.optim.SGD, lr=0.1), network):
         assert network[0].weight.grad is None
         assert network[4].weight.grad is None
         assert [module.training for module in network] == [False, True, False, False, False]

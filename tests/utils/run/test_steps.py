@@ -23,7 +23,7 @@ OPTIONS = {
     "afc": "--second_epochs 2 --second_lr 0.01 --afc_lambda 1",
     "eeil": "--second_epochs 2",
 }
-PAIRS = [(method, NORMS.names()[number % 9]) for number, method in enumerate(METHODS.names())]
+PAIRS = [(method, NORMS.names()[number % len(NORMS.names())]) for number, method in enumerate(METHODS.names())]
 
 
 class Waits(TorchDispatchMode):
@@ -56,7 +56,7 @@ class CalledAgain:
 @pytest.fixture
 def run(small_root, tmp_path, monkeypatch):
     """Starts a run with a GPU's optimizer, its steps captured or not; gives its weights and losses."""
-    monkeypatch.setattr("models.optimizer.is_fused", lambda parameter: True)
+    monkeypatch.setattr("utils.optimizer.is_fused", lambda parameter: True)
 
     def start(method, norm, capture=None, more=""):
         folder = tmp_path / f"{'plain' if capture is None else 'captured'}{more}"
@@ -84,15 +84,28 @@ def run(small_root, tmp_path, monkeypatch):
     return start
 
 
-def check(run, method, norm):
+def check(run, method, norm, more=""):
     CalledAgain.num_replays = 0
-    assert run(method, norm, Capture(CalledAgain, is_required=True)) == run(method, norm)
+    assert run(method, norm, Capture(CalledAgain, is_required=True), more) == run(method, norm, more=more)
     assert CalledAgain.num_replays > 10
 
 
 @pytest.mark.parametrize(("method", "norm"), [("er_ace", "AdaB2N"), ("derpp", "TBBN"), ("ft", "TBBN"), ("sgd", "BN")])
 def test_captured_steps_are_those_that_run_as_they_are(run, method, norm):
     check(run, method, norm)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--optimizer adam --optim_wd 0 --lr_schedule cosine",
+        "--optimizer adamw --optim_wd 0.1 --decay_norms 0",
+        "--buffer_mode class_balanced",
+        "--buffer_mode reservoir_balanced --optim_mom 0.9",
+    ],
+)
+def test_captured_steps_have_every_optimizer_schedule_and_memory(run, more):
+    check(run, "er_ace", "FRN", more)
 
 
 @pytest.mark.slow
