@@ -124,10 +124,9 @@ def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
 
     def steps(count: int) -> None:
         training.position.batch = 0
-        batches = training._batches(loader, loader.num_batches, stage.trains)
+        batches = training._batches(loader, stage, loader.num_batches)
         for _ in range(count):
-            batch = next(batches)
-            training._step(make(batch), batch, stage.trains)
+            training._step(make, next(batches), stage.trains)
 
     return steps
 

@@ -118,7 +118,7 @@ class Method(ABC):
     Class methods are pure. They are asked before there is a network or an image, by the launcher too, and see options
     and numbers alone: `published_setting`, `resolve_auto`, `check`, `identity_values`, `warnings`,
     `measures_every_task`, and what is trained on what: `stages`, with `stage` and `stage_on` to make them,
-    `num_exemplars`, `forward_rows`.
+    `num_exemplars`, `forward_rows`, `trained_rows`.
 
     The other methods are called by the training loop, in this order: for each task `begin_task`; for each of its
     stages `begin_stage` (which asks `trained`), for each epoch `begin_epoch`, for each batch `plan` and `step`, which
@@ -267,6 +267,17 @@ class Method(ABC):
         """
         return num_rows
 
+    @classmethod
+    def trained_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
+        """Rows that go through the network and back in a step, which a budget is counted in (`utils/data/budget.py`).
+
+        A plug-in's method that puts rows through more than once, or makes rows of its own, defines it too.
+
+        Args:
+            config, task, num_rows, num_remembered: as for `forward_rows`.
+        """
+        return num_rows
+
     def check_batches(self, counted: Sequence[Sequence[CountedStage]]) -> None:
         """Raise UserError if a step of some stage has fewer rows than the norm layers need."""
         needed, num_trained = rows_needed(self.network), 0
@@ -275,6 +286,7 @@ class Method(ABC):
         config, capacity = self.config, getattr(self.config, "buffer_size", None) or 0
         for each in (stage for stages in counted for stage in stages):
             num_batches = min(each.num_batches, config.debug_mode or each.num_batches)
+            num_batches = each.stage.batches_of(0, num_batches)
             num_before = each.batch_size * (num_batches - 1)
             first = each.batch_size if each.num_batches > 1 else each.last_batch
             last = each.last_batch if num_batches == each.num_batches else each.batch_size
@@ -542,12 +554,25 @@ class ReplayMethod(MemoryMethod):
         return {"forward": forward}
 
     @classmethod
-    def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
+    def rows_of_draw(cls, config: Configuration, task: int, num_remembered: int) -> int:
+        """Rows of a draw from memory."""
         is_first = task == 0 and config.parts.stream.boundaries != "none"
-        num_drawn = 0 if is_first and not cls.replays_in_first_task else min(config.minibatch_size, num_remembered)
+        return 0 if is_first and not cls.replays_in_first_task else min(config.minibatch_size, num_remembered)
+
+    @classmethod
+    def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
+        num_drawn = cls.rows_of_draw(config, task, num_remembered)
         if not num_drawn:
             return num_rows
         return num_rows + num_drawn if config.forward == "joint" else min(num_rows, num_drawn)
+
+    @classmethod
+    def trained_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
+        if cls.num_draws is None:
+            raise UserError(
+                f"--budget_steps: --model {cls.name} does not say how often it draws from memory (`num_draws`)"
+            )
+        return num_rows + cls.num_draws * cls.rows_of_draw(config, task, num_remembered)
 
     def plan(self, batch: Draft) -> StepPlan:
         """Draws, and where the batch goes in memory, for a method that says how often it draws."""

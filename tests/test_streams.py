@@ -10,6 +10,8 @@ from models.base import MemoryMethod
 from tests.utils.records.wandb_rig import install_fake
 from utils.config.configuration import configure
 from utils.config.registry import DATASETS, METHODS, STREAMS, load_plugin
+from utils.data.budget import costs_of
+from utils.data.plan import StreamSizes, count_stages
 from utils.launch.cli import main as launch
 from utils.main import main
 
@@ -58,6 +60,26 @@ def line_of(stream, more=""):
     return f"--stream {stream} {OPTIONS[stream]} --model er_ace --nl AdaB2N {more}"
 
 
+def learnable(method):
+    """A line of a method on tasks of unequal sizes."""
+    words = f"--model {method} --nl TBBN --n_tasks 3 --first_task_classes 3"
+    words += " --alpha 0.5" if method in ("der", "derpp") else ""
+    words += " --beta 0.5" if method == "derpp" else ""
+    if METHODS.get(method).protocol == "offline":
+        words += " --epochs 2 --backbone resnet18"
+    if any(option.name == "second_epochs" for option in METHODS.get(method).options):
+        words += " --second_epochs 1"
+    return words
+
+
+def planned_rows(line):
+    """The rows that go through the network and back, as a budget has them."""
+    config = configure(f"{line} {MEMORY if 'sgd' not in line and 'joint' not in line else ''} {SETTING}".split())
+    held_out = round(20 * config.val_fraction)
+    sizes = StreamSizes((20 - held_out,) * 6, (range(3), range(3, 5), range(5, 6)))
+    return sum(cost.rows_of(each.num_steps) for each, cost in costs_of(config, count_stages(config, sizes)))
+
+
 def test_each_stream_is_tested():
     assert OPTIONS.keys() == set(STREAMS.names())
 
@@ -71,29 +93,49 @@ def test_options_at_their_defaults_leave_the_identity_as_it_was(stream):
     assert plain == typed != other
 
 
+@pytest.fixture
+def check_killed(start, found, monkeypatch):
+    """Kills a run of a line three times, and checks that it ends as one that was not killed."""
+
+    def check(line):
+        assert start(line, "whole") == 0
+        update, num_killed = MemoryMethod.update, 0
+        for calls in (2, 5, 4):  # a later one may find nothing left to do
+            counter = itertools.count(1)
+
+            def update_or_die(self, loss, counter=counter, calls=calls):
+                if next(counter) == calls:
+                    raise Killed
+                return update(self, loss)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(MemoryMethod, "update", update_or_die)
+                try:
+                    start(f"{line} --checkpoint_every 0", "killed")
+                except Killed:
+                    num_killed += 1
+        assert num_killed == 3
+        assert start(line, "killed") == 0
+        assert found("killed") == found("whole")
+
+    return check
+
+
 @pytest.mark.parametrize("memory", ["reservoir", "reservoir_balanced", "class_balanced"])
 @pytest.mark.parametrize("stream", STREAMS.names())
-def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, found, monkeypatch, stream, memory):
-    line = line_of(stream, f"--buffer_mode {memory} --eval_every 2 --eval_images 4")
-    assert start(line, "whole") == 0
-    update, num_killed = MemoryMethod.update, 0
-    for calls in (2, 5, 4):  # a later one may find nothing left to do
-        counter = itertools.count(1)
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(check_killed, stream, memory):
+    check_killed(line_of(stream, f"--buffer_mode {memory} --eval_every 2 --eval_images 4"))
 
-        def update_or_die(self, loss, counter=counter, calls=calls):
-            if next(counter) == calls:
-                raise Killed
-            return update(self, loss)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(MemoryMethod, "update", update_or_die)
-            try:
-                start(f"{line} --checkpoint_every 0", "killed")
-            except Killed:
-                num_killed += 1
-    assert num_killed == 3
-    assert start(line, "killed") == 0
-    assert found("killed") == found("whole")
+@pytest.mark.parametrize("stream", STREAMS.names())
+def test_a_budget_ends_a_run_whose_stream_is_still_whole(check_killed, found, stream):
+    check_killed(line_of(stream, "--budget_steps 20"))
+    result, _ = found("whole")
+    assert 20 * 8 - 2 * 8 < result["cost"]["backward_rows"] <= 20 * 8
+    assert result["budget"]["rows"] == 20 * 8
+    assert result["cost"]["images"] == pytest.approx(result["budget"]["share"] * 120, abs=8)
+    assert sum(result["counts"]["total"][-1]) == 6 * 8
+    assert all(sum(filter(None, row)) for row in result["counts"]["total"])
 
 
 @pytest.mark.parametrize("inside", ["--eval_every 1", "--eval_every 2 --eval_images 4"])
@@ -161,19 +203,26 @@ def test_weights_and_biases_is_told_the_stream_and_the_accuracies_after_each_tas
     assert [each["class_il/mean"] for each in values if "class_il/mean" in each] == accuracies
 
 
+# -- Costs and budgets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_the_rows_of_every_method_are_those_that_its_steps_take(start, found, method):
+    """Which a budget is planned by; those that memory lacks while it is being filled are counted as if it had them."""
+    assert start(learnable(method)) == 0
+    cost = found()[0]["cost"]
+    planned = planned_rows(learnable(method))
+    lacking = 2 * 8 if METHODS.get(method).protocol == "online" else 0
+    assert planned - lacking <= cost["backward_rows"] <= planned
+    assert cost["backward_rows"] <= cost["forward_rows"] <= 2 * cost["backward_rows"]
+
+
 # -- Any split --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_learns_tasks_of_unequal_sizes(start, found, method):
-    words = f"--model {method} --nl TBBN --n_tasks 3 --first_task_classes 3"
-    words += " --alpha 0.5" if method in ("der", "derpp") else ""
-    words += " --beta 0.5" if method == "derpp" else ""
-    if METHODS.get(method).protocol == "offline":
-        words += " --epochs 2 --backbone resnet18"
-    if any(option.name == "second_epochs" for option in METHODS.get(method).options):
-        words += " --second_epochs 1"
-    assert start(words) == 0
+    assert start(learnable(method)) == 0
     total = found()[0]["counts"]["total"][-1]
     assert total == [24, 16, 8]
 

@@ -154,8 +154,9 @@ def train(
     started: float,
 ) -> None:
     """Build the run, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
+    from utils.data.budget import plan_stages
     from utils.data.loaders import Loaders
-    from utils.data.plan import StreamSizes, count_stages
+    from utils.data.plan import StreamSizes
     from utils.records.trackers import make_tracker
     from utils.run.environment import choose_device, describe, peak_memory, set_arithmetic
     from utils.run.progress import ProgressReport
@@ -169,7 +170,7 @@ def train(
     stream = make_stream(config, dataset, arrays, device)
     arrays.release()
     sizes = StreamSizes.of(stream)
-    counted = count_stages(config, sizes)
+    counted = plan_stages(config, sizes)
     check_retuning(config, sizes)
     check_inside(config, stream)
     method = make_method(config, stream, augmentation, device)
@@ -250,7 +251,7 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
 def count_total_steps(config: Configuration, counted: Sequence[Sequence[CountedStage]]) -> int:
     """Training steps of the whole run, from its counted stages (`utils/data/plan.py`) of every task."""
     stages = [each for stages in counted for each in stages if each.stage.trains]
-    return sum(each.stage.epochs * min(each.num_batches, config.debug_mode or each.num_batches) for each in stages)
+    return sum(each.stage.num_steps(min(each.num_batches, config.debug_mode or each.num_batches)) for each in stages)
 
 
 def make_capture(config: Configuration, method: Method, device: torch.device, screen: Screen) -> Capture:
@@ -501,9 +502,17 @@ def make_result(
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
         **({"cost": measured.cost} if measured.cost else {}),
+        **({"budget": describe_budget(config, training.sizes)} if config.budget_steps else {}),
         "timings": {f"{name}_seconds": round(seconds, 3) for name, seconds in measured.seconds.items()},
         "peak_memory": peak_memory(device),
     }
+
+
+def describe_budget(config: Configuration, sizes: StreamSizes) -> dict[str, float]:
+    """The budget that ended a run, in rows, and the share of its steps that it took by it."""
+    from utils.data.budget import budget_rows, budget_share
+
+    return {"rows": budget_rows(config), "share": round(budget_share(config, sizes), 6)}
 
 
 def show_plan(
@@ -511,10 +520,15 @@ def show_plan(
 ) -> None:
     """Say what is about to run, and which values come from a publication or a preset."""
     from datasets.arrangement import sizes_in_words
+    from utils.data.budget import budget_rows, budget_share
+    from utils.data.plan import StreamSizes
 
     tasks = sizes_in_words(stream.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
+    if config.budget_steps:
+        share = budget_share(config, StreamSizes.of(stream))
+        steps.insert(1, f"{share:.1%} of it by a budget of {budget_rows(config):,} rows")
     where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     screen.say(f"  {', '.join(steps)}, on {where}", detail=True)
     by_origin: dict[str, list[str]] = {}
@@ -537,13 +551,14 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     """
     import torch
 
-    from utils.data.plan import StreamSizes, count_stages
+    from utils.data.budget import plan_stages
+    from utils.data.plan import StreamSizes
     from utils.run.environment import choose_device
 
     device, threads = choose_device(config.device), config.threads or default_threads()
     stream = make_stream(config, dataset, arrays, torch.device("cpu"))
     sizes = StreamSizes.of(stream)
-    num_steps = count_total_steps(config, count_stages(config, sizes))
+    num_steps = count_total_steps(config, plan_stages(config, sizes))
     check_retuning(config, sizes)
     check_inside(config, stream)
     show_plan(config, stream, record, screen, device, threads)

@@ -335,7 +335,7 @@ def _scale_schedules(values: dict[str, Any], origins: dict[str, str], made_for: 
     """Bring milestones and a second stage to the number of epochs in force, unless they were typed."""
     epochs = values["epochs"]
     if origins["milestones"] != "typed" and made_for.get("milestones"):
-        values["milestones"] = _scaled(values["milestones"], epochs / made_for["milestones"])
+        values["milestones"] = scaled_milestones(values["milestones"], epochs / made_for["milestones"])
     second = values.get("second_epochs")
     main = made_for.get("second_epochs") or PROTOCOLS[values["protocol"]].values["epochs"]
     if second is not None and origins["second_epochs"] != "typed" and main != epochs:
@@ -343,7 +343,7 @@ def _scale_schedules(values: dict[str, Any], origins: dict[str, str], made_for: 
         origins["second_epochs"] += f", {second} after {main} epochs, in proportion"
 
 
-def _scaled(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
+def scaled_milestones(milestones: Sequence[int], factor: float) -> tuple[int, ...]:
     """Milestones for another number of epochs, in proportion; those that fall on no epoch are left out."""
     if factor == 1:
         return tuple(milestones)
@@ -442,6 +442,8 @@ def _check(configuration: Configuration) -> None:
             f"--class_il_outputs all changes nothing: --protocol {values['protocol']} adds outputs with every task, so "
             "that there are none of classes not seen; it belongs to --protocol online"
         )
+    if values["budget_steps"] and values["debug_mode"]:
+        raise UserError("--debug_mode cuts every epoch short, as --budget_steps does: leave out one of them")
     if values["best_epoch"] == "val_loss" and not values["val_fraction"]:
         raise UserError("--best_epoch val_loss needs held-out images: give --val_fraction above 0 or --best_epoch last")
     lacking = [name for name in method.backbone_methods if not hasattr(configuration.parts.backbone, name)]

@@ -214,6 +214,12 @@ _TRAINING = grouped(
         choices=("last", "val_loss"),
     ),
     flag("load_best_args", "use the whole published setting, with its batch sizes and epochs", role="shorthand"),
+    Option(
+        "budget_steps",
+        ranged(int, 0),
+        0,
+        "end after as many rows as this many batches have, memory's counted too, shared among the tasks; 0: off",
+    ),
     Option("debug_mode", ranged(int, 0), 0, "train only this many steps per epoch, in a separate record; 0: off"),
     Option("precision", str, "fp32", "numeric precision of the network", choices=("fp32", "tf32", "bf16")),
     flag("fast", "allow nondeterministic kernels, for speed"),

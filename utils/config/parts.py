@@ -123,3 +123,6 @@ class MethodPart(Part, Protocol):
 
     @classmethod
     def num_exemplars(cls, config: Any, sizes: Any, num_seen: int) -> int: ...
+
+    @classmethod
+    def trained_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int: ...

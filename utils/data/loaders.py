@@ -36,8 +36,14 @@ class Loader(ABC):
     num_batches: int
 
     @abstractmethod
-    def drafts(self, epoch: int, start: int = 0) -> Iterator[Draft]:
-        """The batches of an epoch, counted from 0, from batch `start` on, as the host chooses them."""
+    def drafts(self, epoch: int, start: int = 0, number: int | None = None) -> Iterator[Draft]:
+        """The batches of an epoch, counted from 0, as the host chooses them.
+
+        Args:
+            epoch: counted from 0.
+            start: the first that is wanted.
+            number: how many the epoch has in this case; None: all. Of the stream, they are spread evenly over it.
+        """
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The same, made on the device."""
@@ -72,9 +78,9 @@ class Shuffled(Loader):
         self._rows = _Shuffler(pool, batch_size, augmentation, seed, purpose)
         self.num_batches = count_plain(len(pool), batch_size, drop_last)
 
-    def drafts(self, epoch: int, start: int = 0) -> Iterator[Draft]:
-        """The batches of an epoch, counted from 0, from batch `start` on; all of their rows are current."""
-        for index in range(start, self.num_batches):
+    def drafts(self, epoch: int, start: int = 0, number: int | None = None) -> Iterator[Draft]:
+        """As `Loader.drafts`; all rows are current."""
+        for index in range(start, self.num_batches if number is None else number):
             yield self._rows.draft((epoch,), index)
 
 
@@ -121,9 +127,9 @@ class Paired(Loader):
         self._plan = pair_up(num_rows, sizes, replays=cycle == "replay", drop_last=drop_last)
         self.num_batches = len(self._plan)
 
-    def drafts(self, epoch: int, start: int = 0) -> Iterator[Draft]:
-        """The batches of an epoch, counted from 0, from batch `start` on; the current rows come first."""
-        for (current_pass, current_index), (memory_pass, memory_index) in self._plan[start:]:
+    def drafts(self, epoch: int, start: int = 0, number: int | None = None) -> Iterator[Draft]:
+        """As `Loader.drafts`; the current rows come first."""
+        for (current_pass, current_index), (memory_pass, memory_index) in self._plan[start:number]:
             current = self._current.draft((epoch, "current", current_pass), current_index)
             yield current.beside(self._memory.draft((epoch, "memory", memory_pass), memory_index))
 
@@ -241,8 +247,9 @@ class _StreamLoader(Loader):
         self._batch_size = batch_size
         self.num_batches = num_batches
 
-    def drafts(self, epoch: int, start: int = 0) -> Iterator[Draft]:
+    def drafts(self, epoch: int, start: int = 0, number: int | None = None) -> Iterator[Draft]:
         order = self._stream.order(self._tasks, epoch)
-        for index in range(start, self.num_batches):
+        number = self.num_batches if number is None else number
+        for index in (place * self.num_batches // number for place in range(start, number)):
             rows = order[index * self._batch_size : (index + 1) * self._batch_size]
             yield draft_of(self._pool, rows, self._augmentation, self._augmentation.generators["stream"])

@@ -247,6 +247,7 @@ class Stage:
             2017, without restarts); `epoch_cosine`, with every epoch, an epoch late, as in the program of PODNet.
         trains: False for passes that change no parameter, whose batches are not training steps.
         chooses_exemplars: whether exemplars of the task's own classes are chosen before the stage and used in it.
+        length: epochs after which it ends, within the last one; None: after all of them.
     """
 
     data: DataPlan
@@ -260,6 +261,15 @@ class Stage:
     schedule: str = "step"
     trains: bool = True
     chooses_exemplars: bool = False
+    length: float | None = None
+
+    def num_steps(self, num_batches: int) -> int:
+        """Steps of the whole stage, with so many batches in an epoch."""
+        return self.epochs * num_batches if self.length is None else round(self.length * num_batches)
+
+    def batches_of(self, epoch: int, num_batches: int) -> int:
+        """How many of the batches of an epoch, counted from 0, are trained on."""
+        return min(num_batches, self.num_steps(num_batches) - epoch * num_batches)
 
     def lr_at(self, epoch: int, share: float = 0.0) -> float:
         """Learning rate of a step.
@@ -271,7 +281,7 @@ class Stage:
         if self.schedule == "step":
             return self.lr * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
         done = epoch + share if self.schedule == "cosine" else max(epoch - 1, 0)
-        return self.lr / 2 * (1 + math.cos(math.pi * done / self.epochs))
+        return self.lr / 2 * (1 + math.cos(math.pi * done / (self.length or self.epochs)))
 
 
 @dataclass(frozen=True)
@@ -297,7 +307,7 @@ class CountedStage:
     @property
     def num_steps(self) -> int:
         """Training steps, 0 for a stage that trains nothing."""
-        return self.stage.epochs * self.num_batches if self.stage.trains else 0
+        return self.stage.num_steps(self.num_batches) if self.stage.trains else 0
 
 
 def count_stages(config: Configuration, sizes: StreamSizes) -> tuple[tuple[CountedStage, ...], ...]:

@@ -359,6 +359,7 @@ def make_plan(
     _check_search(grid, searches)
     runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]
     seeds = list(dict.fromkeys(job.config.seed for job in runs))
+    _check_budgets(runs)
     jobs = {job.identity: job for job in sorted(runs, key=lambda job: seeds.index(job.config.seed))}
     return Plan(
         tuple(jobs.values()),
@@ -384,6 +385,16 @@ def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:
         raise UserError(
             f"--validation and --selection validation cannot be given together: the search holds out {SEARCH_SHARE} "
             "itself, and the best setting is then run on all data"
+        )
+
+
+def _check_budgets(runs: Sequence[Job]) -> None:
+    """Raises UserError if runs with a budget would end after different numbers of rows."""
+    sizes = sorted({job.config.batch_size for job in runs if job.config.budget_steps})
+    if len(sizes) > 1:
+        raise UserError(
+            f"--budget_steps counts in batches, but runs have --batch_size {sizes[0]} and {sizes[-1]}, so that they "
+            "would not end after equally many rows: give one --batch_size"
         )
 
 

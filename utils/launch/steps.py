@@ -86,11 +86,11 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
         class_sizes: training images of each class, in the order of the data.
 
     Raises:
-        UserError: a stage cannot fill a batch, or the method's `stages` fails.
+        UserError: a stage cannot fill a batch, the method's `stages` fails, or the budget does not fit the run.
     """
-    from utils.data.plan import count_stages
+    from utils.data.budget import plan_stages
 
-    counted = count_stages(config, _sizes(config, class_sizes))
+    counted = plan_stages(config, _sizes(config, class_sizes))
     return tuple(tuple(stage.num_steps for stage in stages) for stages in counted)
 
 

@@ -106,7 +106,7 @@ def _published_norm(stored: Mapping[str, Any], norm: str, values: Mapping[str, A
 def _conditions(setting: Mapping[str, Any], method: str) -> dict[str, Any]:
     backbones = setting["backbones"]
     # Figures on a held-out part of the training data are not to be compared with figures on the test set.
-    stream = {"stream": "split", "first_task_classes": None, "imbalance": "none", "validation": 0}
+    stream = {"stream": "split", "first_task_classes": None, "imbalance": "none", "validation": 0, "budget_steps": 0}
     return {**setting["match"], "backbone": backbones.get(method, backbones["*"]), **stream}
 
 

@@ -19,6 +19,7 @@ from utils.config.configuration import Configuration
 from utils.config.registry import as_user_errors
 from utils.data.augment import Augmentation
 from utils.data.batch import Draft
+from utils.data.budget import plan_stages
 from utils.data.loaders import Loader, Loaders
 from utils.data.plan import Stage, StreamSizes, mixes_memory
 from utils.data.pools import Stream, SubsetPool
@@ -143,6 +144,7 @@ class Training:
         self.capture = capture
         self.stream = stream
         self.sizes = StreamSizes.of(stream)
+        self._stages = [[each.stage for each in stages] for stages in plan_stages(config, self.sizes)]
         self.loaders = loaders
         self.augmentation = augmentation
         self.config = config
@@ -235,7 +237,7 @@ class Training:
         if not position.begun:
             method.begin_task(position.task)
             position.begun = True
-        stages = method.stages(self.config, self.sizes, position.task)
+        stages = self._stages[position.task]
         while position.stage < len(stages):
             self._train_stage(stages[position.stage], len(stages))
             position.stage, position.epoch = position.stage + 1, 0
@@ -258,7 +260,7 @@ class Training:
         num_batches = min(loader.num_batches, self.config.debug_mode or loader.num_batches)
         progress = self.sinks.progress
         progress.update(stage=position.stage, num_stages=num_stages, stage_step=0)
-        progress.update(num_epochs=stage.epochs, stage_total=stage.epochs * num_batches)
+        progress.update(num_epochs=stage.epochs, stage_total=stage.num_steps(num_batches))
         steps = Steps(self.method, self.device, self.capture if stage.trains else Capture())
         with nullcontext() if stage.trains else self._doing("measuring"):
             while position.epoch < stage.epochs:
@@ -270,12 +272,9 @@ class Training:
 
     def _train_epoch(self, stage: Stage, loader: Loader, num_batches: int, steps: Steps) -> None:
         self._set_lr(stage, max(self.position.batch - 1, 0) / num_batches)  # resumed, it is that of the last step
-        for batch in self._batches(loader, num_batches, stage.trains):
+        for batch in self._batches(loader, stage, num_batches):
             self._set_lr(stage, self.position.batch / num_batches)
-            losses = steps(batch)
-            if stage.trains:
-                self.measured.add_cost(batch.num_current or len(batch), steps.passes)
-            self._step(losses, stage.trains)
+            self._step(steps, batch, stage.trains)
             self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
@@ -289,11 +288,12 @@ class Training:
         if stage.schedule == "cosine":
             self.method.set_lr(stage.lr_at(self.position.epoch, share))
 
-    def _batches(self, loader: Loader, num_batches: int, trains: bool) -> Iterator[Draft]:
+    def _batches(self, loader: Loader, stage: Stage, num_batches: int) -> Iterator[Draft]:
         """The rest of the present epoch; between steps that train, the network may be evaluated."""
-        batches = loader.drafts(self.position.epoch, start=self.position.batch)
-        for _ in range(self.position.batch, num_batches):
-            if trains:
+        number = stage.batches_of(self.position.epoch, num_batches)
+        batches = loader.drafts(self.position.epoch, self.position.batch, None if stage.length is None else number)
+        for _ in range(self.position.batch, number):
+            if stage.trains:
                 self._evaluate_if_due()
             with self.watch.during("data"):
                 batch = next(batches)
@@ -311,12 +311,14 @@ class Training:
         self.best.offer(loss, self.position.epoch, self.method.network)
         self.sinks.write(self._line("validation") | {"loss": loss})
 
-    def _step(self, losses: dict[str, Tensor], trains: bool) -> None:
+    def _step(self, steps: Steps, batch: Draft, trains: bool) -> None:
+        losses = steps(batch)
         check_terms(losses, self.config.model)
         self.meter.add(losses)
         self.position.batch += 1
         if trains:
             self.position.step += 1
+            self.measured.add_cost(batch.num_current or len(batch), steps.passes)
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
         self._save_if_due()

@@ -209,6 +209,7 @@ def test_other_data_is_another_run():
         ),
         ("--model er --dataset seq-cifar10 --buffer_size 5 --nl AdaB2N --ada_t0 5", "never reached"),
         ("--model joint --dataset seq-cifar10 --eval_every 5", "trains once"),
+        ("--model sgd --dataset seq-cifar10 --budget_steps 5 --debug_mode 3", "leave out one of them"),
         ("--model sgd --dataset seq-cifar10 --eval_images 5", "--eval_images .* it needs --eval_every above 0"),
         ("--model sgd --dataset seq-cifar10 --nl AdaB2N --renormalize_absent", "needs memory rows"),
         ("--model sgd --dataset seq-cifar10 --group ../x", "--group"),

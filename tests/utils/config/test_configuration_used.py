@@ -20,6 +20,7 @@ SECOND = {"eeil": "--second_epochs 2", "podnet": "--second_epochs 2", "afc": "--
 OTHER_VALUES = {
     "affine": [False],
     "batch_ratio": [1],
+    "budget_steps": [20],
     "batch_size": [16],
     "buffer_size": [16],
     "class_order": ["identity"],

@@ -301,6 +301,21 @@ def test_the_stream_keeps_its_short_last_batch():
     assert loader.num_batches == 3
 
 
+def test_an_epoch_of_the_stream_that_is_cut_short_leaves_out_batches_evenly():
+    loader = loaders(batch_size=3).of(TaskStream((1,)), (1, 0))
+    whole = images_of(loader)
+    for number, places in ((7, range(7)), (6, range(6)), (4, (0, 1, 3, 5)), (2, (0, 3)), (1, (0,))):
+        cut = [draft.batch().raw[:, 0, 0, 0].tolist() for draft in loader.drafts(0, number=number)]
+        assert cut == [whole[place] for place in places]
+    again = [draft.batch().raw[:, 0, 0, 0].tolist() for draft in loader.drafts(0, start=2, number=4)]
+    assert again == [whole[3], whole[5]]
+
+
+def test_a_shuffled_epoch_that_is_cut_short_has_its_first_batches():
+    loader = loaders().of(Plain(Rows((1,), exemplars=1)), (1, 0))
+    assert [len(draft) for draft in loader.drafts(0, number=2)] == [8, 8]
+
+
 def test_plain_batches_are_full_and_take_each_row_at_most_once():
     loader = loaders().of(Plain(Rows((1,), exemplars=1)), (1, 0))
     rows = images_of(loader)

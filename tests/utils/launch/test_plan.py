@@ -217,6 +217,7 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({}, "--nl BN", "give --methods"),
         ({}, "--device cpu", "CUDA_VISIBLE_DEVICES"),
         ({}, "--debug_mode 5", "utils/main.py"),
+        ({}, "--batch_size 10 32 --budget_steps 9", "--budget_steps counts in batches, .* give one --batch_size"),
         ({}, "--plugin none.py", "there is no such file"),
     ],
 )

@@ -70,7 +70,9 @@ def test_stages_are_counted_each():
     assert counted[1][1] == 2 * 15  # 30 exemplars of each of four classes, those of the task among them
 
 
-@pytest.mark.parametrize("words", ["sgd", "afc --buffer_size 50 --batch_size 32 --second_epochs 2"])
+@pytest.mark.parametrize(
+    "words", ["sgd", "sgd --budget_steps 100", "afc --buffer_size 50 --batch_size 32 --second_epochs 2"]
+)
 def test_a_run_trains_as_many_steps(tmp_path, words):
     backbone = "--backbone podnet_resnet18 --nf 4" if words.startswith("afc") else "--nf 2"
     words = f"--model {words} --dataset seq-digits --lr 0.01 --epochs 2 --class_order identity {backbone}".split()

@@ -117,6 +117,7 @@ def test_a_run_with_nothing_typed_has_the_published_options_and_all_of_them_are_
     elsewhere = {"protocol", "dataset", "model", "nl", "backbone", "buffer_size", "validation", "seed"} | {
         "stream",
         "imbalance",
+        "budget_steps",
     }
     beside = {"ignore_other_metrics", "retune_norms", "eval_every", "eval_images"}
     assert counting - unused.keys() - elsewhere - beside <= figure.options.keys()

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from utils.main import main
+from utils.run.evaluate import evaluate
 
 SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --batch_size 8"
 PLACE = ("kind", "step", "task", "epoch", "stage")
@@ -73,10 +74,22 @@ def test_timings_are_the_time_of_the_run(run, method):
     assert 0.9 * took <= sum(result["timings"].values()) <= took
 
 
+def test_evaluations_inside_tasks_are_counted_apart_from_training(run, monkeypatch):
+    def evaluate_slowly(*parts, **more):
+        time.sleep(0.1)
+        return evaluate(*parts, **more)
+
+    monkeypatch.setattr("utils.run.training.evaluate", evaluate_slowly)
+    result, _ = run("er", "--lr", "0.03", "--eval_every", "1")
+    num_points = len(result["points"]["step"])
+    assert num_points > 20
+    assert result["timings"]["evaluation_seconds"] > 0.1 * num_points
+
+
 def test_a_run_knows_its_steps_before_it_begins(run, monkeypatch):
     told = []
     monkeypatch.setattr("utils.records.record.Record.write_progress", lambda record, progress: told.append(progress))
-    for method, words in (("podnet", ()), ("ft", ("--debug_mode", "1"))):
+    for method, words in (("podnet", ()), ("ft", ("--debug_mode", "1")), ("lucir", ("--budget_steps", "20"))):
         told.clear()
         result, _ = run(method, *words)
         assert {each.total_steps for each in told} == {result["steps"]}
