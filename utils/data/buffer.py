@@ -13,7 +13,8 @@ Both halves of a step are here (`utils/data/batch.py`): the host chooses by `cho
 the draft and writes by `write`. `draw` and `insert` are both at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -249,22 +250,24 @@ class Balancing(Memory):
 
     def _vacate(self, row: int, label: int, integer: int) -> int:
         """Take a row out for one of the stream; its slot, `_DISCARDED` if the stream's is not kept."""
-        size = max(map(len, self._slots_of_class.values()))
-        largest = sorted(each for each, slots in self._slots_of_class.items() if len(slots) == size)
-        choice = self._choice(row, label in largest, integer)
+        sizes = {each: len(slots) for each, slots in self._slots_of_class.items() if slots}
+        choice = self._choice(row, sizes.get(label, 0), sizes.values(), integer)
         if choice is None:
             return _DISCARDED
+        size = max(sizes.values())
+        largest = sorted(each for each in sizes if sizes[each] == size)
         slots = self._slots_of_class[largest[choice // size % len(largest)]]
         place = choice % size
         slots[place], slots[-1] = slots[-1], slots[place]
         return slots.pop()
 
-    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
+    def _choice(self, row: int, size: int, sizes: Collection[int], integer: int) -> int | None:
         """A uniform integer, by which the row that is replaced is chosen; None to discard the stream's.
 
         Args:
             row: number of the stream's row, from 0.
-            is_largest: whether its class is one of the largest in memory.
+            size: of its class in memory.
+            sizes: of all classes in memory.
             integer: uniform below 2⁶³.
         """
         raise NotImplementedError
@@ -281,22 +284,21 @@ class ClassBalanced(Balancing):
     where some bring fewer, their share stays empty there, and is given to the others here.
     """
 
-    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
-        return None if is_largest else integer
+    def _choice(self, row: int, size: int, sizes: Collection[int], integer: int) -> int | None:
+        return None if size == max(sizes) else integer
 
 
 class BalancedReservoir(Balancing):
     """Balanced reservoir sampling (Buzzega et al., Rethinking Experience Replay: a Bag of Tricks, ICPR 2020).
 
     Once memory is full, row n of the stream, counted from 0, is kept as in a reservoir, with probability
-    capacity / (n + 1), whatever its class.
-
-    mammoth's `balancoir` takes more than the paper does: also each row of a class below the median size.
+    capacity / (n + 1), and for certain if its class is smaller than the median of those in memory: the latter is what
+    the `balancoir` of mammoth adds to the algorithm of the paper.
     """
 
-    def _choice(self, row: int, is_largest: bool, integer: int) -> int | None:
+    def _choice(self, row: int, size: int, sizes: Collection[int], integer: int) -> int | None:
         rest, slot = divmod(integer, row + 1)  # as good as independent, and both uniform
-        return rest if slot < self.capacity else None
+        return rest if slot < self.capacity or size < median(sizes) else None
 
 
 class Ring(Memory):

@@ -376,7 +376,10 @@ def by_the_rule(mode, capacity, labels, random):
             continue
         counts = Counter(each for _, each in kept)
         largest = [each for each, count in counts.items() if count == max(counts.values())]
-        if label in largest if mode == "class_balanced" else random.integers(row + 1) >= capacity:
+        is_small = counts[label] < np.median(list(counts.values()))
+        if mode == "class_balanced" and label in largest:
+            continue
+        if mode == "reservoir_balanced" and not is_small and random.integers(row + 1) >= capacity:
             continue
         replaced = random.choice(largest)
         victims = [place for place, (_, each) in enumerate(kept) if each == replaced]
@@ -415,8 +418,7 @@ def test_a_row_of_the_largest_class_gives_way_each_with_equal_probability(mode):
         gone.update(set(range(7)) - left if 7 in left else ())
     assert set(gone) == set(range(6))
     assert_uniform([gone[row] for row in range(6)])
-    share = 1 if mode == "class_balanced" else 7 / 8
-    assert abs(num_runs - 2000 * share) <= 4 * (2000 * share * (1 - share)) ** 0.5
+    assert num_runs == 2000, "a class of which there is nothing yet is kept"
 
 
 @pytest.mark.parametrize("order", ["class after class", "shuffled", "tail last"])
@@ -434,16 +436,17 @@ def test_a_class_balanced_memory_is_as_balanced_as_can_be(order, capacity):
         assert max(sizes(memory).values()) - min(sizes(memory)[label] for label in range(10)) <= 1
 
 
-def test_a_balanced_reservoir_takes_a_row_as_often_as_a_reservoir_whatever_its_class():
-    capacity, num_items, num_runs = 4, 12, 2000
-    for label in (0, 1):
-        kept = 0
-        for seed in range(num_runs):
-            memory = memory_of("reservoir_balanced", capacity, seed=seed)
-            offer_classes(memory, [0] * (num_items - 1) + [label], batch_size=num_items)
-            kept += num_items - 1 in dict(contents(memory))
-        share = capacity / num_items
-        assert abs(kept - num_runs * share) < 4 * (num_runs * share * (1 - share)) ** 0.5
+@pytest.mark.parametrize(("label", "share"), [(0, 4 / 12), (1, 4 / 12), (2, 1)])
+def test_a_balanced_reservoir_takes_a_row_as_often_as_a_reservoir_but_for_small_classes(label, share):
+    """Of classes that are not below the median, as 0 and 1 are not; there is nothing of 2."""
+    kept, num_runs = 0, 2000
+    for seed in range(num_runs):
+        memory = memory_of("reservoir_balanced", 4, seed=seed)
+        offer_classes(memory, [0, 0, 1, 1])
+        memory.num_seen = 11
+        offer_classes(memory, [label], first=11, batch_size=1)
+        kept += 11 in dict(contents(memory))
+    assert abs(kept - num_runs * share) <= 4 * (num_runs * share * (1 - share)) ** 0.5
 
 
 def test_a_balanced_reservoir_is_uniform_within_a_class_of_which_rows_come_alike():
