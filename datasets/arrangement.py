@@ -122,8 +122,8 @@ def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, 
     """
     if num_classes < num_tasks:
         raise UserError(
-            f"--n_tasks leaves a task without classes: {num_tasks} tasks would share {num_classes} classes{where}; "
-            "give fewer"
+            f"--n_tasks leaves a task without classes: {num_tasks} tasks would share {num_classes} "
+            f"class{'es' if num_classes != 1 else ''}{where}; give fewer"
         )
     size, rest = divmod(num_classes, num_tasks)
     return (size + 1,) * rest + (size,) * (num_tasks - rest)
@@ -132,5 +132,5 @@ def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, 
 def sizes_in_words(sizes: Sequence[int]) -> str:
     """Such as `6 tasks of 50, 10, 10, 10, 10, 10 classes`; equal ones as `5 tasks, 10 classes` altogether."""
     if len(set(sizes)) == 1:
-        return f"{len(sizes)} tasks, {sum(sizes)} classes"
+        return f"{len(sizes)} task{'s' if len(sizes) > 1 else ''}, {sum(sizes)} classes"
     return f"{len(sizes)} tasks of {', '.join(map(str, sizes))} classes"

@@ -290,6 +290,22 @@ def test_all_classes_seen_so_far_are_tested(start, found, stream):
     ]
 
 
+@pytest.mark.parametrize("stream", BLURRED)
+def test_points_inside_a_segment_count_the_classes_that_came_by_then(start, found, monkeypatch, stream):
+    came, update = [set()], MemoryMethod.note_rows
+
+    def note(self, batch):
+        update(self, batch)
+        came.append(came[-1] | set(batch.labels[: batch.num_current].tolist()))
+
+    monkeypatch.setattr(MemoryMethod, "note_rows", note)
+    assert start(line_of(stream, "--eval_every 1")) == 0
+    points = found()[0]["points"]
+    tested = [sum(filter(None, total)) for total in points["total"]]
+    assert tested == [8 * len(came[step]) for step in points["step"]]
+    assert len(came[1]) < len(came[-1]) == 6
+
+
 @pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if not METHODS.get(name).needs_boundaries])
 @pytest.mark.parametrize("stream", BLURRED)
@@ -327,6 +343,13 @@ def test_a_method_that_needs_boundaries_is_refused_by_its_name(start, capsys, st
         ("--imbalance exp --imbalance_ratio 100", "--imbalance_ratio 100 leaves a class without images"),
         ("--imbalance exp --imbalance_ratio 0.5", "--imbalance_ratio"),
         ("--stream gaussian --eval_every 2 --eval_images 1", "--eval_images 1 leaves out all test images of some"),
+        ("--eval_every 1000", "--eval_every 1000 evaluates nowhere inside a task"),
+        ("--stream blurry --blurry_disjoint 1 --blurry_minor 0.3", "it needs --blurry_disjoint below 1"),
+        ("--stream si-blurry --n_tasks 1 --blurry_disjoint 0.3", "it needs at least 2 tasks"),
+        (
+            "--stream gaussian --gaussian_width 100 --imbalance exp --imbalance_ratio 20 --n_tasks 6",
+            "choose fewer tasks",
+        ),
         ("--eval_every 2 --eval_images 16", "--eval_images 16 leaves out no image"),
         ("--imbalance_ratio 5", "it belongs to --imbalance exp"),
     ],

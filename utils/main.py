@@ -12,7 +12,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -172,7 +172,7 @@ def train(
     sizes = StreamSizes.of(stream)
     counted = plan_stages(config, sizes)
     check_retuning(config, sizes)
-    check_inside(config, stream)
+    check_inside(config, stream, counted)
     method = make_method(config, stream, augmentation, device)
     method.check_batches(counted)
     capture = make_capture(config, method, device, screen)
@@ -344,8 +344,17 @@ def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
         raise UserError(f"--retune_norms trains on full batches: {error}") from None
 
 
-def check_inside(config: Configuration, stream: Stream) -> None:
-    """Raise UserError if `--eval_images` would leave out no test image, or all of some class."""
+def check_inside(config: Configuration, stream: Stream, counted: Sequence[Sequence[CountedStage]]) -> None:
+    """Raise UserError if `--eval_every` never falls inside a task, or if `--eval_images` is too large or too small.
+
+    Too large leaves out no test image, too small all of some class.
+    """
+    every, ends = config.eval_every, [*accumulate(count_total_steps(config, [stages]) for stages in counted)]
+    if every and set(range(every, ends[-1], every)) <= set(ends):
+        raise UserError(
+            f"--eval_every {every} evaluates nowhere inside a task, as tasks end after step "
+            f"{', '.join(map(str, ends))}: give fewer"
+        )
     number, most = config.eval_images, int(stream.pool(range(stream.num_tasks), "test").tasks.bincount().max())
     if number >= most:
         raise UserError(
@@ -558,9 +567,10 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     device, threads = choose_device(config.device), config.threads or default_threads()
     stream = make_stream(config, dataset, arrays, torch.device("cpu"))
     sizes = StreamSizes.of(stream)
-    num_steps = count_total_steps(config, plan_stages(config, sizes))
+    counted = plan_stages(config, sizes)
+    num_steps = count_total_steps(config, counted)
     check_retuning(config, sizes)
-    check_inside(config, stream)
+    check_inside(config, stream, counted)
     show_plan(config, stream, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {num_steps:,} training steps; {state}")

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from datasets.arrangement import N_TASKS, Arranged, Arrangement
-from utils.config.options import Option, ranged
+from utils.config.options import Condition, Option, ranged
 from utils.config.registry import STREAMS
 from utils.seeds import derive_seed
 
@@ -21,8 +21,19 @@ class Blurry(Arrangement):
 
     options: ClassVar = (
         N_TASKS,
-        Option("blurry_disjoint", ranged(float, 0, 1), 0.5, "share of the classes that come in one task alone"),
-        Option("blurry_minor", ranged(float, 0, 1), 0.1, "share of the images of other classes, spread over all tasks"),
+        Option(
+            "blurry_disjoint", ranged(float, 0, 1), 0.5, "share of the classes that come in one task alone", min_tasks=2
+        ),
+        Option(
+            "blurry_minor",
+            ranged(float, 0, 1),
+            0.1,
+            "share of the images of other classes, spread over all tasks",
+            active_when=(
+                Condition(("blurry_disjoint",), lambda share: share < 1, "it needs --blurry_disjoint below 1"),
+            ),
+            min_tasks=2,
+        ),
     )
     boundaries = "blurred"
 

@@ -1,8 +1,11 @@
 """Stochastic blurred boundaries: the sizes of the tasks are random too."""
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 
-from datasets.arrangement import even_sizes
+from datasets.arrangement import N_TASKS, even_sizes
 from datasets.streams.blurry import Blurry
 from utils.config.registry import STREAMS
 from utils.seeds import derive_seed
@@ -15,6 +18,8 @@ class SiBlurry(Blurry):
     The classes are cut into tasks at random, every task with at least one class; N % of all classes, drawn at random,
     are disjoint; each of the spread images comes in a random task.
     """
+
+    options: ClassVar = (replace(N_TASKS, help="number of tasks, whose sizes are drawn"), *Blurry.options[1:])
 
     def task_sizes(self, num_classes: int, seed: int) -> tuple[int, ...]:
         even_sizes(num_classes, self._num_tasks)  # which raises if there are too few classes

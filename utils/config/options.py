@@ -336,7 +336,7 @@ _EVALUATION = grouped(
         "eval_every",
         ranged(int, 0),
         0,
-        "steps between evaluations within a task, for accuracies inside the stream; 0: off",
+        "steps of the run between evaluations within tasks, for accuracies inside the stream; 0: off",
         role="measurement",
     ),
     Option(

@@ -216,7 +216,7 @@ def count_batches(data: DataPlan, num_rows: Sequence[int], batch_size: int) -> i
         _check_filled(num_rows[1], sizes[1], f"{sizes[1]} memory rows", data.memory)
         return len(pair_up(num_rows, sizes, replays=data.cycle == "replay", drop_last=data.drop_last))
     if not num_rows[0]:
-        raise UserError("there are no images to train on: choose another --dataset")
+        raise UserError("there are no images to train on: choose fewer tasks, or data with more images")
     if isinstance(data, TaskStream) or not data.drop_last:
         return count_plain(num_rows[0], batch_size, drop_last=False)
     _check_filled(num_rows[0], batch_size, f"{batch_size} rows", data.rows)

@@ -298,9 +298,9 @@ def _unequal_tasks(jobs: Iterable[Job]) -> list[str]:
             seeds.setdefault(title, {}).setdefault(sizes, set()).add(job.config.seed)
     lines = []
     for title, found in seeds.items():
-        is_drawn = len(set.union(*found.values())) > 1 and all(len(each) == 1 for each in found.values())
+        is_drawn = any(of_seeds != set.union(*found.values()) for of_seeds in found.values())
         for sizes, of_seeds in found.items():
-            which = f", seed {min(of_seeds)}" if is_drawn else ""
+            which = f", seed {' '.join(map(str, sorted(of_seeds)))}" if is_drawn else ""
             lines.append(f"{title}{which}: {counted(len(sizes), 'task')} of {', '.join(map(str, sizes))} classes")
     return lines
 

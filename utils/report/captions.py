@@ -94,7 +94,8 @@ def _held_out(table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """What to know about the rows and about published figures, a line each."""
-    lines = [*variants(table), *chosen(table), *sources(table), *_remarks(table), *_gains(table), *_environments(table)]
+    lines = [*variants(table), *chosen(table), *sources(table), *_remarks(table), *_gains(table)]
+    lines += [*_unmeasured(table), *_environments(table)]
     return list(dict.fromkeys(lines))
 
 
@@ -118,6 +119,20 @@ def sources(table: Table) -> list[str]:
     published = [entry.published for _, _, entry in table.entries_in_order if entry.published]
     texts = dict.fromkeys(f"{each.source} ({each.setting})" for each in published)
     return [f"published: {text}; in parentheses, ours − published" for text in texts]
+
+
+def _unmeasured(table: Table) -> list[str]:
+    """Columns with complete runs, none of which measured a metric that has to be asked for, a line each."""
+    needs = METRICS[table.metric].needs
+    complete: dict[Column, list[bool]] = defaultdict(list)
+    for _, (column, _), entry in table.entries_in_order:
+        if entry.cell and entry.cell.runs:
+            complete[column].append(entry.mean is not None)
+    return [
+        f"{table.title_of(column)}: the runs did not measure {table.metric}; a run with {needs} does"
+        for column, are_measured in complete.items()
+        if needs and not any(are_measured)
+    ]
 
 
 def _remarks(table: Table) -> list[str]:

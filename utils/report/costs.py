@@ -7,7 +7,7 @@ from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import Cell
 from utils.report.stats import mean_and_std
-from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order
+from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order, scenarios_of
 
 _CAPTION = (
     "Mean over seeds, of training steps alone. Rows are images that went through the network and back, of the stream "
@@ -33,6 +33,7 @@ def build_costs(
         metric: its name in the records.
         scenarios: in which it is shown.
     """
+    scenarios = scenarios_of(metric, scenarios)
     complete = {
         (column_title(column, cells), norm): cells[column][norm]
         for column in sorted(cells, key=column_order)

@@ -47,9 +47,10 @@ _STYLES = {
 _FURTHER_STYLES = (("#999933", "d"), ("#aa4499", "H"), ("#88ccee", "8"))
 
 PLOTS = {
-    "accuracy": "Average accuracy over the tasks seen, after each task; the band is ± one sample standard deviation.",
+    "accuracy": "Average accuracy over the tasks seen, after each task, or where tasks share classes accuracy on the "
+    "classes seen; the band is ± one sample standard deviation.",
     "steps": "Accuracy on all test images of the classes seen, inside the tasks too, over steps; the band is ± one "
-    "sample standard deviation, dotted lines are the ends of tasks that all seeds share.",
+    "sample standard deviation, dotted lines are the ends of tasks where all seeds have them at the same steps.",
     "forgetting": "Forgetting against final accuracy, lower right is better; bars are ± one sample standard deviation.",
     "matrix": "Accuracy on each task (columns) after each task (rows), mean over seeds.",
     "distances": "Distance between the running statistics and those of the training data of all tasks seen, in each "
@@ -362,13 +363,21 @@ def _draw_matrix(axes: "Axes", norm: str, matrix: np.ndarray) -> Any:
 
 
 def _mean_matrices(cell: Cell) -> dict[str, np.ndarray]:
-    """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet; mean over seeds."""
-    counts = [counts for run in cell.runs.values() if (counts := run.known_result.counts)]
-    found = [np.stack([accuracies(each[name], each["total"]) for name in SCENARIOS]) for each in counts]
+    """The accuracy matrix [T, T] of each scenario that was measured, NaN for tasks not seen yet; mean over seeds.
+
+    Of a task that was not seen yet, forward transfer is measured, which is left out; where tasks share classes, there
+    is none, and what is measured was seen.
+    """
+    results = [run.known_result for run in cell.runs.values() if run.known_result.counts]
+    found = []
+    for result in results:
+        counts, has_transfer = result.counts, result.untrained is not None
+        matrices = np.stack([accuracies(counts[name], counts["total"]) for name in SCENARIOS])
+        found.append(np.where(np.tri(matrices.shape[1], dtype=bool) | (not has_transfer), matrices, np.nan))
     found = [matrices for matrices in found if matrices.shape == found[0].shape]
     if not found:
         return {}
-    means = np.where(np.tri(found[0].shape[1], dtype=bool), np.mean(found, axis=0), np.nan)
+    means = np.mean(found, axis=0)
     return {name: mean for name, mean in zip(SCENARIOS, means, strict=True) if np.isfinite(mean).any()}
 
 

@@ -18,7 +18,7 @@ from utils.report.frames import make_frame
 from utils.report.markdown import to_markdown
 from utils.report.names import PUBLISHED_NAMES, check_known, printable, read_names
 from utils.report.norms import build_retuning
-from utils.report.tables import SCENARIOS, Cells, Table, TextTable, build_further_tables, build_table
+from utils.report.tables import SCENARIOS, Cells, Table, TextTable, build_further_tables, build_table, scenarios_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,6 +49,11 @@ class View:
 
     def narrow(self, runs: Sequence[Run], cells: Cells) -> Cells:
         """The cells that are shown. Raises UserError if what is asked for is not among them."""
+        if not scenarios_of(self.metric, self.scenarios):
+            taken = ", ".join(METRICS[self.metric].scenarios)
+            raise UserError(
+                f"--metric {self.metric} is taken in {taken} alone: give --scenario {taken}, or leave it out"
+            )
         if self.metric != MAIN_METRIC:
             check_metric(runs, self.metric)
         check_known("--datasets: unknown name", self.datasets, (str(column.dataset) for column in cells))

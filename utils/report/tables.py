@@ -241,8 +241,8 @@ def in_order(norms: Iterable[str]) -> tuple[str, ...]:
 def build_table(
     cells: Cells, metric: str = MAIN_METRIC, unreadable: Sequence[str] = (), scenarios: Sequence[str] = tuple(SCENARIOS)
 ) -> Table:
-    """Means, spreads and tests of every cell."""
-    ordered = sorted(cells, key=column_order)
+    """Means, spreads and tests of every cell, in those of the scenarios in which the metric is taken."""
+    ordered, scenarios = sorted(cells, key=column_order), scenarios_of(metric, scenarios)
     columns = tuple(ScenarioColumn(column, scenario) for column in ordered for scenario in scenarios)
     rows = in_order({norm for norms in cells.values() for norm in norms})
     tests = _tests(cells, columns, metric)
@@ -262,6 +262,11 @@ def build_table(
     return Table(columns, rows, entries, metric, tuple(unreadable), len(adjusted))
 
 
+def scenarios_of(metric: str, scenarios: Sequence[str]) -> tuple[str, ...]:
+    """Those of the scenarios in which a metric is taken."""
+    return tuple(scenario for scenario in scenarios if scenario in METRICS[metric].scenarios)
+
+
 def build_further_tables(
     cells: Cells, metric: str = MAIN_METRIC, scenarios: Sequence[str] = tuple(SCENARIOS)
 ) -> list[Table]:
@@ -274,7 +279,7 @@ def build_further_tables(
     for name in sorted(set(protocols.values())):
         own = {column: norms for column, norms in cells.items() if protocols[column] == name}
         shown = dict.fromkeys([*PROTOCOLS[name].leading_metrics, *_measured_inside(own)])
-        others = [other for other in shown if other != metric]
+        others = [other for other in shown if other != metric and scenarios_of(other, scenarios)]
         tables += [build_table(own, other, scenarios=scenarios) for other in others]
     return tables
 

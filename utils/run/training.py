@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -48,6 +48,7 @@ class Position:
         evaluated: whether the task has been evaluated, which is then not done again.
         step: training steps of the whole run.
         measured_step: the step of the last evaluation inside a task.
+        classes: the labels of which images have come in this task; none where its classes count from its begin on.
     """
 
     task: int = 0
@@ -59,6 +60,7 @@ class Position:
     evaluated: bool = False
     step: int = 0
     measured_step: int = 0
+    classes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,8 @@ class Training:
         if trains:
             self.position.step += 1
             self.measured.add_cost(batch.num_current or len(batch), steps.passes)
+            if self.config.eval_every and self.stream.boundaries != "sharp":
+                self.position.classes = sorted({*self.position.classes, *batch.labels[: batch.num_current].tolist()})
             if self.position.step % self.config.log_every == 0:
                 self._log_losses()
         self._save_if_due()
@@ -361,7 +365,7 @@ class Training:
         if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
             return
         num_tested = min(task + 1 + self._measures_transfer, self.stream.num_tasks)
-        classes = self._count_classes(num_tested, num_trained=task + 1)
+        classes = self._count_classes(self.stream.first_tasks < num_tested, num_trained=task + 1)
         num_seen = int((self.stream.first_tasks <= task).nonzero().max()) + 1  # the next task's are not
         inside = classes[:num_seen] if self._inside_rows is None else self._count_inside()
         found = by_task(classes, self.stream.task_of_class)
@@ -416,9 +420,16 @@ class Training:
         return choose_images(labels, stream.task_of_class, config.eval_images, config.seed)
 
     def _count_inside(self) -> list[Counts]:
-        """What a point inside the stream counts: each class that came so far, on the test images that it is for."""
-        num_tasks = self.position.task + 1
-        return self._count_classes(num_tasks, num_trained=num_tasks, chosen=self._inside_rows)
+        """What a point inside the stream counts: each class that came so far, on the test images that it is for.
+
+        The classes of a task of its own are one, from its begin on; a segment of a stream brings them one by one.
+        """
+        num_tasks, first_tasks = self.position.task + 1, self.stream.first_tasks
+        is_seen = first_tasks < num_tasks
+        if self.stream.boundaries != "sharp" and not self.position.ended:
+            is_seen = first_tasks < self.position.task
+            is_seen[self.position.classes] = True
+        return self._count_classes(is_seen, num_trained=num_tasks, chosen=self._inside_rows)
 
     def _add_point(self, classes: Sequence[Counts]) -> dict[str, Any]:
         """Add an evaluation point, from the counts of each class seen; gives its line of Class-IL accuracies."""
@@ -438,16 +449,16 @@ class Training:
 
         They are the method's as it is, or those of another network.
         """
+        is_tested = self.stream.first_tasks < num_tasks
         return by_task(
-            self._count_classes(num_tasks, num_trained=num_trained, network=network), self.stream.task_of_class
+            self._count_classes(is_tested, num_trained=num_trained, network=network), self.stream.task_of_class
         )
 
     def _count_classes(
-        self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None, chosen: Tensor | None = None
+        self, is_tested: Tensor, *, num_trained: int, network: nn.Module | None = None, chosen: Tensor | None = None
     ) -> list[Counts]:
-        """The same, of each class; none of a class that comes later. `chosen` are those of all test images to use."""
+        """The same, of each class that is tested, [K] bool; none of others. `chosen` are the test images to use."""
         stream = self.stream
-        is_tested = stream.first_tasks < num_tasks
         pool = stream.pool(range(int(stream.task_of_class[is_tested].max()) + 1), "test")
         is_used = is_tested[pool.labels] if chosen is None else is_tested[pool.labels] & chosen[: len(pool)]
         rows = is_used.nonzero().flatten()

@@ -85,6 +85,16 @@ def test_tasks_whose_sizes_are_drawn_are_told_by_seed(summarise):
     ]
 
 
+def test_seeds_that_draw_the_same_sizes_are_told_together(summarise):
+    told = [
+        text for text in summarise(stream=("si-blurry",), n_tasks=(4,), seeds=(0, 1, 2)).lines() if "tasks:" in text
+    ]
+    assert told == [
+        "  tasks: seq-digits (si-blurry), seed 0 1: 4 tasks of 5, 1, 2, 2 classes",
+        "  tasks: seq-digits (si-blurry), seed 2: 4 tasks of 4, 1, 4, 1 classes",
+    ]
+
+
 def test_one_run_is_no_runs(summarise):
     assert summarise(methods=("BN",), seeds=(0,)).lines()[0] == "1 run: 1 not run"
 

@@ -105,3 +105,10 @@ def test_a_cell_without_runs_needs_no_notes():
     assert gaps(table) == {("BN", column): "search: 3 of 8 runs complete"}
     assert notes(table) == []
     assert norms
+
+
+def test_a_column_whose_runs_did_not_measure_the_metric_is_told():
+    runs = [*finals("BN", 1.0, buffer_size=100), run("BN", 0, {"A_f": 1.0, "min-ACC": 3.0}, buffer_size=200)]
+    (line,) = notes(build_table(cells_of(*runs), "min-ACC"))
+    assert line.startswith("seq-digits er 100: the runs did not measure min-ACC; a run with --eval_every N on a stream")
+    assert not notes(build_table(cells_of(*runs)))

@@ -10,7 +10,7 @@ from tests.utils.report.rig import ONLINE, run, write_points, write_record
 from tests.utils.report.test_norms import cells_of, write_measured
 from utils.records.collect import collect
 from utils.records.selection import select
-from utils.report.plots import Layer, draw_distances, draw_steps, make_plots
+from utils.report.plots import Layer, draw_distances, draw_matrices, draw_steps, make_plots
 
 
 def metrics(*accuracy, forgetting=5.0):
@@ -192,3 +192,18 @@ def test_runs_that_were_evaluated_inside_have_a_plot_of_it(tmp_path, cells):
     plots = make_plots(select(collect(tmp_path, "group")))
     assert "seq-digits er 200 steps" in plots
     assert "seq-digits er 200 steps" not in make_plots(cells)
+
+
+@pytest.mark.parametrize("is_transfer", [False, True])
+def test_accuracies_before_a_task_are_drawn_unless_they_are_forward_transfer(tmp_path, is_transfer):
+    write_record(tmp_path / "group" / "BN-0", {**ONLINE, "nl": "BN", "seed": 0}, [40, 50])
+    path = tmp_path / "group" / "BN-0" / "result.json"
+    result = json.loads(path.read_text())
+    for name, value in {"class_il": 20, "task_il": 30, "total": 100}.items():
+        result["counts"][name][0][1] = value
+    none = {"class_il": [0, 0], "task_il": [0, 0], "total": [100, 100]}
+    result |= {"untrained": none} if is_transfer else {"boundaries": "blurred"}
+    path.write_text(json.dumps(result))
+    ((_, norms),) = select(collect(tmp_path, "group")).items()
+    figure = draw_matrices([Layer("BN", norms["BN"], "#000000", "o")])
+    assert ("20" in [text.get_text() for text in figure.axes[0].texts]) == (not is_transfer)

@@ -151,6 +151,7 @@ def test_what_is_asked_for_is_shown(results, tmp_path, capsys):
         (["--models", "x"], "Known: er."),
         (["--methods", "tbbn"], "Did you mean 'TBBN'"),
         (["--scenario", "all"], "--scenario"),
+        (["--metric", "AAA", "--scenario", "task_il"], "--metric AAA is taken in class_il alone"),
         (["--names", "nothing.json"], "cannot be read"),
     ],
 )

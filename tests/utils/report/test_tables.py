@@ -164,3 +164,9 @@ def test_part_of_a_table_keeps_its_tests():
     part = whole.narrow(column for column in whole.columns if column[0][0] == "a")
     assert [column[0][0] for column in part.columns] == ["a", "a"]
     assert part.entries["GN", part.columns[0]].p_holm == whole.entries["GN", part.columns[0]].p_holm
+
+
+def test_a_metric_has_columns_of_the_scenarios_that_it_is_taken_in_alone():
+    cells = select([run("BN", 0, {"A_f": 1.0, "A_AUC": 2.0})])
+    assert [column.scenario for column in build_table(cells, "A_AUC").columns] == ["class_il"]
+    assert [column.scenario for column in build_table(cells, "A_f").columns] == ["class_il", "task_il"]
