@@ -329,6 +329,7 @@ def test_a_method_that_needs_boundaries_is_refused_by_its_name(start, capsys, st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--model joint --stream gaussian --n_tasks 1", "which --model joint is to shuffle"),
         ("--stream gaussian --epochs 2", "--stream gaussian comes once"),
         ("--stream blurry --ignore_other_metrics 0", "forward transfer has no meaning"),
         ("--stream si-blurry --retune_norms 1", "--retune_norms"),

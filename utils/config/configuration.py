@@ -477,7 +477,15 @@ def _check_boundaries(configuration: Configuration) -> None:
         raise UserError(f"{stream} shows images of classes before their task: forward transfer has no meaning there")
     if values["retune_norms"]:
         raise UserError(f"{stream}: --retune_norms measures tasks that share no class; use --stream {SPLIT}")
-    if parts.stream.boundaries == "none" and values["epochs"] > 1 and parts.method.measures_every_task(parts.head):
+    if parts.stream.boundaries != "none":
+        return
+    is_joint = not parts.method.measures_every_task(parts.head)
+    if is_joint and configuration.arrangement.num_tasks(parts.dataset.num_classes) == 1:
+        raise UserError(
+            f"{stream} of one task comes in its own order, which --model {values['model']} is to shuffle: give "
+            "--n_tasks of at least 2"
+        )
+    if values["epochs"] > 1 and not is_joint:
         raise UserError(f"{stream} comes once, as it has no tasks that could be repeated: give --epochs 1")
 
 
