@@ -131,7 +131,7 @@ def test_heads_of_neighbours_are_shared():
         run("BN", 0, {"A_f": 1.0}, model=model, buffer_size=size) for model in ("er", "derpp") for size in (200, 500)
     ]
     page = page_of(*runs)
-    spans = re.findall(r'colspan="(\d)">([^<]*)<', page[: page.index("</thead>")])
+    spans = re.findall(r'colspan="(\d)"><span>([^<]*)<', page[: page.index("</thead>")])
     assert spans == [
         ("8", "Split Digits"),
         ("4", "DER++"),
