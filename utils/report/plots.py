@@ -135,7 +135,7 @@ def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
         which.suptitle(_label(title, longest), y=top, fontsize=10, parse_math=False)
         out = io.BytesIO()
         which.savefig(out, format=form, metadata=metadata)
-        return out.getvalue()
+        return _with_palette(out) if form == "png" else out.getvalue()
 
     # Without versions, dates and random names in them, the same figures give the same bytes.
     with rc_context({"svg.hashsalt": "plots"}):
@@ -146,6 +146,15 @@ def _save(figure: "Figure", title: str, narrow: "Figure | None" = None) -> Plot:
             pdf=save(figure, "pdf", 120, CreationDate=None, Creator=None, Producer=None),
             svg=save(figure, "svg", 120, Date=None, Creator=None),
         )
+
+
+def _with_palette(file: io.BytesIO) -> bytes:
+    """A PNG in at most 256 colours, which takes a third of the space: a page has up to a hundred plots."""
+    from PIL import Image
+
+    image, out = Image.open(file).convert("RGB"), io.BytesIO()
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, "PNG")
+    return out.getvalue()
 
 
 # -- A panel per scenario: accuracy over tasks and over steps, and forgetting against accuracy ------------------------
