@@ -425,13 +425,12 @@ def _check(configuration: Configuration) -> None:
     if Path(group).name != group or group in ("", "..") or not group.isprintable() or len(group.encode()) > 200:
         raise UserError("--group must be the short name of a directory inside --results_dir")
     _check_optimizer(configuration)
-    if not method.measures_every_task(configuration.parts.head) and (
-        values["eval_every"] or not values["ignore_other_metrics"]
-    ):
-        raise UserError(
-            f"--model {values['model']} trains once, after the last task: --eval_every and forward transfer "
-            "(--ignore_other_metrics 0) have nothing to measure before"
-        )
+    if not method.measures_every_task(configuration.parts.head):
+        reason = f"--model {values['model']} trains once, after the last task, and has nothing to measure before"
+        if values["eval_every"]:
+            raise InactiveOption("eval_every", reason)
+        if not values["ignore_other_metrics"]:
+            raise InactiveOption("ignore_other_metrics", reason)
     if configuration.parts.head != "linear" and not values["ignore_other_metrics"]:
         raise UserError(
             f"--protocol {values['protocol']} adds outputs with every task, so that forward transfer "

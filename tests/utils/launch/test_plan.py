@@ -114,6 +114,12 @@ def test_an_option_goes_to_the_runs_in_which_it_changes_something(plan):
     assert not any("--imbalance_ratio" in words or "20" in words or "head_first" in words for words in plain)
 
 
+def test_what_is_measured_inside_tasks_is_no_matter_of_joint_training(plan):
+    jobs = plan("study", "--eval_every 5 --eval_images 20", models=("joint", "er"), methods=("BN",), seeds=(0,)).jobs
+    measured = {job.config.model: (job.config.eval_every, "--eval_images" in job.words) for job in jobs}
+    assert measured == {"joint": (0, False), "er": (5, True)}
+
+
 def test_typed_option_wins_over_the_grid(plan):
     jobs = plan("study", "--kappa 0.9 --lr 0.2").jobs
     assert {job.config.values.get("kappa") for job in jobs} == {None, 0.9}
