@@ -168,6 +168,7 @@ def test_held_out_images_are_tested_on_and_not_trained_on(start, found, stream):
     assert validated["steps"] < whole["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS.names())
 def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_root, tmp_path, capsys, stream):
     words = f"--datasets seq-arrays --models er_ace --methods BN TBBN --seeds 0 --stream split {stream} --nowandb "

@@ -26,8 +26,9 @@ def final_of_sgd(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["BN", "TBBN"])
-@pytest.mark.parametrize("method", OFFLINE)
+@pytest.mark.parametrize(
+    ("method", "norm"), [*((method, "BN") for method in OFFLINE), ("eeil", "TBBN"), ("lucir", "TBBN")]
+)
 def test_exemplars_beat_fine_tuning_without_by_far(tmp_path, final_of_sgd, method, norm):
     second = any(option.name == "second_epochs" for option in METHODS.get(method).options)
     words = ["--buffer_size", "60", *(["--second_epochs", "3"] if second else [])]
