@@ -132,7 +132,7 @@ def declared_options():
 
 
 def test_every_named_option_exists():
-    known = declared_options() | {"--help", "--check"}  # the second is an option of ruff
+    known = declared_options() | {"--help", "--check", "--dist"}  # the latter are options of ruff and pytest
     in_examples = set()  # those of the plug-ins that the pages show, and of other programs where the page says so
     for block in BLOCKS:
         if block.language == "python":

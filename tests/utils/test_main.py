@@ -105,6 +105,7 @@ def test_a_memory_format_changes_no_loss(start, tmp_path, monkeypatch, method):
     assert losses["channels_last"] == pytest.approx(losses["contiguous_format"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_replay_and_joint_training_beat_fine_tuning_by_far(start, tmp_path):
     """Of two seeds each: these runs are so short that a single one may end anywhere."""
     final = {}

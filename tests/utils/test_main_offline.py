@@ -51,6 +51,7 @@ def test_held_out_images_are_not_trained_on(tmp_path):
     assert steps[1] < steps[0]
 
 
+@pytest.mark.slow
 def test_the_kept_epoch_is_the_one_of_the_lowest_loss(tmp_path):
     kept = {}
     for choice in ("last", "val_loss"):

@@ -151,6 +151,7 @@ def test_records_of_another_version_fail_alone_and_are_left_as_they_are(plan, tm
     assert {path: path.read_bytes() for record in old for path in record.folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_set_aside_and_the_run_made_anew(small_grid, tmp_path):
     words = ["--methods", "BN", "--seeds", "0", *small_grid, "-y"]
     assert main(words) == 0

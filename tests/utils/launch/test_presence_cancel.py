@@ -9,6 +9,7 @@ from utils.launch.cli import main
 from utils.launch.presence import present
 
 
+@pytest.mark.slow
 def test_a_launcher_is_stopped_and_its_run_goes_on_with_the_same_command(tmp_path, capsys):
     words = f"--preset demo --seeds 0 --methods BN --models er --nf 4 --jobs 1 --results_dir {tmp_path} --nowandb -y"
     command = [sys.executable, str(ROOT / "run.py"), *words.split()]
