@@ -349,8 +349,10 @@ def check_inside(config: Configuration, stream: Stream, counted: Sequence[Sequen
 
     Too large leaves out no test image, too small all of some class.
     """
+    if not config.eval_every:
+        return
     every, ends = config.eval_every, [*accumulate(count_total_steps(config, [stages]) for stages in counted)]
-    if every and set(range(every, ends[-1], every)) <= set(ends):
+    if set(range(every, ends[-1], every)) <= set(ends):
         raise UserError(
             f"--eval_every {every} evaluates nowhere inside a task, as tasks end after step "
             f"{', '.join(map(str, ends))}: give fewer"
