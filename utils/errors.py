@@ -6,8 +6,11 @@
 
 import difflib
 import errno
+import importlib.util
+import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 COMPLETE = 0
 MISTAKE = 2
@@ -90,6 +93,27 @@ def did_you_mean(name: str, known: Iterable[str], form: str = "'{}'") -> str:
     by_key = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(name.casefold(), by_key, n=1)
     return f" Did you mean {form.format(by_key[close[0]])}?" if close else ""
+
+
+def required_packages() -> dict[str, str]:
+    """The packages of `requirements.txt`, by the name that each is imported by."""
+    modules = {"pillow": "PIL", "gputil": "GPUtil"}
+    requirements = Path(__file__).resolve().parents[1] / "requirements.txt"
+    packages = re.findall(r"(?m)^[\w-]+", requirements.read_text(encoding="utf-8"))
+    return {modules.get(package, package): package for package in packages}
+
+
+def explain_missing(error: ModuleNotFoundError) -> str:
+    """Why an import failed, if a package that the suite requires is not installed; empty for any other module."""
+    package = required_packages().get(error.name or "")
+    return f"the package {package} is not installed: pip install -r requirements.txt" if package else ""
+
+
+def check_installed() -> None:
+    """Raises ModuleNotFoundError if a required package is not installed, without importing one."""
+    for module in required_packages():
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:

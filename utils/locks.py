@@ -15,10 +15,12 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from typing import TYPE_CHECKING
 
 from utils import slurm
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 # What file systems without locks, such as some of clusters and of containers, answer in their place.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -52,6 +54,8 @@ class Lock:
 
     def take_here(self, *, waits: bool) -> bool:
         """The same, whatever is claimed by jobs on other machines."""
+        from filelock import FileLock, SoftFileLock, Timeout  # not before a program can say that it is not installed
+
         timeout = -1 if waits else 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock: BaseFileLock = FileLock(self._path, timeout, thread_local=False)

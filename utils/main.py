@@ -28,12 +28,14 @@ from utils.config.configuration import SPLIT, Configuration, cell_name, configur
 from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
+    MISTAKE,
     OUT_OF_MEMORY,
     DiskError,
     Diverged,
     RunError,
     Stopped,
     UserError,
+    explain_missing,
     is_device_busy,
     is_disk_error,
     is_out_of_memory,
@@ -73,6 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
             return run(sys.argv[1:] if arguments is None else arguments, stop)
         except (RunError, Stopped) as error:
             return _fail(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            if not (reason := explain_missing(error)):
+                raise
+            return _fail(reason, MISTAKE)
         except OSError as error:
             if not is_disk_error(error):
                 raise

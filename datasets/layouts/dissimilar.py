@@ -109,7 +109,7 @@ def _root_of(source: Source, data_root: Path, dataset: Dataset) -> Path | None:
 def _read(source: Source, root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         images, labels = source.read(root, split)
-    except (UserError, PermissionError):
+    except (UserError, PermissionError, ModuleNotFoundError):
         raise
     except Exception as error:  # damaged bytes can fail in any way
         raise UserError(

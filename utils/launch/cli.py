@@ -19,7 +19,18 @@ from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, flag, grouped
 from utils.config.registry import DATASETS, load_plugin
-from utils.errors import COMPLETE, DISK, MISTAKE, DiskError, RunError, UserError, did_you_mean, is_disk_error
+from utils.errors import (
+    COMPLETE,
+    DISK,
+    MISTAKE,
+    DiskError,
+    RunError,
+    UserError,
+    check_installed,
+    did_you_mean,
+    explain_missing,
+    is_disk_error,
+)
 from utils.launch.arguments import (
     DATA_ROOT,
     LAUNCH_OPTIONS,
@@ -114,6 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if not (reason := explain_missing(error)):
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        return MISTAKE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # who reads, such as `head`, has seen enough; at its end Python would complain once more
@@ -166,6 +182,7 @@ def launch(words: Sequence[str]) -> int:
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
+    check_installed()  # rather than fail at the table, when all is over
     if options.engine == SLURM:
         slurm.check()
     if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -154,6 +155,13 @@ def test_missing_and_damaged_files_are_named(parts, root, tmp_path, source):
 def test_number_of_labels_must_be_that_of_the_images(parts, root, tmp_path):
     (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(idx(np.arange(9)))
     with pytest.raises(UserError, match=r"MNIST in .* has 10 images but 9 labels"):
+        load(tmp_path)
+
+
+def test_a_package_that_is_missing_is_not_taken_for_a_damaged_file(parts, root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)  # by which torchvision reads SVHN
+    monkeypatch.delitem(sys.modules, "scipy.io")
+    with pytest.raises(ModuleNotFoundError, match="scipy"):
         load(tmp_path)
 
 

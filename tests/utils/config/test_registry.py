@@ -131,6 +131,7 @@ def without(content, line):
         (None, "no such file"),
         ("1 / 0", "ZeroDivisionError"),
         (NORM_WITHOUT_AFFINE, "Fixed: its constructor takes no 'affine'"),
+        ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
     ],
 )
 def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
