@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datasets.arrangement import Arrangement
 from datasets.arrays import Arrays, chunks_of_rows, rows_by_label
+from utils.config.registry import unknown
 from utils.data.held_out import hold_out
 from utils.data.long_tail import LongTail
 from utils.data.pools import DiskPool, Pool, TensorPool, UnionPool
@@ -60,7 +61,7 @@ def class_order(rule: str, num_classes: int, seed: int) -> np.ndarray:
         listed = [int(part) for part in rule.split(",")]
     except ValueError:
         raise UserError(
-            f"unknown --class_order {rule!r}; give {', '.join(rules)}, or a list of the classes, such as 3,1,0,2"
+            f"{unknown('--class_order', rule, rules)} Or give a list of the classes, such as 3,1,0,2."
         ) from None
     return _labels_of(listed, num_classes, "--class_order")
 

@@ -4,12 +4,10 @@
 6 another process is at it · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash.
 """
 
-import difflib
 import errno
 import importlib.util
 import re
 import signal
-from collections.abc import Iterable
 from pathlib import Path
 
 COMPLETE = 0
@@ -80,19 +78,6 @@ class Stopped(BaseException):
         saved = "; its state is saved; the same command resumes it" if is_saved else ""
         super().__init__(f"stopped by {signal.Signals(signal_number).name}{saved}")
         self.exit_code = 128 + signal_number
-
-
-def did_you_mean(name: str, known: Iterable[str], form: str = "'{}'") -> str:
-    """The end of a message about an unknown name: ` Did you mean 'er_ace'?`, or nothing if no known name is close.
-
-    Args:
-        name: as it was typed; upper and lower case are the same.
-        known: the names that there are.
-        form: how the suggestion is written.
-    """
-    by_key = {each.casefold(): each for each in known}
-    close = difflib.get_close_matches(name.casefold(), by_key, n=1)
-    return f" Did you mean {form.format(by_key[close[0]])}?" if close else ""
 
 
 def required_packages() -> dict[str, str]:

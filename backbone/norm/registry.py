@@ -9,7 +9,7 @@ import importlib
 import inspect
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,7 @@ class Registry:
         known = {_key(candidate): candidate for candidate in self.names()}
         if _key(name) in known:
             return known[_key(name)]
-        close = difflib.get_close_matches(_key(name), known, n=1, cutoff=0.5)
-        hint = f" Did you mean {known[close[0]]!r}?" if close else ""
-        raise self._error(f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(self.names())}.")
+        raise self._error(unknown(self.kind, name, known.values()))
 
     def get(self, name: str) -> Any:
         """The part of that name, imported now if it was not before."""
@@ -97,6 +95,24 @@ class Registry:
             return part
 
         return add
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, is_listed: bool = True) -> str:
+    """Such as `unknown method 'er_acee'. Did you mean 'er_ace'? Known: er, er_ace.`, what is close being suggested.
+
+    Args:
+        kind: of what is named.
+        name: as it was typed; an option with its dashes.
+        known: the names that there are.
+        is_listed: whether they are few enough to be told.
+    """
+    listed = list(dict.fromkeys(known))
+    names = {_key(each).lstrip("-"): each for each in listed}
+    close = difflib.get_close_matches(_key(name).lstrip("-"), names, n=1)
+    typed, *meant = (each if each.startswith("--") else repr(each) for each in (name, *(names[key] for key in close)))
+    hint = f" Did you mean {meant[0]}?" if meant else ""
+    there = f"Known: {', '.join(listed) or 'none'}." if is_listed else "See --help."
+    return f"unknown {kind} {typed}.{hint} {there}"
 
 
 def _key(name: str) -> str:

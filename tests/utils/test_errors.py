@@ -1,4 +1,4 @@
-"""What messages say about a name that is not known, and about a package that is not installed."""
+"""What is said about a package that is not installed."""
 
 import subprocess
 import sys
@@ -6,20 +6,8 @@ import sys
 import pytest
 
 from utils.config.registry import ROOT
-from utils.errors import did_you_mean, explain_missing, required_packages
+from utils.errors import explain_missing, required_packages
 from utils.launch.cli import main
-
-
-@pytest.mark.parametrize(
-    ("name", "form", "hint"),
-    [
-        ("er_acee", "'{}'", " Did you mean 'er_ace'?"),
-        ("adab3n", "--{}", " Did you mean --AdaB2N?"),
-        ("nothing-like-it", "'{}'", ""),
-    ],
-)
-def test_the_closest_known_name_is_suggested_as_it_is_typed(name, form, hint):
-    assert did_you_mean(name, ["er", "er_ace", "AdaB2N"], form) == hint
 
 
 @pytest.mark.parametrize("words", ["run.py --preset demo -y", "run.py data", "utils/main.py --preset demo"])

@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, NoReturn
 
 from utils.config.options import ABSENT, PART_OPTIONS, Option
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
-from utils.errors import UserError, did_you_mean
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, unknown
+from utils.errors import UserError
 
 SELECTORS = {"model": METHODS, "dataset": DATASETS, "stream": STREAMS, "nl": NORMS, "backbone": BACKBONES}
 PROGRAM: dict[str, Any] = {
@@ -128,8 +128,8 @@ def part_parser() -> Parser:
 
 def parse_known(arguments: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[str, Any], list[str]]:
     """What was typed of these options, by name, and the words that belong to none of them."""
-    typed, unknown = _parser_of(tuple(options.values())).parse_known_args(list(arguments))
-    return vars(typed), unknown
+    typed, others = _parser_of(tuple(options.values())).parse_known_args(list(arguments))
+    return vars(typed), others
 
 
 def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> dict[str, Any]:
@@ -143,12 +143,12 @@ def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> d
     Raises:
         UserError: a word that belongs to no option, or to one that these parts do not use.
     """
-    typed, unknown = parse_known(arguments, options)
-    for word in unknown:
+    typed, others = parse_known(arguments, options)
+    for word in others:
         if word.startswith("--"):
             raise UserError(_explain_unused(word[2:].partition("=")[0], options, parts))
-    if unknown:
-        raise UserError(f"unexpected argument {unknown[0]!r}")
+    if others:
+        raise UserError(f"unexpected argument {others[0]!r}")
     return typed
 
 
@@ -179,5 +179,5 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
     if users:
         here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
         return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
-    known = [spelling for option in options.values() for spelling in option.spellings]
-    return f"unknown option --{name}.{did_you_mean(name, known, '--{}') or ' See --help.'}"
+    known = (f"--{spelling}" for option in options.values() for spelling in option.spellings)
+    return unknown("option", f"--{name}", known, is_listed=False)

@@ -27,7 +27,7 @@ from utils.config.options import SHARED_OPTIONS, Option, changed
 from utils.config.parts import BackbonePart, DatasetPart, MethodPart, NormPart, Part, StreamPart
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, load_plugin
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, check_known, load_plugin
 from utils.errors import InactiveOption, UserError
 
 SPLIT = "split"  # the stream of a run that names none
@@ -256,8 +256,7 @@ def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
+    check_known("preset", [name], PRESETS)
     return PRESETS[name]
 
 
@@ -291,8 +290,7 @@ class _NoDataset:
 
 def _protocol_and_head(selected: Mapping[str, Any], method: type[MethodPart]) -> tuple[str, str]:
     name = selected.get("protocol") or method.protocol
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}. Known: {', '.join(PROTOCOLS)}.")
+    check_known("protocol", [name], PROTOCOLS)
     heads = [head for head in method.heads if head in PROTOCOLS[name].heads]
     if not heads:
         raise UserError(

@@ -9,16 +9,27 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backbone.norm.errors import NormError
-from backbone.norm.registry import NORMS, Registry
+from backbone.norm.registry import NORMS, Registry, unknown
 from utils.errors import UserError
 
-__all__ = ["BACKBONES", "DATASETS", "METHODS", "NORMS", "ROOT", "STREAMS", "as_user_errors", "load_plugin"]
+__all__ = [
+    "BACKBONES",
+    "DATASETS",
+    "METHODS",
+    "NORMS",
+    "ROOT",
+    "STREAMS",
+    "as_user_errors",
+    "check_known",
+    "load_plugin",
+    "unknown",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +72,14 @@ BACKBONES = _registry("backbone", "backbone")
 METHODS = _registry("method", "models")
 DATASETS = _registry("dataset", "datasets")
 STREAMS = _registry("stream", "datasets.streams")
+
+
+def check_known(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
+    """Check what a user has named; `kind` says in the message what that is. Raises UserError, with a suggestion."""
+    names = list(known)
+    for name in asked:
+        if name not in names:
+            raise UserError(unknown(kind, name, names))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.config.registry import check_known
 from utils.data.augment import Augmentation
 from utils.data.batch import Batch, Draft, Fetch
 from utils.data.staging import Values, send
@@ -361,8 +362,7 @@ def make_memory(
     Raises:
         UserError: the mode is unknown, or the capacity is too small.
     """
-    if mode not in BUFFER_MODES:
-        raise UserError(f"unknown --buffer_mode {mode!r}. Known: {', '.join(BUFFER_MODES)}.")
+    check_known("--buffer_mode", [mode], BUFFER_MODES)
     if capacity < 1:
         raise UserError(f"--buffer_size {capacity}: memory needs room for at least 1 image")
     parts = (capacity, device, augmentation, generator(seed, "memory"))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from utils.config.options import Option, boolean, grouped, ranged
+from utils.config.registry import check_known
 from utils.data.pools import Pool, TensorPool
 from utils.errors import Diverged, UserError
 from utils.seeds import generator
@@ -87,8 +88,7 @@ class ExemplarMemory:
         if capacity < 1:
             raise UserError(f"--buffer_size {capacity}: exemplars need room for at least 1 image per class")
         for name, value, known in (("exemplar_selection", selection, SELECTIONS), ("quota", quota, QUOTAS)):
-            if value not in known:
-                raise UserError(f"unknown --{name} {value!r}. Known: {', '.join(known)}.")
+            check_known(f"--{name}", [value], known)
         self.capacity = capacity
         self._selection = selection
         self._quota = quota

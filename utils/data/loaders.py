@@ -14,11 +14,11 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from utils.config.registry import check_known
 from utils.data.augment import Augmentation
 from utils.data.batch import Batch, Draft
 from utils.data.plan import DataPlan, Plain, Rows, TaskStream, count_batches, count_plain, pair_up, part_sizes
 from utils.data.pools import Pool, Stream, SubsetPool, UnionPool
-from utils.errors import UserError
 from utils.seeds import generator
 
 CYCLES = ("replay", "reshuffle")
@@ -119,8 +119,7 @@ class Paired(Loader):
         cycle: str,
         drop_last: bool = False,
     ) -> None:
-        if cycle not in CYCLES:
-            raise UserError(f"unknown --ratio_cycle {cycle!r}. Known: {', '.join(CYCLES)}.")
+        check_known("--ratio_cycle", [cycle], CYCLES)
         self._current = _Shuffler(current, num_current, augmentation, seed, purpose)
         self._memory = _Shuffler(memory, num_memory, augmentation, seed, purpose)
         num_rows, sizes = (len(current), len(memory)), (num_current, num_memory)

@@ -18,7 +18,7 @@ from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, flag, grouped
-from utils.config.registry import DATASETS, load_plugin
+from utils.config.registry import DATASETS, load_plugin, unknown
 from utils.errors import (
     COMPLETE,
     DISK,
@@ -27,7 +27,6 @@ from utils.errors import (
     RunError,
     UserError,
     check_installed,
-    did_you_mean,
     explain_missing,
     is_disk_error,
 )
@@ -145,17 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> Callable[[Sequence[str]], int]:
     """The command of that name. Raises UserError, with a suggestion, if there is none."""
-    if name in commands:
-        return commands[name]
-    hint = did_you_mean(name, commands)
-    raise UserError(f"unknown command {name!r}.{hint} Known: {', '.join(commands)}; without one, a grid is run.")
+    if name not in commands:
+        raise UserError(f"{unknown('command', name, commands)} Without one, a grid is run.")
+    return commands[name]
 
 
 def launch(words: Sequence[str]) -> int:
     """Plan, show, ask, run, and write the table."""
-    options, unknown = launch_parser().parse_known_args(words)
+    options, others = launch_parser().parse_known_args(words)
     check_engine(options)
-    grid, extras = read_grid(options, words), read_extras(unknown)
+    grid, extras = read_grid(options, words), read_extras(others)
     common = CommonOptions(
         options.results_dir,
         options.group or default_group(options.preset, grid, extras),

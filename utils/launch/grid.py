@@ -14,9 +14,9 @@ from typing import Any
 from utils.config.command_line import spellings_of_parts
 from utils.config.configuration import accepted_options
 from utils.config.options import ABSENT, PART_OPTIONS, SHARED_OPTIONS, Option
-from utils.config.registry import DATASETS, METHODS, NORMS
+from utils.config.registry import DATASETS, METHODS, NORMS, check_known, unknown
 from utils.config.variants import find_variant
-from utils.errors import UserError, did_you_mean
+from utils.errors import UserError
 from utils.records.selection import ORACLE, setting_in_words
 
 OTHERS = "*"  # datasets that an axis does not name
@@ -139,8 +139,7 @@ DEFAULT_GRID = "adab2n-online"
 
 def find_grid(name: str) -> Grid:
     """The grid of that name. Raises UserError if it is unknown."""
-    if name not in GRIDS:
-        raise UserError(f"unknown preset {name!r}. Known: {', '.join(GRIDS)}.")
+    check_known("preset", [name], GRIDS)
     return GRIDS[name]
 
 
@@ -399,5 +398,5 @@ def explain_unused(name: str, launcher_options: Iterable[str]) -> str:
     if name in users:
         return f"no run of this plan uses --{name}; it belongs to {', '.join(users[name])}"
     shared = (spelling for option in SHARED_OPTIONS for spelling in option.spellings)
-    hint = did_you_mean(name, [*launcher_options, *shared, *users], "--{}")
-    return f"no run of this plan uses --{name}{'.' + hint if hint else '; see --help'}"
+    known = (f"--{spelling}" for spelling in (*launcher_options, *shared, *users))
+    return unknown("option", f"--{name}", known, is_listed=False)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.config.command_line import typed_text
 from utils.config.options import UNREPORTED_OPTIONS
+from utils.config.registry import check_known
 from utils.errors import UserError
 from utils.records.collect import Run, collect
 from utils.records.ledger import Axes, Ledger
@@ -14,7 +16,6 @@ from utils.records.metrics import METRICS
 from utils.records.selection import Cell, Column, select
 from utils.records.state import RunState
 from utils.report import markdown
-from utils.report.names import check_known
 from utils.report.published import values_of
 from utils.report.stats import holm, mean_difference, mean_text, paired_p, signed
 from utils.report.tables import SCENARIOS, Cells, column_title, in_order
@@ -75,7 +76,7 @@ def _read_runs(results_dir: Path, name: str) -> list[Run]:
     if not (results_dir / name).is_dir():
         records = [path for depth in ("*", "*/*") for path in results_dir.glob(f"{depth}/*/config.json")]
         known = sorted({str(path.parent.parent.relative_to(results_dir)) for path in records})
-        check_known(f"{results_dir} has no group", [name], known)
+        check_known(f"group in {results_dir}", [name], known)
     runs = collect(results_dir, name)
     if not any(run.state is RunState.COMPLETE for run in runs):
         counts = Counter(run.state for run in runs)
@@ -306,12 +307,12 @@ def metric_sentence(metric: str) -> str:
 
 
 def plain_value(value: Any) -> str:
-    """An option's value as one would type it."""
+    """An option's value as one would type it, nothing in words."""
     if isinstance(value, list | tuple):
         return ",".join(map(plain_value, value)) or "empty"
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else typed_text(value) or "empty"
 
 
 def cells_text(keys: Iterable[CellKey], of: Iterable[CellKey]) -> str:

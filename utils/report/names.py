@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import UserError, did_you_mean
+from utils.config.registry import check_known
+from utils.errors import UserError
 from utils.records.metrics import MAIN_METRIC
 
 # As papers write them; the page, `table.tex` and the plots show them by default.
@@ -46,30 +47,13 @@ def read_names(path: Path, known: Iterable[str]) -> dict[str, str]:
         raise UserError(f"--names {path} must be {how}") from None
     if not (isinstance(found, dict) and all(isinstance(title, str) and title.strip() for title in found.values())):
         raise UserError(f"--names {path} must be {how}")
-    check_known("--names: unknown name", found, known)
+    check_known("name in --names", found, known)
     return {name: " ".join(title.split()) for name, title in found.items()}
 
 
 def shown(names: Mapping[str, str], name: object) -> str:
     """What a reader sees for a name."""
     return names.get(str(name), str(name))
-
-
-def check_known(what: str, asked: Iterable[str], known: Iterable[str]) -> None:
-    """Check what a user has named.
-
-    Args:
-        what: begins the message, such as `unknown group`.
-        asked: the names.
-        known: those that there are.
-
-    Raises:
-        UserError: one is not known; the message suggests the closest.
-    """
-    names = list(dict.fromkeys(known))
-    for name in asked:
-        if name not in names:
-            raise UserError(f"{what} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}.")
 
 
 # -- Names of files ---------------------------------------------------------------------------------------------------

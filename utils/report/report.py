@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config.registry import DATASETS, METHODS, NORMS
+from utils.config.registry import DATASETS, METHODS, NORMS, check_known
 from utils.config.variants import VARIANTS
 from utils.errors import UserError
 from utils.records.collect import Run, collect, of_no_cell
@@ -16,7 +16,7 @@ from utils.records.selection import select
 from utils.report.costs import build_costs
 from utils.report.frames import make_frame
 from utils.report.markdown import to_markdown
-from utils.report.names import PUBLISHED_NAMES, check_known, printable, read_names
+from utils.report.names import PUBLISHED_NAMES, printable, read_names
 from utils.report.norms import build_retuning
 from utils.report.tables import SCENARIOS, Cells, Table, TextTable, build_further_tables, build_table, scenarios_of
 
@@ -56,9 +56,9 @@ class View:
             )
         if self.metric != MAIN_METRIC:
             check_metric(runs, self.metric)
-        check_known("--datasets: unknown name", self.datasets, (str(column.dataset) for column in cells))
-        check_known("--models: unknown name", self.models, (str(column.model) for column in cells))
-        check_known("--methods: unknown name", self.methods, (norm for norms in cells.values() for norm in norms))
+        check_known("--datasets", self.datasets, (str(column.dataset) for column in cells))
+        check_known("--models", self.models, (str(column.model) for column in cells))
+        check_known("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
         narrowed = {
             column: {norm: cell for norm, cell in norms.items() if norm in self.methods or not self.methods}
             for column, norms in cells.items()
@@ -86,7 +86,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
         for name, value in metrics.items()
         if not isinstance(value, list)
     ]
-    check_known("unknown --metric", [metric], (name for name, _ in found))
+    check_known("--metric", [metric], (name for name, _ in found))
     if not any(name == metric and value is not None for name, value in found):
         hint = f"; a run with {METRICS[metric].needs} measures it" if METRICS[metric].needs else ""
         raise UserError(f"--metric {metric} was measured in no run{hint}")

@@ -5,8 +5,26 @@ import pytest
 
 from backbone.norm import NORMS, Norm, NormError, build_norm
 from backbone.norm.base import RunningNorm
-from backbone.norm.registry import Registry, constructor_arguments
+from backbone.norm.registry import Registry, constructor_arguments, unknown
 from utils.config.registry import ROOT
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "message"),
+    [
+        ("er_acee", ["er", "er_ace"], "unknown thing 'er_acee'. Did you mean 'er_ace'? Known: er, er_ace."),
+        ("ADAB3N", ["BN", "AdaB2N"], "unknown thing 'ADAB3N'. Did you mean 'AdaB2N'? Known: BN, AdaB2N."),
+        ("nothing-like-it", ["er", "er"], "unknown thing 'nothing-like-it'. Known: er."),
+        ("x", [], "unknown thing 'x'. Known: none."),
+    ],
+)
+def test_what_is_close_to_an_unknown_name_is_suggested_as_it_is_typed(name, known, message):
+    assert unknown("thing", name, known) == message
+
+
+def test_an_option_is_suggested_among_too_many_to_be_told():
+    message = "unknown option --epoch. Did you mean --epochs? See --help."
+    assert unknown("option", "--epoch", ["--lr", "--epochs"], is_listed=False) == message
 
 
 @pytest.fixture

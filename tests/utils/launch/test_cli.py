@@ -49,7 +49,7 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--threads", "0"], "must be from 1"),
         (["status", "--group", "none"], "none"),
         (["status", "--data_root", "data"], "--data_root"),  # which it would ignore
-        (["--preset", "demo", "--optim_wdd", "0.1"], "no run of this plan uses --optim_wdd. Did you mean --optim_wd?"),
+        (["--preset", "demo", "--optim_wdd", "0.1"], "unknown option --optim_wdd. Did you mean --optim_wd?"),
         (["--preset", "demo", "--job", "2"], "Did you mean --jobs?"),
         (["--preset", "demo", "--kapa", "0.4"], "Did you mean --kappa?"),
         (["--preset", "demo", "--alpha", "0.4"], "it belongs to method der, method derpp"),

@@ -86,7 +86,7 @@ def test_a_stored_setting_is_taken_with_its_epochs_as_a_single_run_takes_it(plan
 @pytest.mark.parametrize(
     ("extras", "typed", "message"),
     [
-        ("--sharpness 1 2", {}, "no run of this plan uses --sharpness"),
+        ("--sharpness 1 2", {}, "unknown option --sharpness. See --help."),
         ("--num_groups 4 8", {}, "no run of this plan uses --num_groups; it belongs to norm layer CN, norm layer GN"),
         ("--num_groups 4 8", {"methods": ("CN*",)}, "--num_groups and CN*, which is CN --num_groups 16, cannot be"),
         ("--bs 5 8 --batch_size 5", {}, "--bs sets --batch_size too: leave out one of them"),

@@ -208,7 +208,7 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({"datasets": ("digits",)}, "", "unknown dataset"),
         ({"methods": ()}, "", "--methods has no value"),
         ({}, "--beta 0.5", "no run of this plan uses --beta"),
-        ({}, "--foo 0.5", "no run of this plan uses --foo"),
+        ({}, "--foo 0.5", "unknown option --foo."),
         ({}, "--imbalance_ratio 20", "--imbalance_ratio changes nothing in this run: it belongs to --imbalance exp"),
         ({}, "word", "unexpected argument 'word'"),
         ({"methods": ("TBBN",)}, "--forward separate", "--forward"),

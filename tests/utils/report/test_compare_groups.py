@@ -232,7 +232,7 @@ def small(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["frst"], r"has no group 'frst'\. Did you mean 'first'\? Known: first, first/debug, open\."),
+        (["frst"], r"unknown group in \S+ 'frst'\. Did you mean 'first'\? Known: first, first/debug, open\."),
         (["first", "open"], "'open' has no complete run to compare .1 diverged, 1 started."),
         (["empty"], "'empty' has no complete run to compare .no record."),
         (["first", "first/"], "'first' is named twice"),
@@ -267,7 +267,7 @@ def test_groups_are_read_in_their_order(small):
         ([80, 120], "80,120"),
         ((), "empty"),
         (None, "none"),
-        (False, "false"),
+        (False, "0"),
         ("", "empty"),
     ],
 )

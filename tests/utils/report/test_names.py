@@ -25,7 +25,7 @@ def test_names_of_both_kinds_of_file(tmp_path, name, text):
         ("names.json", "[1]", "must be a JSON object"),
         ("names.json", '{"BN": 1}', "must be a JSON object"),
         ("names.csv", "a,b,c", "must be a JSON object"),
-        ("names.json", '{"ER_ACE": "x"}', "unknown name 'ER_ACE'. Did you mean 'er_ace'"),
+        ("names.json", '{"ER_ACE": "x"}', "unknown name in --names 'ER_ACE'. Did you mean 'er_ace'"),
         ("names.json", '{"speed": "x"}', "Known: er_ace, seq-cifar10, BN"),
     ],
 )

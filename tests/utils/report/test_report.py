@@ -147,7 +147,7 @@ def test_what_is_asked_for_is_shown(results, tmp_path, capsys):
     ("words", "message"),
     [
         (["--metric", "a_F"], "Did you mean 'A_f'"),
-        (["--datasets", "seq-digit"], "--datasets: unknown name 'seq-digit'. Did you mean 'seq-digits'"),
+        (["--datasets", "seq-digit"], "unknown --datasets 'seq-digit'. Did you mean 'seq-digits'"),
         (["--models", "x"], "Known: er."),
         (["--methods", "tbbn"], "Did you mean 'TBBN'"),
         (["--scenario", "all"], "--scenario"),
