@@ -31,8 +31,9 @@ from backbone.norm import BatchContext, batch_context
 from models.base import Stage
 from utils.config.configuration import configure
 from utils.config.registry import METHODS
+from utils.data.budget import plan_stages
 from utils.data.loaders import Loaders
-from utils.data.plan import Pairs, Plain, part_sizes
+from utils.data.plan import Pairs, Plain, StreamSizes, part_sizes
 from utils.errors import UserError
 from utils.main import make_augmentation, make_method, make_stream
 from utils.optimizer import optimizer_settings
@@ -89,11 +90,12 @@ def make_training(words: list[str], root: Path) -> Training:
     device = torch.device(config.device)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
+    planned = plan_stages(config, StreamSizes.of(stream))
     method = make_method(config, stream, augmentation, device)
     record, screen = Record(Path(tempfile.mkdtemp(dir=root)) / config.model).open(), Screen(verbose=False)
     sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    return Training(method, stream, loaders, augmentation, config, sinks, StopRequest(), Capture())
+    return Training(method, stream, planned, loaders, augmentation, config, sinks, StopRequest(), Capture())
 
 
 def measured_stages(training: Training, first: int = MEASURED_TASK) -> Iterator[tuple[Stage, Steps]]:
@@ -101,7 +103,7 @@ def measured_stages(training: Training, first: int = MEASURED_TASK) -> Iterator[
 
     The task is the first one from `first` on in which the method trains.
     """
-    method, num_tasks, facts = training.method, training.stream.num_tasks, (training.config, training.sizes)
+    method, num_tasks, facts = training.method, training.stream.num_tasks, (training.config, training.planned.sizes)
     last = next(task for task in range(first, num_tasks) if method.stages(*facts, task))
     for task in range(last + 1):
         training.position = Position(task=task)

@@ -1,6 +1,5 @@
 """What a stream is, as a part that `--stream` names: which classes each task brings, and when every image comes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -127,10 +126,3 @@ def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, 
         )
     size, rest = divmod(num_classes, num_tasks)
     return (size + 1,) * rest + (size,) * (num_tasks - rest)
-
-
-def sizes_in_words(sizes: Sequence[int]) -> str:
-    """Such as `6 tasks of 50, 10, 10, 10, 10, 10 classes`; equal ones as `5 tasks, 10 classes` altogether."""
-    if len(set(sizes)) == 1:
-        return f"{len(sizes)} task{'s' if len(sizes) > 1 else ''}, {sum(sizes)} classes"
-    return f"{len(sizes)} tasks of {', '.join(map(str, sizes))} classes"

@@ -12,7 +12,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +46,7 @@ from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import torch
     from torch import Tensor
@@ -58,9 +58,10 @@ if TYPE_CHECKING:
     from models.heads import Head, Network
     from utils.config.parts import DatasetPart
     from utils.data.augment import Augmentation, Transform
+    from utils.data.budget import PlannedStages
     from utils.data.buffer import Memory
     from utils.data.exemplars import ExemplarMemory
-    from utils.data.plan import CountedStage, StreamSizes
+    from utils.data.plan import StreamSizes
     from utils.run.measurements import Measurements
     from utils.run.progress import Screen
     from utils.run.steps import Capture
@@ -160,9 +161,7 @@ def train(
     started: float,
 ) -> None:
     """Build the run, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
-    from utils.data.budget import plan_stages
     from utils.data.loaders import Loaders
-    from utils.data.plan import StreamSizes
     from utils.records.trackers import make_tracker
     from utils.run.environment import choose_device, describe, peak_memory, set_arithmetic
     from utils.run.progress import ProgressReport
@@ -175,12 +174,9 @@ def train(
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, dataset, arrays, device)
     arrays.release()
-    sizes = StreamSizes.of(stream)
-    counted = plan_stages(config, sizes)
-    check_retuning(config, sizes)
-    check_inside(config, stream, counted)
+    planned = plan_run(config, stream)
     method = make_method(config, stream, augmentation, device)
-    method.check_batches(counted)
+    method.check_batches(planned.by_task)
     capture = make_capture(config, method, device, screen)
     if config.threads is None:  # what the environment says now, it may not say where the command is repeated
         facts["command"] += ["--threads", str(threads)]
@@ -205,17 +201,16 @@ def train(
         say=screen.say,
     )
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    progress = ProgressReport(
-        record, screen, stream.num_tasks, count_total_steps(config, counted), lambda: peak_memory(device)
-    )
+    num_steps = planned.task_ends(config)[-1]
+    progress = ProgressReport(record, screen, stream.num_tasks, num_steps, lambda: peak_memory(device))
     sinks = Sinks(record, tracker, screen, progress, facts["identity"])
-    training = Training(method, stream, loaders, augmentation, config, sinks, stop, capture)
+    training = Training(method, stream, planned, loaders, augmentation, config, sinks, stop, capture)
     try:
         training.restore()
         screen.log = record.append_log
         for conversion in arrays.conversions:
             screen.say(f"note: {conversion}")
-        show_plan(config, stream, record, screen, device, threads)
+        show_plan(config, planned, record, screen, device, threads)
         training.measured.add_seconds("start", time.monotonic() - started)
         measured = training.run()
         result = make_result(config, measured, training, facts["identity"], device)
@@ -254,12 +249,6 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
     return former
 
 
-def count_total_steps(config: Configuration, counted: Sequence[Sequence[CountedStage]]) -> int:
-    """Training steps of the whole run, from its counted stages (`utils/data/plan.py`) of every task."""
-    stages = [each for stages in counted for each in stages if each.stage.trains]
-    return sum(each.stage.num_steps(min(each.num_batches, config.debug_mode or each.num_batches)) for each in stages)
-
-
 def make_capture(config: Configuration, method: Method, device: torch.device, screen: Screen) -> Capture:
     """Whether training steps are captured as CUDA graphs.
 
@@ -278,17 +267,14 @@ def make_capture(config: Configuration, method: Method, device: torch.device, sc
 
 def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:
     """The tasks of the data in this run's class order."""
-    from datasets.stream import Stream, class_order
+    from datasets.stream import Stream
+    from utils.data.class_order import class_order_of
     from utils.data.long_tail import make_long_tail
 
-    num_classes = len(arrays.class_names)
-    rule = config.class_order
-    if rule == "protocol":
-        rule = config.parts.order_rule(config.protocol)
     return Stream(
         arrays,
         arrangement=cast("Arrangement", config.arrangement),
-        label_of_class=class_order(rule, num_classes, config.seed),
+        label_of_class=class_order_of(config, len(arrays.class_names)),
         validation=config.validation,
         long_tail=make_long_tail(config),
         held_out=config.val_fraction,
@@ -331,6 +317,19 @@ def make_method(config: Configuration, stream: Stream, augmentation: Augmentatio
     return made(network, config, stream, memory, augmentation.prepare)
 
 
+def plan_run(config: Configuration, stream: Stream) -> PlannedStages:
+    """What a run trains. Raises UserError if it cannot, or could not be measured as its options ask for."""
+    from utils.data.budget import plan_stages
+    from utils.data.inside import check_inside
+    from utils.data.plan import StreamSizes
+
+    planned = plan_stages(config, StreamSizes.of(stream))
+    check_retuning(config, planned.sizes)
+    tested = stream.pool(range(stream.num_tasks), "test").labels.bincount(minlength=stream.num_classes)
+    check_inside(config, planned, tested.tolist())
+    return planned
+
+
 def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
     """Raise UserError if `--retune_norms` could not measure what it is for."""
     from models.base import Method
@@ -348,32 +347,6 @@ def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
         count_batches(data, [sizes.images_of(data.rows.tasks)], config.batch_size)
     except UserError as error:
         raise UserError(f"--retune_norms trains on full batches: {error}") from None
-
-
-def check_inside(config: Configuration, stream: Stream, counted: Sequence[Sequence[CountedStage]]) -> None:
-    """Raise UserError if `--eval_every` never falls inside a task, or if `--eval_images` is too large or too small.
-
-    Too large leaves out no test image, too small all of some class.
-    """
-    if not config.eval_every:
-        return
-    every, ends = config.eval_every, [*accumulate(count_total_steps(config, [stages]) for stages in counted)]
-    if set(range(every, ends[-1], every)) <= set(ends):
-        raise UserError(
-            f"--eval_every {every} evaluates nowhere inside a task, as tasks end after step "
-            f"{', '.join(map(str, ends))}: give fewer"
-        )
-    number, most = config.eval_images, int(stream.pool(range(stream.num_tasks), "test").tasks.bincount().max())
-    if number >= most:
-        raise UserError(
-            f"--eval_images {number} leaves out no image, as no task has more than {most} to test on: give fewer, or "
-            "leave it out"
-        )
-    if 0 < number < max(stream.task_sizes):
-        raise UserError(
-            f"--eval_images {number} leaves out all test images of some class, as a task has {max(stream.task_sizes)} "
-            "classes: give at least as many"
-        )
 
 
 def make_replay(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Memory:
@@ -502,10 +475,12 @@ def make_result(
     config: Configuration, measured: Measurements, training: Training, identity: str, device: torch.device
 ) -> dict[str, Any]:
     """What `result.json` holds."""
+    from utils.data.budget import budget_rows
     from utils.records.metrics import summarise
     from utils.run.environment import peak_memory
     from utils.run.measurements import weights_digest
 
+    budget = {"rows": budget_rows(config), "share": round(training.planned.share, 6)}
     return {
         "identity": identity,
         "metrics": summarise(measured),
@@ -519,33 +494,29 @@ def make_result(
         "weights_sha256": weights_digest(training.method.network),
         "steps": training.position.step,
         **({"cost": measured.cost} if measured.cost else {}),
-        **({"budget": describe_budget(config, training.sizes)} if config.budget_steps else {}),
+        **({"budget": budget} if config.budget_steps else {}),
         "timings": {f"{name}_seconds": round(seconds, 3) for name, seconds in measured.seconds.items()},
         "peak_memory": peak_memory(device),
     }
 
 
-def describe_budget(config: Configuration, sizes: StreamSizes) -> dict[str, float]:
-    """The budget that ended a run, in rows, and the share of its steps that it took by it."""
-    from utils.data.budget import budget_rows, budget_share
-
-    return {"rows": budget_rows(config), "share": round(budget_share(config, sizes), 6)}
-
-
 def show_plan(
-    config: Configuration, stream: Stream, record: Record, screen: Screen, device: torch.device, threads: int
+    config: Configuration,
+    planned: PlannedStages,
+    record: Record,
+    screen: Screen,
+    device: torch.device,
+    threads: int,
 ) -> None:
     """Say what is about to run, and which values come from a publication or a preset."""
-    from datasets.arrangement import sizes_in_words
-    from utils.data.budget import budget_rows, budget_share
-    from utils.data.plan import StreamSizes
+    from utils.data.budget import budget_rows
+    from utils.data.plan import sizes_in_words
 
-    tasks = sizes_in_words(stream.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
+    tasks = sizes_in_words(planned.sizes.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     if config.budget_steps:
-        share = budget_share(config, StreamSizes.of(stream))
-        steps.insert(1, f"{share:.1%} of it by a budget of {budget_rows(config):,} rows")
+        steps.insert(1, f"{planned.share:.1%} of it by a budget of {budget_rows(config):,} rows")
     where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     screen.say(f"  {', '.join(steps)}, on {where}", detail=True)
     by_origin: dict[str, list[str]] = {}
@@ -568,20 +539,13 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     """
     import torch
 
-    from utils.data.budget import plan_stages
-    from utils.data.plan import StreamSizes
     from utils.run.environment import choose_device
 
     device, threads = choose_device(config.device), config.threads or default_threads()
-    stream = make_stream(config, dataset, arrays, torch.device("cpu"))
-    sizes = StreamSizes.of(stream)
-    counted = plan_stages(config, sizes)
-    num_steps = count_total_steps(config, counted)
-    check_retuning(config, sizes)
-    check_inside(config, stream, counted)
-    show_plan(config, stream, record, screen, device, threads)
+    planned = plan_run(config, make_stream(config, dataset, arrays, torch.device("cpu")))
+    show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
-    screen.say(f"  {num_steps:,} training steps; {state}")
+    screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")
     for name, value in sorted(config.used().items()):
         if config.options[name].changes_result:
             screen.say(f"  --{name} {typed_text(value) or 'none'}  ({config.origins[name]})", detail=True)

@@ -5,7 +5,6 @@ import pytest
 
 from datasets.arrays import Arrays, Dataset
 from datasets.layouts.official import OfficialCifar
-from datasets.stream import class_order
 from tests.datasets.small import (
     TEN_FILES,
     small_content,
@@ -16,6 +15,7 @@ from tests.datasets.small import (
 )
 from utils.config.registry import BACKBONES, DATASETS
 from utils.data.augment import Transform
+from utils.data.class_order import class_order
 from utils.errors import UserError
 
 NAMES = DATASETS.names()

@@ -7,9 +7,10 @@ import torchvision.transforms as reference
 from PIL import Image
 
 from datasets.seq_imagenet100 import SeqImagenet100
-from datasets.stream import Stream, class_order
+from datasets.stream import Stream
 from datasets.streams.split import Split
 from utils.data.augment import normalise
+from utils.data.class_order import class_order
 from utils.errors import UserError
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from datasets.arrays import Arrays
-from datasets.stream import Stream, class_order, stay_on_disk
+from datasets.stream import Stream, stay_on_disk
 from datasets.streams.split import Split
 from tests.datasets.small import small_arrays
 from tests.golden import cases
+from utils.data.class_order import class_order
 from utils.data.exemplars import ExemplarMemory
 from utils.data.pools import DiskPool, UnionPool
 from utils.errors import UserError

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 
 from utils.config.configuration import Configuration, scaled_milestones
 from utils.data.plan import CountedStage, Stage, StreamSizes, count_stages
@@ -53,15 +54,42 @@ class StageCost:
         return epochs * self.num_batches + min(rest // self.full, self.num_batches - 1)
 
 
-def plan_stages(config: Configuration, sizes: StreamSizes) -> tuple[tuple[CountedStage, ...], ...]:
-    """Every stage of every task of a run, as `count_stages` gives them, cut to the run's budget if it has one.
+@dataclass(frozen=True)
+class PlannedStages:
+    """All that a run trains, counted before it begins.
+
+    Attributes:
+        sizes: of its stream.
+        by_task: every stage of every task, as `count_stages` gives them, cut to the run's budget if it has one.
+        share: of its steps that it takes by a budget.
+    """
+
+    sizes: StreamSizes
+    by_task: tuple[tuple[CountedStage, ...], ...]
+    share: float = 1.0
+
+    def task_ends(self, config: Configuration) -> list[int]:
+        """The step of the run after which each task ends."""
+        steps = (
+            sum(
+                each.stage.num_steps(min(each.num_batches, config.debug_mode or each.num_batches))
+                for each in stages
+                if each.stage.trains
+            )
+            for stages in self.by_task
+        )
+        return list(accumulate(steps))
+
+
+def plan_stages(config: Configuration, sizes: StreamSizes) -> PlannedStages:
+    """What a run trains.
 
     Raises:
         UserError: as `count_stages`; the budget is larger than the run, or leaves a stage without a step.
     """
     counted = count_stages(config, sizes)
     if not config.budget_steps:
-        return counted
+        return PlannedStages(sizes, counted)
     costs = costs_of(config, counted)
     share, planned, spent = _share(config, costs), Fraction(0), 0
     steps: dict[str, int] = {}
@@ -75,15 +103,11 @@ def plan_stages(config: Configuration, sizes: StreamSizes) -> tuple[tuple[Counte
             f"--budget_steps {config.budget_steps} leaves {next(label for label in steps if not steps[label])} without "
             f"a step: give at least {math.ceil(config.budget_steps * largest / share)}"
         )
-    return tuple(
+    cut = (
         tuple(replace(each, stage=_cut(each, steps[each.label])) if each.stage.trains else each for each in stages)
         for stages in counted
     )
-
-
-def budget_share(config: Configuration, sizes: StreamSizes) -> float:
-    """The share of its steps that a run with a budget takes. Raises UserError as `plan_stages`."""
-    return float(_share(config, costs_of(config, count_stages(config, sizes))))
+    return PlannedStages(sizes, tuple(cut), float(share))
 
 
 def budget_rows(config: Configuration) -> int:

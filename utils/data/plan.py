@@ -50,6 +50,11 @@ class StreamSizes:
         """K."""
         return len(self.class_sizes)
 
+    @property
+    def task_sizes(self) -> tuple[int, ...]:
+        """The number of classes of each task."""
+        return tuple(map(len, self.task_classes))
+
     def classes_of_task(self, task: int) -> range:
         """The labels of a task, counted from 0."""
         return self.task_classes[task]
@@ -59,6 +64,13 @@ class StreamSizes:
         if self.task_images is not None:
             return sum(self.task_images[task] for task in tasks)
         return sum(self.class_sizes[label] for task in tasks for label in self.task_classes[task])
+
+
+def sizes_in_words(sizes: Sequence[int]) -> str:
+    """Such as `6 tasks of 50, 10, 10, 10, 10, 10 classes`; equal ones as `5 tasks, 10 classes` altogether."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} task{'s' if len(sizes) > 1 else ''}, {sum(sizes)} classes"
+    return f"{len(sizes)} tasks of {', '.join(map(str, sizes))} classes"
 
 
 @dataclass(frozen=True)

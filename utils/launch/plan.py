@@ -16,6 +16,7 @@ from utils.config.registry import as_user_errors, load_plugin
 from utils.config.variants import find_variant
 from utils.errors import InactiveOption, UserError
 from utils.launch.grid import Cell, Expansion, Grid, explain_unused, setting_text
+from utils.launch.steps import check_evaluations
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.record import Record
@@ -41,10 +42,12 @@ class Data:
     Attributes:
         fingerprint: of images and labels (`datasets/arrays.py`); empty if they could not be read.
         class_sizes: training images of each class, in the order of the data.
+        test_sizes: test images of each class; empty where a plan has been checked before.
     """
 
     fingerprint: str
     class_sizes: tuple[int, ...]
+    test_sizes: tuple[int, ...] = ()
 
 
 class DataFacts:
@@ -77,7 +80,8 @@ class DataFacts:
         except UserError as error:
             self.mistakes.append(str(error))
             return Data("", ())
-        return Data(arrays.fingerprint(), tuple(np.bincount(arrays.train_y, minlength=arrays.num_classes).tolist()))
+        counts = (np.bincount(each, minlength=arrays.num_classes) for each in (arrays.train_y, arrays.test_y))
+        return Data(arrays.fingerprint(), *(tuple(each.tolist()) for each in counts))
 
 
 @dataclass(frozen=True)
@@ -360,6 +364,7 @@ def make_plan(
     runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]
     seeds = list(dict.fromkeys(job.config.seed for job in runs))
     _check_budgets(runs)
+    check_evaluations(runs)
     jobs = {job.identity: job for job in sorted(runs, key=lambda job: seeds.index(job.config.seed))}
     return Plan(
         tuple(jobs.values()),

@@ -1,7 +1,7 @@
 """How many training steps a run takes, counted before it and without its images."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -36,14 +36,10 @@ class Steps:
         return self._of_job[job.identity]
 
     def _count_once(self, job: "Job") -> StageSteps:
-        config = job.config
-        counting = config.chosen(option for option in config.options.values() if option.changes_result)
-        searched = {option.name for option in (*config.parts.norm.options, *config.parts.norm.regularizer_options)}
-        values = {name: value for name, value in counting.items() if name not in searched | {"seed", "nl"}}
-        key = (job.data.fingerprint, repr(sorted(values.items())))
+        key = _counting(job)
         if key not in self._counted:
             with _naming(job):
-                self._counted[key] = count_steps(config, job.data.class_sizes)
+                self._counted[key] = count_steps(job.config, job.data.class_sizes)
         return self._counted[key]
 
     def of(self, job: "Job") -> int:
@@ -65,6 +61,39 @@ class Steps:
         """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
         is_sharp = job.config.parts.stream.boundaries == "sharp"
         return is_sharp and job.config.imbalance == "none" and len(set(job.data.class_sizes)) == 1
+
+
+def _counting(job: "Job") -> tuple[str, str]:
+    """The data and the values that a run's steps depend on, but for its seed."""
+    config = job.config
+    counting = config.chosen(option for option in config.options.values() if option.changes_result)
+    searched = {option.name for option in (*config.parts.norm.options, *config.parts.norm.regularizer_options)}
+    values = {name: value for name, value in counting.items() if name not in searched | {"seed", "nl"}}
+    return job.data.fingerprint, repr(sorted(values.items()))
+
+
+def check_evaluations(jobs: Iterable["Job"]) -> None:
+    """Raises UserError if a run could not be evaluated inside its tasks as it is asked to."""
+    first: dict[Any, Job] = {}
+    for job in jobs:
+        if job.config.eval_every and job.data.test_sizes:
+            first.setdefault((_counting(job), job.config.seed), job)
+    for job in first.values():
+        with _naming(job):
+            _check_evaluations(job.config, job.data.class_sizes, job.data.test_sizes)
+
+
+def _check_evaluations(config: Configuration, class_sizes: Sequence[int], test_sizes: Sequence[int]) -> None:
+    from utils.data.budget import plan_stages
+    from utils.data.class_order import class_order_of
+    from utils.data.held_out import num_held_out
+    from utils.data.inside import check_inside
+
+    if config.validation:
+        test_sizes = [num_held_out(size, config.validation) for size in class_sizes]
+    classes = class_order_of(config, len(class_sizes)).argsort()  # by label
+    planned = plan_stages(config, _sizes(config, [class_sizes[each] for each in classes]))
+    check_inside(config, planned, [test_sizes[each] for each in classes])
 
 
 @contextmanager
@@ -90,8 +119,8 @@ def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps
     """
     from utils.data.budget import plan_stages
 
-    counted = plan_stages(config, _sizes(config, class_sizes))
-    return tuple(tuple(stage.num_steps for stage in stages) for stages in counted)
+    planned = plan_stages(config, _sizes(config, class_sizes))
+    return tuple(tuple(stage.num_steps for stage in stages) for stages in planned.by_task)
 
 
 def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: StageSteps) -> int:
@@ -133,7 +162,7 @@ def _norm_layer(config: Configuration, num_features: int, spatial_size: int) -> 
 
 
 def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":
-    """Those of a run's stream, when the shares of `datasets/stream.py` are held out."""
+    """Those of a run's stream, by the images of each class in its order, of which shares are held out."""
     import numpy as np
 
     from utils.data.held_out import num_held_out

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.config.command_line import typed_text
 from utils.config.variants import row_of
+from utils.data.plan import sizes_in_words
 from utils.launch.devices import counted
 from utils.launch.estimates import Estimates
 from utils.launch.plan import CommonOptions, Job, Plan, Search, decided
@@ -301,7 +302,7 @@ def _unequal_tasks(jobs: Iterable[Job]) -> list[str]:
         is_drawn = any(of_seeds != set.union(*found.values()) for of_seeds in found.values())
         for sizes, of_seeds in found.items():
             which = f", seed {' '.join(map(str, sorted(of_seeds)))}" if is_drawn else ""
-            lines.append(f"{title}{which}: {counted(len(sizes), 'task')} of {', '.join(map(str, sizes))} classes")
+            lines.append(f"{title}{which}: {sizes_in_words(sizes)}")
     return lines
 
 

@@ -19,7 +19,7 @@ from utils.config.configuration import Configuration
 from utils.config.registry import as_user_errors
 from utils.data.augment import Augmentation
 from utils.data.batch import Draft
-from utils.data.budget import plan_stages
+from utils.data.budget import PlannedStages
 from utils.data.loaders import Loader, Loaders
 from utils.data.plan import Stage, StreamSizes, mixes_memory
 from utils.data.pools import Stream, SubsetPool
@@ -122,6 +122,7 @@ class Training:
     Args:
         method: learns (`models/base.py`).
         stream: gives evaluation sets and held-out images (`datasets/stream.py`).
+        planned: what is trained.
         loaders: give the batches of a stage (`utils/data/plan.py`).
         augmentation: of the images.
         config: the options in force.
@@ -134,6 +135,7 @@ class Training:
         self,
         method: Method,
         stream: Stream,
+        planned: PlannedStages,
         loaders: Loaders,
         augmentation: Augmentation,
         config: Configuration,
@@ -145,8 +147,7 @@ class Training:
         self.device = next(method.network.parameters()).device
         self.capture = capture
         self.stream = stream
-        self.sizes = StreamSizes.of(stream)
-        self._stages = [[each.stage for each in stages] for stages in plan_stages(config, self.sizes)]
+        self.planned = planned
         self.loaders = loaders
         self.augmentation = augmentation
         self.config = config
@@ -239,9 +240,9 @@ class Training:
         if not position.begun:
             method.begin_task(position.task)
             position.begun = True
-        stages = self._stages[position.task]
+        stages = self.planned.by_task[position.task]
         while position.stage < len(stages):
-            self._train_stage(stages[position.stage], len(stages))
+            self._train_stage(stages[position.stage].stage, len(stages))
             position.stage, position.epoch = position.stage + 1, 0
         if not position.ended:
             self._log_losses()
@@ -482,7 +483,7 @@ class Training:
     def _classes_at_the_end(self, counts: Sequence[Counts]) -> dict[str, list[int]]:
         """Class-IL of each class, with its training images."""
         return {
-            "trained": list(self.sizes.class_sizes),
+            "trained": list(self.planned.sizes.class_sizes),
             "correct": [each.correct_class_il for each in counts],
             "total": [each.total for each in counts],
         }

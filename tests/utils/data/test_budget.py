@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 
 from utils.config.configuration import configure
-from utils.data.budget import budget_share, plan_stages
+from utils.data.budget import plan_stages
 from utils.data.plan import StreamSizes, count_stages
 from utils.errors import UserError
 
@@ -23,7 +23,7 @@ def config(line, budget=0):
 
 
 def steps(line, budget, sizes=SIZES):
-    return [[each.num_steps for each in stages] for stages in plan_stages(config(line, budget), sizes)]
+    return [[each.num_steps for each in stages] for stages in plan_stages(config(line, budget), sizes).by_task]
 
 
 @pytest.mark.parametrize(
@@ -52,36 +52,35 @@ def test_joint_and_separate_compositions_take_equally_many_steps(line):
 
 def test_unequal_tasks_keep_their_shares():
     assert steps("--model sgd --lr 0.1", 23, UNEQUAL) == [[20], [2], [1]]
-    assert budget_share(config("--model sgd --lr 0.1", 9), UNEQUAL) == pytest.approx(90 / 450)
+    assert plan_stages(config("--model sgd --lr 0.1", 23), UNEQUAL).share == pytest.approx(230 / 450)
 
 
 def test_stages_of_a_task_share_it_and_schedules_shrink_in_proportion():
     line = f"--model eeil --second_epochs 4 {OFFLINE}"
     whole, cut = count_stages(config(line), SIZES), plan_stages(config(line, 100), SIZES)
-    share = budget_share(config(line, 100), SIZES)
-    for before, after in zip(chain(*whole), chain(*cut), strict=True):
-        assert after.num_steps == pytest.approx(share * before.num_steps, abs=1.5)
+    for before, after in zip(chain(*whole), chain(*cut.by_task), strict=True):
+        assert after.num_steps == pytest.approx(cut.share * before.num_steps, abs=1.5)
         assert after.stage.epochs == -(-after.num_steps // after.num_batches)
-    half = plan_stages(config(f"--model ft {OFFLINE}", 195), SIZES)[0][0].stage
+    half = plan_stages(config(f"--model ft {OFFLINE}", 195), SIZES).by_task[0][0].stage
     assert (half.epochs, half.milestones) == (5, (3, 4))
 
 
 def test_a_cosine_ends_with_the_budget():
-    (stage,) = plan_stages(config("--model sgd --epochs 3 --lr 0.1 --lr_schedule cosine", 30), SIZES)[0]
+    (stage,) = plan_stages(config("--model sgd --epochs 3 --lr 0.1 --lr_schedule cosine", 30), SIZES).by_task[0]
     assert stage.stage.lr_at(0, 5 / 8) == pytest.approx(0.05)
     assert stage.stage.lr_at(1, 2 / 8) == pytest.approx(0)
 
 
 def test_the_last_epoch_is_the_one_that_is_cut():
-    (stage,) = plan_stages(config("--model sgd --epochs 3 --lr 0.1", 30), SIZES)[0]
+    (stage,) = plan_stages(config("--model sgd --epochs 3 --lr 0.1", 30), SIZES).by_task[0]
     assert [stage.stage.batches_of(epoch, 8) for epoch in range(stage.stage.epochs)] == [8, 2]
 
 
 def test_passes_that_train_nothing_are_not_cut():
     line = f"--model afc --second_epochs 2 --epochs 4 {RATIO}"
     cut = plan_stages(config(line, 60), SIZES)
-    assert [stages[-1].stage.length for stages in cut] == [None] * 3
-    assert all(each.stage.length for stages in cut for each in stages[:-1])
+    assert [stages[-1].stage.length for stages in cut.by_task] == [None] * 3
+    assert all(each.stage.length for stages in cut.by_task for each in stages[:-1])
 
 
 @pytest.mark.parametrize(

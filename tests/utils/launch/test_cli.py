@@ -53,6 +53,7 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--job", "2"], "Did you mean --jobs?"),
         (["--preset", "demo", "--kapa", "0.4"], "Did you mean --kappa?"),
         (["--preset", "demo", "--alpha", "0.4"], "it belongs to method der, method derpp"),
+        (["--preset", "demo", "--eval_every", "5", "--eval_images", "90"], "--eval_images 90 leaves out no image"),
         # what is typed comes before data that are missing
         (["--datasets", "seq-cifar10", "--methods", "BN", "TBN"], "Did you mean 'TBBN'"),
         (["--datasets", "seq-cifar10", "seq-cifar100", "--lr", "high"], "--lr"),

@@ -6,9 +6,10 @@ import pytest
 from utils.config.configuration import configure
 from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
-from utils.launch.plan import Data, DataFacts
-from utils.launch.steps import Steps, count_steps
+from utils.launch.plan import CommonOptions, Data, DataFacts, make_job
+from utils.launch.steps import Steps, check_evaluations, count_steps
 from utils.main import main
+from utils.records.ledger import Axes
 from utils.run import diagnosis
 
 SMALL = "--dataset seq-digits --lr 0.01 --epochs 1 --buffer_size 20 --nf 2 --backbone resnet18"
@@ -146,3 +147,25 @@ def test_a_run_retunes_as_many_steps(tmp_path, monkeypatch):
     assert main([*words, *places]) == 0
     facts = DataFacts(tmp_path).of(config)
     assert len(counted) == Steps().of_retuning(job(config, facts.class_sizes))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--eval_every 1000",
+        "--eval_every 1000 --seed 3 --imbalance exp --imbalance_ratio 5",
+        "--eval_every 1000 --seed 3 --class_order 9,8,7,6,5,4,3,2,1,0",
+        "--eval_every 1000 --seed 2 --stream si-blurry --budget_steps 20",
+        "--eval_every 5 --eval_images 72 --seed 1",
+        "--eval_every 5 --eval_images 30 --validation 0.1",
+        "--eval_every 5 --eval_images 1",
+    ],
+)
+def test_a_plan_refuses_evaluations_in_the_words_of_a_run(more, tmp_path, capsys):
+    words = f"--model er {SMALL} {more}".split()
+    assert main([*words, "--results_dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.removeprefix("error: ").strip()
+    planned = make_job(tuple(words), CommonOptions(tmp_path, "group", tmp_path), DataFacts(tmp_path).of, Axes())
+    with pytest.raises(UserError) as refused:
+        check_evaluations([planned])
+    assert str(refused.value) == f"{planned.name}: {said}"
