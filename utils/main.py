@@ -548,7 +548,8 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")
     for name, value in sorted(config.used().items()):
         if config.options[name].changes_result:
-            screen.say(f"  --{name} {typed_text(value) or 'none'}  ({config.origins[name]})", detail=True)
+            origin = config.origins[name] if value == config.values[name] else "by the others"
+            screen.say(f"  --{name} {typed_text(value) or 'none'}  ({origin})", detail=True)
 
 
 def describe_epochs(config: Configuration) -> str:

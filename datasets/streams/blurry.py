@@ -1,11 +1,11 @@
 """Blurred boundaries: some classes come in one task alone, some images of the others in every task."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from datasets.arrangement import N_TASKS, Arranged, Arrangement
-from utils.config.options import Condition, Option, ranged
+from utils.config.options import Condition, Option, above, ranged
 from utils.config.registry import STREAMS
 from utils.seeds import derive_seed
 
@@ -22,7 +22,12 @@ class Blurry(Arrangement):
     options: ClassVar = (
         N_TASKS,
         Option(
-            "blurry_disjoint", ranged(float, 0, 1), 0.5, "share of the classes that come in one task alone", min_tasks=2
+            "blurry_disjoint",
+            ranged(float, 0, 1),
+            0.5,
+            "share of the classes that come in one task alone",
+            active_when=(above("blurry_minor", 0),),
+            min_tasks=2,
         ),
         Option(
             "blurry_minor",
@@ -36,6 +41,12 @@ class Blurry(Arrangement):
         ),
     )
     boundaries = "blurred"
+
+    @classmethod
+    def identity_values(cls, values: dict[str, Any], dataset: Any) -> dict[str, Any]:
+        """Where all classes are disjoint nothing is spread, nor where no share of the others is."""
+        is_split = values.get("blurry_disjoint") == 1 or values.get("blurry_minor") == 0
+        return values | ({"blurry_disjoint": 1.0, "blurry_minor": 0.0} if is_split else {})
 
     def arrange(self, labels: np.ndarray, task_of_class: np.ndarray, seed: int) -> Arranged:
         draws = np.random.default_rng(derive_seed(seed, "blurry"))

@@ -5,6 +5,7 @@ published setting, the dataset's and then the protocol's default, the option's o
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from backbone.norm.errors import NormError
 from utils.config.code import unreleased_code
 from utils.config.command_line import (
     PROGRAM,
@@ -100,6 +102,21 @@ class Parts:
         options = {option.name: values[option.name] for option in self.stream.options if option.name in values}
         return self.stream(self.dataset, **options)
 
+    def norm_layer(self, values: Mapping[str, Any], num_features: int, spatial_size: int) -> NormPart:
+        """A norm layer of a run with these values, for two tasks. Raises NormError if it cannot have these channels."""
+        more = {"num_tasks": 2} if "num_tasks" in inspect.signature(self.norm).parameters else {}
+        options = {option.name: values[option.name] for option in self.norm.options if option.name in values}
+        return self.norm(num_features, spatial_size=spatial_size, affine=values["affine"], **options, **more)
+
+    def decays_norms(self, values: Mapping[str, Any]) -> bool:
+        """Whether norm layers have parameters that weight decay takes; so it is taken where that cannot be told."""
+        try:
+            layer = self.norm_layer(values, 64, 8)
+        except NormError:
+            return True
+        layer.take_relu()
+        return any(name not in layer.undecayed for name, _ in layer.named_parameters())
+
     def order_rule(self, protocol: str) -> str:
         """The rule for the order of the classes that the protocol stands for."""
         return self.dataset.class_orders.get(protocol, PROTOCOLS[protocol].class_order)
@@ -149,6 +166,9 @@ class Configuration:
             for name, value in values.items()
             if name not in inactive or self.options[name].always_in_identity
         }
+        if counting.get("imbalance_ratio") == 1:  # every class keeps its images, as without a long tail
+            counting = {name: value for name, value in counting.items() if name != "imbalance_ratio"}
+            counting["imbalance"] = "none"
         counting = self.parts.stream.identity_values(counting, self.parts.dataset)
         return self.parts.method.identity_values(counting, self.parts.backbone)
 
@@ -503,9 +523,12 @@ def _check_optimizer(configuration: Configuration) -> None:
 
 
 def _check_active(configuration: Configuration) -> None:
+    values, norm = configuration.values, configuration.parts.norm
     for name, reason in configuration.inactive(configuration.values).items():
         if configuration.origins.get(name) == "typed":
             raise InactiveOption(name, reason)
+    if not values["decay_norms"] and not configuration.parts.decays_norms(values):
+        raise InactiveOption("decay_norms", f"--nl {norm.name} has no parameters that are decayed with --affine 0")
 
 
 def _check_schedule(configuration: Configuration) -> None:

@@ -22,8 +22,13 @@ class NormPart(Part, Protocol):
     regularizer_options: tuple[Option, ...]
     protocol_defaults: dict[str, dict[str, Any]]
     needs_joint: bool
+    undecayed: tuple[str, ...]
 
     def __init__(self, num_features: int, **settings: Any) -> None: ...
+
+    def named_parameters(self) -> "Iterator[tuple[str, nn.Parameter]]": ...
+
+    def take_relu(self) -> bool: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

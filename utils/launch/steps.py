@@ -1,6 +1,5 @@
 """How many training steps a run takes, counted before it and without its images."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -138,7 +137,7 @@ def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: S
 
 def _has_anything_to_retune(config: Configuration) -> bool:
     """Whether the norm layers have parameters or statistics; neither depends on their number of channels."""
-    return bool(_norm_layer(config, 64, 8).state_dict())
+    return bool(config.parts.norm_layer(config.values, 64, 8).state_dict())
 
 
 def model_bytes(config: Configuration, num_classes: int) -> int:
@@ -149,16 +148,9 @@ def model_bytes(config: Configuration, num_classes: int) -> int:
     with torch.device("meta"):
         image_size = parts.dataset.image_size or 32
         options = config.chosen(parts.backbone.options)
-        backbone = parts.backbone(partial(_norm_layer, config), image_size=image_size, **options)
+        backbone = parts.backbone(partial(parts.norm_layer, config.values), image_size=image_size, **options)
         state = backbone.state_dict().values()
     return sum(each.numel() * each.element_size() for each in state) + 4 * backbone.num_features * num_classes
-
-
-def _norm_layer(config: Configuration, num_features: int, spatial_size: int) -> Any:
-    norm = config.parts.norm
-    more = {"num_tasks": 2} if "num_tasks" in inspect.signature(norm).parameters else {}
-    options = config.chosen(norm.options) | {"affine": config.affine}
-    return norm(num_features, spatial_size=spatial_size, **options, **more)
 
 
 def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":

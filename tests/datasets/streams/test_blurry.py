@@ -45,8 +45,10 @@ def test_so_many_images_of_the_others_are_spread_evenly_over_all_tasks():
     assert set(np.bincount(tasks)) == {NUM_CLASSES * SIZE // TASKS}  # as many come in as go out, but for the dealing
 
 
-def test_without_spread_images_it_is_a_split():
-    tasks, task_of_class = arranged(blurry_disjoint=0.0, blurry_minor=0.0)
+@pytest.mark.parametrize("kind", [Blurry, SiBlurry])
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (1.0, 0.5)])
+def test_without_spread_images_it_is_a_split(kind, shares):
+    tasks, task_of_class = arranged(kind, blurry_disjoint=shares[0], blurry_minor=shares[1])
     np.testing.assert_array_equal(tasks, task_of_class[LABELS])
 
 

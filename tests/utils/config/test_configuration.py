@@ -125,6 +125,9 @@ def test_where_a_value_came_from_is_kept():
         ("--fast 0", ""),
         ("--optimizer sgd --lr_schedule step", ""),
         ("--optim_wd 0.1 --decay_norms 1", "--optim_wd 0.1"),
+        ("--imbalance exp --imbalance_ratio 1", ""),
+        ("--stream blurry --blurry_minor 0", "--stream blurry --blurry_disjoint 1"),
+        ("--stream si-blurry --blurry_minor 0", "--stream si-blurry --blurry_disjoint 1"),
         ("--lr_schedule cosine --epochs 9", "--lr_schedule cosine --epochs 9 --protocol online"),
         ("--lr 0.1 --optimizer adam --optim_beta1 0.9 --optim_beta2 0.999", "--lr 0.1 --optimizer adam"),
     ],
@@ -226,6 +229,12 @@ def test_other_data_is_another_run():
         ("--preset demo --optim_eps 0.1", "--optim_eps .* it belongs to --optimizer adam and adamw"),
         ("--preset demo --optimizer adam --lr 0.1 --optim_beta1 1", "--optim_beta1.*must be from 0 to"),
         ("--preset demo --decay_norms 0", "--decay_norms .* it needs --optim_wd above 0"),
+        *(
+            (f"--preset demo --optim_wd 0.1 --decay_norms 0 --nl {norm}", f"--decay_norms .* --nl {name} has no param")
+            for norm, name in (("BN --affine 0", "BN"), ("AdaB2N --affine 0", "AdaB2N"), ("IN", "IN"))
+        ),
+        ("--preset demo --stream blurry --blurry_disjoint 0.3 --blurry_minor 0", "it needs --blurry_minor above 0"),
+        ("--preset demo --imbalance exp --imbalance_ratio 1 --imbalance_order head_first", "--imbalance_order changes"),
         ("--preset demo --lr_schedule cosine --milestones 2", "--milestones .* --lr_schedule cosine has no milestones"),
         (
             "--model er --dataset seq-digits --buffer_size 9 --bs 5 --batch_size 5",
@@ -251,6 +260,12 @@ def test_other_data_is_another_run():
 def test_mistakes_name_what_to_change(line, message):
     with pytest.raises(UserError, match=message):
         config(line)
+
+
+@pytest.mark.parametrize("norm", ["SN", "FRN", "DyT"])
+def test_norm_layers_have_what_can_be_decayed_beside_scale_and_shift(norm):
+    line = f"--preset demo --optim_wd 0.1 --decay_norms 0 --nl {norm} --affine 0"
+    assert not configure(line.split()).decay_norms
 
 
 def test_what_stands_for_other_options_is_none_itself():
