@@ -1,19 +1,19 @@
 """Adaptive balance of batch normalization."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ._rows import affine, combined, row_moments
-from .base import table_type, track
-from .context import ContextNorm, TaskTables
+from ._rows import affine, inverse_powers, row_moments, spread
+from .base import at_least_single, table_type, track
+from .context import BatchContext, ContextNorm, send
 from .errors import NormError
 from .options import Condition, Option, above, flag, ranged
 from .registry import NORMS
@@ -102,7 +102,7 @@ class AdaB2N(ContextNorm):
         self.renormalize_absent = renormalize_absent
         self.momentum = momentum
         self.task_weight = nn.Parameter(torch.zeros(num_tasks))
-        self._regularizer: _Regularizer | None = None
+        self._statistics: _Statistics | None = None
 
     def begin_task(self, task: int) -> None:
         if task >= self.num_tasks:
@@ -117,45 +117,97 @@ class AdaB2N(ContextNorm):
             self.num_batches_tracked.zero_()
         return True
 
+    @classmethod
+    def prepare(cls, layers: Sequence["AdaB2N"], context: BatchContext) -> None:
+        """Weigh the samples, [N] for each layer."""
+        if context.task == 0 or context.task_of_sample is None:
+            return
+        mean = layers[0].running_mean
+        tables = context.tables(mean.device, table_type(mean))
+        task_weights = torch.stack([layer.task_weight for layer in layers])[:, : context.task + 1]
+        logits = torch.logaddexp(task_weights, tables.log_counts)  # of exp ψ_t + n_t
+        shares = torch.softmax(logits + tables.log_present if layers[0].renormalize_absent else logits, 1)
+        weights = (shares[:, None] * tables.members).sum(2)
+        for layer, own in zip(layers, weights.unbind(), strict=True):
+            layer.prepared = own
+
     def normalize_batch(self, x: Tensor) -> Tensor:
-        tables, task_weight = self._tasks_of(x)
-        y, statistics = _NormalizeWeighted.apply(x, task_weight, self.weight, self.bias, tables, self.eps)
-        self._regularizer = regularizer = _Regularizer(self._track(statistics))
+        context = self.context_of(x)
+        if context is not None and self.prepared is None:  # another forward in this context
+            self.prepare([self], context)
+        weights, self.prepared = self.prepared, None
+        y, statistics = _NormalizeWeighted.apply(x, weights, self.weight, self.bias, self.eps)
+        self._statistics = _Statistics(statistics)
         if y.requires_grad:
-            y.register_hook(regularizer.release)
+            y.register_hook(self._statistics.release)
+        self.note(statistics.detach())
         return y
 
-    def take_regularizer(self) -> Tensor | None:
-        regularizer, self._regularizer = self._regularizer, None
-        return None if regularizer is None else regularizer.value
+    @classmethod
+    @torch.no_grad()
+    def update_running(cls, layers: Sequence["AdaB2N"]) -> None:
+        counters = [layer.num_batches_tracked for layer in layers]
+        kappa, momentum, dtype = layers[0].kappa, layers[0].momentum, layers[0].running_mean.dtype
+        steps = step_size(torch.stack(counters), kappa, momentum, dtype)
+        torch._foreach_add_(counters, 1)
+        entries = _entries(layers, steps.dtype)
+        values = [value for layer in layers for value in layer.noted]
+        track(_running(layers), values, steps.index_select(0, entries.layers).split(entries.sizes))
 
-    def _tasks_of(self, x: Tensor) -> tuple[TaskTables | None, Tensor | None]:
-        """The tasks of the samples and their weights ψ [task + 1]; None if all samples weigh the same."""
-        context = self.context_of(x)
-        if self.task == 0 or context is None or context.task_of_sample is None:
-            return None, None
-        tables = context.tables(x.device, table_type(x))
-        task_weight = self.task_weight[: self.task + 1]
-        return tables, task_weight + tables.log_present if self.renormalize_absent else task_weight
-
-    def _track(self, statistics: Tensor) -> Tensor:
-        """Update the running statistics by mean and variance [2, C]; the distance [] from them."""
-        step = step_size(self.num_batches_tracked, self.kappa, self.momentum, self.running_mean.dtype)
-        self.num_batches_tracked.add_(1)
-        running = self.running_mean, self.running_var
-        track(running, statistics.unbind(0), step)
-        return 2 * F.mse_loss(statistics, torch.stack(running))
+    @classmethod
+    def take_regularizer(cls, layers: Sequence["AdaB2N"]) -> Tensor | None:
+        taken = [(layer, layer._statistics.value) for layer in layers if layer._statistics is not None]
+        if not taken:
+            return None
+        for layer, _ in taken:
+            layer._statistics = None
+        layers = [layer for layer, _ in taken]
+        statistics = torch.cat([value.flatten() for _, value in taken])
+        distances = statistics - torch.cat(_running(layers))
+        return (distances.square() * _entries(layers, statistics.dtype).shares).sum()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_regularizer": None}
+        return super().__getstate__() | {"_statistics": None}
+
+
+def _running(layers: Sequence[AdaB2N]) -> list[Tensor]:
+    """Of every layer the mean, then the variance."""
+    return [values for layer in layers for values in (layer.running_mean, layer.running_var)]
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The statistics of layers laid one after another, of every layer the mean, then the variance.
+
+    Attributes:
+        sizes: of the means and variances, [2 layers].
+        layers: number of the layer that an entry belongs to.
+        shares: of an entry in a mean over its layer's channels.
+    """
+
+    sizes: list[int]
+    layers: Tensor
+    shares: Tensor
+
+    @classmethod
+    @cache
+    def of(cls, widths: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> "_Entries":
+        """Those of layers with so many channels."""
+        channels = torch.tensor(widths, device="cpu")
+        layers = torch.arange(len(widths), device="cpu").repeat_interleave(2 * channels)
+        shares = channels.to(dtype).reciprocal()[layers]
+        return cls(channels.repeat_interleave(2).tolist(), send(layers, device), send(shares, device))
+
+
+def _entries(layers: Sequence[AdaB2N], dtype: torch.dtype) -> _Entries:
+    return _Entries.of(tuple(layer.num_features for layer in layers), layers[0].running_mean.device, dtype)
 
 
 class _NormalizeWeighted(Function):
     """y_i = γ k (x_i - μ) + β with k = 1/√(v + eps), and the statistics μ and v, [2, C].
 
-    With the samples' means m_i and variances v_i over their maps, μ = Σ_i w_i m_i and v = Σ_i w_i (v_i + (m_i - μ)²).
-    The weights are w_i = ω_t / n_t for a sample of task t, and ω_t = (exp ψ_t + n_t) / Σ_j (exp ψ_j + n_j) is the sum
-    of two entries of a softmax, those of the logits ψ_t and log n_t.
+    With the samples' weights w_i, and their means m_i and variances v_i over their maps, μ = Σ_i w_i m_i and
+    v = Σ_i w_i (v_i + (m_i - μ)²).
 
     Backward: g is the gradient of y, its products are summed over samples and pixels. dβ = Σ g and dγ = Σ g k (x - μ);
     dv has -γ k² dγ / 2 beside what comes to v itself, and dμ has -γ k dβ - 2 dv Σ_i w_i (m_i - μ), whose sum is not 0
@@ -165,82 +217,64 @@ class _NormalizeWeighted(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        task_weight: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        tables: TaskTables | None,
-        eps: float,
+        ctx: Any, x: Tensor, weights: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
-        means, variances = row_moments(x)  # [N, C]
+        single, y = at_least_single(x), torch.empty_like(x)
+        means, variances = row_moments(single, y if single is x else torch.empty_like(single))  # [N, C]
+        if weights is None:
+            weights = means.new_full((len(x),), 1 / len(x))
         statistics, moments = means.new_empty(3, *means.shape[1:]), means.new_empty(len(means), 2, *means.shape[1:])
         mean, variance, rest = statistics
         squares, deviations = moments.unbind(1)
-        shares = None
-        with _unrounded(x.device):
-            if tables is None or task_weight is None:
-                weights = means.new_full((len(x),), 1 / len(x))
-            else:
-                shares = torch.softmax(torch.cat((task_weight, tables.log_counts)), 0)
-                weights = torch.mv(tables.members, shares)
-            torch.mv(means.t(), weights, out=mean)
-            torch.sub(means, mean, out=deviations)
-            torch.addcmul(variances, deviations, deviations, out=squares)
-            torch.mv(moments.flatten(1).t(), weights, out=statistics[1:].view(-1))
-        ctx.save_for_backward(x, weight, mean, variance, rest, weights, means, squares, shares)
-        ctx.tables, ctx.eps = tables, eps
+        # Autocast rounds no matrix product that is written to a place given.
+        torch.mv(means.t(), weights, out=mean)
+        torch.sub(means, mean, out=deviations)
+        torch.addcmul(variances, deviations, deviations, out=squares)
+        torch.mv(moments.flatten(1).t(), weights, out=statistics[1:].view(-1))
+        ctx.save_for_backward(x, weight, mean, variance, rest, weights, means, squares)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
-        y = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+        none = mean.new_empty(0)  # of what is kept for a backward pass in training
+        torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, out=(y, none, none))
         return y, statistics[:2]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, grad_statistics: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, rest, weights, means, squares, shares = ctx.saved_tensors
+        x, weight, mean, variance, rest, weights, means, squares = ctx.saved_tensors
         gradient = torch.zeros_like(x) if gradient is None else gradient
         grad_statistics = mean.new_zeros(2, len(mean)) if grad_statistics is None else grad_statistics
         none = mean.new_empty(0)  # of what is kept for a backward pass in training
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, none, none, False, ctx.eps, [x.is_cuda, True, True]
         )
-        sums = (
-            (grad_bias, grad_weight) if weight is None else torch._foreach_mul((grad_bias, grad_weight), [weight] * 2)
-        )
-        spread_variance = variance + ctx.eps
-        std = spread_variance.sqrt()
-        grad_mean, grad_variance = torch._foreach_addcdiv(
-            grad_statistics.unbind(0), sums, (std, spread_variance), (-1.0, -0.5)
-        )
+        inverses = (variance + ctx.eps).pow(inverse_powers(x.device, mean.dtype)[..., 0])  # k and k²
+        slopes = (inverses if weight is None else inverses * weight).unbind(0)
+        sums = grad_bias, grad_weight
+        grad_mean, grad_variance = torch._foreach_addcmul(grad_statistics.unbind(0), sums, slopes, (-1.0, -0.5))
         grad_mean.addcmul_(grad_variance, rest, value=-2)
         offset = torch.addcmul(grad_mean, grad_variance, mean, value=-2)
         share = 1 / x.shape[2:].numel()  # of a pixel
+        single = at_least_single(x)
+        through_statistics = torch.empty_like(single)
         if x.is_cuda:
-            through_statistics = affine(x, grad_variance, offset, times=2)
-            grad_x.addcmul_(through_statistics, weights[:, None, None, None], value=share)
+            affine(single, grad_variance, offset, through_statistics, times=2)
+            grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
         else:  # the same in fewer passes over the maps, with more operations on tables
-            slope = std.reciprocal() if weight is None else weight / std
-            x_slopes, offsets = torch.outer(weights, grad_variance), torch.outer(weights, offset)
-            grad_x = combined(gradient, slope, x, x_slopes.mul_(2 * share), offsets.mul_(share)).to(x.dtype)
-        grad_task_weight = None
+            pixel_weights = weights * share
+            x_slopes, offsets = torch.outer(pixel_weights, grad_variance), torch.outer(pixel_weights, offset)
+            affine(single, x_slopes, offsets, through_statistics, times=2)
+            grad_x = through_statistics.addcmul_(at_least_single(gradient), spread(slopes[0])).to(x.dtype)
+        grad_weights = None
         if ctx.needs_input_grad[1]:
-            with _unrounded(x.device):
-                grad_weights = torch.addmv(torch.mv(squares, grad_variance), means, grad_mean)
-                grad_shares = torch.mv(ctx.tables.members.t(), grad_weights)
-            grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares, 0, shares.dtype)
-            grad_task_weight = grad_logits[: len(ctx.tables.log_counts)]
+            grad_weights = weights.new_empty(weights.shape)
+            torch.mv(squares, grad_variance, out=grad_weights).addmv_(means, grad_mean)
         is_affine = weight is not None
-        return grad_x, grad_task_weight, *((grad_weight, grad_bias) if is_affine else (None, None)), None, None
+        return grad_x, grad_weights, *((grad_weight, grad_bias) if is_affine else (None, None)), None
 
 
-def _unrounded(device: torch.device) -> AbstractContextManager[None]:
-    """Without autocast, which would round matrix products; leaving it takes longer than they do, where it is not on."""
-    is_on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()
-
-
-class _Regularizer:
-    """The regularizer of one forward, which keeps its graph alive only until a backward pass has used it."""
+class _Statistics:
+    """Mean and variance [2, C] of one forward, which keep its graph alive only until a backward pass has used it."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value
@@ -250,13 +284,13 @@ class _Regularizer:
 
 
 def step_size(num_before: Tensor, kappa: float, momentum: float, dtype: torch.dtype) -> Tensor:
-    """η_n [] of training forward n = 1, 2, … (Lyu et al., NeurIPS 2023).
+    """η_n [...] of training forward n = 1, 2, … (Lyu et al., NeurIPS 2023).
 
     The recursion η_1 = m^κ, η_n = η_{n-1} / (η_{n-1} + q) with q = (1-m)^κ, solved for 1/η_n: it is
     q^(n-1) m^(-κ) + (1 - q^(n-1)) / (1 - q), and n for κ = 0.
 
     Args:
-        num_before: n - 1, [] int64, on the device.
+        num_before: n - 1, [...] int64, on the device.
         kappa: between 0 and 1.
         momentum: m.
         dtype: of the result.

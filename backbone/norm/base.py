@@ -190,16 +190,17 @@ def table_type(x: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
-def track(running: Sequence[Tensor], values: Sequence[Tensor], step: float | Tensor) -> None:
+def track(running: Sequence[Tensor], values: Sequence[Tensor], step: float | Sequence[Tensor]) -> None:
     """running ← (1 - step) · running + step · value for all of them, in place, in one operation.
 
     Args:
         running: tensors of one type.
         values: of their shapes.
-        step: a number, or a tensor [] on the device.
+        step: a number, or tensors of these shapes.
     """
-    ends = [value.to(running[0].dtype) for value in values]
-    if isinstance(step, Tensor):
-        torch._foreach_lerp_(list(running), ends, [step] * len(ends))
+    dtype = running[0].dtype
+    ends = [value.to(dtype) for value in values]
+    if isinstance(step, Sequence):
+        torch._foreach_lerp_(list(running), ends, [each.to(dtype) for each in step])
     else:
         torch._foreach_lerp_(list(running), ends, step)

@@ -6,7 +6,7 @@ layer has come into being anywhere, by construction, copying or unpickling.
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,7 @@ class TaskTables:
     Attributes:
         log_counts: logarithm of the samples of each task, [task + 1]; -∞ for a task that is absent.
         log_present: 0 for a task that has samples, -∞ for one that is absent; [task + 1].
-        members: 1 / (samples of task k) where sample i is of task k, else 0; [N, 2 (task + 1)], every task twice, as it
-            has two logits.
+        members: 1 / (samples of task k) where sample i is of task k, else 0; [N, task + 1].
     """
 
     log_counts: Tensor
@@ -35,8 +34,7 @@ class TaskTables:
     @classmethod
     def of(cls, sent: Tensor) -> "TaskTables":
         """The parts of what `BatchContext.table` gives."""
-        log_counts, log_present = sent[0].chunk(2)
-        return cls(log_counts, log_present, sent[1:])
+        return cls(sent[0], sent[1], sent[2:])
 
 
 @dataclass(eq=False)
@@ -78,7 +76,7 @@ class BatchContext:
         return self._tables[key]
 
     def table(self, dtype: torch.dtype) -> Tensor:
-        """What `tables` holds, on the host: logarithms [1, 2 (task + 1)] above members [N, 2 (task + 1)].
+        """What `tables` holds, on the host: two rows of logarithms above the members, [2 + N, task + 1].
 
         Raises:
             ValueError: the context does not know the tasks of the samples.
@@ -88,8 +86,8 @@ class BatchContext:
         member = torch.zeros(len(self.task_of_sample), self.task + 1, dtype=dtype)
         member.scatter_(1, self.task_of_sample.unsqueeze(1), 1)
         counts = member.sum(0)
-        logarithms = torch.cat([counts, counts.clamp(max=1)]).log()
-        return torch.cat([logarithms[None], (member / counts.clamp(min=1)).repeat(1, 2)])
+        logarithms = torch.stack([counts, counts.clamp(max=1)]).log()
+        return torch.cat([logarithms, member / counts.clamp(min=1)])
 
     def place(self, table: Tensor) -> None:
         """Take a table that lies on a device already; the layers there read it, and what is written to it later."""
@@ -151,6 +149,8 @@ class ContextNorm(RunningNorm):
         task: index of the task being trained, 0 until `begin_task` says otherwise; `cur_tasks` is its saved form.
         context: describes the batch of the forward under way; None: treat the batch as one.
         num_described: batches with rows of memory that were described so far, by this process.
+        prepared: what `prepare` has found for the forward under way.
+        noted: what the forward under way has found for the running statistics, until `update_running` takes it.
     """
 
     needs_joint = True
@@ -163,6 +163,8 @@ class ContextNorm(RunningNorm):
         self.task = 0
         self.context: BatchContext | None = None
         self.num_described = 0
+        self.prepared: Any = None
+        self.noted: Any = None
         _note_new_layer()
 
     def begin_task(self, task: int) -> None:
@@ -176,16 +178,47 @@ class ContextNorm(RunningNorm):
             self.context.check_num_samples(len(x))
         return self.context
 
-    def take_regularizer(self) -> Tensor | None:
-        """The regularizer [] of the last training forward, once; None if there is none."""
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Layers that have these in common may be passed to the class methods below together."""
+        shown = (getattr(self, name, None) for name in self._shown)
+        return type(self), self.running_mean.device, self.running_mean.dtype, *shown
+
+    @classmethod
+    def prepare(cls, layers: Sequence[Any], context: BatchContext) -> None:
+        """Set `prepared` of all these layers, before a forward that is described."""
+
+    def note(self, values: Any) -> None:
+        """Leave what the forward has found to `update_running`, which comes at once if no context is in force."""
+        self.settle()  # what an earlier forward in this context has left
+        self.noted = values
+        if self.context is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring the running statistics up to date, while a context is in force."""
+        _update_running([self])
+
+    @classmethod
+    def update_running(cls, layers: Sequence[Any]) -> None:
+        """Move the running statistics of all these layers by what they have noted."""
+
+    @classmethod
+    def take_regularizer(cls, layers: Sequence[Any]) -> Tensor | None:
+        """The sum [] of these layers' regularizers of the last training forward, once; None if there is none."""
         return None
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self.task = int(self.cur_tasks)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.settle()
+        super()._save_to_state_dict(*args)
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"context": None}  # a copy is not in the forward that is under way
+        self.settle()
+        return self.__dict__ | {"context": None, "prepared": None}  # a copy is not in the forward that is under way
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -233,10 +266,29 @@ def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
         for layer in layers:
             layer.context = context
             layer.num_described += context.has_memory
+        for alike in _by_settings(layers):
+            type(alike[0]).prepare(alike, context)
         yield
+        _update_running(layers)
     finally:
         for layer in layers:
-            layer.context = None
+            layer.context = layer.prepared = layer.noted = None
+
+
+def _by_settings(layers: Iterable[ContextNorm]) -> Iterable[list[ContextNorm]]:
+    """The layers in groups of equal settings."""
+    groups: dict[tuple[Any, ...], list[ContextNorm]] = {}
+    for layer in layers:
+        groups.setdefault(layer.settings, []).append(layer)
+    return groups.values()
+
+
+def _update_running(layers: Iterable[ContextNorm]) -> None:
+    """Move the running statistics of the layers that have noted something, for all together."""
+    for alike in _by_settings(layer for layer in layers if layer.noted is not None):
+        type(alike[0]).update_running(alike)
+        for layer in alike:
+            layer.noted = None
 
 
 def norm_loss(network: nn.Module) -> Tensor:
@@ -245,10 +297,10 @@ def norm_loss(network: nn.Module) -> Tensor:
     It can be had once, and carries gradients until a backward pass through the network has used up its graph. Zero if
     no layer has one.
     """
-    taken = [layer.take_regularizer() for layer in context_layers(network)]
+    taken = [type(alike[0]).take_regularizer(alike) for alike in _by_settings(context_layers(network))]
     terms = [term for term in taken if term is not None]
     if terms:
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
     parameter = next(network.parameters(), None)
     return torch.zeros(()) if parameter is None else parameter.new_zeros(())
 

@@ -1,6 +1,5 @@
 """Switchable normalization."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -8,9 +7,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ._rows import affine, combined, row_moments, row_sums
-from .base import Norm, statistics_of, track
-from .context import send
+from ._rows import affine, inverse_powers, row_moments, row_sums, spread
+from .base import Norm, at_least_single, statistics_of, track
 from .registry import NORMS
 
 
@@ -97,7 +95,9 @@ class _NormalizeMixed(Function):
         running: tuple[Tensor, Tensor] | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        instance = torch.stack(row_moments(x, correction=1))  # [2, N, C]
+        dtype, x = x.dtype, at_least_single(x)
+        y = torch.empty_like(x)
+        instance = torch.stack(row_moments(x, y, correction=1))  # [2, N, C]
         spreads, layer = torch.var_mean(instance, 2, correction=0, keepdim=True)
         if running is None:
             batch_spreads, batch = torch.var_mean(instance, 1, correction=0, keepdim=True)
@@ -108,21 +108,22 @@ class _NormalizeMixed(Function):
         shares = torch.softmax(logits, 1)[..., None, None]  # [2, 3, 1, 1]
         parts = _side_by_side(instance, layer, batch)
         mean, variance = (shares * parts).sum(1).unbind(0)  # [N, C]
-        inverses = (variance + eps).pow(_exponents(x.device, variance.dtype))  # k and k²
+        inverses = (variance + eps).pow(inverse_powers(x.device, variance.dtype))  # k and k²
         slopes = inverses if weight is None else weight * inverses
         offsets = slopes[0] * -mean if bias is None else torch.addcmul(bias, slopes[0], mean, value=-1)
         ctx.save_for_backward(x, shares, parts, mean, inverses[0], slopes)
         ctx.is_affine, ctx.takes_batch = weight is not None, running is None
         batch_mean, batch_variance = batch[:, 0].unbind(0)
         ctx.mark_non_differentiable(batch_mean, batch_variance)
-        return affine(x, slopes[0], offsets).to(x.dtype), batch_mean, batch_variance
+        return affine(x, slopes[0], offsets, y).to(dtype), batch_mean, batch_variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_batch: Tensor) -> tuple[Tensor | None, ...]:
         x, shares, parts, mean, inverse_std, slopes = ctx.saved_tensors
-        num_pixels = x.shape[2:].numel()
-        grads = torch.stack(row_sums(gradient, x, mean, inverse_std))  # [2, N, C]
+        dtype, x, gradient = x.dtype, at_least_single(x), at_least_single(gradient)
+        grad_x, num_pixels = torch.empty_like(x), x.shape[2:].numel()
+        grads = row_sums(gradient, x, grad_x, mean, inverse_std)  # [2, N, C]
         grad_bias, grad_weight = grads.sum(1).unbind(0) if ctx.is_affine else (None, None)
         grads.mul_(slopes)  # these are -dμ and -2 dv
         grad_shares = (grads[:, None] * parts).sum((2, 3))
@@ -136,16 +137,10 @@ class _NormalizeMixed(Function):
         offsets, x_slopes = passed.sum(1).unbind(0)  # x_slopes are 2 dv_i / HW
         offsets.addcmul_(parts[0, 0], x_slopes, value=-1 / (num_pixels - 1))
         unbiased = num_pixels / (num_pixels - 1)
-        grad_x = combined(gradient, slopes[0], x, x_slopes, offsets, times=unbiased).to(x.dtype)
-        return grad_x, grad_logits, grad_weight, grad_bias, None, None
+        affine(x, x_slopes, offsets, grad_x, times=unbiased).addcmul_(gradient, spread(slopes[0]))
+        return grad_x.to(dtype), grad_logits, grad_weight, grad_bias, None, None
 
 
 def _side_by_side(table: Tensor, *means: Tensor) -> Tensor:
     """A table [2, N, C] and means of it over some axis, which are kept as 1: [2, 1 + means, N, C]."""
     return torch.stack((table, *(mean.expand_as(table) for mean in means)), 1)
-
-
-@cache
-def _exponents(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Of a variance, for its inverse standard deviation and its inverse, [2, 1, 1]."""
-    return send(torch.tensor((-0.5, -1.0), dtype=dtype, device="cpu")[:, None, None], device)

@@ -1,6 +1,7 @@
 """Task-balanced batch normalization."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,9 +13,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ._mixture import Mixture
-from ._rows import affine, combined, row_moments, row_sums
-from .base import table_type, track
-from .context import ContextNorm
+from ._rows import affine, row_points, row_sums, spread, zero_and_one
+from .base import at_least_single, table_type, track
+from .context import ContextNorm, send
 from .registry import NORMS
 
 
@@ -59,27 +60,41 @@ class TBBN(ContextNorm):
         num_current = len(x) if context is None else context.num_current
         num_memory = len(x) - num_current
         num_groups = num_balanced_groups(num_current, num_memory, self.task)
-        self.num_batches_tracked.add_(1)
-        # As batch normalization, both ways behind autograd's back: no graph that waits for its backward uses them.
-        running = self.running_mean.data, self.running_var.data
         if num_groups == 1:
+            self.num_batches_tracked.add_(1)
+            # Behind autograd's back, as the update of many layers: no graph that waits for its backward uses them.
+            running = self.running_mean.data, self.running_var.data
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
-        groups = _groups(num_current, num_memory, num_groups, x.device, table_type(x))
-        y, mean, variance = _NormalizeGroups.apply(x, self.weight, self.bias, groups, self.eps)
-        num_values = (num_current // num_groups + num_memory) * x.shape[2:].numel()  # of a group
-        track(running, (mean, variance * (num_values / (num_values - 1))), self.momentum)
+        num_pixels = x.shape[2:].numel()
+        groups = _groups(num_current, num_memory, num_groups, num_pixels, x.device, table_type(x))
+        y, centers, inverse_stds = _NormalizeGroups.apply(x, self.weight, self.bias, groups, self.eps)
+        num_values = (num_current // num_groups + num_memory) * num_pixels  # of a group
+        self.note((centers, inverse_stds, num_values / (num_values - 1)))
         return y
+
+    @classmethod
+    @torch.no_grad()
+    def update_running(cls, layers: Sequence["TBBN"]) -> None:
+        tables = zip(*(layer.noted for layer in layers), strict=True)
+        centers, inverse_stds, unbiased = tables
+        sizes = [layer.num_features for layer in layers]
+        means = torch.cat(centers, 1).mean(0).split(sizes)
+        variances = torch.cat(inverse_stds, 1).pow_(-2).mean(0).sub_(layers[0].eps).split(sizes)
+        torch._foreach_mul_(variances, unbiased)
+        running = [layer.running_mean.data for layer in layers] + [layer.running_var.data for layer in layers]
+        track(running, means + variances, layers[0].momentum)
+        torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
 
 
 class _NormalizeGroups(Function):
-    """y_i = Σ_s U_is [γ k_s (x_i - μ_s) + β] with k_s = 1/√(v_s + eps), and the means over s of μ_s and v_s.
+    """y_i = Σ_s U_is [γ k_s (x_i - μ_s) + β] with k_s = 1/√(v_s + eps), and tables [r, C] of μ_s and k_s.
 
-    The statistics are μ_s = Σ_i M_si m_i and v_s = Σ_i M_si (v_i + m_i²) - μ_s² of the samples' means m_i and variances
-    v_i over their maps. Means count from that of the first sample, so that v_s is no difference of large numbers.
+    μ_s and v_s are mean and variance over the group's members of two points each, m_i ∓ s_i with the mean and the
+    standard deviation over the sample's map, which stand for all its pixels.
 
     Backward: g is the gradient of y, its products are summed over the pixels. A group gets G_s = Σ_i U_is g_i and
     K_s = Σ_i U_is g_i (x_i - μ_s); hence dβ = Σ_s G_s, dγ = Σ_s k_s K_s, dμ_s = -γ k_s G_s, dv_s = -γ k_s³ K_s / 2.
-    With ∂μ_s/∂x_i = M_si / HW and ∂v_s/∂x_i = 2 M_si (x_i - μ_s) / HW this gives
+    With the share M_si of a member in its group, ∂μ_s/∂x_i = M_si / HW and ∂v_s/∂x_i = 2 M_si (x_i - μ_s) / HW, so that
     dx_i = Σ_s U_is γ k_s g_i - Σ_s M_si γ k_s (G_s + k_s² K_s (x_i - μ_s)) / HW.
     """
 
@@ -87,41 +102,40 @@ class _NormalizeGroups(Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: "_Groups", eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        means, variances = row_moments(x)  # [N, C]
-        reference = means[0]
-        deviations = means - reference
-        squares = torch.addcmul(variances, deviations, deviations)
-        statistics = groups.statistics(torch.cat((deviations, squares), 1))
-        mean, variance = statistics.chunk(2, 1)  # [r, C]
-        variance.addcmul_(mean, mean, value=-1)
-        inverse_std = torch.rsqrt(variance + eps)
-        slope = inverse_std if weight is None else weight * inverse_std
-        center = mean + reference
-        offset = slope * -center if bias is None else torch.addcmul(bias, slope, center, value=-1)
-        slopes, offsets = groups.outputs(torch.cat((slope, offset), 1)).chunk(2, 1)
-        ctx.save_for_backward(x, reference, mean, center, inverse_std, slope, slopes)
+        dtype, x = x.dtype, at_least_single(x)
+        y = torch.empty_like(x)
+        points = row_points(x, y).flatten(0, 1).index_select(0, groups.members)
+        shape = groups.number, points.shape[1]
+        none = None, None
+        _, *statistics = torch.native_batch_norm(points.view(-1, shape[0] * shape[1]), *none, *none, True, 0.0, eps)
+        center, inverse_std = (each.view(shape) for each in statistics)  # [r, C]
+        lines = points.new_empty(2, *shape)
+        zero, one = zero_and_one(x.device, points.dtype)
+        slope = torch.mul(inverse_std, one if weight is None else weight, out=lines[0])
+        torch.addcmul(zero if bias is None else bias, slope, center, value=-1, out=lines[1])
+        slopes, offsets = groups.outputs(lines)
+        ctx.save_for_backward(x, center, inverse_std, slope, slopes)
         ctx.groups, ctx.is_affine = groups, weight is not None
-        average_mean, average_variance = statistics.mean(0).chunk(2)
-        average_mean.add_(reference)
-        ctx.mark_non_differentiable(average_mean, average_variance)
-        return affine(x, slopes, offsets).to(x.dtype), average_mean, average_variance
+        ctx.mark_non_differentiable(center, inverse_std)
+        return affine(x, slopes, offsets, y).to(dtype), center, inverse_std
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, gradient: Tensor, *_averages: Tensor
+        ctx: Any, gradient: Tensor, *_statistics: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, reference, mean, center, inverse_std, slope, slopes = ctx.saved_tensors
-        sums, products = row_sums(gradient, x, reference.expand_as(slopes))
-        of_groups = ctx.groups.outputs.transposed(torch.cat((sums, products), 1))
-        of_mean, of_variance = of_groups.chunk(2, 1)  # G and K, then their products with numbers of the group
-        of_variance.addcmul_(mean, of_mean, value=-1).mul_(inverse_std)
-        grad_bias, grad_weight = of_groups.sum(0).chunk(2) if ctx.is_affine else (None, None)
-        slope = slope * (-1 / x.shape[2:].numel())
-        of_variance.mul_(slope).mul_(inverse_std)
-        of_mean.mul_(slope).addcmul_(of_variance, center, value=-1)
-        offsets, x_slopes = ctx.groups.statistics.transposed(of_groups).chunk(2, 1)
-        grad_x = combined(gradient, slopes, x, x_slopes, offsets).to(x.dtype)
+        x, center, inverse_std, slope, slopes = ctx.saved_tensors
+        dtype, x, gradient = x.dtype, at_least_single(x), at_least_single(gradient)
+        grad_x = torch.empty_like(x)
+        of_groups = ctx.groups.received(row_sums(gradient, x, grad_x))
+        of_means, of_deviations = of_groups  # G and K, then their products with numbers of the group
+        of_deviations.addcmul_(of_means, center, value=-1).mul_(inverse_std)
+        grad_bias, grad_weight = of_groups.sum(1) if ctx.is_affine else (None, None)
+        of_groups.mul_(slope)
+        of_deviations.mul_(inverse_std)
+        of_means.addcmul_(of_deviations, center, value=-1)
+        offsets, x_slopes = ctx.groups.passed(of_groups)
+        grad_x = affine(x, x_slopes, offsets, grad_x).addcmul_(gradient, spread(slopes)).to(dtype)
         return grad_x, grad_weight, grad_bias, None, None
 
 
@@ -130,20 +144,35 @@ class _Groups:
     """What the composition of a batch says of its groups.
 
     Attributes:
-        statistics: M [r, N], the share of a sample in the statistics of a group.
+        number: r.
+        members: numbers of the points, of [2 N], that belong to the groups: the first of each group, the second, …
         outputs: U [N, r], the share of a group in the output of a sample.
+        received: its transpose, the share of a sample's gradient that a group gets.
+        passed: -Mᵀ / HW [N, r], by which what comes to a group comes to a pixel of a sample.
     """
 
-    statistics: Mixture
+    number: int
+    members: Tensor
     outputs: Mixture
+    received: Mixture
+    passed: Mixture
 
 
 @cache
-def _groups(num_current: int, num_memory: int, num_groups: int, device: torch.device, dtype: torch.dtype) -> _Groups:
-    member = torch.ones(num_groups, num_current + num_memory, dtype=dtype)
-    member[:, :num_current] = torch.eye(num_groups).repeat(1, num_current // num_groups)
-    statistics = member / member.sum(1, keepdim=True)
-    return _Groups(Mixture.of(statistics, device), Mixture.of((member / member.sum(0)).t(), device))
+def _groups(
+    num_current: int, num_memory: int, num_groups: int, num_pixels: int, device: torch.device, dtype: torch.dtype
+) -> _Groups:
+    num_samples = num_current + num_memory
+    member = torch.ones(num_groups, num_samples, dtype=dtype, device="cpu")
+    member[:, :num_current] = torch.eye(num_groups, device="cpu").repeat(1, num_current // num_groups)
+    members = member.nonzero()[:, 1].view(num_groups, -1).t()
+    outputs = (member / member.sum(0)).t()
+    passed = (member / -(num_pixels * member.sum(1, keepdim=True))).t()
+    return _Groups(
+        num_groups,
+        send(torch.cat((members, members + num_samples)).flatten(), device),
+        *(Mixture.of(matrix, device) for matrix in (outputs, outputs.t(), passed)),
+    )
 
 
 @cache

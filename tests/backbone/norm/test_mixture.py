@@ -9,14 +9,13 @@ def random_table(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def test_is_the_product_with_the_matrix_and_with_its_transpose():
+def test_is_the_product_with_the_matrix():
     mixture = Mixture.of(MATRIX, torch.device("cpu"))
-    torch.testing.assert_close(mixture(random_table(4, 5)), MATRIX @ random_table(4, 5))
-    torch.testing.assert_close(mixture.transposed(random_table(3, 5)), MATRIX.t() @ random_table(3, 5))
+    torch.testing.assert_close(mixture(random_table(2, 4, 5)), MATRIX @ random_table(2, 4, 5))
 
 
 def test_autocast_does_not_round_it():
-    mixture, table = Mixture.of(MATRIX.float(), torch.device("cpu")), random_table(4, 5).float()
+    mixture, table = Mixture.of(MATRIX.float(), torch.device("cpu")), random_table(2, 4, 5).float()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mixture(table), mixture(table.clone()))
         assert mixture(table).dtype == torch.float32
