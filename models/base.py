@@ -19,6 +19,7 @@ from backbone.norm import (
     norm_parameters,
     num_described,
     rows_needed,
+    separate_batches,
     undecayed_parameters,
 )
 from models.heads import Head, Network
@@ -606,16 +607,23 @@ class ReplayMethod(MemoryMethod):
     def forward(self, current: Batch, draws: Sequence[Batch] = ()) -> list[Tensor]:
         """Logits of the current rows, then of each draw.
 
-        Joint: one forward of [current; draw 1; draw 2; …], described to the norm layers. Separate: one forward per
-        part in this order. Without draws nothing is described, so that every norm layer uses plain batch statistics.
+        Joint: one forward of [current; draw 1; draw 2; …], described to the norm layers. Separate: each part a batch of
+        its own, in this order, in one forward where only the norm layers let rows depend on each other. Without draws
+        nothing is described, so that every norm layer uses plain batch statistics.
         """
         parts = [current, *draws]
-        if len(parts) == 1 or self.config.forward != "joint":
+        sizes = [len(part) for part in parts]
+        is_joint = len(parts) > 1 and self.config.forward == "joint"
+        if not is_joint and (len(parts) == 1 or not self.network.keeps_rows_apart):
             with self.network.autocast():
                 return [self.network(part.images) for part in parts]
-        images, tasks = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "tasks"))
-        logits = self.described(images, tasks, len(current), self.network)
-        return list(logits.split([len(part) for part in parts]))
+        images = torch.cat([part.images for part in parts])
+        if is_joint:
+            logits = self.described(images, torch.cat([part.tasks for part in parts]), len(current), self.network)
+        else:
+            with separate_batches(self.network, sizes):
+                logits = self.network(images)
+        return list(logits.split(sizes))
 
     def remember(self, batch: Batch, **extras: Tensor) -> None:
         """Offer the current rows to memory, unaugmented, after the step."""

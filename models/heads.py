@@ -273,6 +273,10 @@ class Network(nn.Module, Generic[AnyHead]):
 
     Args:
         half: compute in bfloat16 where it is safe (autocast); weights and losses stay in float32.
+
+    Attributes:
+        keeps_rows_apart: nothing but norm layers lets the rows of a batch depend on each other, as is known of the
+            suite's own backbones.
     """
 
     def __init__(self, backbone: BackbonePart, head: AnyHead, half: bool = False) -> None:
@@ -280,6 +284,7 @@ class Network(nn.Module, Generic[AnyHead]):
         self.backbone = backbone
         self.head = head
         self.half_precision = half
+        self.keeps_rows_apart = type(backbone).__module__.startswith("backbone.")
         self.passes = Passes()  # so far
 
     def arrange(self, memory_format: torch.memory_format) -> None:

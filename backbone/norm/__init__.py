@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         norm_parameters,
         num_described,
         rows_needed,
+        separate_batches,
         undecayed_parameters,
     )
     from .errors import NormError
@@ -39,6 +40,7 @@ __all__ = [
     "norm_parameters",
     "num_described",
     "rows_needed",
+    "separate_batches",
     "undecayed_parameters",
 ]
 
@@ -57,6 +59,7 @@ _MODULES = {
     "norm_parameters": "context",
     "num_described": "context",
     "rows_needed": "context",
+    "separate_batches": "context",
     "undecayed_parameters": "context",
 }
 

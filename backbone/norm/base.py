@@ -22,6 +22,8 @@ class Norm(nn.Module, ABC):
         spatial_size: side S of the maps, where it is known.
 
     Attributes:
+        batch_sizes: rows of the batches that lie one after another in the maps of a training forward, each a batch of
+            its own (`separate_batches`); None: the maps are one batch.
         options: constructor arguments that are options of the command line.
         regularizer_options: options of a method that adds the layer's regularizer to its loss.
         protocol_defaults: values of the constructor arguments, by the name of the protocol.
@@ -30,6 +32,8 @@ class Norm(nn.Module, ABC):
         undecayed: names of parameters that weight decay must leave alone.
         shared_arguments: constructor arguments that mean here what they mean in `nn.BatchNorm2d`.
         min_values: per channel of a training batch, without which there are no statistics.
+        per_sample: no sample depends on the others of its batch.
+        num_made: layers that have come into being so far, by construction, copying or unpickling.
     """
 
     name: ClassVar[str]
@@ -41,6 +45,8 @@ class Norm(nn.Module, ABC):
     undecayed: ClassVar[tuple[str, ...]] = ()
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine", "eps", "momentum")
     min_values: ClassVar[int] = 1
+    per_sample: ClassVar[bool] = False
+    num_made: ClassVar[int] = 0
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 
     weight: nn.Parameter | None
@@ -48,6 +54,8 @@ class Norm(nn.Module, ABC):
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()
+        Norm.num_made += 1
+        self.batch_sizes: tuple[int, ...] | None = None
         if num_features < 1:
             raise NormError(f"{self.name}: num_features must be at least 1, not {num_features}")
         if spatial_size is None and self.needs_spatial_size:
@@ -59,7 +67,7 @@ class Norm(nn.Module, ABC):
         """Normalise feature maps [N, C, H, W]; the result has their shape and type.
 
         Raises:
-            ValueError: the input has another number of axes or channels.
+            ValueError: the input has another number of axes or channels, or of samples than all its batches.
             NormError: too few values for the layer's statistics.
         """
         if x.dim() != 4 or x.shape[1] != self.num_features:
@@ -67,11 +75,19 @@ class Norm(nn.Module, ABC):
                 f"{self.name} for {self.num_features} channels takes [N, {self.num_features}, H, W], "
                 f"not {list(x.shape)}"
             )
-        return self.normalize(x)
+        if self.batch_sizes is None or self.per_sample or not self.training:
+            return self.normalize(x)
+        if sum(self.batch_sizes) != len(x):
+            raise ValueError(f"batches of {list(self.batch_sizes)} samples were announced, not {len(x)} samples")
+        return self.normalize_batches(x, self.batch_sizes)
 
     @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
         """What the layer does."""
+
+    def normalize_batches(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """What the layer does in training with several batches, one after another as if each had come alone."""
+        return torch.cat([self.normalize(batch) for batch in x.split(sizes)])
 
     def make_affine(self, affine: bool, shape: tuple[int, ...]) -> None:
         """Register `weight` (ones) and `bias` (zeros), or None in their places."""
@@ -106,6 +122,13 @@ class Norm(nn.Module, ABC):
             Whether evaluation stays what it was.
         """
         return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"batch_sizes": None}  # a copy is not in the forward that is under way
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        Norm.num_made += 1
 
     def extra_repr(self) -> str:
         shown = (f"{name}={getattr(self, name)}" for name in self._shown if hasattr(self, name))

@@ -1,5 +1,6 @@
 """Batch renormalization."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -61,12 +62,16 @@ class BRN(RunningNorm):
         return True
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        return self.normalize_batches(x, (len(x),))
+
+    def normalize_batches(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        num_before = self.num_batches_tracked[None]
+        if len(sizes) > 1:
+            num_before = num_before + _numbers(len(sizes), num_before.device)
+        limits = correction_limits(num_before, self.running_std.dtype)
+        self.num_batches_tracked.add_(len(sizes))
         running = self.running_mean, self.running_std
-        limits = correction_limits(self.num_batches_tracked, self.running_std.dtype)
-        self.num_batches_tracked.add_(1)
-        y, mean, std = _Renormalize.apply(x, self.weight, self.bias, running, limits, self.eps)
-        track(running, (mean, std), self.momentum)
-        return y
+        return _Renormalize.apply(x, self.weight, self.bias, running, limits, self.eps, self.momentum, sizes)
 
     def normalize_running(self, x: Tensor) -> Tensor:
         variance = self.running_std.square()
@@ -75,9 +80,10 @@ class BRN(RunningNorm):
 
 
 class _Renormalize(Function):
-    """y = γ (r (x - μ) / σ + d) + β with σ = s + eps, and μ and σ; s is the standard deviation.
+    """y = γ (r (x - μ) / σ + d) + β with σ = s + eps, for every batch of x; s is its standard deviation.
 
-    r = σ / R_σ and d = (μ - R_μ) / R_σ, within their limits.
+    r = σ / R_σ and d = (μ - R_μ) / R_σ, within their limits; after each batch R_μ and R_σ move towards its μ and σ.
+    Tables are [batches, C].
 
     Backward: g is the gradient of y, its products are summed over samples and pixels, n values. dβ = Σ g and
     dγ = r / σ Σ g (x - μ) + d Σ g. By ∂s/∂x = (x - μ) / (n s), which is 0 for s = 0,
@@ -94,45 +100,96 @@ class _Renormalize(Function):
         running: tuple[Tensor, Tensor],
         limits: tuple[Tensor, Tensor],
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        running_mean, running_std = running
-        mean, deviation = _mean_and_deviation(at_least_single(x))
-        measures = mean.new_empty(2, len(mean))
-        std, difference = measures.unbind(0)
+        momentum: float,
+        sizes: tuple[int, ...],
+    ) -> Tensor:
+        batches = x.split(sizes)
+        mean, deviation = _means_and_deviations(batches)
+        measures = mean.new_empty(2, *mean.shape)
+        std, _ = measures.unbind(0)
         torch.add(deviation, eps, out=std)
-        torch.sub(mean, running_mean, out=difference)
-        ratio, shift = corrections = torch.div(measures, running_std).clamp_(*limits)
-        zeros, smallest = _constants(len(mean), mean.device, mean.dtype)
+        ratio, shift = corrections = _corrections(measures, mean, running, momentum).clamp_(*limits)
+        zeros, smallest = _constants(mean.shape[1], mean.device, mean.dtype)
         variance = torch.addcmul(smallest, deviation, std)
         inverse = variance.rsqrt()
         ratio.div_(std * inverse)
         scale, offset = corrections
         if weight is not None and bias is not None:
             scale, offset = torch._foreach_addcmul((zeros, bias), (weight, weight), (ratio, shift))
-        y = torch.native_batch_norm(x, scale, offset, mean, variance, False, 0.0, 0.0)[0]
+        tables = zip(batches, scale, offset, mean, variance, strict=True)
         ctx.save_for_backward(x, mean, inverse, scale, ratio, shift)
-        ctx.is_affine = weight is not None
-        ctx.mark_non_differentiable(mean, std)
-        return y, mean, std
+        ctx.is_affine, ctx.sizes = weight is not None, sizes
+        return _joined([torch.native_batch_norm(*values, False, 0.0, 0.0)[0] for values in tables])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_statistics: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, inverse, scale, ratio, shift = ctx.saved_tensors
-        grad_x, products, sums = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, scale, None, None, mean, inverse, True, 0.0, [True, True, True]
-        )
-        grads = (torch.addcmul(shift * sums, products, ratio), sums) if ctx.is_affine else (None, None)
-        return grad_x, *grads, None, None, None
+        tables = zip(gradient.split(ctx.sizes), x.split(ctx.sizes), scale, mean, inverse, strict=True)
+        grads_x, *grads = zip(*(_backward(*values) for values in tables), strict=True)
+        grad_weight = grad_bias = None
+        if ctx.is_affine:
+            products, sums = map(_stacked, grads)
+            grad_weight, grad_bias = _summed(torch.addcmul(shift * sums, products, ratio)), _summed(sums)
+        return _joined(grads_x), grad_weight, grad_bias, None, None, None, None, None
 
 
-def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased standard deviation of every channel, [C]."""
-    if x.is_cuda:
-        deviation, mean = torch.std_mean(x, (0, 2, 3), correction=0)
-        return mean, deviation
-    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)  # std_mean is not vectorised on the CPU
-    return mean, variance.sqrt_()
+def _means_and_deviations(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and biased standard deviation of every channel of each batch, two tables [batches, C]."""
+    batches = [at_least_single(batch) for batch in batches]
+    if batches[0].is_cuda:
+        deviations, means = zip(*(torch.std_mean(batch, (0, 2, 3), correction=0) for batch in batches), strict=True)
+        return _stacked(means), _stacked(deviations)
+    # std_mean is not vectorised on the CPU.
+    means, variances = zip(*(torch.batch_norm_update_stats(batch, None, None, 0.0) for batch in batches), strict=True)
+    return _stacked(means), _stacked(variances).sqrt_()
+
+
+def _corrections(measures: Tensor, means: Tensor, running: tuple[Tensor, Tensor], momentum: float) -> Tensor:
+    """r and d without their limits, [2, batches, C]; the running statistics move on from batch to batch.
+
+    Args:
+        measures: [2, batches, C], of which the first half is the standard deviations.
+        means: [batches, C].
+        running: mean and standard deviation, [C].
+        momentum: of the running statistics.
+    """
+    running_mean, running_std = running
+    corrections = torch.empty_like(measures)
+    for mean, measure, correction in zip(means, measures.unbind(1), corrections.unbind(1), strict=True):
+        torch.sub(mean, running_mean, out=measure[1])
+        torch.div(measure, running_std, out=correction)
+        track(running, (mean, measure[0]), momentum)
+    return corrections
+
+
+# What is done for each batch costs nothing where there is one.
+
+
+def _joined(maps: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(maps)) if len(maps) > 1 else maps[0]
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    """[C] of each batch -> [batches, C]."""
+    return torch.stack(tuple(values)) if len(values) > 1 else values[0][None]
+
+
+def _summed(table: Tensor) -> Tensor:
+    """[batches, C] -> [C]."""
+    return table.sum(0) if len(table) > 1 else table[0]
+
+
+def _backward(gradient: Tensor, x: Tensor, scale: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
+    """Batch normalization's gradients of its input, its scale and its shift."""
+    return torch.ops.aten.native_batch_norm_backward(
+        gradient, x, scale, None, None, mean, inverse, True, 0.0, [True, True, True]
+    )
+
+
+@cache
+def _numbers(end: int, device: torch.device) -> Tensor:
+    return send(torch.arange(end), device)
 
 
 @cache
@@ -142,16 +199,16 @@ def _constants(num_features: int, device: torch.device, dtype: torch.dtype) -> t
 
 
 def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Lowest and highest values of r and d after so many training forwards: [1/r_max, -d_max] and [r_max, d_max].
+    """Lowest and highest values of r and d after so many training forwards: 1/r_max and -d_max, r_max and d_max.
 
     r_max grows from 1 to 3 and d_max from 0 to 5, beginning at 5000 forwards.
 
     Args:
-        num_forwards: [...] int64.
-        dtype: of the results [..., 2, 1].
+        num_forwards: [N] int64.
+        dtype: of the results [2, N, 1].
     """
     limits = _limits(num_forwards.device, dtype)
-    lowest, highest = torch.embedding(limits, num_forwards.clamp(max=len(limits) - 1))[..., None].chunk(2, -2)
+    lowest, highest = torch.embedding(limits, num_forwards.clamp(max=len(limits) - 1)).t()[..., None].chunk(2)
     return lowest, highest
 
 

@@ -1,7 +1,7 @@
 """What a batch is made of, and how the layers of a network that need to know are told.
 
-Nothing here walks through a network in a step: the layers are looked up when a task begins, and again after any such
-layer has come into being anywhere, by construction, copying or unpickling.
+Nothing here walks through a network in a step: the layers are looked up when a task begins, and again after any layer
+has come into being anywhere.
 """
 
 import math
@@ -165,7 +165,6 @@ class ContextNorm(RunningNorm):
         self.num_described = 0
         self.prepared: Any = None
         self.noted: Any = None
-        _note_new_layer()
 
     def begin_task(self, task: int) -> None:
         """Take note of the task that starts."""
@@ -218,33 +217,33 @@ class ContextNorm(RunningNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"context": None, "prepared": None}  # a copy is not in the forward that is under way
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        _note_new_layer()
+        return super().__getstate__() | {"context": None, "prepared": None}
 
 
-_generation = 0  # counts the layers that have come into being
+# The layers of a network, and how many had come into being anywhere when they were looked up.
 _found: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[weakref.ref]]] = weakref.WeakKeyDictionary()
 
 
-def _note_new_layer() -> None:
-    global _generation
-    _generation += 1
-
-
-def context_layers(network: nn.Module) -> list[ContextNorm]:
-    """The layers of a network that depend on the composition of the batch, as last looked up."""
-    generation, references = _found.get(network, (None, []))
-    if generation != _generation:
+def norm_layers(network: nn.Module) -> list[Norm]:
+    """The normalization layers of a network, as last looked up."""
+    num_made, references = _found.get(network, (None, []))
+    if num_made != Norm.num_made:
         references = _look_up(network)
     return [layer for reference in references if (layer := reference()) is not None]
 
 
+def context_layers(network: nn.Module) -> list[ContextNorm]:
+    """Those that depend on the composition of the batch."""
+    return [layer for layer in norm_layers(network) if isinstance(layer, ContextNorm)]
+
+
+def _walk(network: nn.Module) -> list[Norm]:
+    return [module for module in network.modules() if isinstance(module, Norm)]
+
+
 def _look_up(network: nn.Module) -> list[weakref.ref]:
-    references = [weakref.ref(module) for module in network.modules() if isinstance(module, ContextNorm)]
-    _found[network] = (_generation, references)
+    references: list[weakref.ref] = [weakref.ref(layer) for layer in _walk(network)]
+    _found[network] = (Norm.num_made, references)
     return references
 
 
@@ -291,6 +290,27 @@ def _update_running(layers: Iterable[ContextNorm]) -> None:
             layer.noted = None
 
 
+@contextmanager
+def separate_batches(network: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
+    """Several batches share one training forward, and each is a batch of its own to the network's layers.
+
+    They give what one forward after another would give in this order, running statistics included, if nothing else in
+    the network lets samples depend on each other.
+
+    Args:
+        network: whose layers are told; they forget it afterwards.
+        sizes: samples of each batch, in the order in which they lie in the images.
+    """
+    layers = norm_layers(network)
+    try:
+        for layer in layers:
+            layer.batch_sizes = tuple(sizes)
+        yield
+    finally:
+        for layer in layers:
+            layer.batch_sizes = None
+
+
 def norm_loss(network: nn.Module) -> Tensor:
     """Sum over the layers of their regularizers in the last training forward, [], on the network's device.
 
@@ -325,18 +345,15 @@ def num_described(network: nn.Module) -> int | None:
 
 def rows_needed(network: nn.Module) -> int:
     """Samples without which some layer has too few values per channel in training, by the side of its maps if known."""
-    layers = [module for module in network.modules() if isinstance(module, Norm)]
-    known = [(layer.min_values, layer.spatial_size) for layer in layers if layer.spatial_size]
+    known = [(layer.min_values, layer.spatial_size) for layer in _walk(network) if layer.spatial_size]
     return max((math.ceil(min_values / side**2) for min_values, side in known), default=1)
 
 
 def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
     """All parameters of the network's layers, such as scale and shift."""
-    layers = (module for module in network.modules() if isinstance(module, Norm))
-    return [parameter for layer in layers for parameter in layer.parameters()]
+    return [parameter for layer in _walk(network) for parameter in layer.parameters()]
 
 
 def undecayed_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Parameters of the network's layers that weight decay must leave alone."""
-    layers = (module for module in network.modules() if isinstance(module, Norm))
-    return [getattr(layer, name) for layer in layers for name in layer.undecayed]
+    return [getattr(layer, name) for layer in _walk(network) for name in layer.undecayed]

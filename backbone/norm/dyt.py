@@ -31,6 +31,7 @@ class DyT(Norm):
         alpha: α, [].
     """
 
+    per_sample = True
     options = (_ALPHA0,)
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine",)
     _shown: ClassVar[tuple[str, ...]] = ("dyt_alpha0",)

@@ -34,6 +34,7 @@ class FRN(Norm):
         epsilon: ε where it is learned, [], 1e-4 at first; otherwise None.
     """
 
+    per_sample = True
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine",)  # a mean square is no variance
 
     tau: nn.Parameter | None

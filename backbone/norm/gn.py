@@ -30,6 +30,7 @@ class GN(Norm):
         NormError: the groups do not divide the channels.
     """
 
+    per_sample = True
     options = GROUP_OPTIONS
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": True, "num_groups": 32},

@@ -25,6 +25,7 @@ class IN(Norm):
         NormError: an input has maps of a single pixel.
     """
 
+    per_sample = True
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}
 
     def __init__(

@@ -24,6 +24,7 @@ class LN(Norm):
         NormError: the side of the maps is not given, or an input has another.
     """
 
+    per_sample = True
     needs_spatial_size = True
 
     def __init__(

@@ -61,21 +61,32 @@ class SN(Norm):
         return False  # they are a third of the mix
 
     def normalize(self, x: Tensor) -> Tensor:
+        return self._normalize_equal(x, 1)
+
+    def normalize_batches(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        if len(set(sizes)) > 1:
+            return super().normalize_batches(x, sizes)
+        return self._normalize_equal(x, len(sizes))
+
+    def _normalize_equal(self, x: Tensor, num_batches: int) -> Tensor:
+        """Normalise batches of the same size."""
         self.check_map_size(x)
         running = self.running_mean, self.running_var
         logits = torch.stack((self.mean_weight, self.var_weight))
-        y, mean, variance = _NormalizeMixed.apply(
-            x, logits, self.weight, self.bias, None if self.training else running, self.eps
+        y, batches = _NormalizeMixed.apply(
+            x, logits, self.weight, self.bias, None if self.training else running, self.eps, num_batches
         )
         if self.training:
-            track(running, (mean, variance), 1 - self.decay)
+            for statistics in batches.unbind(1):
+                track(running, statistics.unbind(0), 1 - self.decay)
         return y
 
 
 class _NormalizeMixed(Function):
-    """y = γ k (x - μ) + β with k = 1/√(v + eps), and the batch's mean and variance [C].
+    """y = γ k (x - μ) + β with k = 1/√(v + eps), and the mean and variance of each batch, [2, batches, C].
 
-    The statistics μ and v, [N, C], are mixtures of those of the instance, m_i and v_i, of the layer and of the batch.
+    Tables are [2, batches, samples, C] here, or have a 1 for some of it, of means and variances or of their gradients.
+    The statistics μ and v are mixtures of those of the instance, m_i and v_i, of the layer and of the batch.
     The latter are the means of m_i and of v_i + (m_i - mean)² over the channels, or over the samples.
 
     Backward: g is the gradient of y, its products are summed over the pixels. dβ = Σ_n g, dγ = Σ_n g k (x - μ),
@@ -94,28 +105,29 @@ class _NormalizeMixed(Function):
         bias: Tensor | None,
         running: tuple[Tensor, Tensor] | None,
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        num_batches: int,
+    ) -> tuple[Tensor, Tensor]:
         dtype, x = x.dtype, at_least_single(x)
         y = torch.empty_like(x)
-        instance = torch.stack(row_moments(x, y, correction=1))  # [2, N, C]
-        spreads, layer = torch.var_mean(instance, 2, correction=0, keepdim=True)
+        instance = torch.stack(row_moments(x, y, correction=1)).unflatten(1, (num_batches, -1))
+        spreads, layer = torch.var_mean(instance, 3, correction=0, keepdim=True)
         if running is None:
-            batch_spreads, batch = torch.var_mean(instance, 1, correction=0, keepdim=True)
+            batch_spreads, batch = torch.var_mean(instance, 2, correction=0, keepdim=True)
             torch._foreach_add_([layer[1], batch[1]], [spreads[0], batch_spreads[0]])
         else:
             layer[1].add_(spreads[0])
-            batch = torch.stack(running)[:, None]
-        shares = torch.softmax(logits, 1)[..., None, None]  # [2, 3, 1, 1]
+            batch = torch.stack(running)[:, None, None]
+        shares = torch.softmax(logits, 1)[..., None, None, None]  # [2, 3, 1, 1, 1]
         parts = _side_by_side(instance, layer, batch)
-        mean, variance = (shares * parts).sum(1).unbind(0)  # [N, C]
+        mean, variance = (shares * parts).sum(1).flatten(1, 2).unbind(0)  # [N, C]
         inverses = (variance + eps).pow(inverse_powers(x.device, variance.dtype))  # k and k²
         slopes = inverses if weight is None else weight * inverses
         offsets = slopes[0] * -mean if bias is None else torch.addcmul(bias, slopes[0], mean, value=-1)
         ctx.save_for_backward(x, shares, parts, mean, inverses[0], slopes)
         ctx.is_affine, ctx.takes_batch = weight is not None, running is None
-        batch_mean, batch_variance = batch[:, 0].unbind(0)
-        ctx.mark_non_differentiable(batch_mean, batch_variance)
-        return affine(x, slopes[0], offsets, y).to(dtype), batch_mean, batch_variance
+        batches = batch[:, :, 0]
+        ctx.mark_non_differentiable(batches)
+        return affine(x, slopes[0], offsets, y).to(dtype), batches
 
     @staticmethod
     @once_differentiable
@@ -125,22 +137,22 @@ class _NormalizeMixed(Function):
         grad_x, num_pixels = torch.empty_like(x), x.shape[2:].numel()
         grads = row_sums(gradient, x, grad_x, mean, inverse_std)  # [2, N, C]
         grad_bias, grad_weight = grads.sum(1).unbind(0) if ctx.is_affine else (None, None)
-        grads.mul_(slopes)  # these are -dμ and -2 dv
-        grad_shares = (grads[:, None] * parts).sum((2, 3))
+        grads = grads.mul_(slopes).view_as(parts[:, 0])  # these are -dμ and -2 dv
+        grad_shares = (grads[:, None] * parts).sum((2, 3, 4))
         grad_logits = torch.ops.aten._softmax_backward_data(grad_shares, shares.view_as(grad_shares), 1, shares.dtype)
         torch._foreach_mul_(grad_logits.unbind(0), (-1.0, -0.5))
 
-        means = [grads.mean(axis, keepdim=True) for axis in ((2, 1) if ctx.takes_batch else (2,))]
+        means = [grads.mean(axis, keepdim=True) for axis in ((3, 2) if ctx.takes_batch else (3,))]
         passed = _side_by_side(grads, *means)
         passed.mul_(shares[:, : 1 + len(means)] * (-1 / num_pixels))
         passed[0].addcmul_(passed[1], parts[0, : 1 + len(means)], value=-1)
-        offsets, x_slopes = passed.sum(1).unbind(0)  # x_slopes are 2 dv_i / HW
-        offsets.addcmul_(parts[0, 0], x_slopes, value=-1 / (num_pixels - 1))
+        offsets, x_slopes = passed.sum(1).flatten(1, 2).unbind(0)  # x_slopes are 2 dv_i / HW
+        offsets.addcmul_(parts[0, 0].flatten(0, 1), x_slopes, value=-1 / (num_pixels - 1))
         unbiased = num_pixels / (num_pixels - 1)
         affine(x, x_slopes, offsets, grad_x, times=unbiased).addcmul_(gradient, spread(slopes[0]))
-        return grad_x.to(dtype), grad_logits, grad_weight, grad_bias, None, None
+        return grad_x.to(dtype), grad_logits, grad_weight, grad_bias, None, None, None
 
 
 def _side_by_side(table: Tensor, *means: Tensor) -> Tensor:
-    """A table [2, N, C] and means of it over some axis, which are kept as 1: [2, 1 + means, N, C]."""
+    """A table and means of it over some axis, which are kept as 1: [2, 1 + means, batches, samples, C]."""
     return torch.stack((table, *(mean.expand_as(table) for mean in means)), 1)

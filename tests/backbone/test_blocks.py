@@ -231,6 +231,16 @@ def test_maps_and_features_carry_gradients_to_the_stem(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_norm_layers_lets_images_depend_on_each_other(name):
+    """Which `keeps_rows_apart` says of every backbone here."""
+    network = awake(narrow(name, "group").double()).train()
+    images = torch.randn(3, 3, 20, 20, dtype=torch.float64, requires_grad=True)
+    network(images)[1].square().sum().backward()
+    assert images.grad[1].abs().sum() > 0
+    assert images.grad[[0, 2]].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_stem_is_rectified(name):
     network = narrow(name)
     seen = []

@@ -22,6 +22,8 @@ _PLAIN_SGD = {"optimizer": "sgd", "optim_mom": 0.0, "optim_nesterov": False, "op
 class PassThrough(nn.Module):
     """Images are logits."""
 
+    keeps_rows_apart = True
+
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from backbone.norm import build_norm
+from backbone.norm import build_norm, norm_factory
 from models.base import ReplayMethod, Stage
+from models.heads import HEADS, Network
 from tests.models.rig import leaf, make, rows
-from utils.config.registry import METHODS, NORMS
+from utils.config.registry import BACKBONES, METHODS, NORMS
 from utils.data.plan import CountedStage, TaskStream
 from utils.errors import UserError
 from utils.main import main
@@ -26,8 +27,9 @@ def draws(number):
 class Normed(torch.nn.Module):
     """Logits as maps of one pixel each, through one norm layer."""
 
-    def __init__(self, norm, **options):
+    def __init__(self, norm, keeps_rows_apart=True, **options):
         super().__init__()
+        self.keeps_rows_apart = keeps_rows_apart
         self.norm = build_norm(norm, 10, spatial_size=1, **options).double()
         self.sizes = []
 
@@ -53,10 +55,23 @@ def observed(method_name, forward, norm, **options):
 @pytest.mark.parametrize(
     ("method", "parts"), [("er", [6, 5]), ("er_ace", [6, 5]), ("der", [6, 5]), ("derpp", [6, 5, 5])]
 )
-def test_separate_parts_in_their_order_move_running_statistics_each(method, parts):
-    trained, _ = observed(method, "separate", "BN")
-    assert trained.network.sizes == parts
+@pytest.mark.parametrize("keeps_rows_apart", [True, False])
+def test_separate_parts_in_their_order_move_running_statistics_each(method, parts, keeps_rows_apart):
+    trained, _ = observed(method, "separate", "BN", keeps_rows_apart=keeps_rows_apart)
+    assert trained.network.sizes == ([sum(parts)] if keeps_rows_apart else parts)
     assert trained.network.norm.num_batches_tracked == len(parts)
+
+
+def test_only_the_suites_own_backbones_take_parts_in_one_forward():
+    """What else there is may let rows depend on each other, such as a layer of batch normalization of PyTorch's."""
+    norm = norm_factory("GN", num_groups=2)
+
+    class Mine(BACKBONES.get("resnet18")):
+        pass
+
+    for backbone in (BACKBONES.get("resnet18"), Mine):
+        network = Network(backbone(norm, image_size=16, nf=4), HEADS["linear"](32, 10))
+        assert network.keeps_rows_apart == (backbone is not Mine)
 
 
 @pytest.mark.parametrize(("method", "size"), [("er", 11), ("er_ace", 11), ("der", 11), ("derpp", 16)])
