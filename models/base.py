@@ -58,7 +58,7 @@ REPLAY_OPTIONS = grouped(
         "forward",
         str,
         "auto",
-        "current and memory rows in one forward pass, or each in its own",
+        "current and memory rows as one batch to the norm layers, or one each",
         choices=("auto", "joint", "separate"),
     ),
 )

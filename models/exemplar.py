@@ -28,9 +28,9 @@ PAIR_OPTIONS = grouped(
         "forward",
         str,
         "auto",
-        "current and memory rows in one forward pass",
+        "current and memory rows as one batch to the norm layers",
         choices=("auto", "joint"),
-        active_when=(Condition((), lambda: False, "the rows of a batch always share one forward pass here"),),
+        active_when=(Condition((), lambda: False, "current and memory rows are always one batch here"),),
         always_in_identity=True,  # as tables show it
     ),
     Option(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbone.norm import takes_batches
 from utils.config.parts import BackbonePart
 from utils.passes import Passes
 
@@ -284,7 +285,7 @@ class Network(nn.Module, Generic[AnyHead]):
         self.backbone = backbone
         self.head = head
         self.half_precision = half
-        self.keeps_rows_apart = type(backbone).__module__.startswith("backbone.")
+        self.keeps_rows_apart = type(backbone).__module__.startswith("backbone.") and takes_batches(self)
         self.passes = Passes()  # so far
 
     def arrange(self, memory_format: torch.memory_format) -> None:

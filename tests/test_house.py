@@ -32,6 +32,8 @@ NORM_FUNCTIONS = {
     "norm_parameters",
     "num_described",
     "rows_needed",
+    "separate_batches",
+    "takes_batches",
     "undecayed_parameters",
 }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         num_described,
         rows_needed,
         separate_batches,
+        takes_batches,
         undecayed_parameters,
     )
     from .errors import NormError
@@ -41,6 +42,7 @@ __all__ = [
     "num_described",
     "rows_needed",
     "separate_batches",
+    "takes_batches",
     "undecayed_parameters",
 ]
 
@@ -60,6 +62,7 @@ _MODULES = {
     "num_described": "context",
     "rows_needed": "context",
     "separate_batches": "context",
+    "takes_batches": "context",
     "undecayed_parameters": "context",
 }
 

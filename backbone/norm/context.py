@@ -311,6 +311,11 @@ def separate_batches(network: nn.Module, sizes: Sequence[int]) -> Iterator[None]
             layer.batch_sizes = None
 
 
+def takes_batches(network: nn.Module) -> bool:
+    """Whether all layers keep several batches apart: one with a `forward` of its own may do there what needs one."""
+    return all(type(layer).forward is Norm.forward for layer in _walk(network))
+
+
 def norm_loss(network: nn.Module) -> Tensor:
     """Sum over the layers of their regularizers in the last training forward, [], on the network's device.
 

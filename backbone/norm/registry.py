@@ -146,8 +146,6 @@ def _check_layer(layer: Any) -> None:
             )
     if missing := sorted(layer.__abstractmethods__):
         raise NormError(f"{place} lacks the method `{missing[0]}`")
-    if layer.forward is not Norm.forward:
-        raise NormError(f"{place} has a `forward` of its own; what it does goes into `normalize`")
     for option in layer.options:
         if option.name not in accepted:
             raise NormError(f"{place}: its constructor takes no {option.name!r}, which it declares as an option")

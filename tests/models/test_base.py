@@ -62,16 +62,20 @@ def test_separate_parts_in_their_order_move_running_statistics_each(method, part
     assert trained.network.norm.num_batches_tracked == len(parts)
 
 
-def test_only_the_suites_own_backbones_take_parts_in_one_forward():
+def test_parts_take_one_forward_only_where_nothing_unknown_lets_rows_depend_on_each_other():
     """What else there is may let rows depend on each other, such as a layer of batch normalization of PyTorch's."""
-    norm = norm_factory("GN", num_groups=2)
 
     class Mine(BACKBONES.get("resnet18")):
         pass
 
-    for backbone in (BACKBONES.get("resnet18"), Mine):
-        network = Network(backbone(norm, image_size=16, nf=4), HEADS["linear"](32, 10))
-        assert network.keeps_rows_apart == (backbone is not Mine)
+    class Shifted(NORMS.get("BN")):
+        def forward(self, x):
+            return super().forward(x - x.mean())
+
+    norms = norm_factory("BN"), lambda num_features, spatial_size: Shifted(num_features)
+    kinds = [(BACKBONES.get("resnet18"), norms[0]), (Mine, norms[0]), (BACKBONES.get("resnet18"), norms[1])]
+    networks = [Network(backbone(norm, image_size=16, nf=4), HEADS["linear"](32, 10)) for backbone, norm in kinds]
+    assert [network.keeps_rows_apart for network in networks] == [True, False, False]
 
 
 @pytest.mark.parametrize(("method", "size"), [("er", 11), ("er_ace", 11), ("der", 11), ("derpp", 16)])

@@ -70,7 +70,7 @@ def _selections(table: Table) -> list[str]:
 
 
 def _compositions(table: Table) -> list[str]:
-    """Which layers saw current and memory samples in one forward pass, by method."""
+    """To which layers current and memory samples were one batch, by method."""
     found: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for (row, column), cell in table.cells.items():
         if cell and cell.forward:
@@ -79,7 +79,7 @@ def _compositions(table: Table) -> list[str]:
         f"{model}: " + ", ".join(f"{forward} ({', '.join(rows)})" for forward, rows in sorted(forwards.items()))
         for model, forwards in sorted(found.items())
     ]
-    how = "Current and memory samples in one forward pass (joint) or in two (separate)"
+    how = "Current and memory samples as one batch (joint) or one each (separate)"
     return [f"{how}: {'; '.join(texts)}."] if texts else []
 
 

@@ -53,15 +53,6 @@ def test_names_are_as_written_where_a_part_is_registered(folder):
     assert by_file.known_name("PLAIN-NAME") == "plain_name"
 
 
-def test_a_layer_with_a_forward_of_its_own_is_refused(added):
-    class Mine(NORMS.get("BN")):
-        def forward(self, x):
-            return x
-
-    with pytest.raises(NormError, match="Mine has a `forward` of its own; what it does goes into `normalize`"):
-        NORMS.register()(Mine)
-
-
 def test_registering_a_taken_name_is_refused_whatever_its_case(folder):
     registry = Registry("thing", "things", folder, lambda file, part: part)
     registry.register("one")(type("One", (), {}))
