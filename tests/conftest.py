@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from backbone.blocks import ResidualNetwork
+from backbone.resnet18 import ResNet18
+
 HAS_GPU = torch.cuda.is_available()
 
 # Networks as small as those of the tests gain nothing from a second thread, which only waits, at full load, for the
@@ -40,6 +43,16 @@ def device(request):
     """Every device of this machine in turn, as the default one: layers and losses are the recorded ones on each."""
     with torch.device(request.param):
         yield torch.device(request.param)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Three stages of one block in ResNet-18, for whole runs in this process that would do the same on more layers."""
+
+    def make(self, norm, *, image_size, nf=4):
+        ResidualNetwork.__init__(self, norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf), num_blocks=(1, 1, 1))
+
+    monkeypatch.setattr(ResNet18, "__init__", make)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from tests import killed_rig
 from tests.killed_rig import result_of, wait_for
 
 WORDS = (
-    "--model er_ace --dataset seq-arrays --n_tasks 3 --nl AdaB2N --nf 4 --lr 0.01 --buffer_size 20 --epochs 25 "
+    "--model er_ace --dataset seq-arrays --n_tasks 3 --nl AdaB2N --nf 4 --lr 0.01 --buffer_size 20 --epochs 12 "
     "--log_every 3"
 )
 
@@ -41,7 +41,7 @@ def test_killed_at_five_random_moments_it_ends_the_same(small_root, tmp_path, wh
             command(small_root, tmp_path, "--checkpoint_every", "0.05"), stdout=subprocess.DEVNULL
         )
         wait_for_file(tmp_path, "checkpoint.pt")
-        time.sleep(moments.uniform(0, 3.5))
+        time.sleep(moments.uniform(0, 1.5))
         process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
     finished = subprocess.run(command(small_root, tmp_path), check=True, capture_output=True, text=True)

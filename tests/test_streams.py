@@ -15,6 +15,8 @@ from utils.data.plan import StreamSizes, count_stages
 from utils.launch.cli import main as launch
 from utils.main import main
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 # Options that make each of the streams another one than it is by default.
 OPTIONS = {
     "split": "--first_task_classes 3 --n_tasks 3",
@@ -121,8 +123,14 @@ def check_killed(start, found, monkeypatch):
     return check
 
 
-@pytest.mark.parametrize("memory", ["reservoir", "reservoir_balanced", "class_balanced"])
-@pytest.mark.parametrize("stream", STREAMS.names())
+def memories():
+    """Every memory with every stream; the quick ones take each of both at least once."""
+    for row, stream in enumerate(STREAMS.names()):
+        for column, memory in enumerate(("reservoir_balanced", "class_balanced", "reservoir")):
+            yield pytest.param(stream, memory, marks=() if column == row % 3 else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("stream", "memory"), memories())
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(check_killed, stream, memory):
     check_killed(line_of(stream, f"--buffer_mode {memory} --eval_every 2 --eval_images 4"))
 
@@ -169,9 +177,9 @@ def test_held_out_images_are_tested_on_and_not_trained_on(start, found, stream):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stream", STREAMS.names())
-def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_root, tmp_path, capsys, stream):
-    words = f"--datasets seq-arrays --models er_ace --methods BN TBBN --seeds 0 --stream split {stream} --nowandb "
+def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_root, tmp_path, capsys):
+    streams = " ".join(STREAMS.names())
+    words = f"--datasets seq-arrays --models er_ace --methods BN TBBN --seeds 0 --stream {streams} --nowandb "
     words += f"--buffer_size 20 --lr 0.05 --nf 4 --batch_size 8 --n_tasks 3 --data_root {small_root} --group g "
     words += f"--results_dir {tmp_path}"
     assert launch([*words.split(), "--json"]) == 0
@@ -179,9 +187,9 @@ def test_a_grid_counts_the_steps_before_it_runs_and_ends_with_a_report(small_roo
     assert launch([*words.split(), "-y", "--jobs", "1"]) == 0
     results = [json.loads(path.read_text()) for path in (tmp_path / "g").glob("*/result.json")]
     assert planned["training_steps"] == sum(result["steps"] for result in results)
-    assert len(results) == (2 if stream == "split" else 4)
+    assert len(results) == 2 * len(STREAMS.names())
     table = (tmp_path / "g" / "table.md").read_text()
-    assert stream == "split" or stream in table
+    assert all(stream in table for stream in STREAMS.names())
     assert (tmp_path / "g" / "report.html").exists()
 
 
@@ -208,10 +216,12 @@ def test_weights_and_biases_is_told_the_stream_and_the_accuracies_after_each_tas
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-def test_the_rows_of_every_method_are_those_that_its_steps_take(start, found, method):
+def test_every_method_learns_tasks_of_unequal_sizes_in_as_many_rows_as_planned(start, found, method):
     """Which a budget is planned by; those that memory lacks while it is being filled are counted as if it had them."""
     assert start(learnable(method)) == 0
-    cost = found()[0]["cost"]
+    result = found()[0]
+    assert result["counts"]["total"][-1] == [24, 16, 8]
+    cost = result["cost"]
     planned = planned_rows(learnable(method))
     lacking = 2 * 8 if METHODS.get(method).protocol == "online" else 0
     assert planned - lacking <= cost["backward_rows"] <= planned
@@ -219,13 +229,6 @@ def test_the_rows_of_every_method_are_those_that_its_steps_take(start, found, me
 
 
 # -- Any split --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS.names())
-def test_every_method_learns_tasks_of_unequal_sizes(start, found, method):
-    assert start(learnable(method)) == 0
-    total = found()[0]["counts"]["total"][-1]
-    assert total == [24, 16, 8]
 
 
 def test_a_plugin_may_have_tasks_of_its_own_sizes(small_root, tmp_path, capsys):
@@ -307,12 +310,16 @@ def test_points_inside_a_segment_count_the_classes_that_came_by_then(start, foun
     assert len(came[1]) < len(came[-1]) == 6
 
 
-@pytest.mark.parametrize("norm", ["TBBN", "AdaB2N"])
-@pytest.mark.parametrize("method", [name for name in METHODS.names() if not METHODS.get(name).needs_boundaries])
-@pytest.mark.parametrize("stream", BLURRED)
+def unbounded():
+    """Every method that needs no boundaries on every stream without them; each meets both layers that need tasks."""
+    methods = [name for name in METHODS.names() if not METHODS.get(name).needs_boundaries]
+    for row, stream in enumerate(BLURRED):
+        for column, method in enumerate(methods):
+            yield stream, method, ("TBBN", "AdaB2N")[(row + column) % 2]
+
+
+@pytest.mark.parametrize(("stream", "method", "norm"), unbounded())
 def test_methods_without_a_need_for_boundaries_learn(start, found, stream, method, norm):
-    if method in ("sgd", "joint") and norm == "TBBN":
-        pytest.skip("no rows of memory: both layers do the same")
     weights = {"der": " --alpha 0.5", "derpp": " --alpha 0.5 --beta 0.5"}.get(method, "")
     assert start(f"--stream {stream} --n_tasks 3 --model {method} --nl {norm}{weights}") == 0
     assert 0 <= found()[0]["metrics"]["class_il"]["A_f"] <= 100

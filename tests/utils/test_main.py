@@ -23,6 +23,8 @@ from utils.records.metrics import METRICS
 from utils.records.record import Record
 from utils.run.environment import _MEMORY_FORMATS
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 OFFLINE = {"backbone": "resnet18", "epochs": 2, "batch_size": 8}
 
 
@@ -234,7 +236,8 @@ WITHOUT_LOCKS = [
 
 @pytest.mark.parametrize("number", WITHOUT_LOCKS)
 def test_two_processes_at_one_run_never_double_its_lines_without_locks_of_the_system(tmp_path, number):
-    words = "--model sgd --dataset seq-digits --nf 4 --lr 0.05 --log_every 5 --device cpu --nowand 1 --threads 1"
+    words = "--model sgd --dataset seq-digits --nf 4 --lr 0.05 --log_every 5 --device cpu --nowand 1 --threads 1 "
+    words += "--debug_mode 10"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/without_flock"), "FAKE_FLOCK": str(number)}
     command = [sys.executable, "utils/main.py", *words.split(), "--results_dir", str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -10,6 +10,8 @@ from utils.errors import UserError
 from utils.main import load_run, main
 from utils.run.measurements import weights_digest
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 DIGITS = "--dataset seq-digits --backbone resnet18 --nf 8 --debug_mode 2 --seed 2 --threads 1 --device cpu --nowand 1"
 
 

@@ -12,6 +12,8 @@ from utils.config.registry import METHODS
 from utils.errors import UserError
 from utils.main import main
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 OFFLINE = [name for name in METHODS.names() if METHODS.get(name).protocol == "offline"]
 SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --batch_size 8 --buffer_size 7 --lr 0.05"
 SECOND = {"eeil": "--second_epochs 2", "podnet": "--second_epochs 2", "afc": "--second_epochs 2"}

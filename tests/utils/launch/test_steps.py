@@ -12,6 +12,8 @@ from utils.main import main
 from utils.records.ledger import Axes
 from utils.run import diagnosis
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 SMALL = "--dataset seq-digits --lr 0.01 --epochs 1 --buffer_size 20 --nf 2 --backbone resnet18"
 SIZES = (30, 25, 31, 30, 30, 28, 30, 30, 29, 30)
 WEIGHTS = {

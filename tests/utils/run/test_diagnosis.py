@@ -24,6 +24,8 @@ from utils.main import main
 from utils.run.diagnosis import Moments, NormDiagnosis, distance, note, train_alone, watching
 from utils.run.evaluate import Counts
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 class SmallStream:
     """Two tasks of 20 images of 8x8, of which the later ones are brighter."""

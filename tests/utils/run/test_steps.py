@@ -14,6 +14,8 @@ from utils.passes import Passes
 from utils.run import steps
 from utils.run.steps import WARM_UP, Capture
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 LINE = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --batch_size 8 --threads 1 --device cpu"
 MEMORY = ("--buffer_size", "40")
 OPTIONS = {

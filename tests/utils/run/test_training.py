@@ -8,6 +8,8 @@ import pytest
 from utils.main import main
 from utils.run.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 SETTING = "--dataset seq-arrays --n_tasks 3 --backbone resnet18 --nf 4 --epochs 2 --batch_size 8"
 PLACE = ("kind", "step", "task", "epoch", "stage")
 MORE = "--buffer_size 12 --eval_every 3 --threads 1 --device cpu --nowand"
