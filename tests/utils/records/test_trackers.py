@@ -173,8 +173,8 @@ def test_missing_or_broken_wandb_is_said(fake, tmp_path, text, reason):
 @pytest.mark.parametrize("end", ["finish", "close"])
 def test_hanging_is_waited_for_a_bounded_time_and_leaves_no_process(fake, tmp_path, monkeypatch, where, end):
     folder = fake(**{where: "time.sleep(600)"})
-    monkeypatch.setattr(trackers, "FINISH_SECONDS", 1.5)
-    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.8)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.6)
     said = []
     tracker = make(tmp_path, said)
     for line in LINES:
@@ -203,11 +203,11 @@ def test_a_process_that_never_began_is_not_waited_for(fake, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("slow", ["init", "finish"])
 def test_what_is_merely_slow_arrives_after_the_run_is_over(fake, tmp_path, slow):
-    folder = fake(**{slow: "time.sleep(2.5)"})
+    folder = fake(**{slow: "time.sleep(1.5)"})
     script = f"""
 import os, pathlib, time
 from utils.records import trackers
-trackers.CLOSE_SECONDS = 1.0
+trackers.CLOSE_SECONDS = 0.5
 names = dict(entity=None, project="p", name="n", group="g", run_id="i", config={{}})
 tracker = trackers.make_tracker("offline", **names, folder=pathlib.Path({str(tmp_path)!r}), say=print)
 while not os.path.exists({str(folder / "started")!r}):
