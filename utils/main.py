@@ -23,8 +23,7 @@ if __name__ == "__main__":
 
     interrupt_quietly()
 
-from utils.config.command_line import typed_text
-from utils.config.configuration import SPLIT, Configuration, cell_name, configure, data_root, readable_name, restore
+from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
 from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
@@ -102,6 +101,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     started = time.monotonic()
     config = configure(arguments)
     from utils.run.progress import Screen
+    from utils.run.summary import show_result
 
     screen = Screen(verbose=not config.non_verbose)
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
@@ -165,6 +165,7 @@ def train(
     from utils.records.trackers import make_tracker
     from utils.run.environment import choose_device, describe, peak_memory, set_arithmetic
     from utils.run.progress import ProgressReport
+    from utils.run.summary import show_plan
     from utils.run.training import Sinks, Training
 
     device = choose_device(config.device)
@@ -500,37 +501,6 @@ def make_result(
     }
 
 
-def show_plan(
-    config: Configuration,
-    planned: PlannedStages,
-    record: Record,
-    screen: Screen,
-    device: torch.device,
-    threads: int,
-) -> None:
-    """Say what is about to run, and which values come from a publication or a preset."""
-    from utils.data.budget import budget_rows
-    from utils.data.plan import sizes_in_words
-
-    tasks = sizes_in_words(planned.sizes.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
-    screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
-    steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
-    if config.budget_steps:
-        steps.insert(1, f"{planned.share:.1%} of it by a budget of {budget_rows(config):,} rows")
-    where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
-    screen.say(f"  {', '.join(steps)}, on {where}", detail=True)
-    by_origin: dict[str, list[str]] = {}
-    for name, origin in config.origins.items():
-        is_shown = origin.startswith(("published", "preset")) or origin.endswith("in proportion")
-        if is_shown and name in config.used():
-            by_origin.setdefault(origin, []).append(f"{name} {typed_text(config.values[name])}")
-    for origin, values in by_origin.items():
-        screen.say(f"  {origin}: {', '.join(values)}", detail=True)
-    for warning in config.parts.method.warnings(config.values, config.parts.norm):
-        screen.say(f"  note: {warning}", detail=True)
-    screen.say(f"  record: {record.folder}", detail=True)
-
-
 def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, record: Record, screen: Screen) -> None:
     """Show the plan of a run without starting it: its steps, its state, and every value that its result depends on.
 
@@ -540,53 +510,14 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     import torch
 
     from utils.run.environment import choose_device
+    from utils.run.summary import show_plan, show_values
 
     device, threads = choose_device(config.device), config.threads or default_threads()
     planned = plan_run(config, make_stream(config, dataset, arrays, torch.device("cpu")))
     show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")
-    for name, value in sorted(config.used().items()):
-        if config.options[name].changes_result:
-            origin = config.origins[name] if value == config.values[name] else "by the others"
-            screen.say(f"  --{name} {typed_text(value) or 'none'}  ({origin})", detail=True)
-
-
-def describe_epochs(config: Configuration) -> str:
-    """The number of epochs, in words."""
-    main = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
-    return f"{main}, {config.second_epochs} in the second stage" if "second_epochs" in config.used() else main
-
-
-def describe_batches(config: Configuration) -> str:
-    """What a batch is made of, in words."""
-    method = config.parts.method
-    if not method.uses_memory:
-        return f"batches of {config.batch_size}"
-    if method.keeps_exemplars and config.batching == "union":
-        return f"batches of {config.batch_size} of the task's images and {config.buffer_size} exemplars together"
-    if method.keeps_exemplars:
-        from utils.data.plan import part_sizes
-
-        current, memory = part_sizes(config.batch_size, config.batch_ratio)
-        return f"batches of {current} + {memory} from the second task on, {config.buffer_size} exemplars"
-    rows = f"{config.batch_size} + {config.minibatch_size}"
-    return f"batches of {rows} from a memory of {config.buffer_size} ({config.buffer_mode}), {config.forward} forward"
-
-
-def show_result(config: Configuration, record: Record, screen: Screen) -> None:
-    """The final metrics of a complete run, those that lead in the protocol."""
-    from utils.config.protocols import PROTOCOLS
-
-    result = record.read_result()
-    assert result is not None  # of a complete run
-    leading = PROTOCOLS[config.protocol].leading_metrics
-    for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):
-        metrics = result.metrics[scenario]
-        shown = [f"{name} {metrics[name]:.2f}" for name in leading if metrics.get(name) is not None]
-        screen.say(f"{title}: {'  '.join(shown)}")
-    seconds = sum(result.seconds.values())
-    screen.say(f"{result.steps} steps in {seconds:.0f} s; record complete", detail=True)
+    show_values(config, screen)
 
 
 if __name__ == "__main__":

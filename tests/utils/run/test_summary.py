@@ -5,7 +5,10 @@ import shlex
 import pytest
 
 from utils.config.configuration import configure
-from utils.main import describe_batches, describe_epochs, main
+from utils.main import main
+from utils.run.summary import describe_batches, describe_epochs
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def config(line):
@@ -90,3 +93,9 @@ def test_a_balanced_stage_that_cannot_fill_a_batch_is_told_before_training(shown
     code, printed = shown("--model eeil --eeil_second_stage balanced --epochs 1 --buffer_size 6 --batch_size 20")
     assert code == 2
     assert "stage 2 of task 2: there are 12 images for the 20 rows" in printed.err
+
+
+def test_values_that_follow_from_others_are_told_as_such(shown):
+    _, printed = shown("--model er --lr 0.1 --stream blurry --blurry_minor 0 --dry_run")
+    assert "--blurry_minor 0.0  (typed)" in printed.out
+    assert "--blurry_disjoint 1.0  (by the others)" in printed.out
