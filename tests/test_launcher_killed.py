@@ -15,7 +15,7 @@ from utils.config.registry import ROOT
 
 GRID = (
     "--preset demo --datasets seq-arrays --models er --methods BN AdaB2N --kappa 0.4 1.0 --seeds 0 1 2 "
-    "--n_tasks 3 --nf 8 --lr 0.02 --epochs 6 --buffer_sizes 20 --jobs 2 --waitsecs 0.3 --checkpoint_every 0.1 "
+    "--n_tasks 3 --nf 8 --lr 0.02 --epochs 3 --buffer_sizes 20 --jobs 2 --waitsecs 0.3 --checkpoint_every 0.1 "
     "--nowandb -y --group demo"
 )
 

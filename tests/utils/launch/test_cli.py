@@ -235,7 +235,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("words", ["--preset demo --dry_run", "--preset demo --json", "status --group group"])
+@pytest.mark.parametrize("words", ["--preset demo --dry_run", "status --group group"])
 def test_a_full_disk_under_the_output_is_one_line(tmp_path, words):
     (tmp_path / "group").mkdir()
     command = [sys.executable, str(ROOT / "run.py"), *words.split(), "--results_dir", str(tmp_path)]
