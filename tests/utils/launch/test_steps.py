@@ -74,7 +74,12 @@ def test_stages_are_counted_each():
 
 
 @pytest.mark.parametrize(
-    "words", ["sgd", "sgd --budget_steps 100", "afc --buffer_size 50 --batch_size 32 --second_epochs 2"]
+    "words",
+    [
+        "sgd --batch_size 40",
+        "sgd --batch_size 40 --budget_steps 25",
+        "afc --buffer_size 50 --batch_size 32 --second_epochs 2",
+    ],
 )
 def test_a_run_trains_as_many_steps(tmp_path, words):
     backbone = "--backbone podnet_resnet18 --nf 4" if words.startswith("afc") else "--nf 2"
