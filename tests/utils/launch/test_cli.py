@@ -288,6 +288,7 @@ def test_offline_methods_take_their_own_epochs_unless_a_number_is_asked_for(tmp_
     assert [job["name"].split("-")[-3].removesuffix("ep") for job in plan["jobs"]] == epochs
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_stops_no_run(small_root, tmp_path):
     """Also the table is written, which would be shown after the last run."""
     grid = "--datasets seq-arrays --n_tasks 3 --seeds 0 --methods BN --models er --buffer_size 20 --lr 0.05 --nf 4 "

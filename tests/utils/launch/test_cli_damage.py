@@ -132,6 +132,7 @@ def test_a_record_of_another_version_is_counted_apart(plan, capsys, name):
     assert f"{path} has schema 99, this version reads 1; choose another --results_dir or --group\n" in shown
 
 
+@pytest.mark.slow
 def test_records_of_another_version_fail_alone_and_are_left_as_they_are(plan, tmp_path, capsys):
     words, _ = plan
     words[words.index("--seeds") + 1 : words.index("--datasets")] = map(str, range(3))
