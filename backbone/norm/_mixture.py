@@ -33,6 +33,5 @@ class Mixture:
         return cls(send(rows, device), send(numbers.cumsum(0) - numbers, device), send(twice[results, rows], device))
 
     def __call__(self, tables: Tensor) -> Tensor:
-        """Matrix times each table: [2, N, C] -> [2, S, C]."""
-        mixed = torch.embedding_bag(tables.flatten(0, 1), self.rows, self.starts, per_sample_weights=self.shares)[0]
-        return mixed.view(2, -1, tables.shape[2])
+        """Matrix times each table, the second below the first: [2 N, C] -> [2 S, C]."""
+        return torch.embedding_bag(tables, self.rows, self.starts, per_sample_weights=self.shares)[0]

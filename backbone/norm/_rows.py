@@ -21,18 +21,52 @@ def row_moments(x: Tensor, scratch: Tensor, *, correction: int = 0) -> tuple[Ten
         variances, means = torch.var_mean(x, (2, 3), correction=correction)
         return means, variances
     means = x.mean((2, 3))  # var_mean is not vectorised on the CPU
-    squares = torch.ops.aten.mse_loss.out(x, spread(means), 0, out=scratch).sum((2, 3))
-    return means, squares.div_(x.shape[2:].numel() - correction)
+    variances = _mean_squares(x, means, scratch)
+    num_pixels = x.shape[2:].numel()
+    return means, variances.mul_(num_pixels / (num_pixels - correction)) if correction else variances
+
+
+def _mean_squares(x: Tensor, centers: Tensor, scratch: Tensor) -> Tensor:
+    """Mean over every row of the squared distance from its center, [N, C]; centers are [N, C] or [C]."""
+    return torch.ops.aten.mse_loss.out(x, spread(centers), 0, out=scratch).mean((2, 3))
+
+
+def weighted_moments(x: Tensor, weights: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments of rows that count by the weight of their sample.
+
+    Args:
+        x: maps [N, C, H, W].
+        weights: w, [N].
+        scratch: to write on, as `x`.
+
+    Returns:
+        The mean m_i of every row, [N, C]; its mean squared distance s_i from μ, [N, C]; and the weighted mean
+        μ = Σ_i w_i m_i and variance Σ_i w_i s_i, [2, C].
+    """
+    statistics = x.new_empty(2, x.shape[1])
+    mean, variance = statistics.unbind(0)
+    # Autocast rounds no matrix product that is written to a place given.
+    if x.is_cuda:
+        means, squares = row_moments(x, scratch)
+        torch.mv(means.t(), weights, out=mean)
+        deviations = means - mean
+        squares.addcmul_(deviations, deviations)
+    else:
+        means = x.mean((2, 3))
+        torch.mv(means.t(), weights, out=mean)
+        squares = _mean_squares(x, mean, scratch)
+    torch.mv(squares.t(), weights, out=variance)
+    return means, squares, statistics
 
 
 def row_points(x: Tensor, scratch: Tensor) -> Tensor:
-    """Two numbers with the mean and the variance of every row, its mean ∓ its standard deviation: [2, N, C]."""
+    """Two numbers with the mean and the variance of every row, its mean less and plus its deviation: [2 N, C]."""
     if x.is_cuda:
         deviations, means = torch.std_mean(x, (2, 3), correction=0)
     else:
         means, variances = row_moments(x, scratch)
         deviations = variances.sqrt_()
-    return torch.addcmul(means, deviations, _signs(means.device, means.dtype))
+    return torch.addcmul(means, deviations, _signs(means.device, means.dtype)).flatten(0, 1)
 
 
 @cache
@@ -41,11 +75,11 @@ def _signs(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def affine(x: Tensor, slopes: Tensor, offsets: Tensor, out: Tensor, *, times: float = 1.0) -> Tensor:
-    """out = times · slopes · x + offsets; tables are [N, C], or [C] where samples do not differ."""
+    """out = times · slopes · x + offsets; tables are [N, C, 1, 1], or [C, 1, 1] where samples do not differ."""
     if x.is_cuda or not x.is_contiguous():
-        return torch.addcmul(spread(offsets), x, spread(slopes), value=times, out=out)
+        return torch.addcmul(offsets, x, slopes, value=times, out=out)
     # On the CPU addcmul is not vectorised where a row is all pixels of a channel.
-    return torch.mul(x, spread(times * slopes), out=out).add_(spread(offsets))
+    return torch.mul(x, times * slopes, out=out).add_(offsets)
 
 
 def row_sums(
@@ -60,7 +94,7 @@ def row_sums(
     """
     if not x.is_contiguous():
         tables = x.new_empty(2, *x.shape[:2])
-        sums, products = tables
+        sums, products = tables.unbind(0)
         torch.sum(gradient, (2, 3), out=sums)
         torch.sum(torch.mul(gradient, x, out=scratch), (2, 3), out=products)
         if centers is not None:

@@ -1,6 +1,7 @@
 """Adaptive balance of batch normalization."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ._rows import affine, inverse_powers, row_moments, spread
+from ._rows import affine, inverse_powers, spread, weighted_moments
 from .base import at_least_single, table_type, track
 from .context import BatchContext, ContextNorm, send
 from .errors import NormError
@@ -119,7 +120,7 @@ class AdaB2N(ContextNorm):
 
     @classmethod
     def prepare(cls, layers: Sequence["AdaB2N"], context: BatchContext) -> None:
-        """Weigh the samples, [N] for each layer."""
+        """Weigh the samples, [N] for each layer, and find what weight is lost."""
         if context.task == 0 or context.task_of_sample is None:
             return
         mean = layers[0].running_mean
@@ -128,18 +129,20 @@ class AdaB2N(ContextNorm):
         logits = torch.logaddexp(task_weights, tables.log_counts)  # of exp ψ_t + n_t
         shares = torch.softmax(logits + tables.log_present if layers[0].renormalize_absent else logits, 1)
         weights = (shares[:, None] * tables.members).sum(2)
-        for layer, own in zip(layers, weights.unbind(), strict=True):
-            layer.prepared = own
+        lost = 1 - weights.detach().sum(1)
+        for layer, *prepared in zip(layers, weights.unbind(), lost.unbind(), strict=True):
+            layer.prepared = prepared
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         context = self.context_of(x)
         if context is not None and self.prepared is None:  # another forward in this context
             self.prepare([self], context)
-        weights, self.prepared = self.prepared, None
-        y, statistics = _NormalizeWeighted.apply(x, weights, self.weight, self.bias, self.eps)
-        self._statistics = _Statistics(statistics)
-        if y.requires_grad:
-            y.register_hook(self._statistics.release)
+        weights, lost = self.prepared or (None, None)
+        self.prepared = None
+        y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps)
+        self._statistics = noted = _Statistics(statistics)
+        if y.grad_fn is not None:
+            y.grad_fn.noted = weakref.ref(noted)
         self.note(statistics.detach())
         return y
 
@@ -207,70 +210,74 @@ class _NormalizeWeighted(Function):
     """y_i = γ k (x_i - μ) + β with k = 1/√(v + eps), and the statistics μ and v, [2, C].
 
     With the samples' weights w_i, and their means m_i and variances v_i over their maps, μ = Σ_i w_i m_i and
-    v = Σ_i w_i (v_i + (m_i - μ)²).
+    v = Σ_i w_i s_i with s_i = v_i + (m_i - μ)².
 
     Backward: g is the gradient of y, its products are summed over samples and pixels. dβ = Σ g and dγ = Σ g k (x - μ);
-    dv has -γ k² dγ / 2 beside what comes to v itself, and dμ has -γ k dβ - 2 dv Σ_i w_i (m_i - μ), whose sum is not 0
-    where a task is absent. With ∂m_i/∂x_i = 1 / HW and ∂(v_i + (m_i - μ)²)/∂x_i = 2 (x_i - μ) / HW this gives
-    dx_i = γ k g_i + w_i (dμ + 2 dv (x_i - μ)) / HW and dw_i = Σ_c m_i dμ + (v_i + (m_i - μ)²) dv.
+    dv has -γ k² dγ / 2 beside what comes to v itself, and dμ has -γ k dβ - 2 dv Σ_i w_i (m_i - μ), where the sum is μ
+    times the lost weight 1 - Σ_i w_i, that of absent tasks. With ∂m_i/∂x_i = 1 / HW and ∂s_i/∂x_i = 2 (x_i - μ) / HW
+    this gives dx_i = γ k g_i + w_i (dμ + 2 dv (x_i - μ)) / HW and dw_i = Σ_c m_i dμ + s_i dv.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor | None,
+        lost: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
     ) -> tuple[Tensor, Tensor]:
         single, y = at_least_single(x), torch.empty_like(x)
-        means, variances = row_moments(single, y if single is x else torch.empty_like(single))  # [N, C]
         if weights is None:
-            weights = means.new_full((len(x),), 1 / len(x))
-        statistics, moments = means.new_empty(3, *means.shape[1:]), means.new_empty(len(means), 2, *means.shape[1:])
-        mean, variance, rest = statistics
-        squares, deviations = moments.unbind(1)
-        # Autocast rounds no matrix product that is written to a place given.
-        torch.mv(means.t(), weights, out=mean)
-        torch.sub(means, mean, out=deviations)
-        torch.addcmul(variances, deviations, deviations, out=squares)
-        torch.mv(moments.flatten(1).t(), weights, out=statistics[1:].view(-1))
-        ctx.save_for_backward(x, weight, mean, variance, rest, weights, means, squares)
-        ctx.eps = eps
-        ctx.set_materialize_grads(False)
+            weights = single.new_full((len(x),), 1 / len(x))
+        means, squares, statistics = weighted_moments(single, weights, y if single is x else torch.empty_like(single))
+        mean, variance = statistics.unbind(0)
         none = mean.new_empty(0)  # of what is kept for a backward pass in training
         torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, out=(y, none, none))
-        return y, statistics[:2]
+        ctx.save_for_backward(x, weight, statistics, weights, lost, means, squares)
+        ctx.eps, ctx.noted = eps, None
+        ctx.set_materialize_grads(False)
+        return y, statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, grad_statistics: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, rest, weights, means, squares = ctx.saved_tensors
+        if ctx.noted is not None and (noted := ctx.noted()) is not None:
+            noted.release()
+        x, weight, statistics, weights, lost, means, squares = ctx.saved_tensors
+        mean, variance = statistics.unbind(0)
         gradient = torch.zeros_like(x) if gradient is None else gradient
-        grad_statistics = mean.new_zeros(2, len(mean)) if grad_statistics is None else grad_statistics
         none = mean.new_empty(0)  # of what is kept for a backward pass in training
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, none, none, False, ctx.eps, [x.is_cuda, True, True]
         )
-        inverses = (variance + ctx.eps).pow(inverse_powers(x.device, mean.dtype)[..., 0])  # k and k²
+        inverses = (variance + ctx.eps).pow(inverse_powers(x.device, mean.dtype).squeeze(2))  # k and k²
         slopes = (inverses if weight is None else inverses * weight).unbind(0)
+        grads = torch.zeros_like(statistics) if grad_statistics is None else grad_statistics
         sums = grad_bias, grad_weight
-        grad_mean, grad_variance = torch._foreach_addcmul(grad_statistics.unbind(0), sums, slopes, (-1.0, -0.5))
-        grad_mean.addcmul_(grad_variance, rest, value=-2)
-        offset = torch.addcmul(grad_mean, grad_variance, mean, value=-2)
-        share = 1 / x.shape[2:].numel()  # of a pixel
-        single = at_least_single(x)
-        through_statistics = torch.empty_like(single)
-        if x.is_cuda:
-            affine(single, grad_variance, offset, through_statistics, times=2)
-            grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
-        else:  # the same in fewer passes over the maps, with more operations on tables
-            pixel_weights = weights * share
-            x_slopes, offsets = torch.outer(pixel_weights, grad_variance), torch.outer(pixel_weights, offset)
-            affine(single, x_slopes, offsets, through_statistics, times=2)
-            grad_x = through_statistics.addcmul_(at_least_single(gradient), spread(slopes[0])).to(x.dtype)
+        grad_mean, grad_variance = torch._foreach_addcmul(grads.unbind(0), sums, slopes, (-1.0, -0.5))
+        shift = torch.mul(grad_variance, mean)
+        if lost is not None:
+            grad_mean.addcmul_(shift, lost, value=-2)
         grad_weights = None
         if ctx.needs_input_grad[1]:
             grad_weights = weights.new_empty(weights.shape)
             torch.mv(squares, grad_variance, out=grad_weights).addmv_(means, grad_mean)
+        offset = grad_mean.sub_(shift, alpha=2)
+        share = 1 / x.shape[2:].numel()  # of a pixel
+        single = at_least_single(x)
+        through_statistics = torch.empty_like(single)
+        if x.is_cuda:
+            affine(single, spread(grad_variance), spread(offset), through_statistics, times=2)
+            grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
+        else:  # the same in fewer passes over the maps, with more operations on tables
+            pixel_weights = (weights * share).view(-1, 1, 1, 1)
+            x_slopes, offsets = pixel_weights * spread(grad_variance), pixel_weights * spread(offset)
+            affine(single, x_slopes, offsets, through_statistics, times=2)
+            grad_x = through_statistics.addcmul_(at_least_single(gradient), spread(slopes[0])).to(x.dtype)
         is_affine = weight is not None
-        return grad_x, grad_weights, *((grad_weight, grad_bias) if is_affine else (None, None)), None
+        return grad_x, grad_weights, None, *((grad_weight, grad_bias) if is_affine else (None, None)), None
 
 
 class _Statistics:
@@ -279,7 +286,7 @@ class _Statistics:
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
-    def release(self, _gradient: Tensor) -> None:
+    def release(self) -> None:
         self.value = self.value.detach()
 
 

@@ -204,7 +204,7 @@ def statistics_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def at_least_single(x: Tensor) -> Tensor:
     """The same in float32 if it is in half precision."""
-    return x.to(table_type(x))
+    return x if x.dtype is torch.float32 else x.to(table_type(x))
 
 
 def table_type(x: Tensor) -> torch.dtype:

@@ -127,7 +127,7 @@ class _NormalizeMixed(Function):
         ctx.is_affine, ctx.takes_batch = weight is not None, running is None
         batches = batch[:, :, 0]
         ctx.mark_non_differentiable(batches)
-        return affine(x, slopes[0], offsets, y).to(dtype), batches
+        return affine(x, spread(slopes[0]), spread(offsets), y).to(dtype), batches
 
     @staticmethod
     @once_differentiable
@@ -149,7 +149,7 @@ class _NormalizeMixed(Function):
         offsets, x_slopes = passed.sum(1).flatten(1, 2).unbind(0)  # x_slopes are 2 dv_i / HW
         offsets.addcmul_(parts[0, 0].flatten(0, 1), x_slopes, value=-1 / (num_pixels - 1))
         unbiased = num_pixels / (num_pixels - 1)
-        affine(x, x_slopes, offsets, grad_x, times=unbiased).addcmul_(gradient, spread(slopes[0]))
+        affine(x, spread(x_slopes), spread(offsets), grad_x, times=unbiased).addcmul_(gradient, spread(slopes[0]))
         return grad_x.to(dtype), grad_logits, grad_weight, grad_bias, None, None, None
 
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ._mixture import Mixture
-from ._rows import affine, row_points, row_sums, spread, zero_and_one
+from ._rows import affine, row_points, row_sums, zero_and_one
 from .base import at_least_single, table_type, track
 from .context import ContextNorm, send
 from .registry import NORMS
@@ -104,16 +104,18 @@ class _NormalizeGroups(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype, x = x.dtype, at_least_single(x)
         y = torch.empty_like(x)
-        points = row_points(x, y).flatten(0, 1).index_select(0, groups.members)
-        shape = groups.number, points.shape[1]
-        none = None, None
-        _, *statistics = torch.native_batch_norm(points.view(-1, shape[0] * shape[1]), *none, *none, True, 0.0, eps)
-        center, inverse_std = (each.view(shape) for each in statistics)  # [r, C]
-        lines = points.new_empty(2, *shape)
-        zero, one = zero_and_one(x.device, points.dtype)
-        slope = torch.mul(inverse_std, one if weight is None else weight, out=lines[0])
-        torch.addcmul(zero if bias is None else bias, slope, center, value=-1, out=lines[1])
-        slopes, offsets = groups.outputs(lines)
+        points = row_points(x, y).index_select(0, groups.members)
+        num_groups, num_channels, none = groups.number, x.shape[1], (None, None)
+        _, center, inverse_std = torch.native_batch_norm(
+            points.view(-1, num_groups * num_channels), *none, *none, True, 0.0, eps
+        )
+        center, inverse_std = center.view(num_groups, -1), inverse_std.view(num_groups, -1)
+        zero, one = zero_and_one(x.device, x.dtype)
+        lines = points.new_empty(2 * num_groups, num_channels)
+        slope, offset = lines.chunk(2)
+        torch.mul(inverse_std, one if weight is None else weight, out=slope)
+        torch.addcmul(zero if bias is None else bias, slope, center, value=-1, out=offset)
+        slopes, offsets = groups.outputs(lines).view(2, *x.shape[:2], 1, 1).unbind(0)
         ctx.save_for_backward(x, center, inverse_std, slope, slopes)
         ctx.groups, ctx.is_affine = groups, weight is not None
         ctx.mark_non_differentiable(center, inverse_std)
@@ -127,15 +129,15 @@ class _NormalizeGroups(Function):
         x, center, inverse_std, slope, slopes = ctx.saved_tensors
         dtype, x, gradient = x.dtype, at_least_single(x), at_least_single(gradient)
         grad_x = torch.empty_like(x)
-        of_groups = ctx.groups.received(row_sums(gradient, x, grad_x))
-        of_means, of_deviations = of_groups  # G and K, then their products with numbers of the group
+        of_groups = ctx.groups.received(row_sums(gradient, x, grad_x).flatten(0, 1)).view(2, *center.shape)
+        of_means, of_deviations = of_groups.unbind(0)  # G and K, then their products with numbers of the group
         of_deviations.addcmul_(of_means, center, value=-1).mul_(inverse_std)
-        grad_bias, grad_weight = of_groups.sum(1) if ctx.is_affine else (None, None)
+        grad_bias, grad_weight = of_groups.sum(1).unbind(0) if ctx.is_affine else (None, None)
         of_groups.mul_(slope)
         of_deviations.mul_(inverse_std)
         of_means.addcmul_(of_deviations, center, value=-1)
-        offsets, x_slopes = ctx.groups.passed(of_groups)
-        grad_x = affine(x, x_slopes, offsets, grad_x).addcmul_(gradient, spread(slopes)).to(dtype)
+        offsets, x_slopes = ctx.groups.passed(of_groups.flatten(0, 1)).view(2, *slopes.shape).unbind(0)
+        grad_x = affine(x, x_slopes, offsets, grad_x).addcmul_(gradient, slopes).to(dtype)
         return grad_x, grad_weight, grad_bias, None, None
 
 
