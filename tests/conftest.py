@@ -47,10 +47,12 @@ def device(request):
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Three stages of one block in ResNet-18, for whole runs in this process that would do the same on more layers."""
+    """One block a stage in ResNet-18, for whole runs in this process that would do the same on more layers."""
 
     def make(self, norm, *, image_size, nf=4):
-        ResidualNetwork.__init__(self, norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf), num_blocks=(1, 1, 1))
+        ResidualNetwork.__init__(
+            self, norm, image_size=image_size, widths=(nf, nf, 2 * nf, 2 * nf), num_blocks=(1, 1, 1, 1)
+        )
 
     monkeypatch.setattr(ResNet18, "__init__", make)
 

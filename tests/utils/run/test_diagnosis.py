@@ -288,7 +288,7 @@ def test_a_run_ends_as_it_would_without_being_measured(start, tmp_path):
     assert measured == without
     assert norms["retuned"]["total"] == measured["counts"]["total"]
     assert norms["retuned"]["class_il"] != measured["counts"]["class_il"]
-    assert len(norms["distances"]) == 9  # of the stem, three blocks and two shortcuts
+    assert len(norms["distances"]) == 10  # of the stem, four blocks and a shortcut
     assert all(value > 0 for layer in norms["distances"].values() for values in layer.values() for value in values)
     kinds = [json.loads(line)["kind"] for line in lines.splitlines()]
     assert [kind for kind in kinds if kind in ("evaluation", "retuned")] == ["evaluation", "retuned"] * 3
