@@ -338,10 +338,10 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(start, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("method", "stage", "options"),
     [
-        ("eeil", "balance", {}),
-        ("eeil", "balance", {"eeil_distill": "kl"}),
+        pytest.param("eeil", "balance", {}, marks=pytest.mark.slow),
+        ("eeil", "balance", {"eeil_distill": "kl"}),  # a second teacher
         ("podnet", "balance", {}),
-        ("afc", "balance", {}),
+        pytest.param("afc", "balance", {}, marks=pytest.mark.slow),  # PODNet's own stage
         ("afc", "importance", {}),
     ],
 )
