@@ -33,7 +33,7 @@ from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, 
 from utils.errors import InactiveOption, UserError
 
 SPLIT = "split"  # the stream of a run that names none
-RESULTS_VERSION = 2  # raised when a change of the code changes numbers
+RESULTS_VERSION = 3  # raised when a change of the code changes numbers
 
 
 def _with_headings(parts: Mapping[str, type[Part]]) -> Iterable[Option]:
