@@ -154,7 +154,7 @@ def test_the_first_result(tmp_path):
     shown = run(f"{command} --debug_mode 2", tmp_path)  # `test_the_first_table` trains as many steps as the preset has
     assert shown.returncode == 0, shown.stderr
     assert "after task 5/5" in shown.stdout
-    assert "lr 0.1, milestones 3, lr_decay 0.1" in shown.stdout
+    assert "lr 0.1, lr_schedule cosine" in shown.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 

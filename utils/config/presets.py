@@ -33,8 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "minibatch_size": 32,
         "epochs": 4,
         "lr": 0.1,
-        "milestones": (3,),
-        "lr_decay": 0.1,
+        "lr_schedule": "cosine",
     },
     # Hou et al., CVPR 2019, section 4 and their program (e5a90ae), but for the imprinting of new class weights, which
     # no method here does. The order is that of their seed 1993.

@@ -122,7 +122,7 @@ GRIDS: dict[str, Grid] = {
         )
         for model in ("lucir", "podnet")
     },
-    # About two minutes on two cores, on the embedded digits, in a width that four groups divide. Chosen by BN alone
+    # Under two minutes on two cores, on the embedded digits, in a width that four groups divide. Chosen by BN alone
     # (docs/grids.md).
     "demo": Grid(
         seeds=(0, 1),
