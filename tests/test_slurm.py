@@ -19,7 +19,7 @@ from utils.launch.cli import main
 pytestmark = pytest.mark.skipif(bool(slurm_rig.why_not()), reason=slurm_rig.why_not() or "not skipped")
 FEW = (
     "--preset demo --datasets seq-arrays --models er --methods BN --seeds 0 1 --n_tasks 3 --nf 8 --lr 0.02 "
-    "--epochs 10 --milestones 8 --buffer_size 20 --minibatch_size 4 --batch_size 4 "
+    "--epochs 10 --buffer_size 20 --minibatch_size 4 --batch_size 4 "
     "--checkpoint_every 0.5 --nowandb -y --group few"
 )
 DEMO = (
