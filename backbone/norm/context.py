@@ -198,6 +198,10 @@ class ContextNorm(RunningNorm):
         """Bring the running statistics up to date, while a context is in force."""
         _update_running([self])
 
+    def normalize_running(self, x: Tensor) -> Tensor:
+        self.settle()
+        return super().normalize_running(x)
+
     @classmethod
     def update_running(cls, layers: Sequence[Any]) -> None:
         """Move the running statistics of all these layers by what they have noted."""
@@ -250,6 +254,8 @@ def _look_up(network: nn.Module) -> list[weakref.ref]:
 @contextmanager
 def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
     """Describe the batch of one training forward to the network's layers; they forget it afterwards.
+
+    Running statistics move when the context ends, or as soon as evaluation, `norm_loss` or `state_dict` needs them.
 
     Raises:
         ValueError: the context is of another task than the one `begin_task` announced.
@@ -322,7 +328,9 @@ def norm_loss(network: nn.Module) -> Tensor:
     It can be had once, and carries gradients until a backward pass through the network has used up its graph. Zero if
     no layer has one.
     """
-    taken = [type(alike[0]).take_regularizer(alike) for alike in _by_settings(context_layers(network))]
+    layers = context_layers(network)
+    _update_running(layers)  # which regularizers are about, while the context is still in force
+    taken = [type(alike[0]).take_regularizer(alike) for alike in _by_settings(layers)]
     terms = [term for term in taken if term is not None]
     if terms:
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]

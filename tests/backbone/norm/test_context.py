@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss, undecayed_parameters
-from tests.backbone.norm.rig import context, maps, same_state, state_of
+from tests.backbone.norm.rig import context, make, maps, same_state, state_of
 
 
 def network(*names):
@@ -260,6 +260,20 @@ def test_a_layer_that_is_not_trained_keeps_its_statistics(name):
     layers.train()
     assert same_state(state_of(layers[0]), before)
     layers(maps(5))  # nothing of the other batch is left
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_what_needs_running_statistics_finds_them_while_the_context_is_in_force(name):
+    inside, outside = (make(name) for _ in range(2))
+    for layer in (inside, outside):
+        begin_task(layer, 2)
+    with batch_context(inside, context()):
+        inside(maps())
+        found = norm_loss(inside), inside.eval()(maps(seed=9))
+    with batch_context(outside, context()):
+        outside(maps())
+    torch.testing.assert_close(found, (norm_loss(outside), outside.eval()(maps(seed=9))))
+    torch.testing.assert_close(inside.state_dict(), outside.state_dict())
 
 
 def test_norm_loss_of_a_double_network_is_double():
