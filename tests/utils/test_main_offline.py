@@ -8,8 +8,6 @@ import pytest
 from utils.config.registry import METHODS
 from utils.main import main
 
-pytestmark = pytest.mark.usefixtures("shallow")
-
 OFFLINE = [name for name in METHODS.names() if METHODS.get(name).protocol == "offline"]
 SETTING = "--dataset seq-digits --backbone resnet18 --nf 8 --epochs 6 --batch_size 32 --threads 1 --device cpu --nowand"
 
