@@ -613,8 +613,8 @@ class ReplayMethod(MemoryMethod):
         """
         parts = [current, *draws]
         sizes = [len(part) for part in parts]
-        is_joint = len(parts) > 1 and self.config.forward == "joint"
-        if not is_joint and (len(parts) == 1 or not self.network.keeps_rows_apart):
+        is_joint = self.config.forward == "joint"
+        if len(parts) == 1 or not (is_joint or self.network.keeps_rows_apart):
             with self.network.autocast():
                 return [self.network(part.images) for part in parts]
         images = torch.cat([part.images for part in parts])

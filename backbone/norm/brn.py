@@ -189,7 +189,7 @@ def _backward(gradient: Tensor, x: Tensor, scale: Tensor, mean: Tensor, inverse:
 
 @cache
 def _numbers(end: int, device: torch.device) -> Tensor:
-    return send(torch.arange(end), device)
+    return send(torch.arange(end, device="cpu"), device)
 
 
 @cache
@@ -215,6 +215,6 @@ def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor,
 @cache
 def _limits(device: torch.device, dtype: torch.dtype) -> Tensor:
     """1/r_max, -d_max, r_max and d_max for every number of training forwards up to the last that changes them."""
-    num_forwards = torch.arange(40001, dtype=torch.float64)
+    num_forwards = torch.arange(40001, dtype=torch.float64, device="cpu")
     ratios, shifts = (2 / 35000 * num_forwards + 25 / 35).clamp(1, 3), (5 / 20000 * num_forwards - 25 / 20).clamp(0, 5)
     return send(torch.stack((1 / ratios, -shifts, ratios, shifts), 1).to(dtype), device)

@@ -83,7 +83,7 @@ class BatchContext:
         """
         if self.task_of_sample is None:
             raise ValueError("the context does not know the tasks of the samples")
-        member = torch.zeros(len(self.task_of_sample), self.task + 1, dtype=dtype)
+        member = self.task_of_sample.new_zeros((len(self.task_of_sample), self.task + 1), dtype=dtype)
         member.scatter_(1, self.task_of_sample.unsqueeze(1), 1)
         counts = member.sum(0)
         logarithms = torch.stack([counts, counts.clamp(max=1)]).log()

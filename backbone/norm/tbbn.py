@@ -75,8 +75,7 @@ class TBBN(ContextNorm):
     @classmethod
     @torch.no_grad()
     def update_running(cls, layers: Sequence["TBBN"]) -> None:
-        tables = zip(*(layer.noted for layer in layers), strict=True)
-        centers, inverse_stds, unbiased = tables
+        centers, inverse_stds, unbiased = zip(*(layer.noted for layer in layers), strict=True)
         sizes = [layer.num_features for layer in layers]
         means = torch.cat(centers, 1).mean(0).split(sizes)
         variances = torch.cat(inverse_stds, 1).pow_(-2).mean(0).sub_(layers[0].eps).split(sizes)

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 
-from backbone.norm import norm_factory, norm_loss, separate_batches
-from tests.backbone.norm.rig import GROUPED, NAMES, make, maps, state_of
+import backbone.norm._rows as rows
+import backbone.norm.brn as brn
+from backbone.norm import batch_context, begin_task, norm_factory, norm_loss, separate_batches
+from tests.backbone.norm.rig import GROUPED, NAMES, context, make, maps, state_of
 from utils.config.registry import BACKBONES
 
 SIZES = [(7, 5), (6, 6), (4, 4, 4)]
@@ -87,3 +89,18 @@ def test_a_batch_of_too_few_values_is_refused_beside_a_larger_one(name):
     layer = make(name, side=1)
     with separate_batches(layer, (11, 1)), pytest.raises(ValueError, match=r"pixels|1 value per channel"):
         layer(maps(side=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_host_makes_lies_there_whatever_the_default_device_is(name):
+    """From where it is sent to a GPU."""
+    layer, x, told = make(name), maps(), context()
+    begin_task(layer, 2)
+    for made in (brn._limits, brn._numbers, brn._constants, rows._signs, rows.zero_and_one, rows.inverse_powers):
+        made.cache_clear()
+    with torch.device("meta"):
+        with batch_context(layer, told):
+            described = layer(x)
+        with separate_batches(layer, (6, 6)):
+            separate = layer(x)
+    assert described.device == separate.device == x.device
