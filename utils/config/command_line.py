@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NoReturn
 
 from utils.config.options import ABSENT, PART_OPTIONS, Option
+from utils.config.parts import Parts, options_of
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, unknown
 from utils.errors import UserError
 
@@ -132,13 +133,13 @@ def parse_known(arguments: Sequence[str], options: Mapping[str, Option]) -> tupl
     return vars(typed), others
 
 
-def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> dict[str, Any]:
+def parse(arguments: Sequence[str], options: dict[str, Option], parts: Parts) -> dict[str, Any]:
     """What was typed, by the name of the option.
 
     Args:
         arguments: the words.
         options: those that the chosen parts take, by name.
-        parts: the chosen `utils.config.configuration.Parts`.
+        parts: the chosen parts.
 
     Raises:
         UserError: a word that belongs to no option, or to one that these parts do not use.
@@ -152,11 +153,6 @@ def parse(arguments: Sequence[str], options: dict[str, Option], parts: Any) -> d
     return typed
 
 
-def options_of(part: Any) -> tuple[Option, ...]:
-    """All options that a part declares, those of a norm layer's regularizer included, which a method uses."""
-    return (*part.options, *getattr(part, "regularizer_options", ()))
-
-
 def spellings_of_parts() -> dict[str, list[str]]:
     """The parts that declare an option, such as `norm layer CN`, by every spelling of its name."""
     users: dict[str, dict[str, None]] = {}
@@ -168,7 +164,7 @@ def spellings_of_parts() -> dict[str, list[str]]:
     return {spelling: list(parts) for spelling, parts in users.items()}
 
 
-def _explain_unused(name: str, options: dict[str, Option], parts: Any) -> str:
+def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
     """Why an option is not one of this run: some other part would use it, or nothing at all would."""
     if name in ABSENT:
         return f"there is no --{name} here: {ABSENT[name]}"

@@ -23,6 +23,7 @@ from backbone.norm.options import (
 
 __all__ = [
     "ABSENT",
+    "DEFAULT_STREAM",
     "PART_OPTIONS",
     "RUNTIME_OPTIONS",
     "SHARED_OPTIONS",
@@ -43,6 +44,8 @@ __all__ = [
     "tristate",
     "whole_numbers",
 ]
+
+DEFAULT_STREAM = "split"
 
 # What a run is made of. The parts named here bring their own options.
 PART_OPTIONS = grouped(
@@ -66,7 +69,7 @@ PART_OPTIONS = grouped(
         metavar="DATASET",
     ),
     Option("nl", str, "BN", "normalization layer, such as AdaB2N", metavar="LAYER"),
-    Option("stream", str, "split", "how the classes come: when each task brings which images", metavar="STREAM"),
+    Option("stream", str, DEFAULT_STREAM, "how the classes come: when each task brings which images", metavar="STREAM"),
     Option("backbone", str, None, "network below the classifier", source="set by the protocol", metavar="BACKBONE"),
     Option(
         "protocol",

@@ -1,9 +1,17 @@
-"""What is known of the parts of a run where their classes cannot be imported: each kind as a protocol."""
+"""The parts of a run: what each kind declares, as a protocol, since their classes cannot be imported here; and `Parts`,
+the classes that one run is put together from.
+"""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.config.options import Option
+from backbone.norm.errors import NormError
+from utils.config.code import unreleased_code
+from utils.config.options import Option, changed
+from utils.config.protocols import PROTOCOLS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,3 +139,94 @@ class MethodPart(Part, Protocol):
 
     @classmethod
     def trained_rows(cls, config: Any, task: int, num_rows: int, num_remembered: int) -> int: ...
+
+
+def options_of(part: Any) -> tuple[Option, ...]:
+    """All options that a part declares, including those of a norm layer's regularizer, which the method reads."""
+    return (*part.options, *getattr(part, "regularizer_options", ()))
+
+
+def under_headings(parts: Mapping[str, type[Part]]) -> Iterable[Option]:
+    """The options of parts, given by their kind, under the headings that `--help` shows, such as `norm layer CN`."""
+    for kind, part in parts.items():
+        for option in options_of(part):
+            yield replace(option, group=option.group or f"{kind} {part.name}")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a run is put together from.
+
+    Attributes:
+        method, dataset, stream, norm, backbone: the registered classes.
+        head: the kind of classifier (`models/heads.py`).
+    """
+
+    method: type[MethodPart]
+    dataset: type[DatasetPart]
+    stream: type[StreamPart]
+    norm: type[NormPart]
+    backbone: type[BackbonePart]
+    head: str
+
+    @property
+    def unreleased_code(self) -> tuple[str, ...]:
+        """Digests of the parts' files that differ from the released ones (`utils/config/code.py`)."""
+        return unreleased_code((self.method, self.dataset, self.stream, self.norm, self.backbone))
+
+    def options(self) -> tuple[Option, ...]:
+        """The options of these parts, without those that need memory rows if the method has no memory."""
+        method = self.method
+        kinds = {
+            METHODS.kind: method,
+            DATASETS.kind: self.dataset,
+            STREAMS.kind: self.stream,
+            NORMS.kind: self.norm,
+            BACKBONES.kind: self.backbone,
+        }
+        found = [option for option in under_headings(kinds) if method.uses_memory or not option.needs_memory]
+        if getattr(self.dataset, "task_sizes", None) is None:
+            found = list(changed(found, n_tasks={"default": getattr(self.dataset, "num_tasks", None)}))
+        if getattr(method, "replays_in_first_task", True):
+            return tuple(found)
+        return tuple(replace(option, min_tasks=max(option.min_tasks, 1 + option.needs_memory)) for option in found)
+
+    def transforms(self, protocol: str) -> str:
+        """The name of the transforms to use: the method's own if the dataset has them, or else the protocol's."""
+        own = self.method.transforms
+        return own if own is not None and own in self.dataset.transforms else protocol
+
+    def facts(self, values: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
+        """What an option's `Condition` may refer to besides the values of other options."""
+        facts: dict[str, Any] = {"num_tasks": self.arrangement(values).num_tasks(self.dataset.num_classes)}
+        if "protocol" in values:
+            facts["transforms"] = self.transforms(values["protocol"])
+        for name in (name for option in options for condition in option.active_when for name in condition.of):
+            part, dot, attribute = name.partition(".")
+            if dot and hasattr(getattr(self, part), attribute):
+                facts[name] = getattr(getattr(self, part), attribute)
+        return facts
+
+    def arrangement(self, values: Mapping[str, Any]) -> StreamPart:
+        """The stream of a run with these values, made without reading an image."""
+        options = {option.name: values[option.name] for option in self.stream.options if option.name in values}
+        return self.stream(self.dataset, **options)
+
+    def norm_layer(self, values: Mapping[str, Any], num_features: int, spatial_size: int) -> NormPart:
+        """A norm layer of a run with these values, for two tasks. Raises NormError if it cannot take these channels."""
+        more = {"num_tasks": 2} if "num_tasks" in inspect.signature(self.norm).parameters else {}
+        options = {option.name: values[option.name] for option in self.norm.options if option.name in values}
+        return self.norm(num_features, spatial_size=spatial_size, affine=values["affine"], **options, **more)
+
+    def decays_norms(self, values: Mapping[str, Any]) -> bool:
+        """Whether weight decay applies to any parameter of the norm layers; True if that cannot be determined."""
+        try:
+            layer = self.norm_layer(values, 64, 8)
+        except NormError:
+            return True
+        layer.take_relu()
+        return any(name not in layer.undecayed for name, _ in layer.named_parameters())
+
+    def order_rule(self, protocol: str) -> str:
+        """The class order rule of a protocol: the dataset's own, or else the protocol's."""
+        return self.dataset.class_orders.get(protocol, PROTOCOLS[protocol].class_order)

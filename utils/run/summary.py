@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from utils.config.command_line import typed_text
-from utils.config.configuration import SPLIT, Configuration
+from utils.config.configuration import Configuration
+from utils.config.options import DEFAULT_STREAM
 from utils.config.protocols import PROTOCOLS
 from utils.data.budget import PlannedStages, budget_rows
 from utils.data.plan import part_sizes, sizes_in_words
@@ -25,7 +26,7 @@ def show_plan(
     threads: int,
 ) -> None:
     """Say what is about to run, and which values come from a publication or a preset."""
-    tasks = sizes_in_words(planned.sizes.task_sizes) + ("" if config.stream == SPLIT else f", {config.stream}")
+    tasks = sizes_in_words(planned.sizes.task_sizes) + ("" if config.stream == DEFAULT_STREAM else f", {config.stream}")
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     if config.budget_steps:

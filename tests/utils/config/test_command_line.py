@@ -4,8 +4,9 @@ import pytest
 
 from models.base import REPLAY_OPTIONS
 from models.der import ALPHA
-from utils.config.command_line import make_parser, options_of
+from utils.config.command_line import make_parser
 from utils.config.options import SHARED_OPTIONS
+from utils.config.parts import options_of
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 from utils.launch.cli import LAUNCH_OPTIONS
 

@@ -1,7 +1,7 @@
 import pytest
 
-from utils.config.command_line import options_of
 from utils.config.options import SHARED_OPTIONS, Condition, Option, above, changed, chosen, role_of
+from utils.config.parts import options_of
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 
 REGISTRIES = {"method": METHODS, "dataset": DATASETS, "stream": STREAMS, "norm": NORMS, "backbone": BACKBONES}
