@@ -35,7 +35,7 @@ from utils.data.budget import plan_stages
 from utils.data.loaders import Loaders
 from utils.data.plan import Pairs, Plain, StreamSizes, part_sizes
 from utils.errors import UserError
-from utils.main import make_augmentation, make_method, make_stream
+from utils.main import make_augmentation, make_capture, make_method, make_stream
 from utils.optimizer import optimizer_settings
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
@@ -82,8 +82,14 @@ def command(model: str, root: Path, options: argparse.Namespace) -> list[str]:
     return [*words, "--device", options.device]
 
 
-def make_training(words: list[str], root: Path) -> Training:
-    """A run at its beginning, from its command line and the folder of its data."""
+def make_training(words: list[str], root: Path, captured: bool = False) -> Training:
+    """A run at its beginning, from its command line and the folder of its data.
+
+    Args:
+        words: the command line.
+        root: the folder.
+        captured: whether its steps are captured as runs capture them, which the bare loop's are not.
+    """
     config = configure(words)
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
@@ -95,7 +101,8 @@ def make_training(words: list[str], root: Path) -> Training:
     record, screen = Record(Path(tempfile.mkdtemp(dir=root)) / config.model).open(), Screen(verbose=False)
     sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    return Training(method, stream, planned, loaders, augmentation, config, sinks, StopRequest(), Capture())
+    capture = make_capture(config, method, device, screen) if captured else Capture()
+    return Training(method, stream, planned, loaders, augmentation, config, sinks, StopRequest(), capture)
 
 
 def measured_stages(training: Training, first: int = MEASURED_TASK) -> Iterator[tuple[Stage, Steps]]:

@@ -12,6 +12,7 @@ SMALL = {
     "against.py": f"{ROOT} --rounds 1 --steps 1 --nf 4 --steps_of er_ace:BN",
     "buffer.py": "--rounds 1",
     "evaluation.py": "--rounds 1 --nf 4 --sizes 10 20 --images 40",
+    "gpu.py": "--device cpu --precisions fp32 --layers TBBN --processes 2 --rounds 1 --steps 1 --seconds 0.1 --nf 4",
     "growth.py": "--rounds 1 --steps 1 --nf 1 --models sgd --layers BN",
     "kernel_calls.py": "--models er_ace --layers TBBN",
     "launcher.py": "--idle 2",
