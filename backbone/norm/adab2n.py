@@ -265,19 +265,34 @@ class _NormalizeWeighted(Function):
             grad_weights = weights.new_empty(weights.shape)
             torch.mv(squares, grad_variance, out=grad_weights).addmv_(means, grad_mean)
         offset = grad_mean.sub_(shift, alpha=2)
-        share = 1 / x.shape[2:].numel()  # of a pixel
-        single = at_least_single(x)
-        through_statistics = torch.empty_like(single)
-        if x.is_cuda:
-            affine(single, spread(grad_variance), spread(offset), through_statistics, times=2)
-            grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
-        else:  # the same in fewer passes over the maps, with more operations on tables
-            pixel_weights = (weights * share).view(-1, 1, 1, 1)
-            x_slopes, offsets = pixel_weights * spread(grad_variance), pixel_weights * spread(offset)
-            affine(single, x_slopes, offsets, through_statistics, times=2)
-            grad_x = through_statistics.addcmul_(at_least_single(gradient), spread(slopes[0])).to(x.dtype)
+        grad_x = _grad_maps(x, gradient, grad_x, weights, (slopes[0], grad_variance, offset))
         is_affine = weight is not None
         return grad_x, grad_weights, None, *((grad_weight, grad_bias) if is_affine else (None, None)), None
+
+
+def _grad_maps(
+    x: Tensor, gradient: Tensor, grad_x: Tensor, weights: Tensor, tables: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """γ k g_i + w_i (offset + 2 dv x_i) / HW, of the type of x.
+
+    Args:
+        x, gradient: maps [N, C, H, W].
+        grad_x: γ k g_i, on a GPU.
+        weights: w, [N].
+        tables: γ k, dv and the offset, [C] each.
+    """
+    slope, grad_variance, offset = tables
+    share = 1 / x.shape[2:].numel()  # of a pixel
+    single = at_least_single(x)
+    through_statistics = torch.empty_like(single)
+    if x.is_cuda:
+        affine(single, spread(grad_variance), spread(offset), through_statistics, times=2)
+        return grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
+    # The same in fewer passes over the maps, with more operations on tables.
+    pixel_weights = (weights * share).view(-1, 1, 1, 1)
+    x_slopes, offsets = pixel_weights * spread(grad_variance), pixel_weights * spread(offset)
+    affine(single, x_slopes, offsets, through_statistics, times=2)
+    return through_statistics.addcmul_(at_least_single(gradient), spread(slope)).to(x.dtype)
 
 
 class _Statistics:
