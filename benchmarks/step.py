@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,16 @@ def measured_stages(training: Training, first: int = MEASURED_TASK) -> Iterator[
 
 
 def suite_steps(training: Training, stage: Stage, number: int) -> Steps:
-    """The suite's training in a stage, from the first batch on whenever it is called."""
+    """The suite's training in a stage, from the first batch on whenever it is called, and again after the last."""
     loader = training.loaders.of(stage.data, (training.position.task, number))
     make = MadeSteps(training.method, training.device, training.capture)
 
     def steps(count: int) -> None:
-        training.position.batch = 0
-        batches = training._batches(loader, stage, loader.num_batches)
-        for _ in range(count):
-            training._step(make, next(batches), stage.trains)
+        while count:
+            training.position.batch = 0
+            for batch in islice(training._batches(loader, stage, loader.num_batches), count):
+                training._step(make, batch, stage.trains)
+                count -= 1
 
     return steps
 

@@ -157,7 +157,8 @@ class Stream:
         host_labels = torch.from_numpy(labels[rows])
         tasks = self.task_of_class[host_labels]
         if stay_on_disk(images, on_disk, self._device, len(rows) if is_test else None):
-            return _Part(DiskPool(images, rows, host_labels, tasks, self._device), self.num_tasks, starts)
+            mapped = np.asarray(images)  # the same memory, without the bookkeeping of `np.memmap` in every read
+            return _Part(DiskPool(mapped, rows, host_labels, tasks, self._device), self.num_tasks, starts)
         loaded = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8, device=self._device)
         filled = 0
         for chunk in chunks_of_rows(images, rows):
