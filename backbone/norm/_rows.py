@@ -7,12 +7,10 @@ where a layer's result will be: memory that is new to the process costs as much 
 to autograd.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from .context import send
+from .context import constant, send
 
 
 def row_moments(x: Tensor, scratch: Tensor, *, correction: int = 0) -> tuple[Tensor, Tensor]:
@@ -69,7 +67,7 @@ def row_points(x: Tensor, scratch: Tensor) -> Tensor:
     return torch.addcmul(means, deviations, _signs(means.device, means.dtype)).flatten(0, 1)
 
 
-@cache
+@constant
 def _signs(device: torch.device, dtype: torch.dtype) -> Tensor:
     return send(torch.tensor([-1, 1], dtype=dtype, device="cpu")[:, None, None], device)
 
@@ -119,13 +117,13 @@ def row_sums(
     return torch.stack((sums, products)).view(2, *x.shape[:2])
 
 
-@cache
+@constant
 def zero_and_one(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The numbers, [1] each, to stand for constant tables."""
     return send(torch.tensor([[0], [1]], dtype=dtype, device="cpu"), device).unbind(0)
 
 
-@cache
+@constant
 def inverse_powers(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Exponents of a variance for its inverse standard deviation and its inverse, [2, 1, 1]."""
     return send(torch.tensor((-0.5, -1.0), dtype=dtype, device="cpu")[:, None, None], device)

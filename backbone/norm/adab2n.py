@@ -4,7 +4,6 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ._rows import affine, inverse_powers, spread, weighted_moments
 from .base import at_least_single, table_type, track
-from .context import BatchContext, ContextNorm, send
+from .context import BatchContext, ContextNorm, constant, send
 from .errors import NormError
 from .options import Condition, Option, above, flag, ranged
 from .registry import NORMS
@@ -193,7 +192,7 @@ class _Entries:
     shares: Tensor
 
     @classmethod
-    @cache
+    @constant
     def of(cls, widths: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> "_Entries":
         """Those of layers with so many channels."""
         channels = torch.tensor(widths, device="cpu")
@@ -326,7 +325,7 @@ def step_size(num_before: Tensor, kappa: float, momentum: float, dtype: torch.dt
     return torch.rsub(decayed, first, alpha=limit - first).reciprocal()
 
 
-@cache
+@constant
 def _number(value: float, dtype: torch.dtype) -> Tensor:
     """A number [] that gives this type to its product with an integer; one on the host need not be sent."""
     return torch.tensor(value, dtype=dtype, device="cpu")

@@ -1,7 +1,6 @@
 """Batch renormalization."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .base import RunningNorm, at_least_single, statistics_of, track
-from .context import send
+from .context import constant, send
 from .registry import NORMS
 
 
@@ -187,12 +186,12 @@ def _backward(gradient: Tensor, x: Tensor, scale: Tensor, mean: Tensor, inverse:
     )
 
 
-@cache
+@constant
 def _numbers(end: int, device: torch.device) -> Tensor:
     return send(torch.arange(end, device="cpu"), device)
 
 
-@cache
+@constant
 def _constants(num_features: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Zeros [C], and a number [] far below any variance, so that 0 is not divided by."""
     return torch.zeros(num_features, dtype=dtype, device=device), torch.full((), 1e-30, dtype=dtype, device=device)
@@ -212,7 +211,7 @@ def correction_limits(num_forwards: Tensor, dtype: torch.dtype) -> tuple[Tensor,
     return lowest, highest
 
 
-@cache
+@constant
 def _limits(device: torch.device, dtype: torch.dtype) -> Tensor:
     """1/r_max, -d_max, r_max and d_max for every number of training forwards up to the last that changes them."""
     num_forwards = torch.arange(40001, dtype=torch.float64, device="cpu")

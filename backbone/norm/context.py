@@ -6,15 +6,18 @@ has come into being anywhere.
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from .base import Norm, RunningNorm
+
+Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class BatchContext:
         """The tasks of the samples on a device; computed on the host and sent there once, not once per layer."""
         key = (device, dtype)
         if key not in self._tables:
-            self.place(send(self.table(dtype), device))
+            with torch.inference_mode(False):  # as in `constant`
+                self.place(send(self.table(dtype), device))
         return self._tables[key]
 
     def table(self, dtype: torch.dtype) -> Tensor:
@@ -140,6 +144,11 @@ def send(values: Tensor, device: torch.device) -> Tensor:
             "a context made while a CUDA graph is captured: run the step under it before, and call its `update` later"
         )
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def constant(make: Maker) -> Maker:
+    """A function that makes tensors once for equal arguments, for training also where inference mode comes first."""
+    return cast(Maker, cache(torch.inference_mode(False)(make)))
 
 
 class ContextNorm(RunningNorm):
@@ -212,6 +221,7 @@ class ContextNorm(RunningNorm):
         return None
 
     def _load_from_state_dict(self, *args: Any) -> None:
+        self.settle()  # what is loaded is not to be moved by a forward before it
         super()._load_from_state_dict(*args)
         self.task = int(self.cur_tasks)
 
@@ -255,7 +265,8 @@ def _look_up(network: nn.Module) -> list[weakref.ref]:
 def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
     """Describe the batch of one training forward to the network's layers; they forget it afterwards.
 
-    Running statistics move when the context ends, or as soon as evaluation, `norm_loss` or `state_dict` needs them.
+    Running statistics move when the context ends, or as soon as evaluation, `norm_loss` or `state_dict` needs them. A
+    context inside another takes its place until it ends.
 
     Raises:
         ValueError: the context is of another task than the one `begin_task` announced.
@@ -267,17 +278,19 @@ def batch_context(network: nn.Module, context: BatchContext) -> Iterator[None]:
                 f"the context is of task {context.task}, but the network was told that task {layer.task} is trained: "
                 f"call begin_task(network, {context.task})"
             )
+    _update_running(layers)  # by a forward in an outer context
+    outer = [layer.context for layer in layers]
     try:
         for layer in layers:
-            layer.context = context
+            layer.context, layer.prepared = context, None
             layer.num_described += context.has_memory
-        for alike in _by_settings(layers):
+        for alike in _by_settings(layer for layer in layers if layer.training):
             type(alike[0]).prepare(alike, context)
         yield
         _update_running(layers)
     finally:
-        for layer in layers:
-            layer.context = layer.prepared = layer.noted = None
+        for layer, former in zip(layers, outer, strict=True):
+            layer.context, layer.prepared, layer.noted = former, None, None
 
 
 def _by_settings(layers: Iterable[ContextNorm]) -> Iterable[list[ContextNorm]]:
@@ -305,16 +318,22 @@ def separate_batches(network: nn.Module, sizes: Sequence[int]) -> Iterator[None]
 
     Args:
         network: whose layers are told; they forget it afterwards.
-        sizes: samples of each batch, in the order in which they lie in the images.
+        sizes: samples of each batch, at least 1, in the order in which they lie in the images.
+
+    Raises:
+        ValueError: a batch has no samples.
     """
+    if min(sizes, default=0) < 1:
+        raise ValueError(f"every batch has at least 1 sample, not {list(sizes)}")
     layers = norm_layers(network)
+    outer = [layer.batch_sizes for layer in layers]
     try:
         for layer in layers:
             layer.batch_sizes = tuple(sizes)
         yield
     finally:
-        for layer in layers:
-            layer.batch_sizes = None
+        for layer, former in zip(layers, outer, strict=True):
+            layer.batch_sizes = former
 
 
 def takes_batches(network: nn.Module) -> bool:

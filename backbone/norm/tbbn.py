@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from ._mixture import Mixture
 from ._rows import affine, row_points, row_sums, zero_and_one
 from .base import at_least_single, table_type, track
-from .context import ContextNorm, send
+from .context import ContextNorm, constant, send
 from .registry import NORMS
 
 
@@ -61,6 +61,7 @@ class TBBN(ContextNorm):
         num_memory = len(x) - num_current
         num_groups = num_balanced_groups(num_current, num_memory, self.task)
         if num_groups == 1:
+            self.settle()  # an earlier forward in this context may have had groups
             self.num_batches_tracked.add_(1)
             # Behind autograd's back, as the update of many layers: no graph that waits for its backward uses them.
             running = self.running_mean.data, self.running_var.data
@@ -159,7 +160,7 @@ class _Groups:
     passed: Mixture
 
 
-@cache
+@constant
 def _groups(
     num_current: int, num_memory: int, num_groups: int, num_pixels: int, device: torch.device, dtype: torch.dtype
 ) -> _Groups:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss, undecayed_parameters
-from tests.backbone.norm.rig import context, make, maps, same_state, state_of
+from tests.backbone.norm.rig import NAMES, context, make, maps, same_state, state_of
 
 
 def network(*names):
@@ -274,6 +274,75 @@ def test_what_needs_running_statistics_finds_them_while_the_context_is_in_force(
         outside(maps())
     torch.testing.assert_close(found, (norm_loss(outside), outside.eval()(maps(seed=9))))
     torch.testing.assert_close(inside.state_dict(), outside.state_dict())
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_a_context_inside_another_takes_its_place_until_it_ends(name):
+    nested, apart = (make(name) for _ in range(2))
+    outer, inner = context(), context(num_current=9, num_memory=3)
+    for layer in (nested, apart):
+        begin_task(layer, 2)
+    with batch_context(nested, outer):
+        first = nested(maps())
+        with batch_context(nested, inner):
+            second = nested(maps(seed=5))
+        third = nested(maps(seed=6))
+    expected = []
+    for described, seed in ((outer, 2), (inner, 5), (outer, 6)):
+        with batch_context(apart, described):
+            expected.append(apart(maps(seed=seed)))
+    torch.testing.assert_close([first, second, third], expected)
+    torch.testing.assert_close(nested.state_dict(), apart.state_dict())
+
+
+def test_statistics_move_in_the_order_of_the_forwards_of_a_context():
+    """The first batch has two groups, the second, without memory rows, one."""
+    together, apart = (make("TBBN") for _ in range(2))
+    described, batches = BatchContext(2, None, 8), (maps(12), maps(8, seed=5))
+    for layer in (together, apart):
+        begin_task(layer, 2)
+    with batch_context(together, described):
+        for x in batches:
+            together(x)
+    for x in batches:
+        with batch_context(apart, described):
+            apart(x)
+    torch.testing.assert_close(together.state_dict(), apart.state_dict())
+
+
+@pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])
+def test_a_state_that_is_loaded_stays_as_it_is_when_the_context_ends(name):
+    layer = make(name)
+    begin_task(layer, 2)
+    saved = state_of(layer)
+    with batch_context(layer, context()):
+        layer(maps())
+        layer.load_state_dict(saved)
+    assert same_state(state_of(layer), saved)
+
+
+def test_task_weights_of_a_layer_that_is_not_trained_get_no_gradient():
+    layers = network("AdaB2N", "AdaB2N")
+    begin_task(layers, 2)
+    layers[0].eval()
+    with batch_context(layers, context()):
+        y = layers(maps())
+    y.square().sum().backward()
+    assert layers[0].task_weight.grad is None
+    assert layers[1].task_weight.grad is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_that_was_first_run_in_inference_mode_can_be_trained(name):
+    """As where statistics are taken anew by forwards that learn nothing; what the layers keep of them serves both."""
+    layer, described = make(name, channels=24, side=5), context(2, 20, 10)
+    begin_task(layer, 2)
+    with torch.inference_mode(), batch_context(layer, described):
+        layer(maps(30, 24, 5))
+    norm_loss(layer)
+    with batch_context(layer, described):
+        y = layer(maps(30, 24, 5).requires_grad_())
+    (y.square().sum() + norm_loss(layer)).backward()
 
 
 def test_norm_loss_of_a_double_network_is_double():

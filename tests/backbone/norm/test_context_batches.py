@@ -84,6 +84,21 @@ def test_batches_of_other_sizes_are_refused_and_forgotten(name):
     layer(maps())
 
 
+@pytest.mark.parametrize("sizes", [(12, 0), ()])
+def test_batches_without_samples_are_refused(sizes):
+    with pytest.raises(ValueError, match="every batch has at least 1 sample"), separate_batches(make("SN"), sizes):
+        pass
+
+
+def test_batches_announced_inside_others_take_their_place_until_they_end():
+    nested, apart = (make("BN") for _ in range(2))
+    with separate_batches(nested, (6, 6)):
+        with separate_batches(nested, (4, 8)):
+            first = nested(maps())
+        second = nested(maps())
+    torch.testing.assert_close([first, second], [together(sizes)(apart, maps()) for sizes in ((4, 8), (6, 6))])
+
+
 @pytest.mark.parametrize("name", ["SN", "BN"])
 def test_a_batch_of_too_few_values_is_refused_beside_a_larger_one(name):
     layer = make(name, side=1)
