@@ -4,12 +4,10 @@ python run.py [--preset NAME] [axes and options]      plan and run
 python run.py status | table | compare | data | cancel      see there
 """
 
-import sys
-
 if __name__ == "__main__":
-    from utils.interruption import interrupt_quietly
+    from utils.interruption import interrupt_quietly, leave
 
     interrupt_quietly()
     from utils.launch.cli import main
 
-    sys.exit(main())
+    leave(main())

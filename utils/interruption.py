@@ -1,10 +1,11 @@
-"""What Ctrl-C does while a program imports what it needs: nothing has begun yet, so it ends at once, quietly."""
+"""What Ctrl-C does while a program imports what it needs, and at its end: nothing is under way, so it ends quietly."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -17,6 +18,12 @@ def interrupt_quietly() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the program, whose work is done; Ctrl-C while the interpreter clears up changes nothing any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(exit_code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

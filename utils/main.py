@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 if __name__ == "__main__":
     # The interpreter puts this file's folder first; the root comes first, also before installed `utils` and `datasets`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from utils.interruption import interrupt_quietly
+    from utils.interruption import interrupt_quietly, leave
 
     interrupt_quietly()
 
@@ -521,4 +521,4 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -49,3 +49,9 @@ def test_outside_of_imports_an_interrupt_can_be_caught(tmp_path):
 def test_where_interrupts_are_ignored_they_stay_so(tmp_path):
     start = "signal.signal(2, signal.SIG_IGN); from utils.interruption import interrupt_quietly"
     assert interrupted(tmp_path, start, "interrupt_quietly(); import library") == (0, "")
+
+
+def test_an_interrupt_while_the_program_clears_up_is_quiet(tmp_path):
+    start = "import atexit, os; from utils.interruption import interrupt_quietly, leave; interrupt_quietly()"
+    last = "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); leave(3)"
+    assert interrupted(tmp_path, start, last) == (3, "")

@@ -20,7 +20,7 @@ class Steps:
     """The training steps of jobs, counted once for all that have the same ones."""
 
     def __init__(self) -> None:
-        self._counted: dict[tuple[str, ...], StageSteps] = {}
+        self._counted: dict[tuple[Any, ...], StageSteps] = {}
         self._retuning: dict[str, int] = {}  # by identity
         self._of_job: dict[str, StageSteps] = {}  # by identity
 
@@ -35,9 +35,9 @@ class Steps:
         return self._of_job[job.identity]
 
     def _count_once(self, job: "Job") -> StageSteps:
-        key = _counting(job)
-        if key not in self._counted:
-            with _naming(job):
+        with _naming(job):
+            key = (*_counting(job), _drawn(job.config, len(job.data.class_sizes)))
+            if key not in self._counted:
                 self._counted[key] = count_steps(job.config, job.data.class_sizes)
         return self._counted[key]
 
@@ -69,6 +69,12 @@ def _counting(job: "Job") -> tuple[str, str]:
     searched = {option.name for option in (*config.parts.norm.options, *config.parts.norm.regularizer_options)}
     values = {name: value for name, value in counting.items() if name not in searched | {"seed", "nl"}}
     return job.data.fingerprint, repr(sorted(values.items()))
+
+
+def _drawn(config: Configuration, num_classes: int) -> tuple[int, ...]:
+    """What the seed decides of a run's steps: the classes of each task, or the whole, if images are drawn for them."""
+    draws_images = config.parts.stream.boundaries != "sharp" or config.imbalance != "none"
+    return (config.seed,) if draws_images else config.arrangement.task_sizes(num_classes, config.seed)
 
 
 def check_evaluations(jobs: Iterable["Job"]) -> None:

@@ -103,6 +103,17 @@ def test_runs_that_differ_by_norm_layer_and_seed_are_counted_once(monkeypatch):
     assert len(counts) == 3
 
 
+@pytest.mark.parametrize(
+    "more", ["--stream gaussian", "--stream si-blurry", "--imbalance exp --imbalance_ratio 10 --imbalance_order random"]
+)
+def test_steps_that_the_seed_decides_are_counted_for_each_seed(more):
+    steps = Steps()
+    jobs = [job(configuration("er", f"--epochs 1 --batch_size 4 {more} --seed {seed}")) for seed in range(3)]
+    counted = [steps.of_stages(each) for each in jobs]
+    assert counted == [count_steps(each.config, SIZES) for each in jobs]
+    assert len(set(counted)) == 3
+
+
 def test_a_run_that_cannot_fill_a_batch_is_named():
     assert Steps().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) > 0
     with pytest.raises(UserError, match=r"^the run: task 1: there are 4 images for the 64 rows of a batch"):
