@@ -52,6 +52,13 @@ class Norm(nn.Module, ABC):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """What a subclass does anew for one batch holds for several, unless it says what is done with these too."""
+        super().__init_subclass__(**more)
+        anew = vars(cls).keys() & {"normalize", "normalize_batch", "normalize_batches"}
+        if anew and "normalize_batches" not in anew:
+            cls.normalize_batches = Norm.normalize_batches  # type: ignore[method-assign]
+
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()
         Norm.num_made += 1

@@ -61,9 +61,12 @@ class BRN(RunningNorm):
         return True
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        return self.normalize_batches(x, (len(x),))
+        return self._renormalize(x, (len(x),))
 
     def normalize_batches(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        return self._renormalize(x, sizes)
+
+    def _renormalize(self, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
         num_before = self.num_batches_tracked[None]
         if len(sizes) > 1:
             num_before = num_before + _numbers(len(sizes), num_before.device)

@@ -99,6 +99,17 @@ def test_batches_announced_inside_others_take_their_place_until_they_end():
     torch.testing.assert_close([first, second], [together(sizes)(apart, maps()) for sizes in ((4, 8), (6, 6))])
 
 
+@pytest.mark.parametrize(("name", "changed"), [("SN", "normalize"), ("BRN", "normalize"), ("BRN", "normalize_batch")])
+def test_a_layer_derived_from_another_does_with_several_batches_what_it_does_with_one(name, changed):
+    layer = make(name)
+    base = type(layer)
+    doubled = {changed: lambda self, x: getattr(base, changed)(self, 2 * x)}
+    nested, apart = (copy.deepcopy(layer) for _ in range(2))
+    nested.__class__ = apart.__class__ = type("Doubled", (base,), doubled)
+    torch.testing.assert_close(together((6, 6))(nested, maps()), one_by_one((6, 6))(apart, maps()))
+    torch.testing.assert_close(nested.state_dict(), apart.state_dict())
+
+
 @pytest.mark.parametrize("name", ["SN", "BN"])
 def test_a_batch_of_too_few_values_is_refused_beside_a_larger_one(name):
     layer = make(name, side=1)
