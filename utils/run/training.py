@@ -22,7 +22,7 @@ from utils.data.batch import Draft
 from utils.data.budget import PlannedStages
 from utils.data.loaders import Loader, Loaders
 from utils.data.plan import Stage, StreamSizes, mixes_memory
-from utils.data.pools import Stream, SubsetPool
+from utils.data.pools import Stream
 from utils.data.staging import Values
 from utils.errors import Diverged, Stopped, UserError
 from utils.inference import evaluating
@@ -32,7 +32,8 @@ from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
 from utils.run.diagnosis import NormDiagnosis, note
-from utils.run.evaluate import Counts, by_task, choose_images, evaluate, mean_cross_entropy
+from utils.run.evaluate import Counts, mean_cross_entropy
+from utils.run.evaluator import Evaluator
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
 from utils.run.progress import ProgressReport, Screen
 from utils.run.steps import Capture, Steps
@@ -158,11 +159,11 @@ class Training:
         self.watch = Stopwatch(self.measured.seconds)
         self.meter = LossMeter()
         self.best = BestEpoch()
-        self._stage: dict[str, str] = {}  # what lines say of the present one where a task has several
+        self._stage_field: dict[str, str] = {}  # names the stage in lines of losses, where a task has several
         self._optimizer_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
-        self._inside_rows = self._choose_inside_rows()
         self._mixed = False  # whether this process has trained on images and exemplars together
+        self._evaluator = Evaluator(stream, method, augmentation.prepare, config, self._stop_if_asked)
 
     @as_user_errors()
     def run(self) -> Measurements:
@@ -253,7 +254,7 @@ class Training:
 
     def _train_stage(self, stage: Stage, num_stages: int) -> None:
         position = self.position
-        self._stage = {"stage": stage.name} if num_stages > 1 else {}
+        self._stage_field = {"stage": stage.name} if num_stages > 1 else {}
         self.method.begin_stage(stage)
         if self._optimizer_state is not None:
             assert self.method.optimizer is not None  # made by `begin_stage`
@@ -281,7 +282,7 @@ class Training:
             self._mixed |= mixes_memory(stage.data)
             done = self.position.epoch * num_batches + self.position.batch
             self.sinks.progress.advance(self.position.step, done, self.meter.last)
-        if self._stage and self.position.epoch + 1 == stage.epochs:
+        if self._stage_field and self.position.epoch + 1 == stage.epochs:
             self._log_losses()  # a line is of one stage: another one has other terms and another learning rate
         if stage.keep == "val_loss":
             self._validate(stage)
@@ -337,7 +338,7 @@ class Training:
     def _line(self, kind: str) -> dict[str, Any]:
         """The beginning of a line of losses."""
         position = {name: getattr(self.position, name) for name in ("step", "task", "epoch")}
-        return {"kind": kind} | position | self._stage
+        return {"kind": kind} | position | self._stage_field
 
     def _check_losses(self) -> None:
         if not self.meter.is_finite():
@@ -354,7 +355,8 @@ class Training:
         return not self.config.ignore_other_metrics
 
     def _evaluate_untrained(self) -> None:
-        rows = self._count(self.stream.num_tasks, num_trained=0)
+        with self._doing("evaluation"):
+            rows = self._evaluator.count_tasks(self.stream.num_tasks, num_trained=0)
         self.measured.untrained = {
             "class_il": [row.correct_class_il for row in rows],
             "task_il": [row.correct_task_il for row in rows],
@@ -362,14 +364,14 @@ class Training:
         }
 
     def _evaluate_task(self) -> None:
-        task, measured = self.position.task, self.measured
+        task, measured, evaluator = self.position.task, self.measured, self._evaluator
         if self.position.evaluated or not self.position.step:  # as in the earlier tasks of joint training
             return
-        num_tested = min(task + 1 + self._measures_transfer, self.stream.num_tasks)
-        classes = self._count_classes(self.stream.first_tasks < num_tested, num_trained=task + 1)
-        num_seen = int((self.stream.first_tasks <= task).nonzero().max()) + 1  # the next task's are not
-        inside = classes[:num_seen] if self._inside_rows is None else self._count_inside()
-        found = by_task(classes, self.stream.task_of_class)
+        with self._doing("evaluation"):
+            classes = evaluator.count_after_task(task, with_next=self._measures_transfer)
+        has_all_images = evaluator.point_images is None
+        at_point = classes[: evaluator.num_classes_seen(task)] if has_all_images else self._count_point()
+        found = evaluator.by_task(classes)
         for column, counts in enumerate(found):
             if not counts.total:
                 continue
@@ -379,106 +381,52 @@ class Training:
         if task + 1 == self.stream.num_tasks:
             measured.classes = self._classes_at_the_end(classes)
         self._report("evaluation", f"after task {task + 1}/{self.stream.num_tasks}", found)
-        self._add_point(inside)
+        self._add_point(at_point)
         self.position.evaluated = True
 
     def _report(self, kind: str, title: str, found: list[Counts]) -> None:
-        """Write and say the accuracies on what was seen."""
+        """Write the accuracies on each task, and say their means."""
         line = self._accuracies(kind, found, SCENARIOS)
         self.sinks.write(line)
         mean = line["mean"]
         self.sinks.screen.say(f"{title}: Class-IL {mean['class_il']:.2f} %  Task-IL {mean['task_il']:.2f} %")
 
     def _accuracies(self, kind: str, found: list[Counts], scenarios: Sequence[str]) -> dict[str, Any]:
-        """A line of accuracies in percent: on each task, None where nothing of it was seen, and on what was seen."""
-        line: dict[str, Any] = {"kind": kind, "step": self.position.step, "task": self.position.task, "mean": {}}
-        is_sharp = self.stream.boundaries == "sharp"
-        found = found[: self.position.task + 1] if is_sharp else found
-        for scenario in scenarios:
-            correct = [getattr(each, f"correct_{scenario}") for each in found]
-            total = [each.total for each in found]
-            line[scenario] = [100 * right / of if of else None for right, of in zip(correct, total, strict=True)]
-            # Over tasks, or over images where tasks are mere segments of the stream.
-            line["mean"][scenario] = sum(line[scenario]) / len(found) if is_sharp else 100 * sum(correct) / sum(total)
-        return line
+        """A line of `metrics.jsonl` with the accuracies on each task (`Evaluator.accuracies`)."""
+        position = {"kind": kind, "step": self.position.step, "task": self.position.task}
+        return position | self._evaluator.accuracies(found, self.position.task, scenarios)
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate between two steps of a task; after its last step, it is done at its end."""
+        """Evaluate between two steps of a task; after its last step, `_evaluate_task` does."""
         position, every = self.position, self.config.eval_every
         inside = position.stage or position.epoch or position.batch
         if not every or not inside or position.step % every or position.measured_step == position.step:
             return
-        line = self._add_point(self._count_inside())
+        line = self._add_point(self._count_point())
         position.measured_step = position.step
         self.sinks.write(line)
 
-    def _choose_inside_rows(self) -> Tensor | None:
-        """Which test images the network is evaluated on inside tasks, [N] bool on the host; None: all of them."""
-        config, stream = self.config, self.stream
-        if not config.eval_images:
-            return None
-        labels = stream.pool(range(stream.num_tasks), "test").labels
-        return choose_images(labels, stream.task_of_class, config.eval_images, config.seed)
+    def _count_point(self) -> list[Counts]:
+        """What an evaluation point counts, of each class seen so far.
 
-    def _count_inside(self) -> list[Counts]:
-        """What a point inside the stream counts: each class that came so far, on the test images that it is for.
-
-        The classes of a task of its own are one, from its begin on; a segment of a stream brings them one by one.
+        The classes of a task of its own are all seen from its beginning on; a segment of a stream brings them one by
+        one.
         """
-        num_tasks, first_tasks = self.position.task + 1, self.stream.first_tasks
-        is_seen = first_tasks < num_tasks
-        if self.stream.boundaries != "sharp" and not self.position.ended:
-            is_seen = first_tasks < self.position.task
-            is_seen[self.position.classes] = True
-        return self._count_classes(is_seen, num_trained=num_tasks, chosen=self._inside_rows)
+        is_whole = self._evaluator.is_sharp or self.position.ended
+        with self._doing("evaluation"):
+            return self._evaluator.count_point(self.position.task, None if is_whole else self.position.classes)
 
     def _add_point(self, classes: Sequence[Counts]) -> dict[str, Any]:
         """Add an evaluation point, from the counts of each class seen; gives its line of Class-IL accuracies."""
-        stream, task = self.stream, self.position.task
-        found = by_task(classes, stream.task_of_class)
+        found = self._evaluator.by_task(classes)
         line = self._accuracies("anytime", found, ("class_il",))
         self.measured.anytime.append(line["mean"]["class_il"])
-        if self.config.eval_every and stream.boundaries == "none":
-            self.measured.add_point(self.position.step, 0, by_task(classes, torch.zeros_like(stream.task_of_class)))
+        if self.config.eval_every and self.stream.boundaries == "none":
+            self.measured.add_point(self.position.step, 0, self._evaluator.in_total(classes))
         elif self.config.eval_every:
-            later = [Counts(0, 0, 0)] * (stream.num_tasks - len(found))
-            self.measured.add_point(self.position.step, task, [*found, *later])
+            later = [Counts(0, 0, 0)] * (self.stream.num_tasks - len(found))
+            self.measured.add_point(self.position.step, self.position.task, [*found, *later])
         return line
-
-    def _count(self, num_tasks: int, *, num_trained: int, network: nn.Module | None = None) -> list[Counts]:
-        """Correct predictions on the test images of the classes that come in the first tasks, by the task of the class.
-
-        They are the method's as it is, or those of another network.
-        """
-        is_tested = self.stream.first_tasks < num_tasks
-        return by_task(
-            self._count_classes(is_tested, num_trained=num_trained, network=network), self.stream.task_of_class
-        )
-
-    def _count_classes(
-        self, is_tested: Tensor, *, num_trained: int, network: nn.Module | None = None, chosen: Tensor | None = None
-    ) -> list[Counts]:
-        """The same, of each class that is tested, [K] bool; none of others. `chosen` are the test images to use."""
-        stream = self.stream
-        pool = stream.pool(range(int(stream.task_of_class[is_tested].max()) + 1), "test")
-        is_used = is_tested[pool.labels] if chosen is None else is_tested[pool.labels] & chosen[: len(pool)]
-        rows = is_used.nonzero().flatten()
-        pool = pool if len(rows) == len(pool) else SubsetPool(pool, rows)
-        with self._doing("evaluation"), evaluating(network or self.method.network):
-            return evaluate(
-                network or self.method.scores,
-                pool,
-                prepare=self.augmentation.prepare,
-                task_of_class=stream.task_of_class,
-                first_tasks=stream.first_tasks,
-                last_tasks=stream.first_tasks.clamp(min=num_trained - 1) if self._compares_seen else None,
-                groups=pool.labels,
-                check=self._stop_if_asked,
-            )
-
-    @property
-    def _compares_seen(self) -> bool:
-        return self.config.class_il_outputs == "seen"
 
     def _classes_at_the_end(self, counts: Sequence[Counts]) -> dict[str, list[int]]:
         """Class-IL of each class, with its training images."""
@@ -499,7 +447,8 @@ class Training:
         with self._doing("norms"):
             distances, network = diagnosis.measure(self.method.network, task)
         if network is not None:
-            counts = self._count(task + 1, num_trained=task + 1, network=network)
+            with self._doing("evaluation"):
+                counts = self._evaluator.count_tasks(task + 1, num_trained=task + 1, network=network)
             self._report("retuned", "  with its norm layers re-tuned", counts)
         note(self.measured.norms, self.stream.num_tasks, task, distances, counts)
 

@@ -81,7 +81,7 @@ def test_evaluations_inside_tasks_are_counted_apart_from_training(run, monkeypat
         time.sleep(0.1)
         return evaluate(*parts, **more)
 
-    monkeypatch.setattr("utils.run.training.evaluate", evaluate_slowly)
+    monkeypatch.setattr("utils.run.evaluator.evaluate", evaluate_slowly)
     result, _ = run("er", "--lr", "0.03", "--eval_every", "1")
     num_points = len(result["points"]["step"])
     assert num_points > 20
