@@ -30,13 +30,13 @@ from torch.nn.functional import cross_entropy
 
 from backbone.norm import BatchContext, batch_context
 from models.base import Stage
+from utils.assembly import make_augmentation, make_capture, make_method, make_stream
 from utils.config.configuration import configure
 from utils.config.registry import METHODS
 from utils.data.budget import plan_stages
 from utils.data.loaders import Loaders
 from utils.data.plan import Pairs, Plain, StreamSizes, part_sizes
 from utils.errors import UserError
-from utils.main import make_augmentation, make_capture, make_method, make_stream
 from utils.optimizer import optimizer_settings
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
@@ -96,7 +96,7 @@ def make_training(words: list[str], root: Path, captured: bool = False) -> Train
     arrays = dataset.load(root)
     device = torch.device(config.device)
     augmentation = make_augmentation(config, dataset, arrays, device)
-    stream = make_stream(config, dataset, arrays, device)
+    stream = make_stream(config, arrays, device)
     planned = plan_stages(config, StreamSizes.of(stream))
     method = make_method(config, stream, augmentation, device)
     record, screen = Record(Path(tempfile.mkdtemp(dir=root)) / config.model).open(), Screen(verbose=False)

@@ -1,7 +1,7 @@
 """One run, end to end: `python utils/main.py --model er_ace --dataset seq-cifar10 --buffer_size 500 --nl AdaB2N …`.
 
-The only file that imports all packages. What is heavy is imported inside the functions, so that `--help` and a user's
-mistake answer at once and a signal during the imports ends the run quietly.
+This file and `utils/assembly.py` alone import all packages. What is heavy is imported inside the functions, so that
+`--help` and a user's mistake answer at once and a signal during the imports ends the run quietly.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if __name__ == "__main__":
 
     interrupt_quietly()
 
+from utils.assembly import make_augmentation, make_capture, make_method, make_network, make_stream
 from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
-from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
     MISTAKE,
@@ -50,21 +50,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from datasets.arrangement import Arrangement
     from datasets.arrays import Arrays
     from datasets.stream import Stream
-    from models.base import Method
     from models.heads import Head, Network
     from utils.config.parts import DatasetPart
-    from utils.data.augment import Augmentation, Transform
+    from utils.data.augment import Transform
     from utils.data.budget import PlannedStages
-    from utils.data.buffer import Memory
-    from utils.data.exemplars import ExemplarMemory
     from utils.data.plan import StreamSizes
-    from utils.run.measurements import Measurements
     from utils.run.progress import Screen
-    from utils.run.steps import Capture
-    from utils.run.training import Training
+    from utils.run.training import Sinks, Training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,9 +90,38 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
+@dataclass(frozen=True)
+class Start:
+    """One start of a run, which may resume an earlier one.
+
+    Attributes:
+        arguments: the command line after `utils/main.py`.
+        config: the options in force.
+        dataset: reads the images, and says how they are augmented.
+        arrays: the images.
+        fingerprint: of images and labels (`datasets/arrays.py`).
+        identity: of the run (`Configuration.identity`).
+        record: the folder of the run.
+        screen: says what happens.
+        stop: whether the run is to stop.
+        began: when, by the monotonic clock.
+    """
+
+    arguments: list[str]
+    config: Configuration
+    dataset: DatasetPart
+    arrays: Arrays
+    fingerprint: str
+    identity: str
+    record: Record
+    screen: Screen
+    stop: StopRequest
+    began: float
+
+
 def run(arguments: list[str], stop: StopRequest) -> int:
     """Find or start the record of this configuration and bring it to its end."""
-    started = time.monotonic()
+    began = time.monotonic()
     config = configure(arguments)
     from utils.run.progress import Screen
     from utils.run.summary import show_result
@@ -108,39 +131,52 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(data_root(config.data_root))
     fingerprint = arrays.fingerprint()
-    identity = config.identity(fingerprint)
     group = f"{config.group}/debug" if config.debug_mode else config.group
+    identity = config.identity(fingerprint)
     record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
     if config.dry_run:
-        show_dry_run(config, dataset, arrays, record, screen)
+        show_dry_run(config, arrays, record, screen)
         return COMPLETE
     if config.rerun and record.folder.exists():
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
-    if not record.complete:
-        if config.no_lock:
-            warnings.warn(
-                "without a lock (--no_lock), another process at the same run would corrupt its record", stacklevel=1
-            )
-        with contextlib.closing(record.open(is_locked=not config.no_lock)):
-            # Another process may have ended the run since: its result is looked for again, now that it cannot change.
-            if not record.complete:
-                record.remove_progress()
-                failure = record.read_failure()
-                if failure is not None:
-                    raise Diverged(f"{failure.message} (in an earlier start; --rerun tries again)")
-                command = ["python", "utils/main.py", *without_rerun(arguments)]
-                facts = {"identity": identity, "data": fingerprint, "command": command}
-                train(config, dataset, arrays, record, facts, screen, stop, started)
-                show_result(config, record, screen)
-                return COMPLETE
-    screen.say(f"already complete: {record.folder} (--rerun sets it aside and starts over)")
-    show_result(config, record, screen)
+    start = Start(arguments, config, dataset, arrays, fingerprint, identity, record, screen, stop, began)
+    if not complete(start):
+        screen.say(f"already complete: {record.folder} (--rerun sets it aside and starts over)")
+        show_result(config, record, screen)
     return COMPLETE
 
 
+def complete(start: Start) -> bool:
+    """Hold the record, train the run to its end and show its result; False if it was complete before.
+
+    Raises:
+        Busy: another process holds the record.
+        Diverged: the run has diverged, now or in an earlier start.
+    """
+    from utils.run.summary import show_result
+
+    config, record = start.config, start.record
+    if record.complete:
+        return False
+    if config.no_lock:
+        warnings.warn(
+            "without a lock (--no_lock), another process at the same run would corrupt its record", stacklevel=1
+        )
+    with contextlib.closing(record.open(is_locked=not config.no_lock)):
+        if record.complete:  # by another process, before this one held the record
+            return False
+        record.remove_progress()
+        failure = record.read_failure()
+        if failure is not None:
+            raise Diverged(f"{failure.message} (in an earlier start; --rerun tries again)")
+        train(start)
+        show_result(config, record, start.screen)
+    return True
+
+
 def without_rerun(arguments: list[str]) -> list[str]:
-    """The words that give the same run again: started a second time, it has nothing to set aside."""
+    """The words without `--rerun` and its value, which resume the same run when it is started again."""
     words, kept = iter(arguments), []
     for word in words:
         if word.partition("=")[0] != "--rerun":
@@ -150,44 +186,72 @@ def without_rerun(arguments: list[str]) -> list[str]:
     return kept
 
 
-def train(
-    config: Configuration,
-    dataset: DatasetPart,
-    arrays: Arrays,
-    record: Record,
-    facts: dict[str, Any],
-    screen: Screen,
-    stop: StopRequest,
-    started: float,
-) -> None:
-    """Build the run, train it from its checkpoint on, and write its result; `started` is a monotonic time."""
+def train(start: Start) -> None:
+    """Build the run, train it from its checkpoint on, and write its result."""
     from utils.data.loaders import Loaders
-    from utils.records.trackers import make_tracker
-    from utils.run.environment import choose_device, describe, peak_memory, set_arithmetic
-    from utils.run.progress import ProgressReport
-    from utils.run.summary import show_plan
-    from utils.run.training import Sinks, Training
+    from utils.run.environment import choose_device, describe, set_arithmetic
+    from utils.run.training import Training
 
+    config, record, arrays = start.config, start.record, start.arrays
     device = choose_device(config.device)
-    former = read_former_start(config, record, screen) or RecordedConfig({})
+    former = read_former_start(config, record, start.screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
-    augmentation = make_augmentation(config, dataset, arrays, device)
-    stream = make_stream(config, dataset, arrays, device)
+    augmentation = make_augmentation(config, start.dataset, arrays, device)
+    stream = make_stream(config, arrays, device)
     arrays.release()
     planned = plan_run(config, stream)
     method = make_method(config, stream, augmentation, device)
     method.check_batches(planned.by_task)
-    capture = make_capture(config, method, device, screen)
-    if config.threads is None:  # what the environment says now, it may not say where the command is repeated
-        facts["command"] += ["--threads", str(threads)]
-    environment = describe(device, threads, augmentation.memory_format)
-    kept = [each for each in former.environments if each != environment]
-    record.write_config(
-        facts
-        | {"values": config.values, "origins": config.origins, "plugins": config.parts.unreleased_code}
-        | {"environment": environment, "environments": [*kept, environment]}
+    capture = make_capture(config, method, device, start.screen)
+    write_start(start, former, describe(device, threads, augmentation.memory_format))
+    sinks = make_sinks(start, planned, device)
+    loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
+    training = Training(method, stream, planned, loaders, augmentation, config, sinks, start.stop, capture)
+    result = train_to_end(start, training, device, threads)
+    if config.keep_model:
+        keep_model(record, stream, method.network, augmentation.transform)
+    record.write_result(result)
+    sinks.tracker.finish(result)
+    if not config.keep_checkpoint:
+        record.checkpoint_path.unlink(missing_ok=True)
+
+
+def write_start(start: Start, former: RecordedConfig, environment: dict[str, Any]) -> None:
+    """Write `config.json`.
+
+    Args:
+        start: whose configuration it holds.
+        former: what it held before.
+        environment: versions, hardware and threads of this start.
+    """
+    config = start.config
+    command = ["python", "utils/main.py", *without_rerun(start.arguments)]
+    if config.threads is None:  # where the command is repeated, the environment may say another number
+        command += ["--threads", str(environment["threads"])]
+    others = [each for each in former.environments if each != environment]
+    start.record.write_config(
+        {
+            "identity": start.identity,
+            "data": start.fingerprint,
+            "command": command,
+            "values": config.values,
+            "origins": config.origins,
+            "plugins": config.parts.unreleased_code,
+            "environment": environment,
+            "environments": [*others, environment],
+        }
     )
+
+
+def make_sinks(start: Start, planned: PlannedStages, device: torch.device) -> Sinks:
+    """Where the run writes and shows what happens: its record, its tracker, the screen."""
+    from utils.records.trackers import make_tracker
+    from utils.run.environment import peak_memory
+    from utils.run.progress import ProgressReport
+    from utils.run.training import Sinks
+
+    config, record, screen = start.config, start.record, start.screen
     tracker = make_tracker(
         config.wandb_mode,
         entity=config.wandb_entity,
@@ -196,38 +260,38 @@ def train(
         group=cell_name(config),
         notes=config.notes or None,
         tags=[config.group],
-        run_id=facts["identity"][:16],
+        run_id=start.identity[:16],
         config=config.values,
         folder=record.folder,
         say=screen.say,
     )
-    loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
     num_steps = planned.task_ends(config)[-1]
-    progress = ProgressReport(record, screen, stream.num_tasks, num_steps, lambda: peak_memory(device))
-    sinks = Sinks(record, tracker, screen, progress, facts["identity"])
-    training = Training(method, stream, planned, loaders, augmentation, config, sinks, stop, capture)
+    progress = ProgressReport(record, screen, planned.sizes.num_tasks, num_steps, lambda: peak_memory(device))
+    return Sinks(record, tracker, screen, progress, start.identity)
+
+
+def train_to_end(start: Start, training: Training, device: torch.device, threads: int) -> dict[str, Any]:
+    """Train from the checkpoint on; gives what `result.json` will hold.
+
+    A run that fails or is stopped closes its tracker; that it diverged is written down.
+    """
+    from utils.run.summary import show_plan
+
+    record, screen = start.record, start.screen
     try:
         training.restore()
         screen.log = record.append_log
-        for conversion in arrays.conversions:
+        for conversion in start.arrays.conversions:
             screen.say(f"note: {conversion}")
-        show_plan(config, planned, record, screen, device, threads)
-        training.measured.add_seconds("start", time.monotonic() - started)
-        measured = training.run()
-        result = make_result(config, measured, training, facts["identity"], device)
-    except Diverged as error:
-        record.write_failure({"kind": "diverged", "message": str(error), "step": training.position.step})
-        tracker.close(error.exit_code)
-        raise
+        show_plan(start.config, training.planned, record, screen, device, threads)
+        training.measured.add_seconds("start", time.monotonic() - start.began)
+        training.run()
+        return make_result(start, training, device)
     except (RunError, Stopped) as error:
-        tracker.close(error.exit_code)
+        if isinstance(error, Diverged):
+            record.write_failure({"kind": "diverged", "message": str(error), "step": training.position.step})
+        training.sinks.tracker.close(error.exit_code)
         raise
-    if config.keep_model:
-        keep_model(record, stream, method.network, augmentation.transform)
-    record.write_result(result)
-    tracker.finish(result)
-    if not config.keep_checkpoint:
-        record.checkpoint_path.unlink(missing_ok=True)
 
 
 def read_former_start(config: Configuration, record: Record, screen: Screen) -> RecordedConfig | None:
@@ -250,76 +314,12 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
     return former
 
 
-def make_capture(config: Configuration, method: Method, device: torch.device, screen: Screen) -> Capture:
-    """Whether training steps are captured as CUDA graphs.
+def plan_run(config: Configuration, stream: Stream) -> PlannedStages:
+    """What a run trains.
 
     Raises:
-        UserError: they are to be, and cannot.
+        UserError: a stage cannot be trained, or a measurement that is asked for cannot be made.
     """
-    from utils.run.steps import Capture, CudaGraphs
-
-    reason = method.uncapturable() if device.type == "cuda" else f"--device {device.type} is no GPU"
-    if config.cuda_graph == "on" and reason:
-        raise UserError(f"--cuda_graph on cannot be: {reason}")
-    if config.cuda_graph == "off" or reason:
-        return Capture()
-    return Capture(CudaGraphs(), is_required=config.cuda_graph == "on", say=screen.say)
-
-
-def make_stream(config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device) -> Stream:
-    """The tasks of the data in this run's class order."""
-    from datasets.stream import Stream
-    from utils.data.class_order import class_order_of
-    from utils.data.long_tail import make_long_tail
-
-    return Stream(
-        arrays,
-        arrangement=cast("Arrangement", config.arrangement),
-        label_of_class=class_order_of(config, len(arrays.class_names)),
-        validation=config.validation,
-        long_tail=make_long_tail(config),
-        held_out=config.val_fraction,
-        seed=config.seed,
-        device=device,
-    )
-
-
-def make_augmentation(
-    config: Configuration, dataset: DatasetPart, arrays: Arrays, device: torch.device
-) -> Augmentation:
-    """The method's or the protocol's transform of this dataset, with a generator for the stream's rows and one for
-    memory's, and the memory format of the device."""
-    from utils.data.augment import Augmentation
-    from utils.run.environment import choose_memory_format
-    from utils.seeds import generator
-
-    return Augmentation(
-        dataset.transform(config.parts.transforms(config.protocol), arrays),
-        {purpose: generator(config.seed, "augmentation", purpose) for purpose in ("stream", "memory")},
-        choose_memory_format(device, config.precision),
-    )
-
-
-def make_method(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Method:
-    """The method with its memory, and its network in the memory format of the images."""
-    import torch
-
-    method = config.parts.method
-    method.check(config.values, stream.num_classes)
-    memory = None
-    if method.uses_memory:
-        make_memory = make_exemplars if method.keeps_exemplars else make_replay
-        memory = make_memory(config, stream, augmentation, device)
-    sample = torch.zeros((1, *stream.image_shape), dtype=torch.uint8, device=device)
-    image_size = augmentation.prepare(sample).shape[-1]
-    network = make_network(config, stream.num_tasks, stream.num_classes, image_size).to(device)
-    network.arrange(augmentation.memory_format)
-    made = cast("type[Method]", method)  # its class is known to this file alone
-    return made(network, config, stream, memory, augmentation.prepare)
-
-
-def plan_run(config: Configuration, stream: Stream) -> PlannedStages:
-    """What a run trains. Raises UserError if it cannot, or could not be measured as its options ask for."""
     from utils.data.budget import plan_stages
     from utils.data.inside import check_inside
     from utils.data.plan import StreamSizes
@@ -332,7 +332,7 @@ def plan_run(config: Configuration, stream: Stream) -> PlannedStages:
 
 
 def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
-    """Raise UserError if `--retune_norms` could not measure what it is for."""
+    """Raise UserError if norm layers cannot be re-tuned: the method has other scores, or no batch can be filled."""
     from models.base import Method
     from utils.data.plan import all_until, count_batches
 
@@ -348,64 +348,6 @@ def check_retuning(config: Configuration, sizes: StreamSizes) -> None:
         count_batches(data, [sizes.images_of(data.rows.tasks)], config.batch_size)
     except UserError as error:
         raise UserError(f"--retune_norms trains on full batches: {error}") from None
-
-
-def make_replay(config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device) -> Memory:
-    """A memory that is filled while training."""
-    from utils.data.buffer import make_memory
-
-    return make_memory(
-        config.buffer_mode,
-        config.buffer_size,
-        num_tasks=stream.num_tasks,
-        device=device,
-        augmentation=augmentation,
-        seed=config.seed,
-    )
-
-
-def make_exemplars(
-    config: Configuration, stream: Stream, augmentation: Augmentation, device: torch.device
-) -> ExemplarMemory:
-    """A memory that is filled after each task."""
-    from utils.data.exemplars import ExemplarMemory
-
-    return ExemplarMemory(
-        config.buffer_size,
-        selection=config.exemplar_selection,
-        quota=config.quota,
-        reherd=config.reherd,
-        num_classes=stream.num_classes,
-        device=device,
-        seed=config.seed,
-    )
-
-
-@as_user_errors()
-def make_network(config: Configuration, num_tasks: int, num_classes: int, image_size: int) -> Network[Head]:
-    """Backbone and classifier, their weights drawn on the CPU from their own generators, whatever the norm layer is."""
-    import torch
-
-    from backbone.norm import norm_factory
-    from models.heads import HEADS, Network
-    from utils.seeds import derive_seed
-
-    parts = config.parts
-    norm_options = config.chosen(parts.norm.options) | {"affine": config.affine}
-    norm = norm_factory(config.nl, num_tasks=num_tasks, **norm_options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        backbone = parts.backbone(norm, image_size=image_size, **config.chosen(parts.backbone.options))
-        if not hasattr(backbone, "num_features"):
-            raise UserError(
-                f"--backbone {config.backbone}: its constructor does not set `num_features`, their number D"
-            )
-        torch.manual_seed(derive_seed(config.seed, "head", 0))
-        kind = HEADS[parts.head]
-        head = kind(backbone.num_features) if kind.grows else kind(backbone.num_features, num_classes)
-    if not any(isinstance(module, parts.norm) for module in backbone.modules()):
-        raise UserError(f"--nl {config.nl} reached no layer of --backbone {config.backbone}")
-    return Network(backbone, head, half=config.precision == "bf16")
 
 
 def keep_model(record: Record, stream: Stream, network: Network[Head], transform: Transform) -> None:
@@ -472,18 +414,17 @@ def load_run(folder: str | Path) -> TrainedRun:
     return TrainedRun(network.eval(), prepare, config, order)
 
 
-def make_result(
-    config: Configuration, measured: Measurements, training: Training, identity: str, device: torch.device
-) -> dict[str, Any]:
+def make_result(start: Start, training: Training, device: torch.device) -> dict[str, Any]:
     """What `result.json` holds."""
     from utils.data.budget import budget_rows
     from utils.records.metrics import summarise
     from utils.run.environment import peak_memory
     from utils.run.measurements import weights_digest
 
+    config, measured = start.config, training.measured
     budget = {"rows": budget_rows(config), "share": round(training.planned.share, 6)}
     return {
-        "identity": identity,
+        "identity": start.identity,
         "metrics": summarise(measured),
         "counts": {"class_il": measured.class_il, "task_il": measured.task_il, "total": measured.total},
         "untrained": measured.untrained or None,
@@ -501,11 +442,11 @@ def make_result(
     }
 
 
-def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, record: Record, screen: Screen) -> None:
+def show_dry_run(config: Configuration, arrays: Arrays, record: Record, screen: Screen) -> None:
     """Show the plan of a run without starting it: its steps, its state, and every value that its result depends on.
 
     Raises:
-        UserError: the run would end before its first step; what shows only with a network is not checked.
+        UserError: the run could not begin; mistakes that show only once there is a network are not found.
     """
     import torch
 
@@ -513,7 +454,7 @@ def show_dry_run(config: Configuration, dataset: DatasetPart, arrays: Arrays, re
     from utils.run.summary import show_plan, show_values
 
     device, threads = choose_device(config.device), config.threads or default_threads()
-    planned = plan_run(config, make_stream(config, dataset, arrays, torch.device("cpu")))
+    planned = plan_run(config, make_stream(config, arrays, torch.device("cpu")))
     show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")

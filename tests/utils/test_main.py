@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-import utils.main
+import utils.assembly
 from models.base import Method
 from utils.config.registry import METHODS, NORMS, ROOT
 from utils.data.augment import normalise
@@ -93,8 +93,8 @@ def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_memory_format_changes_no_loss(start, tmp_path, monkeypatch, method):
     """In double precision: in single precision the last bits of a loss differ, and in training they grow."""
-    make_network = utils.main.make_network
-    monkeypatch.setattr("utils.main.make_network", lambda *parts: make_network(*parts).double())
+    make_network = utils.assembly.make_network
+    monkeypatch.setattr("utils.assembly.make_network", lambda *parts: make_network(*parts).double())
     monkeypatch.setattr("utils.data.augment.normalise", lambda *parts: normalise(*parts).double())
     losses = {}
     for name in ("contiguous_format", "channels_last"):
