@@ -37,8 +37,9 @@ from utils.launch.engine import Limits
 from utils.launch.estimates import Estimates, Remaining
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.grid import change, find_grid
+from utils.launch.job import CommonOptions, Data, DataFacts, Job
 from utils.launch.local import LocalEngine
-from utils.launch.plan import CommonOptions, Data, DataFacts, Job, Plan, make_plan
+from utils.launch.plan import Plan, make_plan
 from utils.launch.scheduler import Bookkeeper, PlanProgress, Scheduler
 from utils.launch.slurm import SlurmEngine
 from utils.launch.view import View

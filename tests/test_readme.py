@@ -19,7 +19,7 @@ from utils.config.configuration import configure
 from utils.config.options import ABSENT, SHARED_OPTIONS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS
 from utils.launch.cli import LAUNCH_OPTIONS, main
-from utils.launch.plan import Data
+from utils.launch.job import Data
 from utils.records.metrics import METRICS
 
 README = ROOT / "README.md"

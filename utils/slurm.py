@@ -61,10 +61,14 @@ class SlurmJob:
         return self.state not in WAITING | RUNNING
 
     @property
+    def state_and_reason(self) -> str:
+        """Such as `PENDING (Priority)`; the state alone if there is no reason."""
+        return self.state if self.reason in ("", "None") else f"{self.state} ({self.reason})"
+
+    @property
     def words(self) -> str:
-        """Its state and reason, and where it is."""
-        reason = "" if self.reason in ("", "None") else f" ({self.reason})"
-        return f"{self.state}{reason}{f' on {self.node}' if self.node else ''}"
+        """Its state and reason, and the node where it runs or ran."""
+        return f"{self.state_and_reason}{f' on {self.node}' if self.node else ''}"
 
 
 def submit(script: Path) -> str:

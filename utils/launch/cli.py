@@ -42,7 +42,8 @@ from utils.launch.arguments import (
     read_grid,
 )
 from utils.launch.grid import default_group, read_extras
-from utils.launch.plan import CommonOptions, FollowUps, Job, make_plan
+from utils.launch.job import CommonOptions, Job
+from utils.launch.plan import FollowUps, make_plan
 from utils.launch.presence import cancel
 from utils.launch.slurm_job import slurm_job
 from utils.launch.status import status
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from utils.launch.cluster import Cluster
     from utils.launch.devices import Devices
     from utils.launch.scheduler import Scheduler
-    from utils.launch.summary import Summary
+    from utils.launch.summary import PlanSummary
     from utils.launch.view import View
 
 
@@ -104,7 +105,7 @@ _DOWNLOAD = Option(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Launch a grid, or carry out another command; the exit code is 0 only if everything asked for has its answer."""
+    """Launch a grid, or carry out another command; the exit code is 0 only if nothing that was asked for is missing."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
     warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who reads, such as `head`, has seen enough; at its end Python would complain once more
+    except BrokenPipeError:  # the reader, such as `head`, is gone; otherwise Python would complain again at exit
         discard_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -167,12 +168,12 @@ def launch(words: Sequence[str]) -> int:
         heading = [f"{num_missing} datasets cannot be read:"] if num_missing > 1 else []
         raise UserError("\n  ".join([*heading, *plan.missing_data]))
     from utils.launch.estimates import Estimates
-    from utils.launch.summary import Summary
+    from utils.launch.summary import PlanSummary
     from utils.launch.view import show
 
     site = _cluster(options, common) if options.engine == SLURM else _devices(options, common)
     estimates = Estimates(common.results_dir, site.kinds, site.threads)
-    summary = Summary(plan, common, estimates, site.num_slots)
+    summary = PlanSummary(plan, common, estimates, site.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
@@ -187,7 +188,7 @@ def launch(words: Sequence[str]) -> int:
         return MISTAKE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = Summary(plan, common, estimates, site.num_slots)
+        summary = PlanSummary(plan, common, estimates, site.num_slots)
     return _run(summary, site, options)
 
 
@@ -243,8 +244,8 @@ def set_aside(jobs: Iterable[Job]) -> None:
         print(f"set aside {len(records)} records, as …{FORMER}1 and so on", flush=True)
 
 
-def _run(summary: "Summary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
-    """Bring the plan to its end and write the table; the exit code."""
+def _run(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
+    """Run the plan and write the table; gives the exit code."""
     from utils.launch.estimates import Remaining
     from utils.launch.presence import present
     from utils.launch.view import View, show
@@ -271,7 +272,9 @@ def _run(summary: "Summary", site: "Devices | Cluster", options: argparse.Namesp
     return COMPLETE if has_answers else 1
 
 
-def _scheduler(summary: "Summary", site: "Devices | Cluster", view: "View", options: argparse.Namespace) -> "Scheduler":
+def _scheduler(
+    summary: "PlanSummary", site: "Devices | Cluster", view: "View", options: argparse.Namespace
+) -> "Scheduler":
     from utils.launch.devices import Devices
     from utils.launch.engine import Engine, Limits
     from utils.launch.local import LocalEngine
@@ -316,9 +319,9 @@ def write_table(results_dir: Path, group: str, view: Any = None) -> tuple[Any, D
 
 
 def _write(written: list[Path], paths: Iterable[Path]) -> DiskError | None:
-    """Note every file as it is written; why some are not, None if all are."""
+    """Add the path of every file once it is written. Returns why some were not, None if all were."""
     try:
-        written += paths  # as far as it goes
+        written += paths  # those before a failure are kept
     except DiskError as error:
         return error
     return None

@@ -1,11 +1,11 @@
-"""What the scheduler asks of an engine, which does the runs of a plan."""
+"""The interface between the scheduler and an engine, which executes the runs of a plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from utils.launch.plan import Job
+from utils.launch.job import Job
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ class Attempt(Protocol):
         """The last lines that it printed, such as its error."""
 
     def true_code(self, code: int) -> int:
-        """The exit code that says why it ended, of the one that it had."""
+        """The exit code that says why it ended, which a full disk, for instance, may have changed."""
 
     def last_words(self, code: int) -> str:
-        """In one line why it ended with that exit code."""
+        """Why it ended with that exit code, in one line."""
 
 
 Ended = Callable[[Attempt, int], None]  # takes an attempt that is over and its exit code, from any thread
 
 
 class Engine(Protocol):
-    """Does runs. Its functions are called from one thread.
+    """Executes runs. Its methods are called from one thread.
 
     Attributes:
         outlives_launcher: whether what it has started goes on when a signal ends the launcher.
@@ -93,13 +93,13 @@ class Engine(Protocol):
         """
 
     def look(self) -> None:
-        """Do what is due."""
+        """Do what is due, such as stopping runs that take too long."""
 
     def patience(self) -> float | None:
         """Seconds until something is due again; None: nothing is."""
 
     def release(self, attempt: Attempt) -> None:
-        """Take note that an attempt is over and its end has been read."""
+        """Free what an attempt held, once its end has been read."""
 
     def fewer_neighbours(self, attempt: Attempt) -> None:
         """Let fewer runs share what an attempt ran on, as it ran out of memory."""

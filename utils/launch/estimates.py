@@ -18,9 +18,9 @@ from utils.config.configuration import readable_name
 from utils.config.registry import BACKBONES, DATASETS
 from utils.errors import UserError
 from utils.launch.engine import Attempt
-from utils.launch.plan import Job, kind_of
+from utils.launch.job import Job, kind_of
 from utils.launch.scheduler import PlanProgress
-from utils.launch.steps import Steps
+from utils.launch.steps import StepCounts
 from utils.machine import cpu_name
 from utils.records.collect import Run, read_run
 
@@ -29,7 +29,7 @@ _SAMPLES = 3  # runs of a kind that are read to learn how fast its steps are
 
 
 class Estimates:
-    """What runs took that are equal but for the seed, in all groups of a results folder; else the speed of other runs.
+    """How long runs took: those equal but for the seed, in all groups of a results folder, or else others, by speed.
 
     A record is read once, when a run of its kind is first asked about; a damaged one is left out.
 
@@ -51,7 +51,7 @@ class Estimates:
         self._equal: dict[tuple[str, tuple[str, ...]], dict[str, list[Run]]] = {}
         self._sampled: dict[str, list[Run]] = {}
         self._by_step: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-        self.steps = Steps()
+        self.steps = StepCounts()
 
     def seconds(self, job: Job) -> float | None:
         """Mean time in seconds of equal runs on this kind of machine; None if there is none."""
@@ -63,12 +63,10 @@ class Estimates:
         They had the same norm layer in the same network, batches of the same size and images of the same size; where
         some are of the same method, these alone count. A step of re-tuning norm layers counts as one of training.
         """
-        counts = (self.steps.of(job), self.steps.of_retuning(job))
-        if None in counts:
-            return None
+        num_steps = self.steps.of(job) + self.steps.of_retuning(job)
         speeds = self._speeds(job)
         seconds_per_step = _mean(speeds.get(job.config.model) or [each for every in speeds.values() for each in every])
-        return None if seconds_per_step is None else sum(counts) * seconds_per_step
+        return None if seconds_per_step is None else num_steps * seconds_per_step
 
     def memory_mb(self, job: Job) -> float | None:
         """Largest memory in MB (2^20 bytes) that an equal run had on a GPU; None if there is none."""
@@ -184,7 +182,7 @@ def _mean(numbers: Iterable[float]) -> float | None:
 
 
 class Remaining:
-    """Plays the rest of a plan: each waiting run starts where a slot comes free first.
+    """Simulates the rest of a plan: each waiting run starts where a slot comes free first.
 
     A run under way that has reported steps continues at its own speed. How long another one takes is known from the
     runs of its kind that this launcher has completed, else from the records of equal runs, else from the speed of runs
@@ -207,7 +205,7 @@ class Remaining:
         self._num_parallel = 1
 
     def note(self, progress: PlanProgress) -> None:
-        """Take note of the runs under way; to be called when nothing more can be started.
+        """Read the progress of the runs under way; to be called when nothing more can be started.
 
         While runs wait, as many run at a time as do now.
         """
@@ -271,7 +269,7 @@ class Remaining:
         pace, num_steps = self._paces[attempt.job.name], self._estimates.steps.of(attempt.job)
         speed, kind = pace.seconds_per_step, kind_of(attempt.job.name)
         is_better_known = kind in self._by_kind and not pace.is_without_start
-        if num_steps is None or speed is None or is_better_known:
+        if speed is None or is_better_known:
             return None, self._whole(attempt.job)
         if num_steps and kind not in self._by_kind:
             whole = pace.moment - pace.started + (num_steps - pace.last_step + pace.first_step) * speed
@@ -293,7 +291,7 @@ class Remaining:
         speed = self._speed_by_kind.get(kind)
         if speed is None and rough is None:
             speed = _mean(self._speed_by_kind.values())
-        return rough if num_steps is None or speed is None else num_steps * speed
+        return rough if speed is None else num_steps * speed
 
 
 def last_end(ends: Iterable[float], waiting: Iterable[float]) -> float:

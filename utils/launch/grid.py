@@ -158,7 +158,7 @@ def change(grid: Grid, typed: Mapping[str, Any]) -> Grid:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """What all runs of a cell of the table share, as words of their command lines.
 
     Attributes:
@@ -199,7 +199,7 @@ class Expansion:
         self.compared: dict[str, None] = {}
         self.searchable: dict[str, str] = {}
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[GridCell]:
         """Every cell, with the options that its parts use."""
         grid = self._grid
         for dataset, model, method in itertools.product(grid.datasets, grid.models, grid.methods):
@@ -213,7 +213,7 @@ class Expansion:
         for chosen in itertools.product(*(self._typed[name] for name in names)):
             yield {name: [value] for name, value in zip(names, chosen, strict=True)}
 
-    def _cells_of(self, dataset: str, model: str, method: str, parts: Words) -> Iterator[Cell]:
+    def _cells_of(self, dataset: str, model: str, method: str, parts: Words) -> Iterator[GridCell]:
         variant = find_variant(method)
         others = {name: parts[name][0] for name in ("backbone", "stream") if name in parts}
         accepted = accepted_options(model, dataset, variant.norm, **others)
@@ -231,7 +231,7 @@ class Expansion:
         searched = self._note_axes(axes, accepted, {*axes, *typed, *preset})
         settings = tuple(_products({name: axes[name] for name in axes if name in searched}, followers))
         for chosen in _products({name: axes[name] for name in axes if name not in searched}, followers):
-            yield Cell(
+            yield GridCell(
                 parts=("--model", model, "--dataset", dataset, "--nl", NORMS.known_name(variant.norm)),
                 axes=chosen,
                 settings=settings,

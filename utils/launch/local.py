@@ -15,7 +15,7 @@ from typing import IO, Any
 from utils.config.registry import ROOT
 from utils.errors import BUSY, DISK, Busy, UserError
 from utils.launch.engine import Attempt, Ended, Limits
-from utils.launch.plan import CommonOptions, Job, kind_of
+from utils.launch.job import CommonOptions, Job, kind_of
 from utils.records.progress import Progress
 
 NUM_LAST_LINES = 12
@@ -73,7 +73,7 @@ class Child:
         return code if says_why or self.last_lines(1) or not _is_full(self.log_path.parent) else DISK
 
     def last_words(self, code: int) -> str:
-        """In one line why it ended with that exit code."""
+        """Why it ended with that exit code, in one line."""
         if self.timed_out:
             return self._explain_timeout()
         if code == -signal.SIGKILL:
@@ -103,7 +103,7 @@ class Child:
         return None if self.timeout is None else self.started + self.timeout
 
     def seconds_to_start(self, progress: Progress) -> float:
-        """What it took from its command to its first step."""
+        """Seconds from its command to its first step."""
         return max(0.0, time.monotonic() - self.started - (time.time() - progress.started))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -239,7 +239,7 @@ class LocalEngine:
             child.stop(number)
 
     def _listen(self) -> None:
-        """How far runs are and what memory they take decides whether there is room for another one."""
+        """Pass on the progress and memory of the runs, which decide whether there is room for another one."""
         for child in self._children.values():
             progress = child.job.record.read_progress()
             if progress is None:
@@ -297,7 +297,7 @@ def tail(path: Path, num_bytes: int = _TAIL_BYTES) -> list[str]:
 
 
 def without_blanks(lines: Sequence[str]) -> list[str]:
-    """The lines that say something, without white space at their ends."""
+    """The lines that are not blank, without trailing white space."""
     return [line.rstrip() for line in lines if line.strip()]
 
 

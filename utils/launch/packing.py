@@ -1,4 +1,4 @@
-"""How many runs a GPU should take at a time, learnt from the runs: one more only while more is done per hour for it."""
+"""How many runs should share a GPU, learned from the runs: one more is added only while it raises the throughput."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from utils.records.progress import Progress
 
 AT_ONCE = 2  # runs that share a GPU before anything is known: one trains while the other starts or is evaluated
 WORTHWHILE = 1.05  # how much more must be done per hour for one more run
-EVIDENCE = 15.0  # seconds of training in all that tell of a number of runs
+EVIDENCE = 15.0  # seconds of training that are needed to judge a number of runs
 
 
 @dataclass

@@ -7,21 +7,17 @@ the same choice.
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from utils.config.configuration import Configuration, configure, readable_name
 from utils.config.registry import as_user_errors, load_plugin
 from utils.config.variants import find_variant
 from utils.errors import InactiveOption, UserError
-from utils.launch.grid import Cell, Expansion, Grid, explain_unused, setting_text
+from utils.launch.grid import Expansion, Grid, GridCell, explain_unused, setting_text
+from utils.launch.job import CommonOptions, DataFacts, Job, make_job
 from utils.launch.steps import check_evaluations
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
-from utils.records.record import Record
 from utils.records.selection import SEARCH_SHARE, VALIDATION, best_setting
-from utils.records.state import RunState
 
 _GIVEN_OTHERWISE = {
     "seed": "give --seeds or --num_seeds",
@@ -35,105 +31,16 @@ _GIVEN_OTHERWISE = {
 _OF_THE_TABLE = ("seeds", "datasets", "models", "methods", "backbone", "stream", "protocol", *_GIVEN_OTHERWISE)
 
 
-@dataclass(frozen=True)
-class Data:
-    """What a plan has to know of a dataset.
-
-    Attributes:
-        fingerprint: of images and labels (`datasets/arrays.py`); empty if they could not be read.
-        class_sizes: training images of each class, in the order of the data.
-        test_sizes: test images of each class; empty where a plan has been checked before.
-    """
-
-    fingerprint: str
-    class_sizes: tuple[int, ...]
-    test_sizes: tuple[int, ...] = ()
-
-
-class DataFacts:
-    """Reads each dataset once per plan.
-
-    What is missing or damaged is noted, so that everything else that is wrong with a plan is reported first.
-
-    Attributes:
-        mistakes: a line for each dataset that cannot be read, with what to put where.
-    """
-
-    def __init__(self, data_root: Path) -> None:
-        self._data_root = data_root
-        self._known: dict[tuple[str, tuple[tuple[str, Any], ...]], Data] = {}
-        self.mistakes: list[str] = []
-
-    def of(self, config: Configuration) -> Data:
-        """What is known of a configuration's data; nothing if they cannot be read."""
-        options = config.chosen(config.parts.dataset.options)
-        key = (config.dataset, tuple(sorted(options.items())))
-        if key not in self._known:
-            self._known[key] = self._read(config.parts.dataset(**options))
-        return self._known[key]
-
-    def _read(self, dataset: Any) -> Data:
-        import numpy as np
-
-        try:
-            arrays = dataset.load(self._data_root)
-        except UserError as error:
-            self.mistakes.append(str(error))
-            return Data("", ())
-        counts = (np.bincount(each, minlength=arrays.num_classes) for each in (arrays.train_y, arrays.test_y))
-        return Data(arrays.fingerprint(), *(tuple(each.tolist()) for each in counts))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of the plan.
-
-    Attributes:
-        words: its command line after `utils/main.py`, without the `CommonOptions`.
-        config: the resolved configuration.
-        data: what is known of its data.
-        identity: what the results depend on.
-        record: its folder.
-        axes: the plan's, of which it has one value each.
-    """
-
-    words: tuple[str, ...]
-    config: Configuration
-    data: Data
-    identity: str
-    record: Record
-    axes: Axes
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.record.folder.name
-
-    @property
-    def has_data(self) -> bool:
-        """Whether its data were found, without which nobody knows its identity and its record."""
-        return bool(self.data.fingerprint)
-
-    def state(self) -> RunState:
-        """Its state by its record, as it is on the disk now."""
-        return read_run(self.record.folder).state
-
-
-def kind_of(name: str) -> str:
-    """What a run is but for its seed and hyperparameters: its name without the seed and what follows."""
-    return name.rpartition("-s")[0] or name
-
-
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A cell of the table in which several settings are tried: everything but the seed and the searched options is one.
+    """A cell of the table in which several settings are tried; its runs differ in the seed and searched options alone.
 
     Attributes:
         title: of the cell.
         settings: the searched options of each setting, in words.
-        stage: of each setting, its runs that it is judged on, one per search seed.
+        stage: for each setting, the runs that it is judged on, one per search seed.
         finals: makes the runs of a setting, given by its index, for the table: one per seed.
-        num_following: how many of these are no run of the stage.
+        num_following: how many of those are not among the runs of the stage.
     """
 
     title: str
@@ -188,68 +95,6 @@ class Plan:
         return self.num_asked - len(self.jobs)
 
 
-@dataclass(frozen=True)
-class CommonOptions:
-    """The options that all runs of a plan share.
-
-    Attributes:
-        results_dir: the folder of the groups.
-        group: the folder of these runs inside it.
-        data_root: where the datasets are.
-        threads: of each run; None leaves it to the run.
-        keeps_models: whether complete runs keep their trained weights.
-    """
-
-    results_dir: Path
-    group: str
-    data_root: Path
-    threads: int | None = None
-    keeps_models: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the group."""
-        return self.results_dir / self.group
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as `from_json` takes it."""
-        return {**asdict(self), "results_dir": str(self.results_dir), "data_root": str(self.data_root)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "CommonOptions":
-        """What `as_json` gave. Raises LookupError, TypeError."""
-        folders = {name: Path(content[name]) for name in ("results_dir", "data_root")}
-        return cls(**{**content, **folders})
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The same on a run's command line."""
-        folders = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
-        threads = () if self.threads is None else ("--threads", str(self.threads))
-        return ("--group", self.group, *folders, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
-
-
-def make_job(
-    words: tuple[str, ...], common: CommonOptions, data_of: Callable[[Configuration], Data], axes: Axes
-) -> Job:
-    """The run of a command line.
-
-    Args:
-        words: after `utils/main.py`, without the common options.
-        common: options that all runs share.
-        data_of: gives what is known of a configuration's data.
-        axes: the plan's.
-
-    Raises:
-        UserError: there cannot be such a run.
-    """
-    config = configure([*words, "--group", common.group, "--results_dir", str(common.results_dir)])
-    data = data_of(config)
-    identity = config.identity(data.fingerprint)
-    record = Record.of_run(common.results_dir, common.group, readable_name(config), identity)
-    return Job(words, config, data, identity, record, axes)
-
-
 class _Planner:
     """Turns cells into jobs and searches; the same computation is the same job."""
 
@@ -265,7 +110,7 @@ class _Planner:
         self._held_out = ("--validation", str(SEARCH_SHARE)) if grid.selection == VALIDATION else ()
         self.num_asked = 0
 
-    def add(self, cell: Cell, times: int) -> tuple[Job, ...] | Search:
+    def add(self, cell: GridCell, times: int) -> tuple[Job, ...] | Search:
         """The runs of a cell, one per seed, or the search if it has several settings.
 
         Args:
@@ -283,7 +128,9 @@ class _Planner:
         self.num_asked += times * len(cell.settings) * len(self._seeds)
         return tuple(self._job(cell.words(cell.settings[0], seed)) for seed in self._seeds)
 
-    def _search(self, cell: Cell, settings: tuple[tuple[str, ...], ...], stage: tuple[tuple[Job, ...], ...]) -> Search:
+    def _search(
+        self, cell: GridCell, settings: tuple[tuple[str, ...], ...], stage: tuple[tuple[Job, ...], ...]
+    ) -> Search:
         def finals(index: int) -> tuple[Job, ...]:
             return tuple(self._job(cell.words(settings[index], seed)) for seed in self._seeds)
 
@@ -296,7 +143,7 @@ class _Planner:
             num_following=len(set(self._seeds) - is_part),
         )
 
-    def _compared_words(self, cell: Cell) -> list[str]:
+    def _compared_words(self, cell: GridCell) -> list[str]:
         """The values of the compared axes that its runs' names lack."""
         pairs = itertools.pairwise((*cell.axes, *cell.fixed))
         named = {f"--{name}" for name in self._axes.compared} - {"--buffer_size", "--epochs"}

@@ -60,7 +60,7 @@ class Launcher:
 
 @contextlib.contextmanager
 def present(folder: Path) -> Iterator[None]:
-    """Be known as a launcher of a group; where its folder cannot be written, it stays unknown."""
+    """Register this process as a launcher of a group, unless the group's folder cannot be written."""
     path = folder / LOCKS / f"launcher-{socket.gethostname()}-{os.getpid()}.json"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def present(folder: Path) -> Iterator[None]:
 
 
 def launchers_of(folder: Path) -> list[Launcher]:
-    """The launchers that are running a group; what a killed one has left behind is none."""
+    """The launchers that are running a group; a file that a killed one has left behind does not count."""
     found = [_read(path) for path in sorted((folder / LOCKS).glob("launcher-*.json")) if is_held(_lock_of(path))]
     return [launcher for launcher in found if launcher is not None]
 

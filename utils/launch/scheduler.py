@@ -15,7 +15,7 @@ from typing import Any
 from utils import errors
 from utils.errors import Busy, RunError
 from utils.launch.engine import Attempt, Engine, Limits
-from utils.launch.plan import CommonOptions, Job
+from utils.launch.job import CommonOptions, Job
 from utils.launch.presence import launchers_of
 from utils.records.collect import read_run
 from utils.records.ledger import Axes, Ledger, Planned
@@ -23,7 +23,7 @@ from utils.records.state import RunState
 
 _NOTED = (RunState.FAILED, RunState.STOPPED)  # the record says so of the others
 _FINAL = {errors.MISTAKE, errors.DISK, *errors.STOPPED}  # exit codes after which another attempt would change nothing
-# What a job needs no start for, and what becomes of it.
+# States in which a job is not started, and the outcome that each counts as.
 _OVER = {
     RunState.COMPLETE: RunState.COMPLETE,
     RunState.DIVERGED: RunState.DIVERGED,
@@ -124,7 +124,7 @@ class Scheduler:
                 self._view.show(self.progress)
                 self._handle_event()
                 self._look()
-                self._take_up_held()
+                self._resume_held()
                 self._start_what_fits()
             if not waits:
                 self._look()
@@ -164,7 +164,7 @@ class Scheduler:
                 return
 
     def _set_aside(self, job: Job) -> bool:
-        """Whether a damaged record could be put out of the way, so that the run can start over."""
+        """Set a damaged record aside, so that the run can start over; False if the job is not to be started now."""
         if job.record.is_held():
             return True
         try:
@@ -179,7 +179,7 @@ class Scheduler:
         return True
 
     def _start(self, job: Job) -> bool:
-        """Whether the engine has room for the next job, which is started, or looked at again later."""
+        """Start the next job, or put it off; False if the engine has no room for it."""
         try:
             attempt = self._engine.start(job, lambda attempt, code: self._events.put(("ended", (attempt, code))))
         except Busy:
@@ -188,7 +188,7 @@ class Scheduler:
             return True
         except OSError as error:  # such as for want of memory, which may pass
             self._waiting.popleft()
-            if self._again(self._crashes, job, self._limits.crashes):
+            if self._may_retry(self._crashes, job, self._limits.crashes):
                 self._hold(job, f"{job.name} cannot be started ({error}): will be retried")
             else:
                 self._fail(job, f"cannot be started: {error}")
@@ -198,16 +198,16 @@ class Scheduler:
         self._waiting.popleft()
         self._crashes[job.name] = max(self._crashes.get(job.name, 0), attempt.crashes)
         self.progress.queued[job.name] = attempt
-        self._sort()
+        self._update_running()
         self._next_start = time.monotonic() + self._limits.coldsecs
         return True
 
     def _look(self) -> None:
         self._engine.look()
-        self._sort()
+        self._update_running()
 
-    def _sort(self) -> None:
-        """An attempt that waited may run now; one that ran may wait again."""
+    def _update_running(self) -> None:
+        """Move attempts between running and queued as the engine reports them."""
         running, queued = self.progress.running, self.progress.queued
         for name, attempt in [*queued.items()]:
             if attempt.is_running:
@@ -218,13 +218,14 @@ class Scheduler:
                 queued[name] = running.pop(name)
 
     def _hold(self, job: Job, reason: str = "") -> None:
-        """Look again later; each reason is shown once."""
+        """Put a job off for `waitsecs`; each reason is shown once."""
         if (job.name, reason) not in self._said_held:
             self._said_held.add((job.name, reason))
             self._view.say(reason or f"another process is running {job.name}: waiting for it")
         self._held.append((time.monotonic() + self._limits.waitsecs, job))
 
-    def _take_up_held(self) -> None:
+    def _resume_held(self) -> None:
+        """Queue the jobs that were put off long enough, unless another process is still running them."""
         now = time.monotonic()
         held, self._held = self._held, []
         for moment, job in held:
@@ -248,7 +249,7 @@ class Scheduler:
             self._read_end(*content)
 
     def _patience(self) -> float | None:
-        """Seconds until something has to be looked at without an event; None: nothing has to be."""
+        """Seconds to wait for an event before looking around; None: until one comes."""
         now = time.monotonic()
         moments = [moment for moment, _ in self._held]
         if self._waiting and self._stopping is None:
@@ -258,7 +259,7 @@ class Scheduler:
         return max(0.0, min(moments) - now) if moments else None
 
     def _stop(self, number: int) -> None:
-        """The first signal lets the runs save their state, a second one ends them at once."""
+        """Let the runs save their state at the first signal, and kill them at the second."""
         again, self._stopping = self._stopping is not None, number
         if self._engine.outlives_launcher and number > 0:
             return
@@ -290,20 +291,21 @@ class Scheduler:
             self._waiting.append(job)
         elif code == errors.BUSY:
             self._hold(job)
-        elif out_of_memory and self._again(self._memory_failures, job, self._limits.memory_failures):
+        elif out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
             self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
         elif out_of_memory or code in _FINAL or (attempt.timed_out and not attempt.killed):
             self._fail(job, last, attempt)
-        elif self._again(self._crashes, job, self._limits.crashes):
+        elif self._may_retry(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} failed and is restarted: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
             self._fail(job, last, attempt)
 
     @staticmethod
-    def _again(counts: dict[str, int], job: Job, limit: int) -> bool:
+    def _may_retry(counts: dict[str, int], job: Job, limit: int) -> bool:
+        """Count a failure of a job; whether it may be started again."""
         counts[job.name] = counts.get(job.name, 0) + 1
         return counts[job.name] < limit
 
@@ -333,7 +335,7 @@ class Scheduler:
 
 
 def _explain_stop(attempt: Attempt, code: int, last: str) -> str:
-    """What a run that was stopped has left."""
+    """Why a run that was stopped ended, and whether its state is saved."""
     if attempt.killed:
         return "killed before it stopped by itself"
     if code not in errors.STOPPED:
@@ -342,7 +344,7 @@ def _explain_stop(attempt: Attempt, code: int, last: str) -> str:
 
 
 class Bookkeeper:
-    """Keeps the ledger of a group; that it cannot is said once and stops no run.
+    """Keeps the ledger of a group. If it cannot be written, that is said once, and the runs go on.
 
     Args:
         common: options that all runs share.

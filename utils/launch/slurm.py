@@ -1,4 +1,4 @@
-"""Runs as arrays of jobs of a Slurm cluster, each of which does several of them (`utils/launch/slurm_job.py`).
+"""Runs as job arrays on a Slurm cluster, each job of which executes several of them (`utils/launch/slurm_job.py`).
 
 Slurm schedules; the launcher submits, asks at most every ten seconds how its jobs are, and reads from the records and
 from what the jobs have noted how the runs ended. All that it knows lies beside the records, so that it may end at any
@@ -20,8 +20,8 @@ from utils.errors import Busy, UserError
 from utils.launch.cluster import Cluster
 from utils.launch.devices import counted
 from utils.launch.engine import Ended
+from utils.launch.job import CommonOptions, Job
 from utils.launch.local import NUM_LAST_LINES, exception_line, tail, without_blanks
-from utils.launch.plan import CommonOptions, Job
 from utils.launch.submission import Note, Submission, SubmittedRun, cancel_all, open_submissions
 from utils.locks import held
 from utils.records.content import UnreadableRecord
@@ -167,7 +167,7 @@ class SlurmEngine:
         return attempt
 
     def _search_alone(self) -> dict[str, Submission]:
-        """The same as `_search`, while no other launcher submits. Raises UserError."""
+        """`_search` under the lock that keeps other launchers from submitting. Raises UserError."""
         folder = self._common.folder
         if not open_submissions(folder):
             return {}
@@ -335,7 +335,7 @@ class SlurmEngine:
         """The job of a run is over, and the run is not."""
         assert attempt.submission is not None
         state = attempt.slurm_job.state if attempt.slurm_job else ""
-        told = _kind(attempt.slurm_job) if attempt.slurm_job else "Slurm no longer knows it"
+        told = attempt.slurm_job.state_and_reason if attempt.slurm_job else "Slurm no longer knows it"
         words = f"{attempt.label}: {told}"
         lines = without_blanks(tail(attempt.submission.log_path(attempt.index)))
         if state == "CANCELLED" or attempt.submission.is_cancelled:
@@ -363,7 +363,7 @@ class SlurmEngine:
         return True
 
     def release(self, attempt: Any) -> None:
-        """Note that the end of a run was read; the submission of which none is left is closed."""
+        """Note that the end of a run was read, and close a submission once the ends of all its runs were."""
         submission = attempt.submission
         if submission is None:
             return
@@ -393,7 +393,8 @@ class SlurmEngine:
     def _tell(self) -> None:
         """Say in what states the jobs are, when a state or a reason is new."""
         ids = {each.submission.job_id for each in self._attempts.values() if each.submission is not None}
-        counts = Counter(_kind(job) for (array, _), job in self._jobs.items() if array in ids and not job.is_over)
+        under_way = (job for (array, _), job in self._jobs.items() if array in ids and not job.is_over)
+        counts = Counter(job.state_and_reason for job in under_way)
         if counts.keys() - self._said:
             self._say("Slurm: " + ", ".join(f"{number} {kind}" for kind, number in counts.items()))
         self._said |= counts.keys()
@@ -408,8 +409,3 @@ _NOTHING_SEEN = (
     ", and nothing that it printed is in {}: "
     "--results_dir must be on a file system that the nodes share with this machine"
 )
-
-
-def _kind(job: SlurmJob) -> str:
-    """State and reason."""
-    return job.state if job.reason in ("", "None") else f"{job.state} ({job.reason})"

@@ -19,7 +19,7 @@ from utils.config.command_line import make_parser
 from utils.config.options import Option, ranged
 from utils.errors import COMPLETE, UserError
 from utils.launch.engine import Attempt, Limits
-from utils.launch.plan import CommonOptions, Data, Job, make_job
+from utils.launch.job import CommonOptions, Data, Job, make_job
 from utils.launch.submission import Note, Submission, SubmittedRun
 from utils.records.ledger import Axes, Ledger
 from utils.records.record import Record

@@ -99,7 +99,7 @@ class RunStatus:
 
     @property
     def line(self) -> str:
-        """The same for people."""
+        """The status as a line of text."""
         words = self.progress.words if self.progress else "starting" if self.state is RunState.RUNNING else ""
         told = [each for each in (self.reason or words + _eta(self.seconds_left), self.slurm) if each]
         return f"  {self.state:9} {self.name}  {'; '.join(told)}".rstrip()
@@ -154,7 +154,7 @@ class GroupStatus:
         return f"{self.folder}: {number}: {counts}{_eta(self.seconds_left)}"
 
     def lines(self) -> Iterable[str]:
-        """The same for people, with every run that is neither complete nor only planned."""
+        """The status in lines of text, with every run that is neither complete nor only planned."""
         yield self.title
         yield from (f"  launcher {each.process} is running on {each.machine}" for each in self.launchers)
         yield from (run.line for run in self.runs if run.state not in (RunState.COMPLETE, RunState.NOT_RUN))
@@ -165,7 +165,7 @@ class GroupStatus:
         yield from (each for each in (self.damage, self.slurm_problem) if each)
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """The status as JSON values."""
         return {
             "group": self.folder.name,
             "folder": str(self.folder),

@@ -11,12 +11,12 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     from utils.data.plan import StreamSizes
-    from utils.launch.plan import Job
+    from utils.launch.job import Job
 
 StageSteps = tuple[tuple[int, ...], ...]  # of each stage of each task
 
 
-class Steps:
+class StepCounts:
     """The training steps of jobs, counted once for all that have the same ones."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ FOLDER = "slurm"  # in the folder of a group
 
 @dataclass(frozen=True)
 class SubmittedRun:
-    """A run as its job is told of it.
+    """What a job is told about one of its runs.
 
     Attributes:
         name: of its folder.
@@ -55,7 +55,7 @@ class SubmittedRun:
 
 @dataclass(frozen=True)
 class Note:
-    """What a job has noted of one of its runs, or of itself.
+    """What a job has noted about one of its runs, or about itself.
 
     Attributes:
         run: its name; empty where the job itself has started.

@@ -11,7 +11,8 @@ from utils.config.variants import row_of
 from utils.data.plan import sizes_in_words
 from utils.launch.devices import counted
 from utils.launch.estimates import Estimates
-from utils.launch.plan import CommonOptions, Job, Plan, Search, decided
+from utils.launch.job import CommonOptions, Job
+from utils.launch.plan import Plan, Search, decided
 from utils.launch.steps import model_bytes
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
@@ -28,15 +29,15 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the runs that are still to be done.
+    """What the runs that are still to be done will take.
 
     Attributes:
         num_open: how many there are, with those that will follow a search.
-        num_steps: training steps of all of them; None if those of one are not known before it runs.
-        is_exact: whether these are exact.
-        known: seconds of each run that is known from complete runs equal to it.
-        rough: seconds of each further one that is known from the speed of other runs.
-        num_retuning_steps: steps that re-tune copies of their norm layers, beside those; None as for them.
+        num_steps: training steps of all of them; None if none of the runs is known yet.
+        is_exact: whether that number is exact.
+        known: seconds of each run that is estimated from complete runs equal to it.
+        rough: seconds of each run that is estimated from the speed of other runs.
+        num_retuning_steps: further steps, which re-tune copies of their norm layers; None as for `num_steps`.
     """
 
     num_open: int
@@ -57,7 +58,7 @@ class Cost:
         return max(sum(estimated) * self.num_open / len(estimated) / num_parallel, *estimated) if estimated else None
 
     def lines(self, num_parallel: int) -> list[str]:
-        """The same for people."""
+        """The cost in lines of text."""
         if not self.num_open:
             return []
         lines = []
@@ -106,12 +107,11 @@ def cost_of(jobs: Sequence[Job], num_following: int, estimates: Estimates) -> Co
     )
 
 
-def _total(numbers: Sequence[int | None], num_runs: int) -> int | None:
-    """Of so many runs, by the numbers of some of them; None if one of these is unknown."""
+def _total(numbers: Sequence[int], num_runs: int) -> int | None:
+    """The sum over so many runs, extrapolated from the numbers of some of them; None if there is no number."""
     if not num_runs:
         return 0
-    known = [number for number in numbers if number is not None]
-    return None if not known or len(known) < len(numbers) else round(sum(known) * num_runs / len(known))
+    return round(sum(numbers) * num_runs / len(numbers)) if numbers else None
 
 
 def steps_in_words(num_steps: int, is_exact: bool) -> str:
@@ -132,8 +132,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-class Summary:
-    """A plan as the disk has it now.
+class PlanSummary:
+    """A plan, the states of its runs on the disk, and what the rest of it will take.
 
     Args:
         plan: what is to be run.
@@ -168,7 +168,7 @@ class Summary:
         return all(job.state().is_answer for job in self.jobs)
 
     def lines(self) -> list[str]:
-        """The plan for people."""
+        """The plan in lines of text."""
         plan = self.plan
         num_jobs = counted(len(plan.jobs), "run")
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
@@ -189,7 +189,7 @@ class Summary:
         return [f"{_state(job):9} {shlex.join([*words, *job.words, *self.common.words])}" for job in self.jobs]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan for programs."""
+        """The plan as JSON values."""
         plan, cost = self.plan, self._cost()
         return {
             "asked": plan.num_asked,

@@ -15,7 +15,7 @@ from rich.text import Text
 from utils.launch.engine import Attempt
 from utils.launch.estimates import Remaining
 from utils.launch.grid import setting_text
-from utils.launch.plan import Job
+from utils.launch.job import Job
 from utils.launch.scheduler import PlanProgress
 from utils.machine import discard_output
 from utils.records.content import UnreadableRecord
@@ -133,7 +133,7 @@ class View:
         return progress.num_jobs + self.num_following()
 
     def _write(self, write: Callable[[], None]) -> None:
-        """A terminal that is gone, or a reader that has seen enough, stops no run: nothing more is shown."""
+        """Write to the console; once the terminal or the reader of the output is gone, nothing more is shown."""
         try:
             write()
         except (OSError, SystemExit):  # rich ends the program where a pipe breaks

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from tests.utils.report.rig import counts
 from utils.launch.engine import Limits
 from utils.launch.grid import OTHERS, Grid
+from utils.launch.job import CommonOptions
 from utils.launch.local import LocalEngine
-from utils.launch.plan import CommonOptions
 from utils.launch.scheduler import Scheduler
 from utils.records.ledger import Axes
 from utils.records.record import Record

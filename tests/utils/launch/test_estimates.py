@@ -10,7 +10,7 @@ from tests.utils.report.rig import counts
 from utils.config.configuration import configure, readable_name
 from utils.config.registry import ROOT
 from utils.launch.estimates import Estimates
-from utils.launch.plan import Data
+from utils.launch.job import Data
 from utils.machine import cpu_name
 from utils.records.record import Record
 

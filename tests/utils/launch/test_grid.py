@@ -8,7 +8,8 @@ from tests.utils.launch.rig import STUDY
 from utils.config.variants import row_of
 from utils.errors import UserError
 from utils.launch.grid import change, default_group, find_grid, read_extras
-from utils.launch.plan import CommonOptions, Data, make_plan
+from utils.launch.job import CommonOptions, Data
+from utils.launch.plan import make_plan
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from tests.utils.launch.rig import FakeDevices, FakeJob, FakeSlot, job
 from tests.utils.records.rig import progress
 from utils.errors import UserError
+from utils.launch.job import CommonOptions
 from utils.launch.local import Child, LocalEngine, tail
-from utils.launch.plan import CommonOptions
 
 PARENT = """
 import os, subprocess, sys, time

@@ -7,7 +7,8 @@ from utils.config.configuration import configure
 from utils.config.registry import NORMS
 from utils.errors import UserError
 from utils.launch.grid import GRIDS, Grid, change, find_grid, read_extras
-from utils.launch.plan import CommonOptions, Data, DataFacts, make_plan
+from utils.launch.job import CommonOptions, Data, DataFacts
+from utils.launch.plan import make_plan
 from utils.records.collect import read_run
 from utils.records.state import RunState
 

@@ -15,8 +15,9 @@ from utils import errors
 from utils.config.registry import NORMS, ROOT
 from utils.launch.engine import Limits
 from utils.launch.grid import change, read_extras
+from utils.launch.job import CommonOptions, Data
 from utils.launch.local import Child
-from utils.launch.plan import CommonOptions, Data, FollowUps, decided, make_plan
+from utils.launch.plan import FollowUps, decided, make_plan
 from utils.launch.scheduler import Bookkeeper, Scheduler
 from utils.records.collect import collect
 from utils.records.state import RunState

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.launch.plan import CommonOptions
+from utils.launch.job import CommonOptions
 from utils.launch.presence import present
 from utils.launch.scheduler import Bookkeeper
 from utils.records.ledger import Axes, Ledger

@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.launch.arguments import launch_parser
 from utils.launch.cluster import make_cluster
 from utils.launch.engine import Limits
-from utils.launch.plan import CommonOptions, Data
+from utils.launch.job import CommonOptions, Data
 from utils.launch.scheduler import Scheduler
 from utils.launch.slurm import SlurmEngine
 from utils.launch.submission import Note, Submission, open_submissions

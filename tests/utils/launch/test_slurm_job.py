@@ -9,7 +9,8 @@ from utils.launch.arguments import launch_parser
 from utils.launch.cli import main
 from utils.launch.cluster import make_cluster
 from utils.launch.grid import change, find_grid, read_extras
-from utils.launch.plan import CommonOptions, make_plan
+from utils.launch.job import CommonOptions
+from utils.launch.plan import make_plan
 from utils.launch.slurm_job import _Share
 from utils.launch.submission import Submission, SubmittedRun
 from utils.records.state import RunState

@@ -6,8 +6,8 @@ import pytest
 from utils.config.configuration import configure
 from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
-from utils.launch.plan import CommonOptions, Data, DataFacts, make_job
-from utils.launch.steps import Steps, check_evaluations, count_steps
+from utils.launch.job import CommonOptions, Data, DataFacts, make_job
+from utils.launch.steps import StepCounts, check_evaluations, count_steps
 from utils.main import main
 from utils.records.ledger import Axes
 from utils.run import diagnosis
@@ -94,7 +94,7 @@ def test_a_run_trains_as_many_steps(tmp_path, words):
 def test_runs_that_differ_by_norm_layer_and_seed_are_counted_once(monkeypatch):
     counts = []
     monkeypatch.setattr("utils.launch.steps.count_steps", lambda config, sizes: counts.append(config) or ((1,),))
-    steps = Steps()
+    steps = StepCounts()
     for more in ("--seed 1", "--seed 2", "--nl GN", "--nl AdaB2N --kappa 0.1", "--nl AdaB2N --kappa 0.4"):
         assert steps.of(job(configuration("er", more))) == 1
     assert len(counts) == 1
@@ -107,7 +107,7 @@ def test_runs_that_differ_by_norm_layer_and_seed_are_counted_once(monkeypatch):
     "more", ["--stream gaussian", "--stream si-blurry", "--imbalance exp --imbalance_ratio 10 --imbalance_order random"]
 )
 def test_steps_that_the_seed_decides_are_counted_for_each_seed(more):
-    steps = Steps()
+    steps = StepCounts()
     jobs = [job(configuration("er", f"--epochs 1 --batch_size 4 {more} --seed {seed}")) for seed in range(3)]
     counted = [steps.of_stages(each) for each in jobs]
     assert counted == [count_steps(each.config, SIZES) for each in jobs]
@@ -115,9 +115,9 @@ def test_steps_that_the_seed_decides_are_counted_for_each_seed(more):
 
 
 def test_a_run_that_cannot_fill_a_batch_is_named():
-    assert Steps().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) > 0
+    assert StepCounts().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) > 0
     with pytest.raises(UserError, match=r"^the run: task 1: there are 4 images for the 64 rows of a batch"):
-        Steps().of(job(configuration("ft", "--batch_size 64"), [3] * 10))
+        StepCounts().of(job(configuration("ft", "--batch_size 64"), [3] * 10))
 
 
 def test_stages_that_fail_are_told_with_the_run(monkeypatch):
@@ -126,12 +126,12 @@ def test_stages_that_fail_are_told_with_the_run(monkeypatch):
 
     monkeypatch.setattr(METHODS.get("er"), "stages", classmethod(stages))
     with pytest.raises(UserError, match=r"^the run: --model er: its `stages` fails for task 1 with RuntimeError: no"):
-        Steps().of(job(configuration("er")))
+        StepCounts().of(job(configuration("er")))
 
 
 def test_counts_are_exact_where_the_order_of_classes_changes_nothing():
-    assert Steps.are_exact(job(configuration("er"), [30] * 10))
-    assert not Steps.are_exact(job(configuration("er")))
+    assert StepCounts.are_exact(job(configuration("er"), [30] * 10))
+    assert not StepCounts.are_exact(job(configuration("er")))
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_counts_are_exact_where_the_order_of_classes_changes_nothing():
     ],
 )
 def test_steps_of_retuning_norm_layers(model, more, steps):
-    assert Steps().of_retuning(job(configuration(model, more), [30] * 10)) == steps
+    assert StepCounts().of_retuning(job(configuration(model, more), [30] * 10)) == steps
 
 
 @pytest.mark.parametrize("norm", NORMS.names())
 def test_retuning_of_every_layer_is_counted(norm):
-    assert Steps().of_retuning(job(configuration("ft", f"--nl {norm} --retune_norms 1"), [30] * 10)) is not None
+    assert StepCounts().of_retuning(job(configuration("ft", f"--nl {norm} --retune_norms 1"), [30] * 10)) is not None
 
 
 def test_a_run_retunes_as_many_steps(tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_run_retunes_as_many_steps(tmp_path, monkeypatch):
     places = ["--results_dir", str(tmp_path), "--nowand", "1", "--threads", "1"]
     assert main([*words, *places]) == 0
     facts = DataFacts(tmp_path).of(config)
-    assert len(counted) == Steps().of_retuning(job(config, facts.class_sizes))
+    assert len(counted) == StepCounts().of_retuning(job(config, facts.class_sizes))
 
 
 @pytest.mark.parametrize(
