@@ -25,8 +25,9 @@ from backbone.norm import (
 from models.heads import Head, Network
 from models.settings import Setting, find_setting
 from utils.config.configuration import Configuration
-from utils.config.options import Option, grouped, ranged
+from utils.config.options import DEFAULT_STREAM, Option, grouped, ranged
 from utils.config.parts import BackbonePart, NormPart
+from utils.config.registry import STREAMS
 from utils.data.batch import Batch, Draft, below, within
 from utils.data.buffer import BUFFER_MODES, Memory
 from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSizes, TaskStream
@@ -117,7 +118,7 @@ class Method(ABC):
     """Base of all methods. A method implements `observe`, and what else of this it does differently.
 
     Class methods are pure. They are asked before there is a network or an image, by the launcher too, and see options
-    and numbers alone: `published_setting`, `resolve_auto`, `check`, `identity_values`, `warnings`,
+    and numbers alone: `published_setting`, `resolve_auto`, `check`, `identity_values`, `replays_at_once`, `warnings`,
     `measures_every_task`, and what is trained on what: `stages`, with `stage` and `stage_on` to make them,
     `num_exemplars`, `forward_rows`, `trained_rows`.
 
@@ -146,6 +147,7 @@ class Method(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     uses_memory: ClassVar[bool] = False
     keeps_exemplars: ClassVar[bool] = False  # its memory is filled after each task, not row by row
+    replays_in_first_task: ClassVar[bool] = True  # if it has memory; a stream without boundaries has no first task
     transforms: ClassVar[str | None] = None  # of a dataset, where the method has its own; else the protocol's
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     protocol: ClassVar[str] = "online"
@@ -214,6 +216,11 @@ class Method(ABC):
         if "best_epoch" in values and all(value == 1 for name, value in values.items() if name.endswith("epochs")):
             return values | {"best_epoch": "last"}  # the only one
         return values
+
+    @classmethod
+    def replays_at_once(cls, boundaries: str) -> bool:
+        """Whether rows of memory are trained on from the first steps on, in a stream with such boundaries."""
+        return cls.replays_in_first_task or boundaries == "none"
 
     @classmethod
     def warnings(cls, values: dict[str, Any], norm: type[NormPart]) -> list[str]:
@@ -475,7 +482,6 @@ class MemoryMethod(Method):
     """Base of the methods whose batches hold rows of memory, which are described to the norm layers."""
 
     uses_memory = True
-    replays_in_first_task: ClassVar[bool] = True  # otherwise `ada_t0` 0 and 1 are one computation
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -485,8 +491,9 @@ class MemoryMethod(Method):
     @classmethod
     def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]:
         values = super().identity_values(values, backbone)
-        if values.get("ada_t0") == 1 and not cls.replays_in_first_task:
-            return values | {"ada_t0": 0}
+        stream = STREAMS.get(values.get("stream", DEFAULT_STREAM))  # a record from when there was one kind lacks it
+        if values.get("ada_t0") == 1 and not cls.replays_at_once(stream.boundaries):
+            return values | {"ada_t0": 0}  # one computation
         return values
 
     def plan_with(self, batch: Draft, draws: Sequence[Draft] | None, num_current: int | None) -> StepPlan:
@@ -557,8 +564,8 @@ class ReplayMethod(MemoryMethod):
     @classmethod
     def rows_of_draw(cls, config: Configuration, task: int, num_remembered: int) -> int:
         """Rows of a draw from memory."""
-        is_first = task == 0 and config.parts.stream.boundaries != "none"
-        return 0 if is_first and not cls.replays_in_first_task else min(config.minibatch_size, num_remembered)
+        replays = task > 0 or cls.replays_at_once(config.parts.stream.boundaries)
+        return min(config.minibatch_size, num_remembered) if replays else 0
 
     @classmethod
     def forward_rows(cls, config: Configuration, task: int, num_rows: int, num_remembered: int) -> int:
@@ -587,8 +594,8 @@ class ReplayMethod(MemoryMethod):
 
     @property
     def replays(self) -> bool:
-        """Whether the present task draws from memory; there is no first task in a stream without boundaries."""
-        return self.task > 0 or self.replays_in_first_task or not self.has_boundaries
+        """Whether the present task draws from memory."""
+        return self.task > 0 or self.replays_at_once(self.stream.boundaries)
 
     def uncapturable(self) -> str | None:
         if self.num_draws is None:

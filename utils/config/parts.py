@@ -126,6 +126,9 @@ class MethodPart(Part, Protocol):
     def identity_values(cls, values: dict[str, Any], backbone: type[BackbonePart]) -> dict[str, Any]: ...
 
     @classmethod
+    def replays_at_once(cls, boundaries: str) -> bool: ...
+
+    @classmethod
     def warnings(cls, values: dict[str, Any], norm: type[NormPart]) -> list[str]: ...
 
     @classmethod
@@ -187,7 +190,7 @@ class Parts:
         found = [option for option in under_headings(kinds) if method.uses_memory or not option.needs_memory]
         if getattr(self.dataset, "task_sizes", None) is None:
             found = list(changed(found, n_tasks={"default": getattr(self.dataset, "num_tasks", None)}))
-        if getattr(method, "replays_in_first_task", True):
+        if method.replays_at_once(self.stream.boundaries):
             return tuple(found)
         return tuple(replace(option, min_tasks=max(option.min_tasks, 1 + option.needs_memory)) for option in found)
 

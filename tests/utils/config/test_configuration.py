@@ -167,6 +167,14 @@ def test_what_changes_a_result_changes_the_identity(more):
     assert identity(more=more) != identity()
 
 
+def test_without_boundaries_the_regularizer_counts_from_the_first_steps_on():
+    first, second = (identity(more=f"--stream gaussian --nl AdaB2N --ada_t0 {task}") for task in range(2))
+    assert first != second
+    assert identity(more="--stream gaussian --n_tasks 1 --nl AdaB2N --lambd 1") != identity(
+        more="--stream gaussian --n_tasks 1 --nl AdaB2N"
+    )
+
+
 def test_other_data_is_another_run():
     assert cell().identity("data") != cell().identity("other data")
 
