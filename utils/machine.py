@@ -9,6 +9,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+MOST_THREADS = 1024  # of a run: far beyond what speeds one up, and below where systems refuse to start them
+
 
 def available_cores() -> int:
     """Cores that this process may use; in a Slurm job, those that the job was given."""
@@ -58,9 +60,9 @@ def default_threads() -> int:
     More threads add numbers in another order, so that results differ; and on a shared machine they wait for each other.
 
     Raises:
-        UserError: the variable holds no number.
+        UserError: the variable holds no number, or one beyond `MOST_THREADS`.
     """
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip() or "1"  # a list is by level of nesting
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
         raise UserError(f"$OMP_NUM_THREADS is {text!r}, which is no number of threads: change it or give --threads")
     return int(text)

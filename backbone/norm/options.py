@@ -137,8 +137,7 @@ def ranged(kind: type[int] | type[float], low: float | None = None, high: float 
         if value != value or abs(value) == float("inf"):
             raise ValueError("must be finite")
         if (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"from {low}" + (f" to {high}" if high is not None else "")
-            raise ValueError(f"must be {bounds}")
+            raise ValueError(f"must be at least {low}" if high is None else f"must be from {low} to {high}")
         return value
 
     parse.__name__ = kind.__name__

@@ -13,7 +13,7 @@ def test_one_thread_unless_the_environment_says_more(monkeypatch, text, threads)
     assert default_threads() == threads
 
 
-@pytest.mark.parametrize("text", ["0", "many", "-1"])
+@pytest.mark.parametrize("text", ["0", "many", "-1", "100000"])
 def test_no_number_is_one_line(monkeypatch, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with pytest.raises(UserError, match=r"\$OMP_NUM_THREADS is .*--threads"):

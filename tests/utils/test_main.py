@@ -567,3 +567,12 @@ def test_mistakes_are_one_line_and_exit_code_2(start, tmp_path, capsys, words, o
 def test_reduced_precision_runs(start, tmp_path):
     assert start(precision="bf16", norm="AdaB2N") == 0
     assert result_of(tmp_path / "results")["steps"] == 12
+
+
+def test_a_run_whose_reader_has_gone_ends_as_other_programs_do():
+    """Such as after `| head`: with the code of SIGPIPE and without a traceback."""
+    command = [sys.executable, "utils/main.py", "--preset", "demo", "--dry_run"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert run.stderr.read() == "stopped by SIGPIPE\n"
+    assert run.returncode == 128 + signal.SIGPIPE

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
-from utils.config.options import ABSENT, PART_OPTIONS, Option
+from utils.config.options import ABSENT, OF_GRIDS, PART_OPTIONS, Option
 from utils.config.parts import Parts, options_of
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, unknown
 from utils.errors import UserError
@@ -168,6 +168,8 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
     """Why an option is not one of this run: some other part would use it, or nothing at all would."""
     if name in ABSENT:
         return f"there is no --{name} here: {ABSENT[name]}"
+    if name in OF_GRIDS:
+        return f"--{name} is an option of run.py, which runs a grid" + (OF_GRIDS[name] and f": give {OF_GRIDS[name]}")
     if name in {option.name for option in options_of(parts.norm) if option.needs_memory}:
         replaying = [each for each in METHODS.names() if METHODS.get(each).uses_memory]
         return f"--{name} needs memory rows in the batch: use a --model with memory ({', '.join(replaying)})"

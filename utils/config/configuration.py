@@ -172,7 +172,7 @@ def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         load_plugin(path)
     wants_help = selected.pop("help", False)
     if "preset" in selected:
-        check_known("preset", [selected["preset"]], PRESETS)
+        check_known("preset of one run", [selected["preset"]], PRESETS)
         selected = PRESETS[selected["preset"]] | selected
     for name, registry in SELECTORS.items():
         if name in selected:

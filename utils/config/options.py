@@ -20,10 +20,12 @@ from backbone.norm.options import (
     tristate,
     whole_numbers,
 )
+from utils.machine import MOST_THREADS
 
 __all__ = [
     "ABSENT",
     "DEFAULT_STREAM",
+    "OF_GRIDS",
     "PART_OPTIONS",
     "RUNTIME_OPTIONS",
     "SHARED_OPTIONS",
@@ -355,7 +357,7 @@ _EVALUATION = grouped(
 _MACHINE = grouped(
     "machine",
     Option("device", str, "auto", "device to train on: auto, cpu, cuda or cuda:N", metavar="DEVICE"),
-    Option("threads", ranged(int, 1), None, "CPU threads", source="$OMP_NUM_THREADS, else 1"),
+    Option("threads", ranged(int, 1, MOST_THREADS), None, "CPU threads", source="$OMP_NUM_THREADS, else 1"),
     Option(
         "cuda_graph",
         str,
@@ -443,6 +445,15 @@ ABSENT = {
     "loadcheck": "the same command resumes from where it was stopped",
     "label_perc": "all images of a task have their labels",
     "noise_rate": "labels are taken from the data as they are",
+}
+
+# Options of run.py alone, by name, and what one run takes in their place.
+OF_GRIDS = {
+    **{"models": "--model", "datasets": "--dataset", "methods": "--nl", "seeds": "--seed", "num_seeds": "--seed"},
+    **{"buffer_sizes": "--buffer_size", "keep_models": "--keep_model"},
+    **dict.fromkeys(("search", "selection", "search_seeds", "yes", "json", "engine", "jobs", "runs_per_gpu"), ""),
+    **dict.fromkeys(("usage_threshold", "coldsecs", "waitsecs", "timeout", "interpreter", "logdir"), ""),
+    **dict.fromkeys(("partition", "account", "qos", "gres", "time", "sbatch", "setup", "runs_per_job", "no_wait"), ""),
 }
 
 SHARED_OPTIONS = PART_OPTIONS + _TRAINING + _NORM + _DATA + _EVALUATION + _MACHINE + _OUTPUT + _TRACKING

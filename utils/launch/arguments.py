@@ -8,10 +8,11 @@ from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
 from utils.config.options import RUNTIME_OPTIONS, Option, flag, grouped, ranged
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, unknown
 from utils.config.variants import VARIANTS
 from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
+from utils.machine import MOST_THREADS
 from utils.records.selection import ORACLE, SEARCH_SHARE, VALIDATION
 
 LOCAL, SLURM = "local", "slurm"
@@ -21,6 +22,16 @@ _OF_RUNS = {option.name: replace(option, group="where") for option in RUNTIME_OP
 RESULTS_DIR = replace(_OF_RUNS["results_dir"], type=Path, default=Path("results"), help="folder of the groups")
 DATA_ROOT = _OF_RUNS["data_root"]
 _GROUP = Option("group", str, None, "folder of these runs inside --results_dir", group="where", metavar="NAME")
+
+
+def _auto_or_number(text: str) -> str | int:
+    """`auto`, or a number from 1 on."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("must be auto, or at least 1")
+    return int(text)
+
 
 _WHAT = grouped(
     "what to run",
@@ -105,17 +116,17 @@ _HOW = grouped(
         "runs at a time in all; with --engine slurm, jobs at a time",
         source="as the cores allow; on Slurm, any number",
     ),
-    Option("threads", ranged(int, 1), None, "CPU threads of each run", source="$OMP_NUM_THREADS, else 1"),
+    Option("threads", ranged(int, 1, MOST_THREADS), None, "CPU threads of each run", source="$OMP_NUM_THREADS, else 1"),
     Option(
         "runs_per_gpu",
-        str,
+        _auto_or_number,
         "auto",
         "runs that share a GPU: as many as its memory allows and as are worthwhile (auto), or this many",
         metavar="auto|N",
     ),
     Option(
         "usage_threshold",
-        ranged(float, 0),
+        ranged(float, 0.01, 1),
         0.3,
         "a GPU is idle while others use less than this share of its memory and compute time",
         metavar="SHARE",
@@ -207,14 +218,16 @@ def group_of(options: argparse.Namespace) -> str:
         options: parsed by `group_parser`.
 
     Raises:
-        UserError: two are named; or none, and there is none or several.
+        UserError: two are named, or one that is unknown; or none, and there is none or several.
     """
     if options.name is not None and options.group is not None:
         raise UserError(f"{options.name!r} and --group {options.group} both name a group: give one of them")
-    named = options.name or options.group
-    if named:
-        return named
+    named = options.group if options.name is None else options.name
     groups = groups_in(options.results_dir)
+    if named is not None:
+        if not named or not (options.results_dir / named).is_dir():
+            raise UserError(unknown(f"group in {options.results_dir}", named, groups))
+        return named
     if not groups:
         raise UserError(f"there is no group in {options.results_dir}; give the folder of the groups with --results_dir")
     if len(groups) > 1:

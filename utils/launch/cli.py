@@ -157,7 +157,7 @@ def launch(words: Sequence[str]) -> int:
     grid, extras = read_grid(options, words), read_extras(others)
     common = CommonOptions(
         options.results_dir,
-        options.group or default_group(options.preset, grid, extras),
+        default_group(options.preset, grid, extras) if options.group is None else options.group,
         data_root(options.data_root),
         options.threads or default_threads(),
         options.keep_models,
@@ -205,7 +205,9 @@ def _cluster(options: argparse.Namespace, common: CommonOptions) -> "Cluster":
 
 def _devices(options: argparse.Namespace, common: CommonOptions) -> "Devices":
     from utils.launch.devices import Devices
+    from utils.launch.local import check_interpreter
 
+    check_interpreter(options.interpreter)
     return Devices(
         usage_threshold=options.usage_threshold,
         runs_per_gpu=options.runs_per_gpu,

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from utils.errors import UserError
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.gpus import Gpu, ask_torch
 from utils.launch.packing import AT_ONCE, Packing
@@ -139,9 +138,6 @@ class Devices:
         look: returns the usable GPUs; None: those in the caller's `CUDA_VISIBLE_DEVICES`.
         interpreter: the Python of the runs, whose torch decides whether it can use the GPUs.
         clock: returns seconds, monotonic.
-
-    Raises:
-        UserError: an option is out of range.
     """
 
     usage_threshold: float = 0.3
@@ -155,13 +151,7 @@ class Devices:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        if not 0 < self.usage_threshold <= 1:
-            raise UserError(f"--usage_threshold {self.usage_threshold}: give a fraction above 0, at most 1")
-        for name, low in {"jobs": 1, "threads": 1, "waitsecs": 0}.items():
-            value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise UserError(f"--{name} {value}: give {low} or more")
-        self._runs_per_gpu = _read_runs_per_gpu(self.runs_per_gpu)
+        self._runs_per_gpu = None if self.runs_per_gpu == "auto" else int(self.runs_per_gpu)
         self._look = self.look or GpuWatcher(self.say, judge=partial(ask_torch, self.interpreter)).look
         self._devices: dict[str, _Device] = {}
         self._packings: dict[str | None, Packing] = {}  # by the model of the GPU
@@ -321,16 +311,3 @@ class Devices:
 def counted(number: int, noun: str) -> str:
     """`0 runs`, `1 run`, `2 runs`."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
-
-
-def _read_runs_per_gpu(value: str | int) -> int | None:
-    """The number, None for `auto`."""
-    if value == "auto":
-        return None
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UserError(f"--runs_per_gpu {value}: give auto, or 1 or more")
-    return number

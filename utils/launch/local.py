@@ -138,6 +138,12 @@ class Child:
                 self.log_path = self.log_path.replace(self.final_log_path)
 
 
+def check_interpreter(interpreter: str) -> None:
+    """Raises UserError if there is no such Python."""
+    if shutil.which(interpreter) is None:
+        raise UserError(f"--interpreter {interpreter}: there is no such program")
+
+
 class LocalEngine:
     """Starts runs on this machine.
 
@@ -167,8 +173,7 @@ class LocalEngine:
         estimate: Callable[[Job], float | None] = lambda job: None,
         program: Path = ROOT / "utils" / "main.py",
     ) -> None:
-        if shutil.which(devices.interpreter) is None:
-            raise UserError(f"--interpreter {devices.interpreter}: there is no such program")
+        check_interpreter(devices.interpreter)
         try:
             log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -71,10 +71,7 @@ def _folders(options: Any) -> list[Path]:
     names = groups_in(options.results_dir)
     if options.name is None and options.group is None and len(names) > 1:
         return [options.results_dir / name for name in names]
-    folder = options.results_dir / group_of(options)
-    if not folder.is_dir():
-        raise UserError(f"there is no {folder}" + (f"; there are {', '.join(names)}" if names else ""))
-    return [folder]
+    return [options.results_dir / group_of(options)]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from utils.errors import Stopped
+from utils.machine import discard_output
 from utils.records.progress import Progress, clock
 from utils.records.record import Record
 
@@ -25,6 +28,14 @@ PHASES = {
 }  # of the kinds of time (`utils/run/measurements.py`) that a reader may want to know of
 
 
+class _Console(Console):
+    """Ends the run, as a signal does, when nobody reads its output any more, as after `| head`."""
+
+    def on_broken_pipe(self) -> None:
+        discard_output()
+        raise Stopped(signal.SIGPIPE)
+
+
 class Screen:
     """Says lines, and shows how far a run is.
 
@@ -36,7 +47,7 @@ class Screen:
     def __init__(self, verbose: bool = True, console: Console | None = None) -> None:
         self.log: Callable[[str], None] | None = None  # a second place for every said line
         self._verbose = verbose
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or _Console(highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
 
     def say(self, text: str, detail: bool = False) -> None:

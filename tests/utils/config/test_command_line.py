@@ -5,7 +5,7 @@ import pytest
 from models.base import REPLAY_OPTIONS
 from models.der import ALPHA
 from utils.config.command_line import make_parser
-from utils.config.options import SHARED_OPTIONS
+from utils.config.options import OF_GRIDS, SHARED_OPTIONS
 from utils.config.parts import options_of
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS
 from utils.launch.cli import LAUNCH_OPTIONS
@@ -49,3 +49,11 @@ def test_an_option_of_many_words_takes_them_together_and_one_by_one(words):
     assert make_parser([seeds]).parse_args(words.split()).seeds == [0, 1]
     assert make_parser([seeds]).parse_args([]).seeds is None
     assert not hasattr(make_parser([seeds], only_typed=True).parse_args([]), "seeds")
+
+
+def test_one_run_knows_what_belongs_to_a_grid():
+    """And what it takes in its place, where there is something."""
+    of_one_run = {spelling for option in SHARED_OPTIONS for spelling in option.spellings}
+    alone = {spelling for option in LAUNCH_OPTIONS for spelling in option.spellings if len(spelling) > 1} - of_one_run
+    assert set(OF_GRIDS) == alone - {spelling for option in OPTIONS for spelling in option.spellings} | {"buffer_sizes"}
+    assert {instead.removeprefix("--") for instead in OF_GRIDS.values() if instead} <= of_one_run | {"buffer_size"}

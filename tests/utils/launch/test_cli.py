@@ -44,10 +44,22 @@ def test_plan_for_programs(tmp_path, capsys):
         (["--preset", "demo", "--selection", "test"], "oracle"),
         (["--preset", "demo", "--search_seeds"], "--search_seeds: expected at least one argument"),
         (["--preset", "demo", "--seeds", "x"], "'x' is not an integer"),
-        (["--preset", "demo", "--seeds", "-1"], "must be from 0"),
+        (["--preset", "demo", "--seeds", "-1"], "must be at least 0"),
         (["--preset", "demo", "--kappa", "much"], "'much' is not a number"),
-        (["--preset", "demo", "--threads", "0"], "must be from 1"),
-        (["status", "--group", "none"], "none"),
+        (["--preset", "demo", "--jobs", "0"], "must be at least 1"),
+        *((["--preset", "demo", "--threads", number], "must be from 1 to") for number in ("0", "100000")),
+        *((["--preset", "demo", "--usage_threshold", share], "must be from") for share in ("0", "1.1")),
+        (["--preset", "demo", "--usage_threshold", "nan"], "must be finite"),
+        *(
+            (["--preset", "demo", "--runs_per_gpu", word], "must be auto, or at least 1")
+            for word in ("0", "many", "1.5")
+        ),
+        (["--preset", "demo", "--runs_per_gpu", "0", "--engine", "slurm", "--dry_run"], "must be auto, or at least 1"),
+        (["--preset", "demo", "--waitsecs", "-1"], "must be at least 0.1"),
+        (["--preset", "demo", "--dry_run", "--group", ""], "--group must be"),
+        (["--preset", "demo", "--dry_run", "--interpreter", "/nowhere/python"], "--interpreter /nowhere/python"),
+        *(([command, "none"], "unknown group in ") for command in ("status", "table", "cancel")),
+        (["status", ""], "unknown group in "),
         (["status", "--data_root", "data"], "--data_root"),  # which it would ignore
         (["--preset", "demo", "--optim_wdd", "0.1"], "unknown option --optim_wdd. Did you mean --optim_wd?"),
         (["--preset", "demo", "--job", "2"], "Did you mean --jobs?"),

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 
 from tests.utils.launch.gpu_rig import Clock
-from utils.errors import UserError
 from utils.launch.devices import CONTEXT_MEMORY, LOAD_DELAY, MARGIN, Devices
 from utils.launch.gpus import Gpu
 
@@ -353,26 +352,6 @@ def test_a_peak_is_taken_note_of_only_while_its_run_has_the_place():
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"usage_threshold": 0.0},
-        {"usage_threshold": 1.1},
-        {"usage_threshold": float("nan")},
-        {"runs_per_gpu": "0"},
-        {"runs_per_gpu": "many"},
-        {"runs_per_gpu": "1.5"},
-        {"jobs": 0},
-        {"threads": 0},
-        {"waitsecs": -1.0},
-    ],
-)
-def test_a_value_out_of_range_is_named(option):
-    ((name, value),) = option.items()
-    with pytest.raises(UserError, match=f"--{name} {value}"):
-        Devices(**option)
 
 
 @pytest.mark.parametrize(

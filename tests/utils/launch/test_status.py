@@ -131,7 +131,7 @@ def test_groups_are_listed_where_none_is_named(tmp_path, capsys, ledger):
     assert main(["status", "other", "--results_dir", str(tmp_path)]) == 0
     assert "  not run   run" in capsys.readouterr().out
     assert main(["status", "none", "--results_dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.strip().endswith("; there are group, other")
+    assert capsys.readouterr().err.strip().endswith("Known: group, other.")
 
 
 def test_one_document_for_programs(tmp_path, capsys, running):
