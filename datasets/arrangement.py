@@ -70,7 +70,7 @@ class Arrangement:
 
     @classmethod
     def identity_values(cls, values: dict[str, Any], dataset: Any) -> dict[str, Any]:
-        """The values of a run's active options, with those made one that give equal streams of a dataset."""
+        """The values of a run's active options, where options that give the same stream get the same values."""
         return values
 
     def num_tasks(self, num_classes: int | None) -> int | None:
@@ -109,7 +109,7 @@ class Arrangement:
 
 
 def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, ...]:
-    """As equal as can be: where the classes do not divide evenly, the first tasks have one more.
+    """Sizes as equal as possible: where the classes do not divide evenly, the first tasks have one class more.
 
     Args:
         num_classes: to split.

@@ -228,12 +228,12 @@ class Layout:
 
 
 class Dataset:
-    """Images of some classes, and into how many tasks they are mostly split; its subclasses are what `--dataset` names.
+    """Base of the datasets that `--dataset` names: images of some classes, and how many tasks they usually make.
 
     Attributes:
         num_classes: of all tasks together; None: as many as the data have.
-        num_tasks: as equal as can be, unless `--stream` and its options say otherwise.
-        task_sizes: the number of classes of each task, in place of `num_tasks` equal ones; None: these.
+        num_tasks: of sizes as equal as possible, unless `--stream` and its options say otherwise.
+        task_sizes: the number of classes of each task; None: `num_tasks` equal ones.
         image_size: side of the square images in pixels.
         num_images: number of training and of test images of the original.
         folder: of the data, inside the data root.
@@ -244,7 +244,7 @@ class Dataset:
         transforms: by protocol, `crop_padding` and `flip` of a `utils.data.augment.Transform`; `mean` and `std` too
             where the protocol has its own.
         protocol_values: by protocol, defaults of options.
-        on_disk: whether there are too many images for a device.
+        on_disk: whether the images are too many for the memory of a device.
         class_orders: by protocol, the rule for the order of the classes, if it is not the protocol's own.
     """
 

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -81,25 +80,15 @@ class Stream:
         self._device = torch.device(device)
         train_y = label_of_class[arrays.train_y]
         rows = rows_by_label(train_y)
-        train, test = (partial(self._part, images, arrays.on_disk) for images in (arrays.train_x, arrays.test_x))
-        if validation:
-            if arrays.test_apart:
-                raise UserError(
-                    "--validation tests on training images, which --test_crop does not change: leave out one of the two"
-                )
-            chosen, rows = _parted(rows, train_y, validation, seed, "--validation")
-            self._test = train(train_y, chosen, is_test=True)
-        else:
-            test_y = label_of_class[arrays.test_y]
-            self._test = test(test_y, rows_by_label(test_y), is_test=True)
+        self._test, rows = self._test_part(arrays, train_y, rows, validation)
         if long_tail is not None:
             rows = rows[long_tail.keep(train_y[rows])]
         self._held_out = None
         if held_out:
             chosen, rows = _parted(rows, train_y, held_out, seed, "--val_fraction")
-            self._held_out = train(train_y, chosen)
+            self._held_out = self._part(arrays.train_x, arrays.on_disk, train_y, chosen)
         arranged = arrangement.arrange(train_y[rows], self.task_of_class.numpy(), seed)
-        self._train = train(train_y, rows[arranged.rows], starts=arranged.starts)
+        self._train = self._part(arrays.train_x, arrays.on_disk, train_y, rows[arranged.rows], starts=arranged.starts)
         self.first_tasks = _first_tasks(self._train, self.num_classes)
         if arrangement.boundaries != "none":
             self._train.pool.tasks = torch.from_numpy(self._train.segments)
@@ -143,6 +132,20 @@ class Stream:
         pools = [part.of_tasks(run) for run in _neighbours(tasks)]
         return pools[0] if len(pools) == 1 else UnionPool(pools)
 
+    def _test_part(
+        self, arrays: Arrays, train_y: np.ndarray, rows: np.ndarray, validation: float
+    ) -> tuple["_Part", np.ndarray]:
+        """The images to test on, and the training rows that remain; with `validation`, some of them are tested on."""
+        if not validation:
+            test_y = self.label_of_class[arrays.test_y]
+            return self._part(arrays.test_x, arrays.on_disk, test_y, rows_by_label(test_y), is_test=True), rows
+        if arrays.test_apart:
+            raise UserError(
+                "--validation tests on training images, which --test_crop does not change: leave out one of the two"
+            )
+        chosen, rows = _parted(rows, train_y, validation, self._seed, "--validation")
+        return self._part(arrays.train_x, arrays.on_disk, train_y, chosen, is_test=True), rows
+
     def _part(
         self,
         images: np.ndarray,
@@ -153,7 +156,7 @@ class Stream:
         is_test: bool = False,
         starts: np.ndarray | None = None,
     ) -> "_Part":
-        """A split of some rows of the data; a task's begin where `starts` says, or are those of its classes."""
+        """A split of some rows of the data; those of a task begin at `starts`, or are those of the task's classes."""
         host_labels = torch.from_numpy(labels[rows])
         tasks = self.task_of_class[host_labels]
         if stay_on_disk(images, on_disk, self._device, len(rows) if is_test else None):

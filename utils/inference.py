@@ -1,4 +1,4 @@
-"""A network that is looked at and not trained: evaluation mode, and how many images it takes at once."""
+"""Inference: evaluation mode without gradients, and how many images go through a network at once."""
 
 import contextlib
 import functools

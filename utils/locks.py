@@ -90,7 +90,7 @@ class Lock:
 
     def is_claimed(self) -> bool:
         """Whether a job of Slurm, other than this one, has claimed the path."""
-        return self._claims.are_others(oldest=slurm.ASK_EVERY)
+        return self._claims.has_others(oldest=slurm.ASK_EVERY)
 
 
 class _Claims:
@@ -111,12 +111,12 @@ class _Claims:
             self._folder.mkdir(exist_ok=True)
             self._own = self._folder / job_id
             self._own.touch()  # one that an earlier start of this job has left is its own too
-        if self.are_others():
+        if self.has_others():
             self.let_go()
             return False
         return True
 
-    def are_others(self, oldest: float = 0.0) -> bool:
+    def has_others(self, oldest: float = 0.0) -> bool:
         """Whether a job other than this one has claimed the path and is running.
 
         Args:
@@ -151,7 +151,7 @@ def _warn_of(folder: Path) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock on a path; what cannot be locked here is held by nobody that one may know."""
+    """Whether a process holds the lock on a path; False if that cannot be found out."""
     lock = Lock(path)
     try:
         if not path.exists():

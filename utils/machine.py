@@ -43,13 +43,13 @@ def _cpu_lines() -> list[str] | None:
 
 
 def print_any_text() -> None:
-    """From now on, print `?` for what the encoding of the standard output lacks, such as ± in ASCII."""
+    """From now on, print `?` for characters that the encoding of the standard output lacks, such as ± in ASCII."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def discard_output() -> None:
-    """Send what is still printed nowhere, so that the interpreter does not complain at its end."""
+    """Discard whatever is printed from now on, so that the interpreter does not complain at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""The optimizer of a stage, and what a run's options say of it."""
+"""The optimizer of a stage, as the options of a run describe it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol

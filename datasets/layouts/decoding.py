@@ -112,7 +112,7 @@ def _start(length: int, inner: int) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path, purpose: str) -> Iterator[None]:
-    """Wait until no other process writes to a folder for the same purpose. Raises UserError if it is not writable."""
+    """Hold the lock of a folder for one purpose, waiting for others. Raises UserError if the folder is not writable."""
     lock = Lock(path / f".{purpose}.lock")
     try:
         lock.take(waits=True)

@@ -192,9 +192,10 @@ def test_no_image_is_read_before_it_is_asked_for(stored):
             Watched.read += len(place)
             return np.asarray(super().__getitem__(place))
 
-    stream = make_stream(dataclasses.replace(stored, train_x=stored.train_x.view(Watched)), held_out=0.25)
-    Watched.read = 0
-    stream.pool((0,)).take(stream.order((0,), 0)[:7])
+    stream = make_stream(stored, held_out=0.25)
+    pool = stream.pool((0,))
+    pool._images = pool._images.view(Watched)
+    pool.take(stream.order((0,), 0)[:7])
     assert Watched.read == 7
 
 

@@ -1,4 +1,4 @@
-"""Which code a run is made of that is not as released: plug-ins, added parts, and parts that were edited.
+"""The code of a run that differs from the released one: plug-ins, added parts and edited parts.
 
 A part's code is the file it is written in, identified by a digest of its syntax tree: comments, blank lines and
 docstrings change nothing. `released.json` beside this file holds the digests of the suite's own parts; after a change
@@ -35,7 +35,7 @@ def code_digest(source: str) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as nested tuples, without docstrings and without what is empty."""
+    """A syntax tree as nested tuples, without docstrings and empty fields."""
     if isinstance(node, list):
         return tuple(map(_plain, node))
     if not isinstance(node, ast.AST):
@@ -63,7 +63,7 @@ def unreleased_code(parts: Iterable[type]) -> tuple[str, ...]:
 
 @lru_cache
 def _digest_of(path: Path, changed: int) -> str:
-    """Of a file as it is since a moment; a plan asks for every run."""
+    """The digest of a file, read once per modification time, as a plan asks for it for every run."""
     return code_digest(path.read_text(encoding="utf-8"))
 
 
@@ -73,7 +73,7 @@ def _released() -> dict[str, str]:
 
 
 def _name_of(path: Path) -> str:
-    """The path inside the repository; of a file elsewhere, which is never released, the whole path."""
+    """The path inside the repository; for a file elsewhere, which is never released, the whole path."""
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 

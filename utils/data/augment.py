@@ -1,7 +1,7 @@
 """Crop, flip, brighten and normalise a batch on its device, each image on its own.
 
-What is done to each image is drawn on the host, from an explicit generator: the same on every device, and a few numbers
-that are sent along with the batch.
+The random changes of each image are drawn on the host, from an explicit generator, so that they are the same on every
+device: a few numbers, which are sent along with the batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class Augmentation:
     memory_format: torch.memory_format = torch.contiguous_format
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-        """What becomes of each image of a batch [N, C, H, W]: tensors on the host (`draw_changes`)."""
+        """Draw the random changes of a batch [N, C, H, W]: tensors on the host (`draw_changes`)."""
         return draw_changes(shape, self.transform, generator)
 
     def apply(self, raw: Tensor, changes: Mapping[str, Tensor]) -> Tensor:
@@ -94,10 +94,10 @@ def augment(images: Tensor, transform: Transform, generator: torch.Generator) ->
 
 
 def draw_changes(shape: Sequence[int], transform: Transform, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw what becomes of each image of a batch.
+    """Draw the random changes of each image of a batch.
 
     Takes from the generator the rows of the crops and their columns, or the boxes of resized crops; then the flips;
-    then the brightness; nothing for what the transform has not.
+    then the brightness; nothing for a step that the transform does not have.
 
     Args:
         shape: of the batch, [N, C, H, W].

@@ -1,7 +1,7 @@
 """The rows of one training step, whether they come from the stream or from memory.
 
-A step has two halves. The host's chooses rows and draws what becomes of their images: a `Draft`, made of small tensors
-on the host. The device's fetches and augments them: a `Batch`, made from those tensors on the device alone.
+A step has two halves. The host chooses rows and draws the random changes of their images: a `Draft`, made of small
+tensors on the host. The device fetches and augments the rows: a `Batch`, made from those tensors on the device alone.
 """
 
 from collections.abc import Callable
@@ -97,18 +97,18 @@ class Draft:
         return self.make(send(self.values, self.device))
 
     def beside(self, other: "Draft") -> "Draft":
-        """One batch of these rows, which are current, and then the other's."""
+        """One batch of these rows, as the current ones, followed by the rows of another draft."""
         changes = {name: torch.cat([values, other.changes[name]], -1) for name, values in self.changes.items()}
         tasks, labels = torch.cat([self.tasks, other.tasks]), torch.cat([self.labels, other.labels])
         return Draft(self.fetches + other.fetches, tasks, labels, changes, self.apply, self.device, len(self))
 
 
 def within(values: Values, name: str) -> dict[str, Tensor]:
-    """The values below a name, such as those of `name/rows`."""
+    """The values whose names begin with a prefix, such as `0/rows`, by the rest of the name."""
     start = f"{name}/"
     return {key[len(start) :]: value for key, value in values.items() if key.startswith(start)}
 
 
 def below(name: str, values: Values) -> dict[str, Tensor]:
-    """The values, below a name."""
+    """The values, a prefix put before each name, such as `0/rows`."""
     return {f"{name}/{key}": value for key, value in values.items()}

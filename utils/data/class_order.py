@@ -25,7 +25,7 @@ _NAMED_ORDERS = {
 
 
 def class_order_of(config: Configuration, num_classes: int) -> np.ndarray:
-    """That of a run, as `class_order`."""
+    """The label that each class gets in a run (`class_order`)."""
     rule = config.class_order
     if rule == "protocol":
         rule = config.parts.order_rule(config.protocol)

@@ -1,4 +1,4 @@
-"""Evaluations inside tasks, as far as the sizes of a stream allow them."""
+"""Checks of the evaluations inside tasks, `--eval_every` and `--eval_images`, against the sizes of a stream."""
 
 from collections.abc import Iterable
 

@@ -57,7 +57,7 @@ class LongTail:
 
 
 def make_long_tail(config: Configuration) -> LongTail | None:
-    """That of a run; None if its classes keep all their images."""
+    """The long tail of a run; None if its classes keep all their images."""
     if config.imbalance == "none":
         return None
     return LongTail(config.imbalance_ratio, config.imbalance_order, config.seed)

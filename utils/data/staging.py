@@ -1,4 +1,4 @@
-"""How what the host decides for a step gets to the device: its numbers side by side in one buffer, by one copy.
+"""How the host's decisions for a step reach the device: as numbers side by side in one buffer, in a single copy.
 
 The buffers are made once for steps of one kind. The host fills the pinned one, and the copy to the device waits for
 nothing; several pinned ones take turns, so that the host may be ahead of the device.

@@ -297,7 +297,7 @@ def _scheduler(
     return Scheduler(summary.jobs, engine, limits, view, books, follow_ups.after)
 
 
-def write_table(results_dir: Path, group: str, view: Any = None) -> tuple[Any, DiskError | None]:
+def write_table(results_dir: Path, group: str, shown: Any = None) -> tuple[Any, DiskError | None]:
     """Write the report of a group from its records, and show its table, whether or not all could be written.
 
     The table is shown when its own files are written, before the page and the plots are drawn.
@@ -307,7 +307,7 @@ def write_table(results_dir: Path, group: str, view: Any = None) -> tuple[Any, D
     """
     from utils.report import Report, show, write_page, write_tables
 
-    report = Report(results_dir, group, view)
+    report = Report(results_dir, group, shown)
     written: list[Path] = []
     failure = _write(written, write_tables(report))
     try:
@@ -347,14 +347,14 @@ def table(words: Sequence[str]) -> int:
     """Write the table again from the records."""
     description = "Write the table again from the records, complete or not."
     options = group_parser("table", description, _SHOWN).parse_args(words)
-    from utils.report.report import View
+    from utils.report.report import ReportOptions
 
     for path in options.plugin or ():
         load_plugin(path)
     scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
     datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
-    view = View(options.metric, scenarios, datasets, models, methods, options.names, options.cost)
-    _, failure = write_table(options.results_dir, group_of(options), view)
+    shown = ReportOptions(options.metric, scenarios, datasets, models, methods, options.names, options.cost)
+    _, failure = write_table(options.results_dir, group_of(options), shown)
     return _exit_code(failure)
 
 

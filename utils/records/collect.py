@@ -1,6 +1,6 @@
 """The runs of a group, each with what its record holds; a damaged one is reported as such, and never stops the others.
 
-Of runs that were planned and have no record, the group's ledger says what became of them.
+For planned runs without a record, the group's ledger says what became of them.
 """
 
 from collections.abc import Iterable, Mapping

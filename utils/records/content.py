@@ -93,10 +93,10 @@ class NormMeasurements:
         found, distances = mapping(content), {}
         for layer, pair in mapping(found.get("distances")).items():
             rows = {kind: sequence(mapping(pair).get(kind)) for kind in ("mean", "std")}
-            _of(all(len(row) == num_tasks for row in rows.values()), rows)
+            _require(all(len(row) == num_tasks for row in rows.values()), rows)
             distances[layer] = {kind: [_number_or_none(each) for each in row] for kind, row in rows.items()}
         retuned = None if found.get("retuned") is None else _counts(found["retuned"])
-        _of(retuned is None or len(retuned["total"]) == num_tasks, retuned)
+        _require(retuned is None or len(retuned["total"]) == num_tasks, retuned)
         return cls(retuned, distances)
 
 
@@ -245,17 +245,17 @@ def load_json(content: bytes) -> dict[str, Any]:
 
 def mapping(value: Any) -> dict[str, Any]:
     """A JSON object."""
-    return _of(isinstance(value, dict), value)
+    return _require(isinstance(value, dict), value)
 
 
 def sequence(value: Any) -> list[Any]:
     """A JSON array."""
-    return _of(isinstance(value, list), value)
+    return _require(isinstance(value, list), value)
 
 
 def text(value: Any) -> str:
     """A text."""
-    return _of(isinstance(value, str), value)
+    return _require(isinstance(value, str), value)
 
 
 def texts(value: Any) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ def texts(value: Any) -> tuple[str, ...]:
 
 def plain_mapping(value: Any) -> dict[str, Any]:
     """An object of texts, numbers and truth values, or nothing."""
-    return _of(all(isinstance(each, _PLAIN) for each in mapping(value).values()), value)
+    return _require(all(isinstance(each, _PLAIN) for each in mapping(value).values()), value)
 
 
 def option_values(value: Any) -> dict[str, Any]:
@@ -274,10 +274,11 @@ def option_values(value: Any) -> dict[str, Any]:
     plain = (one for each in found.values() for one in (each if isinstance(each, list) else [each]))
     are_of_kind = all(isinstance(found.get(name), kind) for name, kind in _KINDS.items())
     is_run = isinstance(found.get("nl"), str) and type(found.get("seed")) is int
-    return _of(are_of_kind and is_run and all(isinstance(each, _PLAIN) for each in plain), found)
+    return _require(are_of_kind and is_run and all(isinstance(each, _PLAIN) for each in plain), found)
 
 
-def _of(is_sound: bool, value: Any) -> Any:
+def _require(is_sound: bool, value: Any) -> Any:
+    """The value, if it is sound."""
     if not is_sound:
         raise ValueError("not of its kind")
     return value
@@ -286,7 +287,7 @@ def _of(is_sound: bool, value: Any) -> Any:
 def _number(value: Any) -> float:
     """A finite number that a float can hold."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return _of(is_number and -sys.float_info.max <= value <= sys.float_info.max, value)
+    return _require(is_number and -sys.float_info.max <= value <= sys.float_info.max, value)
 
 
 def _number_or_none(value: Any) -> float | None:
@@ -294,22 +295,22 @@ def _number_or_none(value: Any) -> float | None:
 
 
 def _amount(value: Any) -> float:
-    return _of(_number(value) >= 0, value)
+    return _require(_number(value) >= 0, value)
 
 
 def _whole(value: Any) -> int:
-    return _of(isinstance(value, int) and _amount(value) >= 0, value)
+    return _require(isinstance(value, int) and _amount(value) >= 0, value)
 
 
 def _counts(value: Any) -> dict[str, Matrix]:
     """Counts that a test set can give, as square matrices of one size."""
     counts = {name: [sequence(row) for row in sequence(mapping(value).get(name))] for name in _COUNTS}
     num_tasks = len(counts["total"])
-    _of(all(len(matrix) == num_tasks for matrix in counts.values()), counts)
+    _require(all(len(matrix) == num_tasks for matrix in counts.values()), counts)
     for name in SCENARIOS:
         for correct, total in zip(counts[name], counts["total"], strict=True):
             _check_counts(correct, total, num_tasks)
-    return _of(num_tasks > 0, counts)
+    return _require(num_tasks > 0, counts)
 
 
 def _untrained(value: Any, num_tasks: int) -> dict[str, list[int]]:
@@ -322,7 +323,7 @@ def _untrained(value: Any, num_tasks: int) -> dict[str, list[int]]:
 def _classes(value: Any) -> dict[str, list[int]]:
     found = {name: sequence(mapping(value).get(name)) for name in ("trained", "correct", "total")}
     for trained, correct, total in zip(*found.values(), strict=True):
-        _of(_whole(trained) >= 0 and _whole(correct) <= _whole(total), total)
+        _require(_whole(trained) >= 0 and _whole(correct) <= _whole(total), total)
     return found
 
 
@@ -334,18 +335,18 @@ def _points(value: Any) -> dict[str, list[Any]]:
     found = {name: sequence(mapping(value).get(name)) for name in ("step", "task", "images", *_COUNTS)}
     num_columns = len(sequence(found["total"][0])) if found["total"] else 0
     for step, task, images, *counts in zip(*found.values(), strict=True):
-        _of(_whole(step) >= 0 and _whole(task) < num_columns and _whole(images) > 0, step)
+        _require(_whole(step) >= 0 and _whole(task) < num_columns and _whole(images) > 0, step)
         class_il, task_il, total = map(sequence, counts)
         for correct in (class_il, task_il):
             _check_counts(correct, total, num_columns)
-        _of(any(number is not None for number in total), total)
-    return _of(num_columns > 0, found)
+        _require(any(number is not None for number in total), total)
+    return _require(num_columns > 0, found)
 
 
 def _check_counts(correct: list[Any], total: list[Any], num_tasks: int) -> None:
-    _of(len(correct) == len(total) == num_tasks, correct)
+    _require(len(correct) == len(total) == num_tasks, correct)
     for some, number in zip(correct, total, strict=True):
         if number is None:
-            _of(some is None, some)
+            _require(some is None, some)
         else:
-            _of(_whole(number) > 0 and (some is None or _whole(some) <= number), some)
+            _require(_whole(number) > 0 and (some is None or _whole(some) <= number), some)

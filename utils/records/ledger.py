@@ -95,13 +95,13 @@ class Ledger:
             self._write(kept | dict(runs), axes or Axes())
 
     def add(self, runs: Mapping[str, Planned]) -> None:
-        """Add runs that follow from what has come out. Raises DiskError, DamagedRecord."""
+        """Add runs that follow from the results of others. Raises DiskError, DamagedRecord."""
         with self._hold():
             self._write(self.read() | dict(runs), self.read_axes())
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
-        """One process at a time, on whichever node, changes the files; where that cannot be, the write says why."""
+        """Let one process at a time, on any node, change the files; where no lock is possible, the write fails too."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
                 stack.enter_context(held(self._folder / LOCKS / f"{self.plan_path.name}.lock"))
@@ -188,7 +188,7 @@ def _read_note(line: bytes) -> tuple[str, RunState, str] | None:
 
 
 def _shared(each: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is the same in all of them."""
+    """The options that have the same value in all of them."""
     if not each:
         return {}
     return {key: value for key, value in each[0].items() if all(key in one and one[key] == value for one in each)}

@@ -46,7 +46,7 @@ def _disk_error(path: Path, error: OSError) -> DiskError:
 
 
 def _exists(path: Path) -> bool:
-    """Whether a file is there, as far as one may know."""
+    """Whether a file exists; False if that may not be found out."""
     try:
         return path.exists()
     except OSError:
@@ -54,7 +54,7 @@ def _exists(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Number, size and time of change of a file, empty where there is none that one may know."""
+    """Inode, size and time of change of a file; empty if it does not exist or may not be looked at."""
     try:
         found = path.stat()
     except OSError:
@@ -67,7 +67,7 @@ def _json_bytes(content: Any) -> bytes:
 
 
 LOCKS = ".locks"  # in the folder of a group
-DAMAGED, FORMER = ".damaged-", ".former-"  # in the name of a folder that is a record no more
+DAMAGED, FORMER = ".damaged-", ".former-"  # in the name of a folder that is no longer a record
 
 
 def record_folders(group: Path) -> list[Path]:
@@ -122,12 +122,12 @@ class Record:
 
     @property
     def diverged(self) -> bool:
-        """Whether a failure was written down that would come back the same way."""
+        """Whether the run has failed in a way that would repeat itself, and its failure is written down."""
         return _exists(self.failure_path)
 
     @property
     def started(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return _exists(self.checkpoint_path)
 
     def stamps(self) -> tuple[tuple[int, ...], ...]:
@@ -169,7 +169,7 @@ class Record:
         return is_held(self._lock_path)
 
     def close(self) -> None:
-        """Let go of the folder; one in which nothing was written is taken away."""
+        """Release the folder, and remove it if nothing was written."""
         if self._is_open:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
@@ -194,7 +194,7 @@ class Record:
         return read_file(self.result_path, Result.parse)
 
     def write_failure(self, failure: dict[str, Any]) -> None:
-        """Write down a failure that would come back the same way."""
+        """Write `failure.json`, for a failure that would repeat itself."""
         self._write_json(self.failure_path, {"schema": SCHEMA_VERSION, **failure})
 
     def read_failure(self) -> Failure | None:
@@ -202,7 +202,7 @@ class Record:
         return read_file(self.failure_path, Failure.parse)
 
     def write_progress(self, progress: Progress) -> None:
-        """Show other processes how far the run is; worth neither a failure nor a wait for the disk."""
+        """Write `progress.json` for other processes; it is not flushed, and a failure to write it is ignored."""
         partial = self.progress_path.with_name(f".{self.progress_path.name}.part")
         with contextlib.suppress(OSError):
             partial.write_bytes(progress.to_json())

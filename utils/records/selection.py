@@ -268,7 +268,7 @@ def _choose_oracle(settings: Mapping[tuple, Sequence[Run]]) -> tuple:
 def _choose_validated(
     search: Mapping[tuple, list[Run]], final: Mapping[tuple, list[Run]], searched: Sequence[str]
 ) -> tuple[tuple | None, str]:
-    """The setting that the search has selected, None until it is over; and what is missing from the search.
+    """The setting that the search has selected, None until the search is over; and what the search still lacks.
 
     A search run that failed for good looks like one still running: the search is then known to be over because the
     selected setting is the only one with runs on all data.

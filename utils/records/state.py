@@ -7,9 +7,9 @@ class RunState(str, Enum):
     """How a run stands. Its value is the word that people and files see.
 
     `COMPLETE` and `DIVERGED` are answers; `FAILED` and `STOPPED` are how a launcher saw a run without an answer end;
-    `RUNNING` is held by a process; `STARTED` has left a record and no answer; `NOT_RUN` has none. Of some that had an
-    answer it cannot be read: `DAMAGED`, for it is none any more; `UNREADABLE`, for the disk does not give it now;
-    `OTHER_VERSION`, for another version of the suite has written it.
+    `RUNNING` is held by a process; `STARTED` has a record without an answer; `NOT_RUN` has no record. Some answers
+    cannot be read: those that are `DAMAGED`, those that the disk does not give now (`UNREADABLE`), and those that
+    another version of the suite has written (`OTHER_VERSION`).
     """
 
     COMPLETE = "complete"

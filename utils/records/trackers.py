@@ -64,7 +64,7 @@ class NullTracker:
 
 
 class _Messenger:
-    """Passes messages on to the process of its own.
+    """Passes messages on to the process that holds wandb.
 
     Args:
         say: prints one line; called by the thread that puts and ends only.
@@ -92,9 +92,12 @@ class _Messenger:
             self._give_up(f"{QUEUE_SIZE} lines are waiting to be sent")
 
     def end(self, exit_code: int, seconds: float, may_go_on: bool = False) -> bool:
-        """Pass on the end, and wait that long at most; whether everything has arrived.
+        """Pass on the end of the run, and wait for the process; whether everything has arrived.
 
-        A process that has got everything and is not done by then is ended, unless it may go on.
+        Args:
+            exit_code: of the run.
+            seconds: to wait at most; a process that is not done by then is killed.
+            may_go_on: whether a process that has received everything is left to finish by itself instead.
         """
         self.put("end", exit_code)
         if self._over:
@@ -190,7 +193,7 @@ class WandbTracker:
         self._messenger.end(exit_code, CLOSE_SECONDS)
 
     def _say_where(self) -> None:
-        """Of an offline run, where it lies and how it is uploaded."""
+        """Say where an offline run is stored, and how to upload it."""
         if self._settings["mode"] != "offline":
             return
         found = sorted(Path(self._settings["dir"]).glob(f"wandb/offline-run-*-{self._settings['id']}"))

@@ -93,7 +93,7 @@ def serve(finish_seconds: float) -> None:
 
 
 def _take_over(descriptor: int, mode: str) -> IO[str]:
-    """Keep a standard stream for ourselves: wandb and the processes that it starts get an empty one."""
+    """Keep a standard stream for this process, and give wandb and the processes that it starts an empty one."""
     own = os.fdopen(os.dup(descriptor), mode, encoding="utf-8")
     with Path(os.devnull).open("r+b") as nothing:
         os.dup2(nothing.fileno(), descriptor)
@@ -103,7 +103,7 @@ def _take_over(descriptor: int, mode: str) -> IO[str]:
 def _receive(
     commands: IO[str], messages: queue.SimpleQueue, answer: Callable[[str], None], finish_seconds: float
 ) -> None:
-    """Pass on what comes in; when no more comes, which may be the run's violent end, see to it that all ends soon."""
+    """Pass on what comes in; when no more comes, as when the run was killed, end this process after a bounded time."""
     num_runs = 0
     with contextlib.suppress(ValueError):
         for line in commands:

@@ -1,4 +1,4 @@
-"""What is said under a table: what the figures are, what to know about them, and why some are missing. Plain text."""
+"""The text under a table: what the figures are, notes on them, and why some are missing. Plain text."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

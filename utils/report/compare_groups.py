@@ -89,12 +89,12 @@ def _read_runs(results_dir: Path, name: str) -> list[Run]:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """A column of the tables that some groups have.
+class MatchedColumn:
+    """The same column in the tables of several groups, or a column of one group alone.
 
     Attributes:
         title: what it is called.
-        columns: by group; those of two groups may differ in what is no part of the title.
+        columns: by group; columns of different groups may differ in what the title does not show.
     """
 
     title: str
@@ -108,25 +108,25 @@ class Row:
 
 def to_markdown(groups: Sequence[Group], metric: str) -> str:
     """The comparison of two groups or more."""
-    rows = match_columns(groups)
-    shared = {(row, norm): cells for row, norm, cells in _all_cells(rows, groups) if len(cells) > 1}
+    matched = match_columns(groups)
+    shared = {(column, norm): cells for column, norm, cells in _all_cells(matched, groups) if len(cells) > 1}
     tests = {key: paired_p(*pair) for key, pair in _pairs(shared, groups, metric)}
     adjusted = holm({key: p for key, p in tests.items() if p is not None})
     names = [group.name for group in groups]
     blocks = [f"# {markdown.escape(' and '.join(names))}", markdown.escape(_caption(names[0], metric, len(adjusted)))]
-    for row in rows:
-        blocks += _table(row, [norm for other, norm in shared if other is row], groups, metric, adjusted)
+    for column in matched:
+        blocks += _table(column, [norm for other, norm in shared if other is column], groups, metric, adjusted)
     blocks += markdown.section("Options that differ", _options(shared, names))
     blocks += markdown.section("Data, code and hardware that differ", _facts(shared, names))
-    blocks += markdown.section("Only in some groups", _unshared(rows, groups))
-    blocks += markdown.section("Missing", _missing(rows, groups))
+    blocks += markdown.section("Only in some groups", _unshared(matched, groups))
+    blocks += markdown.section("Missing", _missing(matched, groups))
     return "\n\n".join(blocks) + "\n"
 
 
 # -- Which cells are the same -----------------------------------------------------------------------------------------
 
 
-def match_columns(groups: Sequence[Group]) -> list[Row]:
+def match_columns(groups: Sequence[Group]) -> list[MatchedColumn]:
     """The columns of all groups, each with the groups that have it.
 
     What is left over of several groups is one column all the same if dataset, method and buffer agree and no group has
@@ -143,13 +143,13 @@ def match_columns(groups: Sequence[Group]) -> list[Row]:
         names = [name for columns in alike for name in columns]
         is_one = len(set(names)) == len(names)
         found += [{name: column for columns in alike for name, column in columns.items()}] if is_one else alike
-    rows = [Row(_title(columns, found), columns) for columns in found]
-    return sorted(rows, key=lambda row: row.title)
+    matched = [MatchedColumn(_title(columns, found), columns) for columns in found]
+    return sorted(matched, key=lambda column: column.title)
 
 
-def _title(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Column]]) -> str:
-    """Without what differs inside the row, which is said elsewhere."""
-    agreed = [_agreed(other) for other in rows]
+def _title(columns: Mapping[str, Column], matched: Sequence[Mapping[str, Column]]) -> str:
+    """The title of a matched column, without what differs between the groups, which is said elsewhere."""
+    agreed = [_agreed(other) for other in matched]
     return column_title(_agreed(columns), agreed)
 
 
@@ -159,40 +159,46 @@ def _agreed(columns: Mapping[str, Column]) -> Column:
     return column._replace(compared=column.compared or ())
 
 
-def _all_cells(rows: Iterable[Row], groups: Sequence[Group]) -> Iterator[tuple[Row, str, dict[str, Cell]]]:
-    for row in rows:
-        there = [group.cells.get(row.columns[group.name], {}) for group in groups if group.name in row.columns]
+def _all_cells(
+    matched: Iterable[MatchedColumn], groups: Sequence[Group]
+) -> Iterator[tuple[MatchedColumn, str, dict[str, Cell]]]:
+    for column in matched:
+        there = [group.cells.get(column.columns[group.name], {}) for group in groups if group.name in column.columns]
         norms = {norm for cells in there for norm in cells}
         for norm in in_order(norms):
-            yield row, norm, row.cells(groups, norm)
+            yield column, norm, column.cells(groups, norm)
 
 
 # -- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _pairs(shared: Mapping[tuple[Row, str], dict[str, Cell]], groups: Sequence[Group], metric: str) -> Iterator[tuple]:
+def _pairs(
+    shared: Mapping[tuple[MatchedColumn, str], dict[str, Cell]], groups: Sequence[Group], metric: str
+) -> Iterator[tuple]:
     """What is tested: every other group against the first one, cell by cell."""
     first = groups[0].name
-    for (row, norm), cells in shared.items():
+    for (column, norm), cells in shared.items():
         for scenario in SCENARIOS:
             for name in (name for name in cells if name != first and first in cells):
                 values = (cells[other].values(scenario, metric) for other in (name, first))
-                yield (row, norm, scenario, name), tuple(values)
+                yield (column, norm, scenario, name), tuple(values)
 
 
-def _table(row: Row, norms: Sequence[str], groups: Sequence[Group], metric: str, adjusted: Mapping) -> list[str]:
+def _table(
+    column: MatchedColumn, norms: Sequence[str], groups: Sequence[Group], metric: str, adjusted: Mapping
+) -> list[str]:
     names = [group.name for group in groups]
     titles = ["norm", "scenario", *names]
     titles += [title for name in names[1:] for title in (f"{name} − {names[0]}", "p (Holm)")]
     lines = []
     for norm in norms:
-        cells = row.cells(groups, norm)
+        cells = column.cells(groups, norm)
         for scenario, scenario_title in SCENARIOS.items():
             values = {name: cells[name].values(scenario, metric) if name in cells else {} for name in names}
             if any(values.values()):
-                tests = {name: adjusted.get((row, norm, scenario, name)) for name in names[1:]}
+                tests = {name: adjusted.get((column, norm, scenario, name)) for name in names[1:]}
                 lines.append([norm, scenario_title, *map(mean_text, values.values()), *_against_first(values, tests)])
-    return [f"## {markdown.escape(row.title)}", markdown.table(titles, lines)] if lines else []
+    return [f"## {markdown.escape(column.title)}", markdown.table(titles, lines)] if lines else []
 
 
 def _against_first(values: Mapping[str, Mapping[int, float]], tests: Mapping[str, float | None]) -> list[str]:
@@ -215,11 +221,11 @@ def _caption(first: str, metric: str, num_tests: int) -> str:
 # -- What was not the same --------------------------------------------------------------------------------------------
 
 
-def _options(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
+def _options(shared: Mapping[tuple[MatchedColumn, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
     """Options whose values differ, with the cells in which they do."""
     options = {
-        (row.title, norm): {name: _option_values(cell) for name, cell in cells.items() if cell.runs}
-        for (row, norm), cells in shared.items()
+        (column.title, norm): {name: _option_values(cell) for name, cell in cells.items() if cell.runs}
+        for (column, norm), cells in shared.items()
     }
     return [
         f"{option}: {_by_group(values, names)} ({cells_text(keys, options)})"
@@ -249,7 +255,7 @@ def _by_group(values: Sequence[str], names: Sequence[str]) -> str:
     return ", ".join(f"{value} in {name}" for value, name in zip(values, names, strict=True) if value)
 
 
-def _facts(shared: Mapping[tuple[Row, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
+def _facts(shared: Mapping[tuple[MatchedColumn, str], dict[str, Cell]], names: Sequence[str]) -> list[str]:
     """Fingerprints, versions and hardware whose values differ between groups."""
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     kinds: dict[str, None] = {}
@@ -278,20 +284,20 @@ def _facts_of(run: Run) -> Iterator[tuple[str, str]]:
         yield "plug-in files (digests)", plain_value([digest[:10] for digest in run.config.plugins])
 
 
-def _unshared(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
+def _unshared(matched: Iterable[MatchedColumn], groups: Sequence[Group]) -> list[str]:
     """Cells that some groups have and others do not."""
     by_groups: dict[tuple[str, ...], list[CellKey]] = defaultdict(list)
-    for row, norm, cells in _all_cells(rows, groups):
+    for column, norm, cells in _all_cells(matched, groups):
         if len(cells) < len(groups):
-            by_groups[tuple(cells)].append((row.title, norm))
+            by_groups[tuple(cells)].append((column.title, norm))
     return [f"{' and '.join(names)}: {cells_text(keys, ())}" for names, keys in by_groups.items()]
 
 
-def _missing(rows: Iterable[Row], groups: Sequence[Group]) -> list[str]:
+def _missing(matched: Iterable[MatchedColumn], groups: Sequence[Group]) -> list[str]:
     """Why figures are missing or rest on fewer seeds, and damaged records."""
     found = [
-        f"{name}, {row.title}, {norm}: {cell.reason}"
-        for row, norm, cells in _all_cells(rows, groups)
+        f"{name}, {column.title}, {norm}: {cell.reason}"
+        for column, norm, cells in _all_cells(matched, groups)
         for name, cell in cells.items()
         if cell.reason
     ]

@@ -160,83 +160,89 @@ def _with_palette(file: io.BytesIO) -> bytes:
 # -- A panel per scenario: accuracy over tasks and over steps, and forgetting against accuracy ------------------------
 
 
+class _Curve(NamedTuple):
+    """Mean and sample standard deviation over seeds at the P places of an axis, [P] each; the latter 0 for one seed.
+
+    `ends` are the places where tasks end, where that is to be drawn.
+    """
+
+    places: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    ends: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, places: np.ndarray, values: np.ndarray, ends: tuple[int, ...] = ()) -> "_Curve":
+        """From the values of each seed, [S, P]."""
+        std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(places))
+        return cls(places, values.mean(axis=0), std, ends)
+
+
 def draw_accuracy(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":
     """Average accuracy after each task; None if nothing was measured."""
 
-    def draw(axes: "Axes", layer: Layer, curve: tuple[np.ndarray, np.ndarray]) -> None:
-        mean, std = curve
-        tasks = np.arange(1, len(mean) + 1)
-        name, colour, marker = _label(layer.name), layer.colour, layer.marker
-        axes.plot(tasks, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
-        axes.fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+    def draw(axes: "Axes", layer: Layer, curve: _Curve) -> None:
+        _draw_curve(axes, layer, curve, linewidth=1.4)
 
-    figure = _draw_pair(layers, is_narrow, _curve, draw, ("tasks seen", "average accuracy (%)"))
+    figure = _draw_pair(layers, is_narrow, _task_curve, draw, ("tasks seen", "average accuracy (%)"))
     for axes in figure.axes if figure else ():
         _number_wholly(axes.xaxis)
-        axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
+        _limit_to_percent(axes)
     return figure
 
 
-def _curve(cell: Cell, scenario: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and sample standard deviation over seeds [T], the latter 0 for one seed; None if nothing was measured."""
+def _task_curve(cell: Cell, scenario: str) -> _Curve | None:
+    """The average accuracy after each task; None if nothing was measured."""
     lists = [run.metrics[scenario].get("A") or [] for run in cell.runs.values()]
-    lists = [values for values in lists if len(values) == len(lists[0])]
-    values = np.array(lists, dtype=float)
+    values = np.array([each for each in lists if len(each) == len(lists[0])], dtype=float)
     if not values.size or not np.isfinite(values).any():
         return None
-    return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    return _Curve.of(np.arange(1, values.shape[1] + 1), values)
 
 
 def draw_steps(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":
     """Accuracy on the classes seen at every evaluation point inside the stream; None if there are none."""
     ends: set[int] = set()
 
-    def draw(axes: "Axes", layer: Layer, curve: _StepCurve) -> None:
-        name, colour, marker = _label(layer.name), layer.colour, layer.marker
-        every = max(1, len(curve.steps) // 8)
-        axes.plot(
-            curve.steps,
-            curve.mean,
-            color=colour,
-            marker=marker,
-            markersize=4,
-            markevery=every,
-            linewidth=1.2,
-            label=name,
-        )
-        axes.fill_between(
-            curve.steps, curve.mean - curve.std, curve.mean + curve.std, color=colour, alpha=0.15, linewidth=0
-        )
+    def draw(axes: "Axes", layer: Layer, curve: _Curve) -> None:
+        _draw_curve(axes, layer, curve, linewidth=1.2, markevery=max(1, len(curve.places) // 8))
         ends.update(curve.ends)
 
     figure = _draw_pair(layers, is_narrow, _step_curve, draw, ("training step", "accuracy (%)"))
     for axes in figure.axes if figure else ():
-        axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
+        _limit_to_percent(axes)
         for end in sorted(ends):
             axes.axvline(end, color="#808080", linestyle=":", linewidth=0.8, zorder=0)
     return figure
 
 
-class _StepCurve(NamedTuple):
-    """Mean and sample standard deviation over seeds at the P steps that all of them were evaluated after, [P] each."""
+def _step_curve(cell: Cell, scenario: str) -> _Curve | None:
+    """The accuracy at the steps that all seeds were evaluated after; None if nothing was measured inside the stream.
 
-    steps: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    ends: tuple[int, ...]
-
-
-def _step_curve(cell: Cell, scenario: str) -> _StepCurve | None:
-    """None if nothing was measured inside the stream; the ends of tasks are those of all seeds."""
+    The ends of tasks are those that all seeds have in common.
+    """
     measured = [run.known_result.points for run in cell.runs.values()]
     found = [Points.of(points, scenario) for points in measured if points]
     if not found:
         return None
     steps = reduce(np.intersect1d, [points.steps for points in found])
     values = np.array([points.seen[np.isin(points.steps, steps)] for points in found])
-    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(steps))
     ends = set.intersection(*(set(points.task_ends.tolist()) for points in found))
-    return _StepCurve(steps, values.mean(axis=0), std, tuple(ends))
+    return _Curve.of(steps, values, tuple(ends))
+
+
+def _draw_curve(axes: "Axes", layer: Layer, curve: _Curve, **style: Any) -> None:
+    """The mean as a line, and a band of one standard deviation around it."""
+    low, high = curve.mean - curve.std, curve.mean + curve.std
+    label = _label(layer.name)
+    axes.plot(curve.places, curve.mean, color=layer.colour, marker=layer.marker, markersize=4, label=label, **style)
+    axes.fill_between(curve.places, low, high, color=layer.colour, alpha=0.15, linewidth=0)
+
+
+def _limit_to_percent(axes: "Axes") -> None:
+    """Cut the vertical axis a little outside of 0 and 100, whatever the band covers."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -3), min(high, 103))
 
 
 def draw_forgetting(layers: Sequence[Layer], is_narrow: bool = False) -> "Figure | None":

@@ -1,4 +1,4 @@
-"""What a group's records come to, each part made once and only when it is asked for."""
+"""The report of a group, each part of it made once and only when it is needed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class View:
+class ReportOptions:
     """What of a group is shown.
 
     Attributes:
@@ -97,14 +97,14 @@ class Report:
 
     Args:
         results_dir, group: where the records are.
-        view: what of them is shown.
+        options: what of them is shown.
 
     Raises:
         UserError: by every part, if there is no such group.
     """
 
-    def __init__(self, results_dir: Path, group: str, view: View | None = None) -> None:
-        self._view = view or View()
+    def __init__(self, results_dir: Path, group: str, options: ReportOptions | None = None) -> None:
+        self._options = options or ReportOptions()
         self.group = group
         self.folder = results_dir / group
         self._results_dir = results_dir
@@ -122,17 +122,19 @@ class Report:
     @cached_property
     def cells(self) -> Cells:
         """What was selected from them, by column and norm layer."""
-        return self._view.narrow(self.runs, select(self.runs, self.axes))
+        return self._options.narrow(self.runs, select(self.runs, self.axes))
 
     @cached_property
     def table(self) -> Table:
         """The main table."""
-        return self._named(build_table(self.cells, self._view.metric, of_no_cell(self.runs), self._view.scenarios))
+        return self._named(
+            build_table(self.cells, self._options.metric, of_no_cell(self.runs), self._options.scenarios)
+        )
 
     @cached_property
     def further_tables(self) -> Sequence[Table]:
         """The other leading metrics."""
-        tables = build_further_tables(self.cells, self._view.metric, self._view.scenarios)
+        tables = build_further_tables(self.cells, self._options.metric, self._options.scenarios)
         return [self._named(table) for table in tables]
 
     def _named(self, table: Table) -> Table:
@@ -140,7 +142,7 @@ class Report:
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
-        return self._view.read_names(self.cells)
+        return self._options.read_names(self.cells)
 
     @property
     def published_names(self) -> Mapping[str, str]:
@@ -160,12 +162,12 @@ class Report:
     @cached_property
     def costs(self) -> TextTable | None:
         """What training cost, beside the main metric; None if no record knows it."""
-        return build_costs(self.cells, self._view.metric, self._view.scenarios)
+        return build_costs(self.cells, self._options.metric, self._options.scenarios)
 
     @property
     def others(self) -> Sequence[TextTable]:
         """What stands below the main table."""
-        return [each for each in (self.retuning, self.costs if self._view.with_costs else None) if each is not None]
+        return [each for each in (self.retuning, self.costs if self._options.with_costs else None) if each is not None]
 
     @cached_property
     def markdown(self) -> str:

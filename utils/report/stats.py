@@ -28,7 +28,7 @@ def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float |
 
 
 def mean_difference(values: Mapping[int, float], first: Mapping[int, float]) -> tuple[float | None, bool]:
-    """How far values by seed are above others, and whether that is over common seeds: without one it is of means."""
+    """The mean difference over common seeds and True; without a common seed, the difference of means and False."""
     seeds = values.keys() & first.keys()
     if seeds:
         return statistics.fmean(values[seed] - first[seed] for seed in sorted(seeds)), True

@@ -150,7 +150,7 @@ class Table:
         return self.title_of(column.column)
 
     def title_of(self, column: Column) -> str:
-        """The same of a column of runs."""
+        """The title of a column of runs."""
         return column_title(column, [other for other, _ in self.columns], self.names)
 
     def scenario(self, column: ScenarioColumn) -> str:
@@ -225,7 +225,7 @@ def protocol_of(norms: Mapping[str, Cell]) -> str:
 
 
 def in_order(norms: Iterable[str]) -> tuple[str, ...]:
-    """The baseline first, then as the registry has them, a variant after its layer, then others by name."""
+    """Norm layers in the order of rows: the baseline, then as registered, a variant after its layer, then others."""
     known = [BASELINE, *(name for name in NORMS.names() if name != BASELINE)]
 
     def place(name: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What a run's norm layers have lost of the earlier tasks, measured on copies of its network.
+"""How far a run's norm layers have drifted from the earlier tasks, measured on copies of its network.
 
 Cha et al. (CVPR 2023) show the bias of batch normalization by training its layers alone once more, on the data of all
 tasks together: how the accuracy changes is what these layers alone can give back. Beside it, the distance of the
@@ -140,14 +140,14 @@ class NormDiagnosis:
         }
 
 
-def note(
+def add_diagnosis(
     norms: dict[str, Any],
     num_tasks: int,
     task: int,
     distances: Mapping[str, Sequence[float | None]],
     counts: Sequence[Counts] | None,
 ) -> None:
-    """Add what was measured after a task to what `result.json` will hold.
+    """Add the measurements after a task to those that `result.json` will hold.
 
     Args:
         norms: `retuned`, counts [T][T] of the re-tuned network as those of the run, or None if no norm layer has

@@ -1,4 +1,4 @@
-"""The machine a run meets: device, threads, arithmetic, and what of it is written into the record."""
+"""The machine that a run is on: device, threads, arithmetic, and their description in the record."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What a run has measured so far: counts, anytime accuracies, losses since the last line, and the weights' digest."""
+"""What a run has measured so far: counts, accuracies, losses since the last line, and a digest of the weights."""
 
 import contextlib
 import hashlib
@@ -92,7 +92,7 @@ class Measurements:
 
 
 class Stopwatch:
-    """Splits the time among what is done: every moment counts for one kind, the innermost that goes on.
+    """Divides the time of a run by kind of work: at every moment the innermost kind under way counts.
 
     Args:
         seconds: by kind, added to.
@@ -107,7 +107,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def during(self, kind: str) -> Iterator[None]:
-        """Count for a kind what goes on inside, then again for the one before."""
+        """Count the time inside for a kind, and afterwards again for the former kind."""
         former = self._switch(kind)
         try:
             yield

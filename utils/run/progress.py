@@ -73,7 +73,7 @@ class Screen:
 
     @property
     def interval(self) -> float:
-        """Seconds after which it is worth showing more."""
+        """Seconds between updates of the screen."""
         return LIVE_INTERVAL if self._bar else PLAIN_INTERVAL
 
     def show(self, progress: Progress) -> None:
@@ -164,7 +164,7 @@ class ProgressReport:
         self.refresh()
 
     def refresh(self) -> None:
-        """Report where that is due."""
+        """Write the file and update the screen, each if its interval has passed."""
         now = time.monotonic()
         if now < self._write_at and now < self._show_at:
             return

@@ -1,4 +1,4 @@
-"""The training steps of a stage, each in two halves: what the host decides, and what the device makes of it.
+"""The training steps of a stage, each in two halves: what the host decides, and what the device computes from it.
 
 The host fills buffers that are made once for steps of one kind; the device's half reads these alone, waits for nothing,
 and has fixed shapes. A CUDA graph can therefore hold it: after a few steps of a kind it is captured, and from then on
@@ -54,7 +54,7 @@ class Planner(Protocol):
 
 
 class Graph(Protocol):
-    """Work of the device that can be repeated without the work of the host that started it."""
+    """Work of the device that can be repeated without the host launching it again."""
 
     def capture(self, work: Callable[[], Losses]) -> None: ...
 

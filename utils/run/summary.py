@@ -1,4 +1,4 @@
-"""What a run is before it starts, and what it has found, for people."""
+"""What is printed before a run starts and when it is complete."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from utils.records.record import Record
 from utils.records.trackers import Tracker
 from utils.run.best_epoch import BestEpoch
 from utils.run.checkpoint import DamagedCheckpoint, load_checkpoint, restoring, save_checkpoint
-from utils.run.diagnosis import NormDiagnosis, note
+from utils.run.diagnosis import NormDiagnosis, add_diagnosis
 from utils.run.evaluate import Counts, mean_cross_entropy
 from utils.run.evaluator import Evaluator
 from utils.run.measurements import LossMeter, Measurements, Stopwatch, check_terms
@@ -229,7 +229,7 @@ class Training:
 
     @contextmanager
     def _doing(self, kind: str) -> Iterator[None]:
-        """Count the time for a kind, and report that it is going on."""
+        """Count the time of a kind of work, and report that work as the present phase."""
         with self.watch.during(kind), self.sinks.progress.during(kind):
             yield
 
@@ -293,7 +293,7 @@ class Training:
             self.method.set_lr(stage.lr_at(self.position.epoch, share))
 
     def _batches(self, loader: Loader, stage: Stage, num_batches: int) -> Iterator[Draft]:
-        """The rest of the present epoch; between steps that train, the network may be evaluated."""
+        """The remaining batches of the epoch; between training steps, the network is evaluated where that is due."""
         number = stage.batches_of(self.position.epoch, num_batches)
         batches = loader.drafts(self.position.epoch, self.position.batch, None if stage.length is None else number)
         for _ in range(self.position.batch, number):
@@ -304,7 +304,7 @@ class Training:
             yield batch
 
     def _validate(self, stage: Stage) -> None:
-        """Offer the network as it is after an epoch, with its loss on the held-out images."""
+        """Offer the network after an epoch as the best one so far, with its loss on the held-out images."""
         with self._doing("evaluation"), evaluating(self.method.network):
             loss = mean_cross_entropy(
                 partial(self.method.logits, self.method.network),
@@ -437,7 +437,7 @@ class Training:
         }
 
     def _diagnose_norms(self) -> None:
-        """Measure the norm layers after a task on a copy, so that the run goes on as it would without."""
+        """Measure the norm layers after a task, on a copy of the network, so that the run itself is not affected."""
         if not self.config.retune_norms or not self.position.step:
             return
         self._save_if_due()
@@ -450,7 +450,7 @@ class Training:
             with self._doing("evaluation"):
                 counts = self._evaluator.count_tasks(task + 1, num_trained=task + 1, network=network)
             self._report("retuned", "  with its norm layers re-tuned", counts)
-        note(self.measured.norms, self.stream.num_tasks, task, distances, counts)
+        add_diagnosis(self.measured.norms, self.stream.num_tasks, task, distances, counts)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

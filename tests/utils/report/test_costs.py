@@ -5,7 +5,7 @@ from utils.records.collect import collect
 from utils.records.selection import select
 from utils.report import write_report
 from utils.report.costs import build_costs
-from utils.report.report import Report, View
+from utils.report.report import Report, ReportOptions
 
 
 def write_cost(root, norm, seed=0, cost=(100, 220, 200), seconds=3.0, **values):
@@ -53,4 +53,6 @@ def test_it_stands_below_the_table_where_it_is_asked_for_and_always_in_the_page(
     assert "Cost of training" not in (tmp_path / "group" / "table.md").read_text()
     assert "Cost of training" in (tmp_path / "group" / "report.html").read_text()
     assert "forward_equivalents_per_image" in (tmp_path / "group" / "runs.csv").read_text()
-    assert "## Cost of training\n\n| column | norm |" in Report(tmp_path, "group", View(with_costs=True)).markdown
+    assert (
+        "## Cost of training\n\n| column | norm |" in Report(tmp_path, "group", ReportOptions(with_costs=True)).markdown
+    )

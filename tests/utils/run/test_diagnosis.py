@@ -21,7 +21,7 @@ from utils.data.pools import TensorPool
 from utils.errors import UserError
 from utils.inference import evaluating
 from utils.main import main
-from utils.run.diagnosis import Moments, NormDiagnosis, distance, note, train_alone, watching
+from utils.run.diagnosis import Moments, NormDiagnosis, add_diagnosis, distance, train_alone, watching
 from utils.run.evaluate import Counts
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -244,14 +244,14 @@ def test_too_large_a_batch_is_named():
 
 def test_results_are_matrices_with_what_was_not_measured_left_out():
     norms = {}
-    note(norms, 3, 0, {"a": [0.1, 0.2]}, [Counts(1, 2, 4)])
-    note(norms, 3, 1, {"a": [0.3, None]}, [Counts(2, 3, 4), Counts(0, 1, 4)])
+    add_diagnosis(norms, 3, 0, {"a": [0.1, 0.2]}, [Counts(1, 2, 4)])
+    add_diagnosis(norms, 3, 1, {"a": [0.3, None]}, [Counts(2, 3, 4), Counts(0, 1, 4)])
     assert norms["distances"] == {"a": {"mean": [0.1, 0.3, None], "std": [0.2, None, None]}}
     assert norms["retuned"]["class_il"] == [[1, None, None], [2, 0, None], [None, None, None]]
     assert norms["retuned"]["task_il"][1] == [3, 1, None]
     assert norms["retuned"]["total"][1] == [4, 4, None]
     nothing = {}
-    note(nothing, 3, 0, {}, None)
+    add_diagnosis(nothing, 3, 0, {}, None)
     assert nothing == {"retuned": None, "distances": {}}
 
 
