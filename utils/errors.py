@@ -48,6 +48,12 @@ class InactiveOption(UserError):
         self.name = name
 
 
+class PluginError(RunError):
+    """Code of a plug-in fails where the suite calls it."""
+
+    exit_code = MISTAKE
+
+
 class Diverged(RunError):
     """The loss became NaN or infinite."""
 

@@ -38,7 +38,7 @@ def norm_factory(name: str, *, num_tasks: int | None = None, **options: Any) -> 
         options: of the layer; `affine=None` leaves it to the layer.
 
     Raises:
-        NormError: the layer or an option is unknown.
+        NormError: the layer or an option is unknown, or `affine` is no truth value.
     """
     layer = NORMS.get(name)
     accepted = [name for name in constructor_arguments(layer) if name not in ("num_features", "spatial_size")]
@@ -47,6 +47,8 @@ def norm_factory(name: str, *, num_tasks: int | None = None, **options: Any) -> 
             raise NormError(f"{layer.name} has no option {option!r}; it has {', '.join(accepted)}")
     if options.get("affine", True) is None:
         del options["affine"]
+    if options.get("affine", True) not in (True, False):  # such as "false", which would count as true
+        raise NormError(f"{layer.name}: affine is True, False or None, not {options['affine']!r}")
     if "num_tasks" in accepted:
         options["num_tasks"] = num_tasks
     return NormFactory(layer, options)

@@ -66,6 +66,8 @@ class Registry:
 
     def known_name(self, name: str) -> str:
         """The one spelling of a name (`adab²n` is `AdaB2N`). Raises an error, with a suggestion, if it is unknown."""
+        if not isinstance(name, str):
+            raise self._error(f"a {self.kind} is chosen by its name, as text, not by {name!r}")
         known = {_key(candidate): candidate for candidate in self.names()}
         if _key(name) in known:
             return known[_key(name)]
@@ -82,6 +84,9 @@ class Registry:
 
     def register(self, name: str | None = None) -> Callable:
         """Decorator that makes a class or function a part, under a name of its own if one is given as text."""
+        if name is not None and not isinstance(name, str):  # the part itself, which would not be registered
+            shown = getattr(name, "__name__", repr(name))
+            raise self._error(f"{shown}: a {self.kind} is registered by `register()`, with parentheses")
 
         def add(part: Any) -> Any:
             if self._check is not None:

@@ -115,7 +115,7 @@ def load_plugin(path: str) -> None:
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plug-in is no program, and has not done the run's work
             del sys.modules[module_name]
             if isinstance(error, UserError):
                 raise

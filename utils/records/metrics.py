@@ -8,12 +8,13 @@ needs something that was not measured is NaN, and None in a summary. A metric is
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import PluginError, UserError
 from utils.records.content import SCENARIOS
 from utils.records.points import Points, area_under_curve, minimum_accuracy, stability_gap, worst_case_accuracy
 
@@ -105,14 +106,22 @@ class Metric:
         return "percentage points, lower is better" if self.lower_is_better else "percent"
 
 
+def _of_plugin(metric: Metric, run: Accuracies) -> float:
+    """What a plug-in's metric gives. Raises PluginError if that is no number, so that no record passes for damaged."""
+    try:
+        return float(metric.function(run))
+    except Exception as error:
+        raise PluginError(f"metric {metric.name!r} fails: {type(error).__name__}: {error}") from error
+
+
 class Metrics(dict[str, Metric]):
     """The known metrics by name, in the order in which they are shown."""
 
     def register(self, metric: Metric) -> Metric:
-        """Add a metric, as a plug-in does. Raises UserError if its name is taken."""
+        """Add a metric of a plug-in. Raises UserError if its name is taken."""
         if metric.name in self:
             raise UserError(f"metric {metric.name!r} exists already; give the new one another name")
-        self[metric.name] = metric
+        self[metric.name] = replace(metric, function=partial(_of_plugin, metric))
         return metric
 
     def __missing__(self, name: str) -> Metric:
@@ -342,5 +351,5 @@ for _metric in (
     _shot_metric("medium", 20, 100),
     _shot_metric("few", 0, 19),
 ):
-    METRICS.register(_metric)
+    METRICS[_metric.name] = _metric
 MAIN_METRIC = "A_f"

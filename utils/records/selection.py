@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from utils.config.command_line import typed_text
-from utils.config.options import SHARED_OPTIONS, role_of
+from utils.config.options import DEFAULT_STREAM, SHARED_OPTIONS, role_of
 from utils.config.variants import row_of
 from utils.records.collect import Run
 from utils.records.ledger import Axes
@@ -47,6 +47,11 @@ class Cell:
     protocol: str | None = None
     reason: str = ""
     selection: str = ""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its runs have a stream that splits the classes into tasks."""
+        return all(run.values.get("stream", DEFAULT_STREAM) == DEFAULT_STREAM for run in self.runs.values())
 
     def values(self, scenario: str, metric: str) -> dict[int, float]:
         """The metric by seed, where it was measured."""

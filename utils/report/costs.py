@@ -1,11 +1,13 @@
 """What training cost, beside the accuracy it led to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 
 from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import Cell
+from utils.report.names import shown
 from utils.report.stats import mean_and_std
 from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order, scenarios_of
 
@@ -24,7 +26,10 @@ _COSTS: dict[str, tuple[Callable[[Result], float | None], str]] = {
 
 
 def build_costs(
-    cells: Cells, metric: str = MAIN_METRIC, scenarios: Sequence[str] = tuple(SCENARIOS)
+    cells: Cells,
+    metric: str = MAIN_METRIC,
+    scenarios: Sequence[str] = tuple(SCENARIOS),
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> TextTable | None:
     """A row per column and norm layer: a metric, and beside it the cost of training; None if no record knows it.
 
@@ -32,10 +37,11 @@ def build_costs(
         cells: by column and norm layer.
         metric: its name in the records.
         scenarios: in which it is shown.
+        names: what readers see in place of the names of datasets, methods and norm layers.
     """
     scenarios = scenarios_of(metric, scenarios)
     complete = {
-        (column_title(column, cells), norm): cells[column][norm]
+        (column, norm): cells[column][norm]
         for column in sorted(cells, key=column_order)
         for norm in in_order(cells[column])
         if cells[column][norm].runs
@@ -43,7 +49,15 @@ def build_costs(
     if not any(run.known_result.cost for cell in complete.values() for run in cell.runs.values()):
         return None
     titles = ("column", "norm", *(f"{SCENARIOS[scenario]} {metric}" for scenario in scenarios), *_COSTS)
-    rows = ((*place, *_accuracies(cell, metric, scenarios), *_costs(cell)) for place, cell in complete.items())
+    rows = (
+        (
+            column_title(column, cells, names),
+            shown(names, norm),
+            *_accuracies(cell, metric, scenarios),
+            *_costs(cell),
+        )
+        for (column, norm), cell in complete.items()
+    )
     return TextTable("Cost of training", titles, tuple(rows), _CAPTION)
 
 

@@ -56,7 +56,7 @@ def to_html(report: Report) -> str:
         further=[_table(table, footnotes, short_caption(table), notes(main)) for table in further],
         lost=lost(main),
         settings=list(_settings(main)),
-        others=[each for each in (report.retuning, report.costs) if each is not None],
+        others=report.others_of_page,
         plots=[] if isinstance(plots, str) else [_plot(name, plot) for name, plot in plots.items()],
         plots_missing=plots if isinstance(plots, str) else "",
         runs=_runs(report, main),

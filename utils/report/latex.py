@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from utils.report.captions import details, missing, notes, shortest_caption, sources, variants
-from utils.report.names import PUBLISHED_NAMES, printable
+from utils.report.names import printable
 from utils.report.tables import Lines, ScenarioColumn, Style, Table, head_lines, shared_heads
 
 _STYLE = Style(bold=r"\textbf{{{}}}", plus_minus=r"$\pm$", star="$^*$", minus="$-$", dash="--")
@@ -46,7 +46,7 @@ def to_latex(table: Table, group: str) -> str:
         table: the figures; names that it does not give are shown as papers write them.
         group: the group of runs, after which the labels are named.
     """
-    table = replace(table, names={**PUBLISHED_NAMES, **table.names})
+    table = replace(table, names=table.published_names)
     if len(table.columns) <= _MOST_COLUMNS:
         floats = _float(table, _label(group))
     else:

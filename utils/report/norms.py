@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from utils.records.collect import Run
 from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC, accuracies, average_accuracies
 from utils.records.selection import Cell
+from utils.report.names import shown
 from utils.report.stats import mean_and_std, signed
 from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order
 
@@ -16,16 +18,26 @@ TITLE = f"Re-tuning the norm layers alone: {MAIN_METRIC} before → after (diffe
 DISTANCES = ("mean", "std")
 
 
-def build_retuning(cells: Cells) -> TextTable | None:
-    """What re-tuning the norm layers did to the average accuracy after each task; None if no run asks for it."""
+def build_retuning(cells: Cells, names: Mapping[str, str] = MappingProxyType({})) -> TextTable | None:
+    """What re-tuning the norm layers did to the average accuracy after each task; None if no run asks for it.
+
+    Args:
+        cells: by column and norm layer.
+        names: what readers see in place of the names of datasets, methods and norm layers.
+    """
     asked = {column: _asked(norms) for column, norms in sorted(cells.items(), key=lambda item: column_order(item[0]))}
     asked = {column: norms for column, norms in asked.items() if norms}
     if not asked:
         return None
-    columns = [(column, *shown) for column in asked for shown in _SHOWN]
-    titles = [f"{column_title(column, cells)} {SCENARIOS[scenario]}{_MORE[form]}" for column, scenario, form in columns]
+    columns = [(column, *figure) for column in asked for figure in _SHOWN]
+    titles = [
+        f"{column_title(column, cells, names)} {SCENARIOS[scenario]}{_MORE[form]}" for column, scenario, form in columns
+    ]
     rows = [
-        (norm, *(_cell(asked[column].get(norm, ()), scenario, form) for column, scenario, form in columns))
+        (
+            shown(names, norm),
+            *(_cell(asked[column].get(norm, ()), scenario, form) for column, scenario, form in columns),
+        )
         for norm in in_order({norm for norms in asked.values() for norm in norms})
     ]
     runs = [run for norms in asked.values() for found in norms.values() for run in found]

@@ -16,7 +16,7 @@ from utils.records.selection import select
 from utils.report.costs import build_costs
 from utils.report.frames import make_frame
 from utils.report.markdown import to_markdown
-from utils.report.names import PUBLISHED_NAMES, printable, read_names
+from utils.report.names import printable, read_names
 from utils.report.norms import build_retuning
 from utils.report.tables import SCENARIOS, Cells, Table, TextTable, build_further_tables, build_table, scenarios_of
 
@@ -147,7 +147,7 @@ class Report:
     @property
     def published_names(self) -> Mapping[str, str]:
         """What readers see in place of names in the page and the plots."""
-        return {**PUBLISHED_NAMES, **self._names}
+        return self.table.published_names
 
     @cached_property
     def frame(self) -> "DataFrame":
@@ -155,19 +155,19 @@ class Report:
         return make_frame(self.cells)
 
     @cached_property
-    def retuning(self) -> TextTable | None:
-        """What re-tuning the norm layers did; None if no run was asked to."""
-        return build_retuning(self.cells)
-
-    @cached_property
-    def costs(self) -> TextTable | None:
-        """What training cost, beside the main metric; None if no record knows it."""
-        return build_costs(self.cells, self._options.metric, self._options.scenarios)
-
-    @property
     def others(self) -> Sequence[TextTable]:
         """What stands below the main table."""
-        return [each for each in (self.retuning, self.costs if self._options.with_costs else None) if each is not None]
+        return self._others(self._names, self._options.with_costs)
+
+    @cached_property
+    def others_of_page(self) -> Sequence[TextTable]:
+        """What stands below the main table on the page: always what training cost, too."""
+        return self._others(self.published_names, with_costs=True)
+
+    def _others(self, names: Mapping[str, str], with_costs: bool) -> Sequence[TextTable]:
+        retuning = build_retuning(self.cells, names)
+        costs = build_costs(self.cells, self._options.metric, self._options.scenarios, names) if with_costs else None
+        return [each for each in (retuning, costs) if each is not None]
 
     @cached_property
     def markdown(self) -> str:

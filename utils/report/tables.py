@@ -17,7 +17,7 @@ from utils.config.registry import NORMS
 from utils.config.variants import find_variant
 from utils.records.metrics import INSIDE, INSIDE_TASKS, MAIN_METRIC, METRICS
 from utils.records.selection import Cell, Column
-from utils.report.names import shown
+from utils.report.names import PUBLISHED_NAMES, shown
 from utils.report.published import PublishedFigure, find, values_of
 from utils.report.stats import SAME, holm, mean_and_std, paired_p
 
@@ -136,6 +136,14 @@ class Table:
     def cells(self) -> Mapping[tuple[str, Column], Cell | None]:
         """What the figures come from, by row and column: once for all scenarios."""
         return {(row, column.column): entry.cell for row, column, entry in self.entries_in_order}
+
+    @property
+    def published_names(self) -> Mapping[str, str]:
+        """Names as papers write them, and those that were given; a dataset is `Split` only where it is, in all runs."""
+        unsplit = {column.dataset for (_, column), cell in self.cells.items() if cell and not cell.is_split}
+        return {
+            name: title.removeprefix("Split ") if name in unsplit else title for name, title in PUBLISHED_NAMES.items()
+        } | dict(self.names)
 
     def row(self, name: str) -> list[Entry]:
         """The entries of a norm layer, in the order of the columns."""

@@ -42,6 +42,17 @@ def test_unknown_option_is_an_error_at_once(name, option):
         norm_factory(name, **{option: 1})
 
 
+def test_a_layer_is_chosen_by_name():
+    with pytest.raises(NormError, match="a norm layer is chosen by its name, as text"):
+        norm_factory(type(build_norm("BN", 8)))
+
+
+@pytest.mark.parametrize("affine", ["false", "auto", 2])
+def test_what_is_no_truth_value_is_not_taken_for_one(affine):
+    with pytest.raises(NormError, match="BN: affine is True, False or None"):
+        norm_factory("BN", affine=affine)
+
+
 def test_options_reach_the_layer():
     layer = build_norm("AdaB2N", 8, num_tasks=5, kappa=0.7, renormalize_absent=True, eps=1e-3)
     assert (layer.num_tasks, layer.kappa, layer.renormalize_absent, layer.eps) == (5, 0.7, True, 1e-3)

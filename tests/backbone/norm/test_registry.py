@@ -114,6 +114,12 @@ def test_what_is_no_layer_is_refused_when_it_is_registered(added):
         NORMS.register()(type("Other", (), {}))
 
 
+def test_a_decorator_without_parentheses_is_refused():
+    """It would take the class for a name, and register nothing."""
+    with pytest.raises(NormError, match=r"^Other: a norm layer is registered by `register\(\)`, with parentheses"):
+        NORMS.register(type("Other", (), {}))
+
+
 def test_names_of_the_layers_are_known_without_torch():
     script = "import sys; from backbone.norm import NORMS; NORMS.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 
 from tests.golden import cases
 from utils.config.protocols import PROTOCOLS
-from utils.errors import UserError
+from utils.errors import PluginError, UserError
 from utils.records import metrics
 from utils.records.metrics import METRICS, Metric
 
@@ -269,3 +269,14 @@ def test_accuracy_by_the_number_of_training_images_of_a_class():
     classes = {"trained": [500, 101, 100, 20, 19, 1], "correct": [10, 8, 6, 4, 2, 0], "total": [10] * 6}
     found = metrics.summarise(measured([[30]], [[30]], [[60]], classes=classes))["class_il"]
     assert (found["A_many"], found["A_medium"], found["A_few"]) == exactly((90, 50, 10))
+
+
+@pytest.mark.parametrize("function", [lambda run: run.matrx[-1].min(), lambda run: "high", lambda run: None])
+def test_a_metric_of_a_plugin_that_fails_is_named(function):
+    """Rather than its records, which would pass for damaged."""
+    METRICS.register(Metric("worst", "The worst task", function))
+    try:
+        with pytest.raises(PluginError, match="metric 'worst' fails: "):
+            metrics.summarise(measured())
+    finally:
+        del METRICS["worst"]

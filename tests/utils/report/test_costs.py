@@ -56,3 +56,12 @@ def test_it_stands_below_the_table_where_it_is_asked_for_and_always_in_the_page(
     assert (
         "## Cost of training\n\n| column | norm |" in Report(tmp_path, "group", ReportOptions(with_costs=True)).markdown
     )
+
+
+def test_the_page_names_what_cost_something_as_papers_do(tmp_path):
+    write_cost(tmp_path, "AdaB2N")
+    (costs,) = Report(tmp_path, "group").others_of_page
+    assert costs.rows[0][:2] == ("Split Digits ER 200", "AdaB²N")
+    (tmp_path / "names.json").write_text('{"er": "Replay"}')
+    (costs,) = Report(tmp_path, "group", ReportOptions(names=tmp_path / "names.json", with_costs=True)).others
+    assert costs.rows[0][:2] == ("seq-digits Replay 200", "AdaB2N")

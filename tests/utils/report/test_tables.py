@@ -170,3 +170,9 @@ def test_a_metric_has_columns_of_the_scenarios_that_it_is_taken_in_alone():
     cells = select([run("BN", 0, {"A_f": 1.0, "A_AUC": 2.0})])
     assert [column.scenario for column in build_table(cells, "A_AUC").columns] == ["class_il"]
     assert [column.scenario for column in build_table(cells, "A_f").columns] == ["class_il", "task_il"]
+
+
+@pytest.mark.parametrize(("streams", "title"), [([None, "split"], "Split Digits"), (["split", "gaussian"], "Digits")])
+def test_only_what_is_split_is_called_so(streams, title):
+    runs = [run("BN", 0, *final(50.0), **({} if stream is None else {"stream": stream})) for stream in streams]
+    assert table_of(runs).published_names["seq-digits"] == title
