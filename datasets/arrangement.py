@@ -31,7 +31,7 @@ class Arranged:
 
     @classmethod
     def by_task(cls, tasks: np.ndarray, labels: np.ndarray, num_tasks: int) -> "Arranged":
-        """From the task of each image [N]; inside a task by label [N], and inside a class as the data has them."""
+        """Images sorted by their task [N], then by label [N], then as the data has them."""
         rows = np.lexsort((labels, tasks))
         return cls(rows, np.searchsorted(tasks[rows], np.arange(num_tasks + 1)))
 

@@ -76,7 +76,7 @@ def measure_channels(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _mean_and_std(counts: list[int]) -> tuple[float, float]:
-    """Of values 0 to 255 with these counts, scaled to [0, 1]; the sums are exact integers."""
+    """Mean and deviation of values 0 to 255 with these counts, scaled to [0, 1]; the sums are exact integers."""
     total = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))

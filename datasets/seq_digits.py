@@ -44,7 +44,7 @@ class SeqDigits(Dataset):
 
 
 def _enlarge(images: np.ndarray) -> np.ndarray:
-    """From [N, 8, 8] with values 0 to 16 to [N, 16, 16, 3] uint8: each pixel doubled, three equal channels."""
+    """Images [N, 16, 16, 3] uint8 from [N, 8, 8] with values 0 to 16: each pixel doubled, three equal channels."""
     scaled = np.rint(images * (255 / 16)).astype(np.uint8)
     doubled = scaled.repeat(2, axis=1).repeat(2, axis=2)
     return doubled[..., None].repeat(3, axis=3)

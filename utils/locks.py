@@ -53,33 +53,36 @@ class Lock:
         return False
 
     def take_here(self, *, waits: bool) -> bool:
-        """The same, whatever is claimed by jobs on other machines."""
-        from filelock import FileLock, SoftFileLock, Timeout  # not before a program can say that it is not installed
+        """`take` among the processes of this machine alone, whatever jobs on other machines have claimed."""
+        from filelock import FileLock, SoftFileLock  # not before a program can say that it is not installed
 
         timeout = -1 if waits else 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lock: BaseFileLock = FileLock(self._path, timeout, thread_local=False)
         try:
-            lock.acquire(poll_interval=0.1)
-        except Timeout:
-            return False
+            lock = _acquired(FileLock(self._path, timeout, thread_local=False))
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            # In a job, claims tell of other nodes, where nobody knows whether a process of this one is alive.
-            held_path = Path(f"{self._path}.held")
-            if slurm.own_job_id():
-                if held_path.exists():
-                    return False
-                held_path = Path(f"{self._path}.{socket.gethostname()}.held")
-            lock = SoftFileLock(held_path, timeout, thread_local=False)
-            _warn_of(self._path.parent)
-            try:
-                lock.acquire(poll_interval=0.1)
-            except Timeout:
+            held_path = self._held_path()
+            if held_path is None:
                 return False
+            _warn_of(self._path.parent)
+            lock = _acquired(SoftFileLock(held_path, timeout, thread_local=False))
+        if lock is None:
+            return False
         self._held = lock
         return True
+
+    def _held_path(self) -> Path | None:
+        """The file that stands for the lock where the file system has none; None if a process outside of jobs has it.
+
+        The jobs on each node have a file of their own: claims keep jobs on different nodes apart, and no node can tell
+        whether a process of another one is alive.
+        """
+        path = Path(f"{self._path}.held")
+        if not slurm.own_job_id():
+            return path
+        return None if path.exists() else Path(f"{self._path}.{socket.gethostname()}.held")
 
     def let_go(self) -> None:
         """Give the lock back, if it is held."""
@@ -140,6 +143,17 @@ class _Claims:
             with contextlib.suppress(OSError):
                 self._own.unlink()
             self._own = None
+
+
+def _acquired(lock: "BaseFileLock") -> "BaseFileLock | None":
+    """The lock once it is acquired; None if another process holds it."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(poll_interval=0.1)
+    except Timeout:
+        return None
+    return lock
 
 
 @cache

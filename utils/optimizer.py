@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class OptimizerOptions(Protocol):
-    """Those of a run (`utils/config/options.py`); each optimizer reads its own."""
+    """The options of a run that describe its optimizer (`utils/config/options.py`); each optimizer reads its own."""
 
     optimizer: str
     optim_wd: float

@@ -44,7 +44,7 @@ class Blurry(Arrangement):
 
     @classmethod
     def identity_values(cls, values: dict[str, Any], dataset: Any) -> dict[str, Any]:
-        """Where all classes are disjoint nothing is spread, nor where no share of the others is."""
+        """All streams in which no image is spread are one: all classes disjoint, or no share of the others spread."""
         is_split = values.get("blurry_disjoint") == 1 or values.get("blurry_minor") == 0
         return values | ({"blurry_disjoint": 1.0, "blurry_minor": 0.0} if is_split else {})
 
@@ -73,7 +73,7 @@ class Blurry(Arrangement):
         return np.arange(number) % num_tasks
 
     def _first(self, order: np.ndarray) -> np.ndarray:
-        """Those classes that come first in an order, as many as are to be disjoint, [K] bool."""
+        """The disjoint classes, [K] bool: as many as are wanted, from the beginning of an order."""
         is_disjoint = np.zeros(len(order), dtype=bool)
         is_disjoint[order[: round(self.settings["blurry_disjoint"] * len(order))]] = True
         return is_disjoint

@@ -46,7 +46,7 @@ class Loader(ABC):
         """
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The same, made on the device."""
+        """The batches of an epoch, made on the device."""
         return (draft.batch() for draft in self.drafts(epoch, start))
 
 

@@ -145,7 +145,7 @@ def _complete_folders(results_dir: Path) -> Iterator[Path]:
 
 
 def _likeness(values: list[Any], plugins: Iterable[str], data: str) -> str:
-    """The same text for runs whose results differ by the seed alone, of the values of the options that count."""
+    """A key of the options that count, equal for runs whose results can differ by the seed alone."""
     return json.dumps([values, sorted(plugins), data])
 
 
@@ -160,7 +160,7 @@ def _step(values: Mapping[str, Any], data: str) -> tuple[Any, ...]:
 
 
 def _complete_runs(folders: Iterable[Path]) -> list[Run]:
-    """Those of the folders that have a complete run on a known machine."""
+    """The complete runs among the folders whose machine is known."""
     runs = map(read_run, folders)
     return [run for run in runs if run.result and run.result.seconds and run.environment]
 

@@ -132,7 +132,7 @@ class GpuWatcher:
         return list(chosen.values())
 
     def _by_mode(self, gpus: list[Gpu]) -> list[Gpu]:
-        """Those that let themselves be used; MIG devices in the place of a GPU that is divided into them."""
+        """The GPUs whose mode permits use; a GPU that is divided into MIG devices is replaced by these."""
         modes, usable = ask_modes(self._timeout), []
         parts = ask_mig_devices(self._timeout) if any(mode.is_mig for mode in modes.values()) else []
         for gpu in gpus:

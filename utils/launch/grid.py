@@ -239,7 +239,7 @@ class Expansion:
             )
 
     def _taken(self, words: Words, accepted: Mapping[str, Option]) -> dict[str, Sequence[Any]]:
-        """Those options that a run takes, by their own names; notes which were used."""
+        """The options among these that a run takes, by their own names; notes them as used."""
         found: dict[str, Sequence[Any]] = {}
         for spelled, values in words.items():
             if spelled in accepted:

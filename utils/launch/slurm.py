@@ -72,13 +72,13 @@ class SlurmAttempt:
 
     @property
     def index(self) -> int:
-        """Of its job in the array."""
+        """The index of its job in the array."""
         assert self.submission is not None
         return self.submission.index_of[self.job.name]
 
     @property
     def job_id(self) -> str:
-        """Of its job, as Slurm's commands take it."""
+        """The id of its job, as Slurm's commands take it."""
         assert self.submission is not None
         return f"{self.submission.job_id}_{self.index}"
 

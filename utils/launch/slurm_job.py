@@ -83,7 +83,7 @@ class _Share:
         self._started = time.time()
 
     def run(self) -> int:
-        """Bring them to their end; the exit code."""
+        """Bring the runs to their end; gives the exit code."""
         failed = {note.run for note in self._submission.notes(self._index) if note.outcome is RunState.FAILED}
         jobs = tuple(self._job(run) for run in self._runs if run.name not in failed)
         scheduler = self._scheduler(jobs)
@@ -181,7 +181,7 @@ class _Notes:
     ledger: Ledger
 
     def plan(self, jobs: Iterable[Job]) -> None:
-        """They are in the launcher's plan."""
+        """Nothing to write: the launcher has planned them."""
 
     def add(self, jobs: Iterable[Job]) -> None:
         """What follows a search is the launcher's to start."""

@@ -204,7 +204,7 @@ class Submission:
 
 
 def open_submissions(group: Path) -> list[Submission]:
-    """Those of a group whose end has yet to be read, the oldest first."""
+    """The submissions of a group whose end has yet to be read, oldest first."""
     found = [Submission(folder) for folder in sorted((group / FOLDER).glob("*/"))]
     return [submission for submission in found if submission.is_open]
 
@@ -236,7 +236,7 @@ def jobs_by_run(submissions: Iterable[Submission]) -> dict[str, SlurmJob]:
 
 
 def _read_note(line: bytes) -> Note | None:
-    """None if the line is not whole."""
+    """The note of a line; None if the line is incomplete."""
     try:
         content = load_json(line)
         outcome = content["outcome"]

@@ -58,7 +58,7 @@ class Run:
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """By scenario, as `utils.records.metrics.summarise` gives them; none without a result."""
+        """The metrics by scenario, as `utils.records.metrics.summarise` gives them; empty without a result."""
         return self.result.metrics if self.result else {}
 
     @property

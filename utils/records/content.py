@@ -58,7 +58,7 @@ class RecordedConfig:
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """That of the last start."""
+        """The environment of the last start."""
         return self.environments[-1] if self.environments else {}
 
     @classmethod
@@ -157,11 +157,13 @@ class Result:
         from utils.records.metrics import METRICS, summarise  # which need numpy
 
         counts = _counts(content.get("counts"))
-        untrained = None if not content.get("untrained") else _untrained(content["untrained"], len(counts["total"]))
-        anytime = tuple(_number(value) for value in sequence(content.get("anytime", [])))
-        classes = None if not content.get("classes") else _classes(content["classes"])
-        points = None if not content.get("points") else _points(content["points"])
-        measured = {"untrained": untrained, "anytime": anytime, "classes": classes, "points": points}
+        num_tasks = len(counts["total"])
+        measured: dict[str, Any] = {
+            "untrained": _if_given(content.get("untrained") or None, lambda value: _untrained(value, num_tasks)),
+            "anytime": tuple(_number(value) for value in sequence(content.get("anytime", []))),
+            "classes": _if_given(content.get("classes") or None, _classes),
+            "points": _if_given(content.get("points") or None, _points),
+        }
         boundaries = text(content.get("boundaries", "sharp"))
         metrics = summarise(SimpleNamespace(boundaries=boundaries, **measured, **counts))
         for scenario, written in mapping(content.get("metrics", {})).items():
@@ -171,21 +173,13 @@ class Result:
         return cls(
             metrics=metrics,
             counts=counts,
-            untrained=untrained,
-            anytime=anytime,
-            classes=classes,
-            points=points,
-            norms=None
-            if content.get("norms") is None
-            else NormMeasurements.parse(content["norms"], len(counts["total"])),
+            **measured,
+            norms=_if_given(content.get("norms"), lambda value: NormMeasurements.parse(value, num_tasks)),
             weights_sha256=text(content.get("weights_sha256", "")),
             steps=_whole(content.get("steps", 0)),
-            cost=None if content.get("cost") is None else _cost(content["cost"]),
-            seconds={
-                name.removesuffix("_seconds"): _amount(value)
-                for name, value in mapping(content.get("timings", {})).items()
-            },
-            peak_memory={name: _amount(value) for name, value in mapping(content.get("peak_memory", {})).items()},
+            cost=_if_given(content.get("cost"), _cost),
+            seconds={name.removesuffix("_seconds"): each for name, each in _amounts(content, "timings").items()},
+            peak_memory=_amounts(content, "peak_memory"),
         )
 
 
@@ -296,6 +290,15 @@ def _number_or_none(value: Any) -> float | None:
 
 def _amount(value: Any) -> float:
     return _require(_number(value) >= 0, value)
+
+
+def _amounts(content: Mapping[str, Any], name: str) -> dict[str, float]:
+    """The object of that name, whose values are amounts; empty if there is none."""
+    return {key: _amount(value) for key, value in mapping(content.get(name, {})).items()}
+
+
+def _if_given(value: Any, parse: Callable[[Any], Content]) -> Content | None:
+    return None if value is None else parse(value)
 
 
 def _whole(value: Any) -> int:

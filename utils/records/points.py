@@ -33,7 +33,7 @@ class Points:
 
     @classmethod
     def of(cls, measured: Mapping[str, Sequence[Any]], scenario: str) -> "Points":
-        """From the counts in a record (`utils/run/measurements.py`); there is at least one point."""
+        """The points of a record, from their counts (`utils/run/measurements.py`); there is at least one."""
         correct, total = (np.array(measured[name], dtype=float) for name in (scenario, "total"))
         steps, tasks = (np.array(measured[name]) for name in ("step", "task"))
         seen = 100 * np.nansum(correct, axis=1) / np.nansum(total, axis=1)

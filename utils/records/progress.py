@@ -79,7 +79,7 @@ class Progress:
 
     @property
     def words(self) -> str:
-        """The same for people."""
+        """The progress in words."""
         loss = "" if self.loss is None else f", loss {self.loss_text}"
         return f"{self.title}, {self.steps}{loss}"
 

@@ -115,7 +115,7 @@ def chosen(table: Table) -> list[str]:
 
 
 def sources(table: Table) -> list[str]:
-    """Where the published figures are from."""
+    """The sources of the published figures, a line each."""
     published = [entry.published for _, _, entry in table.entries_in_order if entry.published]
     texts = dict.fromkeys(f"{each.source} ({each.setting})" for each in published)
     return [f"published: {text}; in parentheses, ours − published" for text in texts]
@@ -153,7 +153,7 @@ def _remarks_of(cell: Cell, published: PublishedFigure) -> list[str]:
 
 
 def _gains(table: Table) -> list[str]:
-    """Of AdaB2N only the largest gains are published, which a column can be compared with but no cell."""
+    """The published gains of AdaB2N, a line per column: the largest alone are published, and no figures of cells."""
     columns: dict[Column, dict[str, Cell]] = defaultdict(dict)
     for (row, column), cell in table.cells.items():
         if cell and cell.runs:

@@ -234,7 +234,7 @@ def _options(shared: Mapping[tuple[MatchedColumn, str], dict[str, Cell]], names:
 
 
 def _option_values(cell: Cell) -> dict[str, str]:
-    """Those of any run, as they are the same for all seeds of a cell; and what they were chosen from."""
+    """The options of a cell, which are the same for all its seeds, and how its setting was selected."""
     values = values_of(next(iter(cell.runs.values())))
     chosen = {"selection": f"{cell.selection} of {cell.num_settings} settings" if cell.selection else "no search"}
     return chosen | {name: plain_value(value) for name, value in values.items() if name not in NOT_COMPARED}

@@ -147,7 +147,7 @@ def _sources(found: Iterable[Comparison]) -> list[str]:
 
 
 def _gains(group: Group, metric: str) -> list[str]:
-    """Of AdaB2N only the largest gains are published, which ours are compared with."""
+    """Our gains of AdaB2N beside the published ones, of which only the largest are known."""
     lines = []
     for column, norms in group.cells.items() if metric == MAIN_METRIC else ():
         values = [norms[norm].values(SCENARIO, metric) for norm in (_WITH_GAINS, BASELINE) if norm in norms]

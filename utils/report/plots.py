@@ -173,7 +173,7 @@ class _Curve(NamedTuple):
 
     @classmethod
     def of(cls, places: np.ndarray, values: np.ndarray, ends: tuple[int, ...] = ()) -> "_Curve":
-        """From the values of each seed, [S, P]."""
+        """The curve of the values of S seeds, [S, P]."""
         std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(places))
         return cls(places, values.mean(axis=0), std, ends)
 
@@ -449,7 +449,7 @@ def _draw_heat_map(axes: "Axes", title: str, table: np.ndarray, **style: Any) ->
 
 
 def _number_wholly(axis: Any) -> None:
-    """Let an axis have its numbers at whole ones alone."""
+    """Put the ticks of an axis at integers only."""
     axis.get_major_locator().set_params(integer=True)
 
 

@@ -111,7 +111,7 @@ def _conditions(setting: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 def _options(stored: Mapping[str, Any], setting: Mapping[str, Any], method: str, norm: str) -> dict[str, Any]:
-    """Those of a published cell: common to the methods, of its method, of its norm layer."""
+    """The options of a published cell: those of all methods, of its method and of its norm layer."""
     by_method = setting["options"]
     return {**by_method["*"], **by_method.get(method, {}), **stored["norm_options"].get(norm, {})}
 

@@ -271,7 +271,7 @@ def build_table(
 
 
 def scenarios_of(metric: str, scenarios: Sequence[str]) -> tuple[str, ...]:
-    """Those of the scenarios in which a metric is taken."""
+    """The given scenarios in which the metric is defined."""
     return tuple(scenario for scenario in scenarios if scenario in METRICS[metric].scenarios)
 
 
@@ -346,7 +346,7 @@ class Head:
 
 
 def head_lines(table: Table) -> list[Lines]:
-    """Of each column the dataset, method, buffer, what else distinguishes it, and scenario.
+    """The lines of each column's head: dataset, method, buffer, what else distinguishes the column, scenario.
 
     All have as many lines; one that would be empty in all columns is left out.
     """

@@ -35,7 +35,7 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """That of its figures, or of a longer word of its head."""
+        """The width of its figures, or of a longer word of its head."""
         lines = [min(cell_len(line), _WIDEST_LINE) for line in self.head]
         words = [min(cell_len(word), _WIDEST_WORD) for line in self.head for word in line.split()]
         return max([1, *lines, *words, *(cell.cell_len for cell in self.cells)])

@@ -113,7 +113,7 @@ def _as_numbers(table: Table) -> list[list[Any]]:
 
 
 def _plots(report: Report, cells: Cells) -> dict[str, bytes]:
-    """Those of the report that are of these columns; none where there are none, which the report explains."""
+    """The plots of these columns as PNG, by name; none if the report has no plots, for which it gives the reason."""
     if isinstance(report.plots, str):
         return {}
     titles = {column_title(column, report.cells) for column in cells}

@@ -27,7 +27,7 @@ class BestEpoch:
             self.weights = {name: value.clone() for name, value in network.state_dict().items()}
 
     def restore(self, network: nn.Module) -> None:
-        """Bring the network back to the best epoch, if there was one, and start anew."""
+        """Restore the network's weights of the best epoch, if there was one, and forget them."""
         if self.weights is not None:
             network.load_state_dict(self.weights)
         self.loss = self.epoch = self.weights = None

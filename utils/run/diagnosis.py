@@ -238,7 +238,7 @@ def watching(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Moments]]:
 
 
 def _watch(layer: Any, moments: Moments) -> Callable[[], None]:
-    """Let a layer add what its running statistics are of; the result ends that."""
+    """Let a layer add the maps that its running statistics describe; calling the result ends that."""
     inner = getattr(layer, "normalize_running", None)
     if inner is None:
         return layer.register_forward_pre_hook(lambda _, inputs: moments.add(inputs[0])).remove
