@@ -1,4 +1,4 @@
-"""The command line of one run: its options, and what is said of one that no part uses."""
+"""The command line of one run: its options, and the explanation of one that no part uses."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -115,7 +115,7 @@ def _converter(option: Option) -> Callable[[str], Any]:
 
 @cache
 def _parser_of(options: tuple[Option, ...]) -> Parser:
-    """Made once for each set of options: a large plan reads a thousand command lines."""
+    """The parser of a set of options, made once: a large plan reads a thousand command lines."""
     return make_parser(options, only_typed=True, add_help=False, **PROGRAM)
 
 
@@ -165,7 +165,7 @@ def spellings_of_parts() -> dict[str, list[str]]:
 
 
 def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
-    """Why an option is not one of this run: some other part would use it, or nothing at all would."""
+    """Why a run does not take an option: parts that it does not have use it, or none does."""
     if name in ABSENT:
         return f"there is no --{name} here: {ABSENT[name]}"
     if name in OF_GRIDS:

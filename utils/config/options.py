@@ -1,5 +1,5 @@
-"""Every option is declared once, as an `Option`, with all that is to be known of it: the shared ones of a run here, a
-part's own beside its class, the launcher's beside its commands.
+"""The options that all runs share. Every option is declared once, as an `Option` with everything known about it: those
+of a part beside its class, those of the launcher beside its commands.
 """
 
 from operator import not_
@@ -463,9 +463,9 @@ UNREPORTED_OPTIONS = frozenset(option.name for option in SHARED_OPTIONS if optio
 
 
 def role_of(name: str) -> Role:
-    """What a value of a record is to its run, by the option's name.
+    """The role of an option of a record, by its name.
 
-    An option that is not shared is one of a part, which need not be loaded: it changes what is trained.
+    An option that is not shared belongs to a part, which may not be loaded: it counts as changing what is trained.
     """
     return _ROLES.get(name, "result")
 

@@ -84,7 +84,7 @@ def check_known(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
 
 @contextmanager
 def as_user_errors() -> Iterator[None]:
-    """Decorator or context: what a norm layer, which knows nothing of the suite, complains of is a user's mistake.
+    """Decorator or context that turns the errors of norm layers, which know nothing of the suite, into UserError.
 
     The layers' options are named as they are typed, `--num_groups` for `num_groups`.
     """

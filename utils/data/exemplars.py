@@ -1,4 +1,4 @@
-"""Exemplars: the images of every class seen that the offline methods keep, chosen after each task."""
+"""Exemplars: images of every class seen, chosen after each task, which the offline methods keep for replay."""
 
 from collections.abc import Callable
 

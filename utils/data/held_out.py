@@ -1,4 +1,4 @@
-"""Images that are held out of training, a fraction of each class."""
+"""Holding images out of training: a fraction of each class."""
 
 import random
 

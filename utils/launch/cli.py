@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,17 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     print_any_text()
     warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
-    commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "status": status,
-        "table": table,
-        "compare": compare,
-        "data": data,
-        "cancel": cancel,
-        "slurm-job": slurm_job,
-    }
     try:
-        is_command = bool(words) and not words[0].startswith("-")
-        code = _find_command(words[0], commands)(words[1:]) if is_command else launch(words)
+        code = _carry_out(words)
         print(end="", flush=True)
         return code
     except RunError as error:
@@ -143,15 +134,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DISK
 
 
-def _find_command(name: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> Callable[[Sequence[str]], int]:
-    """The command of that name. Raises UserError, with a suggestion, if there is none."""
-    if name not in commands:
-        raise UserError(f"{unknown('command', name, commands)} Without one, a grid is run.")
-    return commands[name]
+def _carry_out(words: Sequence[str]) -> int:
+    """Carry out the command that the first word names, or launch a grid if it names none; gives the exit code.
+
+    Raises:
+        UserError: there is no such command; with a suggestion.
+    """
+    if not words or words[0].startswith("-"):
+        return launch(words)
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "status": status,
+        "table": table,
+        "compare": compare,
+        "data": data,
+        "cancel": cancel,
+        "slurm-job": slurm_job,
+    }
+    if words[0] not in commands:
+        raise UserError(f"{unknown('command', words[0], commands)} Without one, a grid is run.")
+    return commands[words[0]](words[1:])
 
 
 def launch(words: Sequence[str]) -> int:
-    """Plan, show, ask, run, and write the table."""
+    """Plan a grid and show the plan; then run it and write the table, unless the plan alone was asked for."""
     options, others = launch_parser().parse_known_args(words)
     check_engine(options)
     grid, extras = read_grid(options, words), read_extras(others)
@@ -181,6 +186,13 @@ def launch(words: Sequence[str]) -> int:
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
+    return _start(summary, site, options)
+
+
+def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
+    """Run a plan that was shown, if the user agrees; gives the exit code."""
+    from utils.launch.summary import PlanSummary
+
     check_installed()  # rather than fail at the table, when all is over
     if options.engine == SLURM:
         slurm.check()
@@ -188,7 +200,7 @@ def launch(words: Sequence[str]) -> int:
         return MISTAKE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = PlanSummary(plan, common, estimates, site.num_slots)
+        summary = PlanSummary(summary.plan, summary.common, summary.estimates, site.num_slots)
     return _run(summary, site, options)
 
 

@@ -88,14 +88,14 @@ class _Device:
         return len(self.reserved) >= self.most
 
     def see(self, gpu: Gpu) -> None:
-        """Update the state with what a look has found."""
+        """Update the state after a look at the GPUs."""
         self.gpu, self.answers = gpu, True
         if gpu.memory_used is not None:
             unexplained = max(0.0, gpu.memory_used - sum(self.reserved.values()))
             self.foreign = min(max(self.foreign, unexplained), gpu.memory_used)
 
     def is_idle(self, threshold: float, now: float) -> bool:
-        """Whether no one else is using it. Its load is evidence of that only while none of our own runs causes it."""
+        """Whether no one else is using it; its load counts only while none of our own runs causes it."""
         if self.gpu.memory_total is not None and self.foreign >= threshold * self.gpu.memory_total:
             return False
         load_is_ours = bool(self.reserved) or now < self.left + LOAD_DELAY

@@ -1,4 +1,4 @@
-"""Which GPUs the caller may use, and how they are now."""
+"""Which GPUs the caller may use, and their present state."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""What there is to know of the GPUs of a machine, and whom to ask: GPUtil, `nvidia-smi`, torch.
+"""What is known about the GPUs of a machine, and who is asked: GPUtil, `nvidia-smi`, torch.
 
 The figures come from GPUtil. It asks `nvidia-smi` without a time limit, lets its messages through to the screen and
 fails on what it cannot read; it therefore runs in a process of its own, and `nvidia-smi` is asked directly where
@@ -82,7 +82,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Mode:
-    """How a GPU lets itself be used.
+    """The modes of a GPU that limit who may use it.
 
     Attributes:
         compute: `Default`, `Exclusive_Process` (one process at a time) or `Prohibited`.
@@ -132,7 +132,7 @@ def ask_nvidia_smi(timeout: float, *more: str) -> list[Gpu]:
 
 
 def ask_modes(timeout: float) -> dict[int | None, Mode]:
-    """How the GPUs may be used, by their number in `nvidia-smi`; those of which it is not known are left out."""
+    """The modes of the GPUs, by their number in `nvidia-smi`; GPUs whose modes are unknown are left out."""
     for fields in _ASK_MODES:
         with contextlib.suppress(NoAnswer):
             code, output, _ = _run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], timeout)

@@ -1,4 +1,4 @@
-"""How many training steps a run takes, counted before it and without its images."""
+"""How many training steps a run takes, counted before the run and without its images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
