@@ -354,13 +354,20 @@ class Dataset:
             known = " or ".join(self.transforms)
             advice = f"choose {known}" if known else f"give its class some, such as {some}"
             raise UserError(f"--dataset {self.name} has no transforms for --protocol {protocol}; {advice}")
-        return Transform(**({"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol] | changes))
+        values = {"mean": arrays.mean, "std": arrays.std} | self.transforms[protocol] | changes
+        try:
+            return Transform(**values)
+        except TypeError as error:
+            raise UserError(f"class {type(self).__name__}, its transforms for {protocol!r}: {error}") from error
 
     def assemble(self, content: Content) -> Arrays:
         """Checked arrays from what a layout has read."""
         for name in ("class_names", "mean", "std"):
             if not hasattr(self, name):
                 raise UserError(f"class {type(self).__name__} does not define `{name}`, which its images need")
+        if len(self.class_names) != self.num_classes:
+            names = f"`class_names` has {len(self.class_names)} names"
+            raise UserError(f"class {type(self).__name__}: {names}, but `num_classes` is {self.num_classes}")
         arrays = Arrays(*content[:4], self.class_names, self.mean, self.std, content.origin, self.on_disk)
         if self.image_size not in (None, arrays.train_x.shape[1]):
             raise UserError(

@@ -152,6 +152,17 @@ def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
             "--model er --dataset broken --buffer_size 20 --lr 0.1",
             "class Broken does not define `class_names`",
         ),
+        (
+            f"{DATASET}    class_names, mean, std = ('aster',), 3 * (0.5,), 3 * (0.5,)\n",
+            "--model er --dataset broken --buffer_size 20 --lr 0.1",
+            "class Broken: `class_names` has 1 names, but `num_classes` is 4",
+        ),
+        (
+            f"{DATASET}    class_names, mean, std = 'abcd', 3 * (0.5,), 3 * (0.5,)\n"
+            "    transforms = {'online': {'crop_pading': 2, 'flip': True}}\n",
+            "--model er --dataset broken --buffer_size 20 --lr 0.1 --nf 8",
+            "class Broken, its transforms for 'online': Transform.__init__() got an unexpected keyword argument 'crop",
+        ),
         (BACKBONE, "--preset demo --backbone broken", "its constructor does not set `num_features`"),
         (
             BACKBONE,
