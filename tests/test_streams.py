@@ -130,7 +130,7 @@ def memories():
             yield pytest.param(stream, memory, marks=() if column == row % 3 else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("stream", "memory"), memories())
+@pytest.mark.parametrize(("stream", "memory"), list(memories()))
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(check_killed, stream, memory):
     check_killed(line_of(stream, f"--buffer_mode {memory} --eval_every 2 --eval_images 4"))
 
@@ -325,7 +325,7 @@ def unbounded():
             yield stream, method, ("TBBN", "AdaB2N")[(row + column) % 2]
 
 
-@pytest.mark.parametrize(("stream", "method", "norm"), unbounded())
+@pytest.mark.parametrize(("stream", "method", "norm"), list(unbounded()))
 def test_methods_without_a_need_for_boundaries_learn(start, found, stream, method, norm):
     weights = {"der": " --alpha 0.5", "derpp": " --alpha 0.5 --beta 0.5"}.get(method, "")
     assert start(f"--stream {stream} --n_tasks 3 --model {method} --nl {norm}{weights}") == 0

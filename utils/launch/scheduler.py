@@ -270,13 +270,13 @@ class Scheduler:
     # -- reading how a run ended -------------------------------------------------------------------------------------
 
     def _read_end(self, attempt: Attempt, code: int) -> None:
+        """Take an attempt that is over out of the running ones, and close its job or queue it again."""
         job = attempt.job
         for attempts in (self.progress.running, self.progress.queued):
             attempts.pop(job.name, None)
         took = time.monotonic() - attempt.started
         self._engine.release(attempt)
         code, last = attempt.true_code(code), attempt.last_words(code)
-        out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
         if job.record.complete and code != errors.BUSY:  # whatever it was asked or ended by after its result
             self.progress.finished.append((job, took))
             self._first_failures = []
@@ -291,13 +291,19 @@ class Scheduler:
             self._waiting.append(job)
         elif code == errors.BUSY:
             self._hold(job)
-        elif out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
+        else:
+            self._read_failure(attempt, code, last)
+
+    def _read_failure(self, attempt: Attempt, code: int, last: str) -> None:
+        """Queue a failed job again, unless it has failed too often or another attempt would change nothing."""
+        job = attempt.job
+        out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
+        is_final = code in _FINAL or (attempt.timed_out and not attempt.killed)
+        if out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
             self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
-        elif out_of_memory or code in _FINAL or (attempt.timed_out and not attempt.killed):
-            self._fail(job, last, attempt)
-        elif self._may_retry(self._crashes, job, self._limits.crashes):
+        elif not (out_of_memory or is_final) and self._may_retry(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} failed and is restarted: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
