@@ -175,7 +175,7 @@ def _explain_unused(name: str, options: dict[str, Option], parts: Parts) -> str:
         return f"--{name} needs memory rows in the batch: use a --model with memory ({', '.join(replaying)})"
     users = spellings_of_parts().get(name)
     if users:
-        here = f"{parts.method.name} on {parts.dataset.name} with {parts.norm.name}"
+        here = f"{parts.method.name} on {parts.dataset.name}, {parts.norm.name} in {parts.backbone.name}"
         return f"nothing in this run ({here}) uses --{name}; it belongs to {', '.join(users)}"
     known = (f"--{spelling}" for option in options.values() for spelling in option.spellings)
     return unknown("option", f"--{name}", known, is_listed=False)

@@ -200,7 +200,10 @@ def test_other_data_is_another_run():
         ("--model sgd --dataset seq-cifar10 --lr 1 --n_tasks 11", "--n_tasks leaves a task without classes"),
         ("--model sgd --dataset seq-cifar10 --lr 1 --first_task_classes 10", "--first_task_classes 10 leaves no class"),
         ("--model sgd --dataset seq-cifar10 --n_tasks 2 --classes_per_task 5", "cannot be given together"),
-        ("--model sgd --dataset seq-cifar10 --backbone resnet32 --nf 3", "uses --nf; it .* backbone .*resnet18"),
+        (
+            "--model sgd --dataset seq-cifar10 --backbone resnet32 --nf 3",
+            "BN in resnet32. uses --nf; it .* backbone .*resnet18",
+        ),
         ("--model sgd --dataset seq-cifar10 --epoch 3", r"unknown option --epoch\. Did you mean --epochs"),
         ("--model sgd --dataset seq-cifar10 --methods BN", "--methods is an option of run.py, .*: give --nl"),
         ("--model sgd --dataset seq-cifar10 --jobs 2", "--jobs is an option of run.py, which runs a grid$"),
