@@ -30,19 +30,19 @@ from torch.nn.functional import cross_entropy
 
 from backbone.norm import BatchContext, batch_context
 from models.base import Stage
-from utils.assembly import make_augmentation, make_capture, make_method, make_stream
 from utils.config.configuration import configure
 from utils.config.registry import METHODS
 from utils.data.budget import plan_stages
 from utils.data.loaders import Loaders
 from utils.data.plan import Pairs, Plain, StreamSizes, part_sizes
 from utils.errors import UserError
+from utils.main import make_augmentation, make_method, make_stream
 from utils.optimizer import optimizer_settings
 from utils.records.record import Record
 from utils.records.trackers import NullTracker
 from utils.run.environment import set_arithmetic
 from utils.run.progress import ProgressReport, Screen
-from utils.run.steps import Capture
+from utils.run.steps import Capture, make_capture
 from utils.run.steps import Steps as MadeSteps
 from utils.run.stopping import StopRequest
 from utils.run.training import Position, Sinks, Training
@@ -102,7 +102,7 @@ def make_training(words: list[str], root: Path, captured: bool = False) -> Train
     record, screen = Record(Path(tempfile.mkdtemp(dir=root)) / config.model).open(), Screen(verbose=False)
     sinks = Sinks(record, NullTracker(), screen, ProgressReport(record, screen, stream.num_tasks, None), "benchmark")
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
-    capture = make_capture(config, method, device, screen) if captured else Capture()
+    capture = make_capture(config, method.uncapturable(), device, screen.say) if captured else Capture()
     return Training(method, stream, planned, loaders, augmentation, config, sinks, StopRequest(), capture)
 
 

@@ -12,13 +12,12 @@ import sys
 import pytest
 import torch
 
-import utils.assembly
 from models.base import Method
 from utils.config.registry import METHODS, NORMS, ROOT
 from utils.data.augment import normalise
 from utils.errors import BUSY
 from utils.launch.cli import main as launch
-from utils.main import main
+from utils.main import main, make_network
 from utils.records.metrics import METRICS
 from utils.records.record import Record
 from utils.run.environment import _MEMORY_FORMATS
@@ -93,8 +92,7 @@ def test_every_norm_runs_inside_every_method(start, tmp_path, method, norm):
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_memory_format_changes_no_loss(start, tmp_path, monkeypatch, method):
     """In double precision: in single precision the last bits of a loss differ, and in training they grow."""
-    make_network = utils.assembly.make_network
-    monkeypatch.setattr("utils.assembly.make_network", lambda *parts: make_network(*parts).double())
+    monkeypatch.setattr("utils.main.make_network", lambda *parts: make_network(*parts).double())
     monkeypatch.setattr("utils.data.augment.normalise", lambda *parts: normalise(*parts).double())
     losses = {}
     for name in ("contiguous_format", "channels_last"):

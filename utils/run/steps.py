@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from utils.config.configuration import Configuration
 from utils.data.batch import Draft
 from utils.data.staging import Staging, Values, send
 from utils.errors import UserError, is_out_of_memory
@@ -126,6 +127,28 @@ class CudaGraphs:
 
     def __call__(self) -> CudaGraph:
         return CudaGraph(self._pool)
+
+
+def make_capture(
+    config: Configuration, uncapturable: str | None, device: torch.device, say: Callable[[str], None]
+) -> Capture:
+    """Whether training steps are captured as CUDA graphs.
+
+    Args:
+        config: the options in force.
+        uncapturable: why the method's steps cannot be; None if they can.
+        device: of the run.
+        say: called with a note if a step cannot be captured after all.
+
+    Raises:
+        UserError: `--cuda_graph on` is given, and they cannot be captured.
+    """
+    reason = uncapturable if device.type == "cuda" else f"--device {device.type} is no GPU"
+    if config.cuda_graph == "on" and reason:
+        raise UserError(f"--cuda_graph on cannot be: {reason}")
+    if config.cuda_graph == "off" or reason:
+        return Capture()
+    return Capture(CudaGraphs(), is_required=config.cuda_graph == "on", say=say)
 
 
 class Steps:

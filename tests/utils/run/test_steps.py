@@ -76,7 +76,7 @@ def run(small_root, tmp_path, monkeypatch):
         ]
         with monkeypatch.context() as patch:
             if capture is not None:
-                patch.setattr("utils.main.make_capture", lambda *parts: capture)
+                patch.setattr("utils.run.steps.make_capture", lambda *parts: capture)
             words += ["--lr", "0.05", "--log_every", "1", "--data_root", str(small_root), "--nowand"]
             assert main([*words, "--results_dir", str(folder)]) == 0
         (path,) = folder.rglob("result.json")
