@@ -24,7 +24,7 @@ def test_default_width_and_its_option():
     assert (option.name, option.default) == ("nf", 64)
     assert build(ResNet18, "none").num_features == 8 * option.default
     assert option.type("20") == 20
-    with pytest.raises(ValueError, match="from 1"):
+    with pytest.raises(ValueError, match="at least 1"):
         option.type("0")
 
 
