@@ -121,7 +121,17 @@ def configure(arguments: Sequence[str]) -> Configuration:
 
 
 def _options_by_name(parts: Parts) -> dict[str, Option]:
-    return {option.name: option for option in SHARED_OPTIONS + parts.options()}
+    """The options of a run with these parts. Raises UserError if a part declares one that another or every run has."""
+    options: dict[str, Option] = {}
+    for option in SHARED_OPTIONS + parts.options():
+        former = options.setdefault(option.name, option)
+        if former.group != option.group:
+            raise UserError(
+                f"{option.group} declares an option `{option.name}`, but --{option.name} is one already, under "
+                f"{former.group}: give it another name"
+            )
+        options[option.name] = option
+    return options
 
 
 def _show_help(arguments: Sequence[str], selected: Mapping[str, Any]) -> None:

@@ -165,6 +165,20 @@ def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
         ),
         (BACKBONE, "--preset demo --backbone broken", "its constructor does not set `num_features`"),
         (
+            BACKBONE.replace("options = ()", "options = (Option('lr', float, 0.5, 'a rate'),)")
+            .replace("*, image_size", "*, image_size, lr")
+            .replace("from torch import nn", "from torch import nn\nfrom utils.config.options import Option"),
+            "--preset demo --backbone broken --lr 0.2",
+            "backbone broken declares an option `lr`, but --lr is one already, under training: give it another name",
+        ),
+        (
+            BACKBONE.replace("options = ()", "options = (Option('buffer_size', int, 5, 'a size'),)")
+            .replace("*, image_size", "*, image_size, buffer_size")
+            .replace("from torch import nn", "from torch import nn\nfrom utils.config.options import Option"),
+            "--preset demo --backbone broken --model er",
+            "backbone broken declares an option `buffer_size`, but --buffer_size is one already, under memory",
+        ),
+        (
             BACKBONE,
             "--model podnet --dataset seq-digits --backbone broken",
             "has no `forward_maps`, which --model podnet",
