@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from operator import index
 from typing import Any, TypeVar, cast
 
 import torch
@@ -50,6 +51,7 @@ class BatchContext:
         num_current: leading samples that come from the current stream; the others come from memory.
 
     Raises:
+        TypeError: `task` or `num_current` is no integer.
         ValueError: an index is negative or above `task`, or the numbers do not fit each other.
     """
 
@@ -59,6 +61,7 @@ class BatchContext:
     _tables: dict[tuple[torch.device, torch.dtype], TaskTables] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.task, self.num_current = index(self.task), index(self.num_current)
         if self.task < 0:
             raise ValueError(f"the index of a task is at least 0, not {self.task}")
         if self.num_current < 0:

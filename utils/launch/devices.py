@@ -22,7 +22,7 @@ CPU = "cpu"
 MOST_RUNS_PER_GPU = 16  # with `auto`
 UNKNOWN_SHARE = 4  # runs of unknown memory that share a GPU
 MARGIN = 1.1  # of a reservation over the measured peak
-CONTEXT_MEMORY = 600.0  # MB that a process takes on a GPU beside its tensors: CUDA's context and kernels
+CONTEXT_MEMORY = 600.0  # MiB that a process takes on a GPU beside its tensors: CUDA's context and kernels
 LOAD_DELAY = 2.0  # seconds for which the load of a finished run still shows
 
 
@@ -54,8 +54,8 @@ class _Device:
         limit: how many runs may share it.
         packing: of GPUs of its model, which decides with its memory how many runs it takes, up to the limit; None: the
             limit alone does.
-        reserved: MB reserved for each of our runs, 0 where nothing is known.
-        foreign: estimate of the MB that other processes use.
+        reserved: MiB reserved for each of our runs, 0 where nothing is known.
+        foreign: estimate of the MiB that other processes use.
         answers: whether the last look found it.
         training: our runs there that have reported how far they are; the others are starting.
         left: when the last of our runs there ended.
@@ -72,7 +72,7 @@ class _Device:
 
     @property
     def room(self) -> float | None:
-        """MB that all our runs together may use; None if unknown."""
+        """MiB that all our runs together may use; None if unknown."""
         return None if self.gpu.memory_total is None else self.gpu.memory_total - self.foreign
 
     @property
@@ -102,17 +102,17 @@ class _Device:
         return load_is_ours or self.gpu.load is None or self.gpu.load < threshold
 
     def reservation(self, memory_mb: float | None) -> float:
-        """MB to reserve for a run with that peak; an equal share if the peak is unknown."""
+        """MiB to reserve for a run with that peak; an equal share if the peak is unknown."""
         if memory_mb is not None:
             return MARGIN * (memory_mb + CONTEXT_MEMORY)
         return 0.0 if self.room is None else self.room / min(self.limit, UNKNOWN_SHARE)
 
     def fits(self, memory_mb: float | None, room: float | None, most: float | None) -> bool:
-        """Whether a run with that peak fits beside ours into `room` MB; it is never asked for more than `most` MB."""
+        """Whether a run with that peak fits beside ours into `room` MiB; it is never asked for more than `most` MiB."""
         if self.packing is None or room is None or most is None:
             return True
         needed = min(self.reservation(memory_mb), most)
-        return sum(self.reserved.values()) + needed <= room + 1.0  # MB, for the rounding of shares
+        return sum(self.reserved.values()) + needed <= room + 1.0  # MiB, for the rounding of shares
 
     def might_take(self, memory_mb: float | None) -> bool:
         """Whether it would take the run if no one else used it; if not, looking at the GPUs again cannot help."""

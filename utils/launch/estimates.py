@@ -24,7 +24,7 @@ from utils.launch.steps import StepCounts
 from utils.machine import cpu_name
 from utils.records.collect import Run, read_run
 
-_MEGABYTE = 2**20
+_MEBIBYTE = 2**20
 _SAMPLES = 3  # runs of a kind that are read to learn how fast its steps are
 
 
@@ -69,7 +69,7 @@ class Estimates:
         return None if seconds_per_step is None else num_steps * seconds_per_step
 
     def memory_mb(self, job: Job) -> float | None:
-        """Largest memory in MB (2^20 bytes) that an equal run had on a GPU; None if there is none."""
+        """Largest memory in MiB that an equal run had on a GPU; None if there is none."""
         found = [_memory_mb(run) for run in self._runs_like(job)]
         return max((memory for memory in found if memory is not None), default=None)
 
@@ -173,7 +173,7 @@ def _seconds(run: Run) -> float:
 def _memory_mb(run: Run) -> float | None:
     """The largest that it had on its GPU; None on the CPU."""
     device_bytes = run.known_result.peak_memory.get("device_bytes")
-    return None if device_bytes is None else device_bytes / _MEGABYTE
+    return None if device_bytes is None else device_bytes / _MEBIBYTE
 
 
 def _mean(numbers: Iterable[float]) -> float | None:

@@ -57,8 +57,8 @@ class Gpu:
         name: the product, such as `NVIDIA A100-SXM4-40GB`.
         uuid: of the GPU or the MIG device.
         load: share of the time in which it computes, 0 to 1.
-        memory_used: MB, by every process on it.
-        memory_total: MB.
+        memory_used: MiB, by every process on it.
+        memory_total: MiB.
         part: number of the MIG device in its GPU; None for a whole GPU.
         is_exclusive: whether a second process would be refused.
     """

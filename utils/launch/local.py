@@ -155,7 +155,7 @@ class LocalEngine:
         log_dir: where their output goes.
         devices: where runs may start, with which Python.
         limits: how long a run may take.
-        estimate: memory in MB that a run will need, None if unknown.
+        estimate: memory in MiB that a run will need, None if unknown.
         program: what is run; the suite's `utils/main.py`.
 
     Raises:

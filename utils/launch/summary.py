@@ -216,7 +216,7 @@ class PlanSummary:
         one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in self.plan.jobs}
         sizes = {kind: model_bytes(job.config, len(job.data.class_sizes)) for kind, job in one_of_each.items()}
         mean = sum(sizes[kind] * number for kind, number in kinds.items()) / len(self.plan.jobs)
-        return f"trained weights are kept: about {mean * num_runs / 2**20:,.0f} MB in {num_runs} files"
+        return f"trained weights are kept: about {mean * num_runs / 1e6:,.0f} MB in {num_runs} files"
 
     def _search_as_json(self, search: Search) -> dict[str, Any]:
         index = self.chosen.get(search)

@@ -9,7 +9,7 @@ from typing import Any
 from utils.records.content import load_json
 
 PROGRESS_SCHEMA = 1
-_MEGABYTE = 2**20
+_MEBIBYTE = 2**20
 _FIRST_WITH_MEMORY = 1  # the task from which on a run replays, distills and keeps exemplars
 _LONGEST_LOSS = 8  # characters
 _WITHOUT_STEPS = ("measuring", "measuring norm layers")  # phases that go through batches and take no training step
@@ -97,8 +97,8 @@ class Progress:
 
     @property
     def peak_mb(self) -> float | None:
-        """GPU memory in MB (2^20 bytes) that the run has taken so far; None if it has not said."""
-        return None if self.device_bytes is None else self.device_bytes / _MEGABYTE
+        """GPU memory in MiB that the run has taken so far; None if it has not said."""
+        return None if self.device_bytes is None else self.device_bytes / _MEBIBYTE
 
     @property
     def may_grow(self) -> bool:

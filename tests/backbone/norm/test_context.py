@@ -28,6 +28,12 @@ def test_impossible_descriptions(task, tasks, num_current, message):
         BatchContext(task, torch.tensor(tasks, dtype=torch.int64), num_current)
 
 
+@pytest.mark.parametrize(("task", "num_current"), [(1.0, 1), (1, 0.5)])
+def test_indices_and_numbers_are_integers(task, num_current):
+    with pytest.raises(TypeError, match="integer"):
+        BatchContext(task, torch.tensor([0, 1]), num_current)
+
+
 @pytest.mark.parametrize("tasks", [torch.zeros(3, dtype=torch.int32), torch.zeros(3, 1, dtype=torch.int64)])
 def test_indices_of_another_kind(tasks):
     with pytest.raises(ValueError, match=r"\[N\] int64"):

@@ -148,11 +148,12 @@ def test_a_plan_without_its_data_is_shown_and_not_run(tmp_path, capsys):
 
 def test_models_are_kept_if_asked_for_and_take_space(tmp_path, capsys):
     words = ["--preset", "demo", "--models", "er", "--methods", "BN", "--dry_run", "--results_dir", str(tmp_path)]
+    words += ["--nf", "64"]  # 44.7 million bytes
     assert main(words) == 0
     assert capsys.readouterr().out.count("--keep_model 0") == 2
     assert main([*words, "--keep_models"]) == 0
     shown = capsys.readouterr().out
-    assert "trained weights are kept: about 1 MB in 2 files" in shown
+    assert "trained weights are kept: about 89 MB in 2 files" in shown
     assert "--keep_model" not in shown.partition("trained")[2]
     assert main([*words, "--keep_model", "1"]) == 2
     assert "--keep_models" in capsys.readouterr().err

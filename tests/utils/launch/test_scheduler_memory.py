@@ -25,7 +25,7 @@ class Order(SilentView):
 
 @pytest.fixture
 def order(tmp_path, monkeypatch):
-    """What starts and ends on one GPU of 40000 MB; estimates by the name of the run."""
+    """What starts and ends on one GPU of 40000 MiB; estimates by the name of the run."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setattr(gpu_watcher, "DEVICE_FOLDER", tmp_path / "dev")
     smi = FakeNvidiaSmi(tmp_path, monkeypatch)
