@@ -232,8 +232,9 @@ class _NormalizeWeighted(Function):
             weights = single.new_full((len(x),), 1 / len(x))
         means, squares, statistics = weighted_moments(single, weights, y if single is x else torch.empty_like(single))
         mean, variance = statistics.unbind(0)
-        none = mean.new_empty(0)  # of what is kept for a backward pass in training
-        torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, out=(y, none, none))
+        # On a GPU the last two receive the statistics first, and the maps are made from these.
+        places = (y, mean.new_empty(0), mean.new_empty(0))
+        torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, out=places)
         ctx.save_for_backward(x, weight, statistics, weights, lost, means, squares)
         ctx.eps, ctx.noted = eps, None
         ctx.set_materialize_grads(False)
@@ -248,8 +249,10 @@ class _NormalizeWeighted(Function):
         mean, variance = statistics.unbind(0)
         gradient = torch.zeros_like(x) if gradient is None else gradient
         none = mean.new_empty(0)  # of what is kept for a backward pass in training
+        scale = torch.ones_like(mean) if weight is None else weight  # without one, kernels for GPUs give no sums
+        with_maps = x.is_cuda and x.is_contiguous()  # those for channels-last maps would give contiguous gradients
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, none, none, False, ctx.eps, [x.is_cuda, True, True]
+            gradient, x, scale, mean, variance, none, none, False, ctx.eps, [with_maps, True, True]
         )
         inverses = (variance + ctx.eps).pow(inverse_powers(x.device, mean.dtype).squeeze(2))  # k and k²
         slopes = (inverses if weight is None else inverses * weight).unbind(0)
@@ -270,13 +273,13 @@ class _NormalizeWeighted(Function):
 
 
 def _grad_maps(
-    x: Tensor, gradient: Tensor, grad_x: Tensor, weights: Tensor, tables: tuple[Tensor, Tensor, Tensor]
+    x: Tensor, gradient: Tensor, grad_x: Tensor | None, weights: Tensor, tables: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
     """γ k g_i + w_i (offset + 2 dv x_i) / HW, of the type of x.
 
     Args:
         x, gradient: maps [N, C, H, W].
-        grad_x: γ k g_i, on a GPU.
+        grad_x: γ k g_i, where it is known already.
         weights: w, [N].
         tables: γ k, dv and the offset, [C] each.
     """
@@ -284,7 +287,7 @@ def _grad_maps(
     share = 1 / x.shape[2:].numel()  # of a pixel
     single = at_least_single(x)
     through_statistics = torch.empty_like(single)
-    if x.is_cuda:
+    if grad_x is not None:
         affine(single, spread(grad_variance), spread(offset), through_statistics, times=2)
         return grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
     # The same in fewer passes over the maps, with more operations on tables.

@@ -77,8 +77,12 @@ class CudaGraph:
         self._results: Losses = {}
 
     def capture(self, work: Callable[[], Losses]) -> None:
-        with torch.cuda.graph(self._graph, pool=self._pool):
-            self._results = work()
+        try:
+            # PyTorch leaves its own stream the current one where a capture cannot be ended.
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self._graph, pool=self._pool):
+                self._results = work()
+        except RuntimeError as error:
+            raise (error.__context__ or error) from None  # ending a capture that has failed fails too, and hides why
 
     def replay(self) -> Losses:
         self._graph.replay()

@@ -1,6 +1,10 @@
 """Layers, batches and steps for the tests of normalization layers."""
 
+import contextlib
+
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss
 from utils.config.registry import NORMS
@@ -42,7 +46,7 @@ def train_step(layer, x, described=None):
         with batch_context(layer, described):
             y = layer(x)
     regularizer = norm_loss(layer)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(y.dtype)
+    weights = torch.empty_like(y).copy_(torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape))
     ((weights * y.square()).sum() + regularizer).backward()
     return y.detach(), regularizer.detach(), {name: p.grad for name, p in layer.named_parameters()}
 
@@ -53,3 +57,52 @@ def state_of(layer):
 
 def same_state(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class _KernelsOfGpus(TorchDispatchMode):
+    """Batch normalization does what PyTorch's kernels for GPUs do otherwise than those for the CPU.
+
+    As in `aten/src/ATen/native/cuda/Normalization.cu` and `.cuh` of PyTorch 2.11 to 2.14.
+    """
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function is torch.ops.aten.native_batch_norm.out:
+            return _normalize_into(*arguments, **named)
+        result = function(*arguments, **(named or {}))
+        if function is torch.ops.aten.native_batch_norm_backward.default:
+            return _as_gradients_on_a_gpu(arguments, *result)
+        return result
+
+
+def _normalize_into(x, weight, bias, mean, variance, training, momentum, eps, *, out, save_mean, save_invstd):
+    """In evaluation mode the statistics go to the places for them first, and the maps are made from there."""
+    assert not training
+    save_mean.resize_(mean.shape).copy_(mean)
+    save_invstd.resize_(variance.shape).copy_((variance + eps).rsqrt())
+    scale = save_invstd if weight is None else save_invstd * weight
+    y = (x - save_mean[:, None, None]) * scale[:, None, None]
+    return out.copy_(y if bias is None else y + bias[:, None, None]), save_mean, save_invstd
+
+
+def _as_gradients_on_a_gpu(arguments, grad_x, grad_weight, grad_bias):
+    gradient, x, weight, *_, training, _, (with_maps, with_weight, with_bias) = arguments
+    reads_channels_last = _is_channels_last(x)
+    if weight is None and (with_weight or with_bias):
+        if not (reads_channels_last and _is_channels_last(gradient)):
+            raise RuntimeError("tensor does not have a device")
+        grad_weight, grad_bias = x.new_empty(0), x.new_empty(0)
+    if with_maps and not (training and reads_channels_last):
+        grad_x = grad_x.contiguous()
+    return grad_x, grad_weight, grad_bias
+
+
+def _is_channels_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last) or (x.is_contiguous() and x.stride(1) == 1)
+
+
+@contextlib.contextmanager
+def as_on_a_gpu():
+    """The branches of layers for a GPU run, on maps that lie on the CPU; other kernels than these do as on the CPU."""
+    with pytest.MonkeyPatch.context() as patch, _KernelsOfGpus():
+        patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
+        yield

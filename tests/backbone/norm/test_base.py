@@ -1,5 +1,6 @@
 """What every registered layer has to do."""
 
+import contextlib
 import copy
 import inspect
 import io
@@ -10,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbone.norm import NormError, batch_context, begin_task, build_norm
-from tests.backbone.norm.rig import NAMES, context, make, maps, same_state, state_of, train_step
+from tests.backbone.norm.rig import NAMES, as_on_a_gpu, context, make, maps, same_state, state_of, train_step
 from utils.config.options import Option
 
 everywhere = pytest.mark.parametrize("name", NAMES)
@@ -88,6 +89,24 @@ def test_gradients_match_finite_differences(name, affine):
             return layer(x)
 
     assert torch.autograd.gradcheck(run, (x, *layer.parameters()), atol=1e-7)
+
+
+@everywhere
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("described", [None, context()])
+def test_does_the_same_with_the_kernels_of_a_gpu(name, memory_format, affine, described):
+    found, passed_on = [], []
+    for kernels in (contextlib.nullcontext(), as_on_a_gpu()):
+        layer, x = make(name, affine=affine, dtype=torch.float64), maps(dtype=torch.float64)
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
+        x.register_hook(lambda gradient: passed_on.append(gradient.is_contiguous(memory_format=memory_format)))
+        with kernels:
+            y, _, gradients = train_step(layer, x, described)
+        layer.eval()
+        found.append({"y": y, "x": x.grad, **gradients, **state_of(layer), "evaluated": layer(x).detach()})
+    torch.testing.assert_close(found[1], found[0])
+    assert passed_on == [True, True]
 
 
 @everywhere

@@ -1,5 +1,6 @@
 """The device's half of a step needs nothing but the values that it is sent, and never waits."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -150,6 +151,46 @@ def test_a_step_that_cannot_be_captured_is_made_as_it_is_or_told(run, is_require
     assert run("sgd", "BN", capture) == run("sgd", "BN")
     assert len(said) == 1
     assert "(operation not permitted when stream is capturing)" in said[0]
+
+
+class FailingCuda:
+    """What of `torch.cuda` a capture needs, whose end fails as after an operation that cannot be captured."""
+
+    CUDAGraph = object
+
+    def __init__(self, current):
+        self.current = current
+
+    def current_stream(self):
+        return self.current
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        former, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = former
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool):
+        self.current = "the stream of the capture"
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("reason", ["operation not permitted when stream is capturing", "CUDA out of memory"])
+def test_a_failed_capture_says_why_and_leaves_the_stream_as_it_was(monkeypatch, reason):
+    def work():
+        raise RuntimeError(reason)
+
+    cuda = FailingCuda("the usual stream")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    with pytest.raises(RuntimeError, match=reason):
+        steps.CudaGraph("pool").capture(work)
+    assert cuda.current == "the usual stream"
 
 
 def test_a_rare_kind_of_step_runs_as_it_is():
