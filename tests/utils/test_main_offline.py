@@ -68,6 +68,7 @@ def test_icarl_is_measured_by_its_classifier_inside_a_task(tmp_path):
     found = result(tmp_path, "icarl", "BN", *words)
     assert len(found["anytime"]) > 5
     assert all(0 <= value <= 100 for value in found["anytime"])
+    assert found["points"]["images"][-1] == found["cost"]["images"] <= sum(found["classes"]["trained"])
 
 
 @pytest.mark.parametrize("method", ["sgd", "joint", "ft", "icarl"])

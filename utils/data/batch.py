@@ -62,6 +62,7 @@ class Draft:
         changes: what becomes of each image, on the host, images in the last axis (`utils/data/augment.py`).
         apply: raw images and the changes on the device -> augmented images.
         device: where the batch is made.
+        num_images: rows that come from the stream; exemplars may be among the current ones.
         num_current: as in `Batch`.
     """
 
@@ -71,6 +72,7 @@ class Draft:
     changes: Values
     apply: Callable[[Tensor, Values], Tensor]
     device: torch.device
+    num_images: int
     num_current: int | None = None
 
     def __len__(self) -> int:
@@ -100,7 +102,9 @@ class Draft:
         """One batch of these rows, as the current ones, followed by the rows of another draft."""
         changes = {name: torch.cat([values, other.changes[name]], -1) for name, values in self.changes.items()}
         tasks, labels = torch.cat([self.tasks, other.tasks]), torch.cat([self.labels, other.labels])
-        return Draft(self.fetches + other.fetches, tasks, labels, changes, self.apply, self.device, len(self))
+        num_images = self.num_images + other.num_images
+        fetches = self.fetches + other.fetches
+        return Draft(fetches, tasks, labels, changes, self.apply, self.device, num_images, len(self))
 
 
 def within(values: Values, name: str) -> dict[str, Tensor]:

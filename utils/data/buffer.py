@@ -144,7 +144,7 @@ class Memory:
         changes = self._augmentation.draw(shape, self._augmentation.generators["memory"])
         fetch = Fetch({"slots": slots}, self._fetch)
         tasks, labels = self._tasks[slots], self._labels[slots]
-        return Draft((fetch,), tasks, labels, changes, self._augmentation.apply, self._device)
+        return Draft((fetch,), tasks, labels, changes, self._augmentation.apply, self._device, num_images=0)
 
     def _fetch(self, sent: Values) -> dict[str, Tensor]:
         return {name: stored.index_select(0, sent["slots"]) for name, stored in self._rows.items()}

@@ -119,7 +119,7 @@ class ExemplarMemory:
 
     def pool(self) -> TensorPool:
         """All exemplars, class after class, first chosen first, not copied; later updates do not change it."""
-        return TensorPool(self._raw, self._labels.to(self._device), self._tasks)
+        return TensorPool(self._raw, self._labels.to(self._device), self._tasks, is_memory=True)
 
     @torch.no_grad()
     def update(self, features: Features, pool: Pool, num_seen: int) -> None:

@@ -54,7 +54,8 @@ def draft_of(pool: Pool, rows: Tensor, augmentation: Augmentation, draws: torch.
     """Some rows [n] of a pool, and what becomes of their images."""
     changes = augmentation.draw((len(rows), *pool.image_shape), draws)
     fetches = (pool.fetch(rows),)
-    return Draft(fetches, pool.tasks[rows], pool.labels[rows], changes, augmentation.apply, pool.device)
+    tasks, labels, num_images = pool.tasks[rows], pool.labels[rows], pool.count_of_stream(rows)
+    return Draft(fetches, tasks, labels, changes, augmentation.apply, pool.device, num_images)
 
 
 class Shuffled(Loader):

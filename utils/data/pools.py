@@ -51,15 +51,21 @@ class Pool(ABC):
         labels, tasks: of each image, [N] int64 on the host.
         device: where batches go.
         image_shape: (C, H, W).
+        is_memory: whether they are exemplars, which came from the stream earlier.
     """
 
     labels: Tensor
     tasks: Tensor
     device: torch.device
     image_shape: tuple[int, ...]
+    is_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+    def count_of_stream(self, rows: Tensor) -> int:
+        """How many of some rows [n] come from the stream and not from memory."""
+        return 0 if self.is_memory else len(rows)
 
     @abstractmethod
     def select(self, rows: Tensor) -> dict[str, Tensor]:
@@ -93,7 +99,8 @@ class Pool(ABC):
 class TensorPool(Pool):
     """Images that lie on the device, [N, C, H, W] uint8, with their labels there and their tasks on the host."""
 
-    def __init__(self, images: Tensor, labels: Tensor, tasks: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, tasks: Tensor, is_memory: bool = False) -> None:
+        self.is_memory = is_memory
         self.images = images
         self.labels = labels.cpu()
         self.tasks = tasks
@@ -170,6 +177,9 @@ class SubsetPool(Pool):
         self._pool = pool
         self._rows = rows
 
+    def count_of_stream(self, rows: Tensor) -> int:
+        return self._pool.count_of_stream(self._rows[rows])
+
     def select(self, rows: Tensor) -> dict[str, Tensor]:
         return self._pool.select(torch.where(rows < 0, -1, self._rows[rows]))
 
@@ -192,6 +202,10 @@ class UnionPool(Pool):
         self._pools = list(dict.fromkeys(pools))
         self._owners = torch.cat([torch.full((len(pool),), self._pools.index(pool)) for pool in pools])
         self._rows = torch.cat([torch.arange(len(pool)) for pool in pools])
+
+    def count_of_stream(self, rows: Tensor) -> int:
+        owners, own_rows = self._owners[rows], self._rows[rows]
+        return sum(pool.count_of_stream(own_rows[owners == number]) for number, pool in enumerate(self._pools))
 
     def select(self, rows: Tensor) -> dict[str, Tensor]:
         owners, own_rows = self._owners[rows], self._rows[rows]

@@ -322,7 +322,7 @@ class Training:
         self.position.batch += 1
         if trains:
             self.position.step += 1
-            self.measured.add_cost(batch.num_current or len(batch), steps.passes)
+            self.measured.add_cost(batch.num_images, steps.passes)
             if self.config.eval_every and self.stream.boundaries != "sharp":
                 self.position.classes = sorted({*self.position.classes, *batch.labels[: batch.num_current].tolist()})
             if self.position.step % self.config.log_every == 0:

@@ -265,9 +265,9 @@ def test_an_unknown_cycle_is_refused():
 SIZE = 20  # images of a task
 
 
-def numbered(start, number, task):
+def numbered(start, number, task, **more):
     raw = torch.arange(start, start + number, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return TensorPool(raw, torch.full((number,), task), torch.full((number,), task))
+    return TensorPool(raw, torch.full((number,), task), torch.full((number,), task), **more)
 
 
 def union(pools):
@@ -283,7 +283,7 @@ class Stream:
 
 
 def loaders(batch_size=8, num_exemplars=6):
-    memory = SimpleNamespace(pool=lambda: numbered(200, num_exemplars, 0))
+    memory = SimpleNamespace(pool=lambda: numbered(200, num_exemplars, 0, is_memory=True))
     return Loaders(Stream(), memory, Unchanged(), batch_size, seed=3)
 
 
@@ -293,6 +293,26 @@ def images_of(loader, epoch=0):
 
 def flattened(batches):
     return [row for rows in batches for row in rows]
+
+
+@pytest.mark.parametrize(
+    "data, num_images",
+    [
+        (TaskStream((1,)), SIZE),
+        (Plain(Rows((1,), exemplars=1), drop_last=False), SIZE),
+        (Plain(Rows((1,), exemplars=1, balanced=True), drop_last=False), 6),
+        (Plain(Rows(exemplars=1), drop_last=False), 0),
+        (Pairs(Rows((1,)), Rows(exemplars=1), ratio=3), SIZE - 2),  # in full parts of 6
+    ],
+)
+def test_exemplars_do_not_count_as_images_of_the_stream(data, num_images):
+    assert sum(draft.num_images for draft in loaders().of(data, (1, 0)).drafts(0)) == num_images
+
+
+def test_exemplars_among_the_current_rows_do_not_count_as_images_of_the_stream():
+    loader = loaders(num_exemplars=4).of(Pairs(Rows((1,), exemplars=2), Rows(exemplars=1), ratio=1), (1, 0))
+    assert sum(draft.num_images for draft in loader.drafts(0)) == SIZE
+    assert sum(draft.num_current for draft in loader.drafts(0)) == SIZE + 2 * 4
 
 
 def test_the_stream_keeps_its_short_last_batch():
