@@ -2,7 +2,8 @@
 
 R is [T, T] in percent: row i is taken after training task i (from 0), column j is the test set of task j, NaN is not
 measured. Tasks seen so far (j ≤ i) are measured after every task; R[i, i + 1], the next task just before it is trained,
-only where forward transfer is asked for. Everything else is ignored. Averages over tasks are unweighted. A metric that
+only where forward transfer is asked for. Everything else is ignored, as where tasks share classes what has been seen of
+a later task: it is another test set than the whole task's. Averages over tasks are unweighted. A metric that
 needs something that was not measured is NaN, and None in a summary. A metric is declared once, in `METRICS`.
 """
 
@@ -141,6 +142,7 @@ def summarise(measured: Measured) -> dict[str, dict[str, float | list[float | No
         baseline = accuracies(untrained[scenario], untrained["total"]) if untrained else np.full(len(matrix), np.nan)
         weighted = weighted_accuracies(matrix, total, np.tri(len(matrix)) if is_sharp else np.isfinite(matrix))
         means = average_accuracies(matrix) if is_sharp else weighted
+        matrix = matrix if is_sharp else np.where(np.tri(len(matrix)), matrix, np.nan)
         # Where the end of some task was not measured, as in joint training, the points do not cover the stream.
         anytime = measured.anytime if scenario == "class_il" and np.isfinite(means).all() else ()
         points = Points.of(measured.points, scenario) if measured.points else None

@@ -164,6 +164,13 @@ def test_where_tasks_share_classes_the_accuracy_is_over_all_images_of_those_seen
     assert (summary["W_f"], summary["W_a"]) == exactly((averages[-1], sum(averages) / 3))
 
 
+def test_where_tasks_share_classes_only_what_was_measured_from_the_end_of_a_task_on_is_forgotten():
+    counts = [[9, 5, 5], [6, 8, 5], [4, 7, 8]]
+    total = [[10, 5, 5], [10, 10, 5], [10, 10, 10]]  # of the later tasks, half of the classes have been seen
+    summary = metrics.summarise(measured(counts, counts, total, boundaries="blurred"))["class_il"]
+    assert summary["forgetting"] == summary["F_excluding_last_task"] == exactly(((90 - 40) + (80 - 70)) / 2)
+
+
 def test_accuracy_before_training_counts_as_forgotten_where_it_was_measured():
     counts = [[100, 90], [50, 80]]
     total = [[100, 100], [100, 100]]
