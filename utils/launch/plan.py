@@ -59,6 +59,10 @@ class Search:
         """These runs, setting by setting."""
         return tuple(itertools.chain(*self.stage))
 
+    def is_same(self, other: "Search") -> bool:
+        """Whether another search has the same runs, those that follow it included."""
+        return self.jobs == other.jobs and self.finals(0) == other.finals(0)
+
     def best(self) -> int | None:
         """The index of the best setting by the runs that are complete now, the first of equal ones; None if none is."""
         return best_setting(
@@ -206,7 +210,7 @@ def make_plan(
     planner = _Planner(grid, common, axes)
     added = [planner.add(cell, times) for cell, times in cells.items()]
     planner.check_options()
-    searches = tuple(each for each in added if isinstance(each, Search))
+    searches = _distinct(each for each in added if isinstance(each, Search))
     _check_search(grid, searches)
     runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]
     seeds = list(dict.fromkeys(job.config.seed for job in runs))
@@ -222,6 +226,15 @@ def make_plan(
         axes,
         tuple(planner.data.mistakes),
     )
+
+
+def _distinct(searches: Iterable[Search]) -> tuple[Search, ...]:
+    """The searches but for those of the same runs as an earlier one, as of ER-ACE with `ada_t0` 0 and 1."""
+    kept: list[Search] = []
+    for search in searches:
+        if not any(search.is_same(other) for other in kept):
+            kept.append(search)
+    return tuple(kept)
 
 
 def _check(grid: Grid, extras: Mapping[str, Sequence[str]]) -> None:

@@ -307,6 +307,15 @@ def test_a_compared_axis_is_a_column_beside_which_settings_are_searched(tmp_path
     assert all((norms["AdaB2N"].num_settings, norms["BN"].num_settings) == (3, 1) for norms in cells.values())
 
 
+def test_compared_values_that_make_no_difference_are_one_search(tmp_path):
+    study = Study(tmp_path, models=("er_ace",), selection="validation", searched=("kappa",), ada_t0=(0, 1))
+    (search,) = study.plan().searches
+    assert (search.budget, search.num_following) == (6, 2)
+    study.launch()
+    assert len(study.starts) == 2 + 6 + 2
+    assert len(Study(tmp_path, models=("er",), searched=("kappa",), ada_t0=(0, 1)).plan().searches) == 2
+
+
 def test_nothing_searched_is_a_column_per_value_with_bn_beside_each(tmp_path):
     study = Study(tmp_path, searched=())
     study.launch()
