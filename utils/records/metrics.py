@@ -164,6 +164,17 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def fixed(value: float, num_digits: int = 2, sign: str = "") -> str:
+    """A metric as screens and tables write it, such as `-1.20`; what rounds to zero is never negative.
+
+    Args:
+        value: percent or percentage points.
+        num_digits: after the point.
+        sign: `+` writes that of a positive number too.
+    """
+    return f"{round(value, num_digits) + 0.0:{sign}.{num_digits}f}"
+
+
 def accuracies(correct: Sequence, total: Sequence) -> np.ndarray:
     """Counts of any shape, None where not measured, as percent, NaN where not measured."""
     return 100 * np.asarray(correct, dtype=float) / np.asarray(total, dtype=float)

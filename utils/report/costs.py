@@ -8,7 +8,7 @@ from utils.records.content import Result
 from utils.records.metrics import MAIN_METRIC
 from utils.records.selection import Cell
 from utils.report.names import shown
-from utils.report.stats import mean_and_std
+from utils.report.stats import mean_and_std, spread_text
 from utils.report.tables import SCENARIOS, Cells, TextTable, column_order, column_title, in_order, scenarios_of
 
 _CAPTION = (
@@ -63,8 +63,7 @@ def build_costs(
 
 def _accuracies(cell: Cell, metric: str, scenarios: Sequence[str]) -> list[str]:
     found = [mean_and_std(list(cell.values(scenario, metric).values())) for scenario in scenarios]
-    spreads = ["" if std is None else f" ± {std:.2f}" for _, std in found]
-    return ["–" if mean is None else f"{mean:.2f}{spread}" for (mean, _), spread in zip(found, spreads, strict=True)]
+    return ["–" if mean is None else spread_text(mean, std) for mean, std in found]
 
 
 def _costs(cell: Cell) -> list[str]:

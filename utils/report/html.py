@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from utils.config.options import UNREPORTED_OPTIONS
 from utils.config.variants import row_of
 from utils.records.collect import Run
-from utils.records.metrics import MAIN_METRIC, METRICS
+from utils.records.metrics import MAIN_METRIC, METRICS, fixed
 from utils.records.state import RunState
 from utils.report.captions import caption, chosen, gaps, lost, notes, setting_text, short_caption
 from utils.report.plots import PLOTS, Plot
 from utils.report.report import Report
+from utils.report.stats import with_minus
 from utils.report.tables import PLAIN, SCENARIOS, Entry, Table, column_title, head_lines, shared_heads, tested_on
 
 if TYPE_CHECKING:
@@ -136,7 +137,11 @@ def _runs(report: Report, table: Table) -> "DataFrame":
     }
     frame = report.frame.replace(names).reindex(columns=[*titles, *_COSTS])
     shown = frame.rename(columns=titles | _COSTS).dropna(axis="columns", how="all")
-    return shown.astype(object).where(shown.notna(), "–").map(lambda x: f"{x:.2f}" if isinstance(x, float) else str(x))
+    return shown.astype(object).where(shown.notna(), "–").map(_text)
+
+
+def _text(value: Any) -> str:
+    return with_minus(fixed(value)) if isinstance(value, float) else str(value)
 
 
 def _plot(name: str, plot: Plot) -> dict[str, str]:

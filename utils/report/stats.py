@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping
 from typing import TypeVar
 
+from utils.records.metrics import fixed
+
 SAME = 1e-9  # percentage points by which rounding may set two equal accuracies apart
 
 
@@ -58,13 +60,15 @@ def with_minus(number: str) -> str:
 
 def signed(points: float, num_digits: int = 2) -> str:
     """Percentage points with their sign."""
-    return with_minus(f"{round(points, num_digits) + 0.0:+.{num_digits}f}")  # never −0.00
+    return with_minus(fixed(points, num_digits, "+"))
+
+
+def spread_text(mean: float, std: float | None) -> str:
+    """`mean ± std`."""
+    return with_minus(fixed(mean)) + (f" ± {std:.2f}" if std is not None else "")
 
 
 def mean_text(values: Mapping[int, float]) -> str:
     """`mean ± std (n)` of values by seed."""
     mean, std = mean_and_std(list(values.values()))
-    if mean is None:
-        return "–"
-    spread = f" ± {std:.2f}" if std is not None else ""
-    return with_minus(f"{mean:.2f}{spread} ({len(values)})")
+    return "–" if mean is None else f"{spread_text(mean, std)} ({len(values)})"

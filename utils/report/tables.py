@@ -15,7 +15,7 @@ from utils.config.command_line import typed_text
 from utils.config.protocols import PROTOCOLS
 from utils.config.registry import NORMS
 from utils.config.variants import find_variant
-from utils.records.metrics import INSIDE, INSIDE_TASKS, MAIN_METRIC, METRICS
+from utils.records.metrics import INSIDE, INSIDE_TASKS, MAIN_METRIC, METRICS, fixed
 from utils.records.selection import Cell, Column
 from utils.report.names import PUBLISHED_NAMES, shown
 from utils.report.published import PublishedFigure, find, values_of
@@ -83,7 +83,7 @@ class Entry:
         """`mean ± std`, bold if best, a star for a significant difference, n where it is below the expected one."""
         if self.mean is None:
             return style.dash
-        figure = _signed(f"{self.mean:.2f}", style)
+        figure = _signed(fixed(self.mean), style)
         figure += f" {style.plus_minus} {self.std:.2f}" if self.std is not None else ""
         is_significant = self.p_holm is not None and self.p_holm < SIGNIFICANT
         count = f" (n = {self.num_seeds})" if self.num_seeds < expected_seeds else ""
@@ -93,7 +93,7 @@ class Entry:
         """The published figure and how far ours is above it, such as `38.46 (−1.20)`; empty where there is none."""
         if self.published is None or self.deviation is None:
             return ""
-        return _signed(f"{self.published.value:.2f} ({self.deviation:+.2f})", style)
+        return _signed(f"{self.published.value:.2f} ({fixed(self.deviation, sign='+')})", style)
 
 
 def _signed(number: str, style: Style) -> str:

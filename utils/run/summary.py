@@ -10,6 +10,7 @@ from utils.config.options import DEFAULT_STREAM
 from utils.config.protocols import PROTOCOLS
 from utils.data.budget import PlannedStages, budget_rows
 from utils.data.plan import part_sizes, sizes_in_words
+from utils.records.metrics import fixed
 from utils.records.record import Record
 from utils.run.progress import Screen
 
@@ -80,7 +81,7 @@ def show_result(config: Configuration, record: Record, screen: Screen) -> None:
     leading = PROTOCOLS[config.protocol].leading_metrics
     for scenario, title in (("class_il", "Class-IL"), ("task_il", "Task-IL")):
         metrics = result.metrics[scenario]
-        shown = [f"{name} {metrics[name]:.2f}" for name in leading if metrics.get(name) is not None]
+        shown = [f"{name} {fixed(metrics[name])}" for name in leading if metrics.get(name) is not None]
         screen.say(f"{title}: {'  '.join(shown)}")
     seconds = sum(result.seconds.values())
     screen.say(f"{result.steps} steps in {seconds:.0f} s; record complete", detail=True)

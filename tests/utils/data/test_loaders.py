@@ -296,7 +296,7 @@ def flattened(batches):
 
 
 @pytest.mark.parametrize(
-    "data, num_images",
+    ("data", "num_images"),
     [
         (TaskStream((1,)), SIZE),
         (Plain(Rows((1,), exemplars=1), drop_last=False), SIZE),

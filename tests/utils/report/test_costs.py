@@ -40,6 +40,15 @@ def test_seeds_are_averaged_and_columns_stand_below_each_other(tmp_path):
     assert rows[1][3] == "3.00"
 
 
+def test_a_metric_below_zero_has_the_minus_of_the_other_tables(tmp_path):
+    write_cost(tmp_path, "BN")
+    assert costs_of(tmp_path, metric="BWT", scenarios=["class_il"]).rows[0][2] == "−50.00"
+    (row,) = Report(tmp_path, "group", ReportOptions(metric="BWT", with_costs=True)).others[0].rows
+    assert row[2] == "−50.00"
+    list(write_report(Report(tmp_path, "group", ReportOptions(metric="BWT"))))
+    assert "-50.00" not in (tmp_path / "group" / "report.html").read_text()
+
+
 def test_records_that_lack_it_have_a_dash(tmp_path):
     write_cost(tmp_path, "BN", cost=None)
     assert costs_of(tmp_path) is None

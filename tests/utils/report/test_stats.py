@@ -46,7 +46,13 @@ def test_p_is_that_of_scipys_whole_test(number):
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [({}, "–"), ({3: 1.234}, "1.23 (1)"), ({0: 1.0, 5: 3.0}, "2.00 ± 1.41 (2)"), ({0: -1.0}, "−1.00 (1)")],
+    [
+        ({}, "–"),
+        ({3: 1.234}, "1.23 (1)"),
+        ({0: 1.0, 5: 3.0}, "2.00 ± 1.41 (2)"),
+        ({0: -1.0}, "−1.00 (1)"),
+        ({0: -1e-15}, "0.00 (1)"),
+    ],
 )
 def test_figures(values, text):
     assert mean_text(values) == text

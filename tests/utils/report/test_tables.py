@@ -29,6 +29,11 @@ def test_mean_spread_and_count():
     assert entry.text(PLAIN, expected_seeds=5) == "<3.00 +- 2.16> (n = 4)"
 
 
+@pytest.mark.parametrize(("value", "text"), [(-1e-15, "<0.00>"), (-0.004, "<0.00>"), (-0.006, "<-0.01>")])
+def test_what_rounds_to_zero_has_no_sign(value, text):
+    assert class_il(table_of([run("BN", 0, {"A_f": 1.0, "F": value})], "F"), "BN").text(PLAIN, 1) == text
+
+
 def test_rows_begin_with_the_baseline_and_end_with_strangers():
     table = table_of([run(norm, 0, *final(1.0)) for norm in ("zzz", "TBBN", "aaa", "AdaB2N", "BN")])
     assert table.rows == ("BN", "AdaB2N", "TBBN", "aaa", "zzz")
