@@ -29,8 +29,8 @@ class Cell:
 
     Attributes:
         runs: the complete runs of the selected setting, by seed.
-        num_settings: settings that were tried, including diverged ones; at least one.
-        setting: values of the searched options in the selected setting.
+        num_settings: settings that were tried, including diverged ones.
+        setting: values of the searched options in the selected setting; empty where no run is complete to select it by.
         num_values: how many values of each searched option were tried.
         forward: `--forward` of the runs, None for a method without memory.
         protocol: of the runs, complete or not.
@@ -251,11 +251,12 @@ def _make_cell(found: Sequence[Run], share: float | None, names: Sequence[str]) 
     complete = {run.values["seed"]: run for run in chosen if run.state is RunState.COMPLETE}
     if not search_reason and any(run.state in _OPEN for run in runs if run not in chosen):
         search_reason = _search_reason(runs, len(keys))
+    is_selected = best is not None and any(run.state is RunState.COMPLETE for run in settings[best])
     tried = [key for key in keys if any(run.has_record and run.state is not RunState.NOT_RUN for run in settings[key])]
     return Cell(
         runs=dict(sorted(complete.items())),
-        num_settings=max(1, len(tried)),
-        setting=_setting(best, searched),
+        num_settings=len(tried),
+        setting=_setting(best, searched) if is_selected else {},
         num_values={name: len({key[index] for key in tried}) for index, name in enumerate(searched)},
         forward=(chosen or runs)[0].values.get("forward"),
         protocol=runs[0].values.get("protocol"),

@@ -42,6 +42,15 @@ def test_best_mean_over_seeds_wins_and_all_settings_are_counted():
     assert cell.reason == ""
 
 
+def test_a_setting_that_was_not_run_was_neither_tried_nor_selected():
+    runs = [run("A", 0, state=RunState.NOT_RUN, kappa=kappa) for kappa in (0.1, 0.4)]
+    cell = only(choose([replace(each, has_record=False) for each in runs]), "A")
+    assert (cell.num_settings, cell.setting, cell.num_values) == (0, {}, {"kappa": 0})
+    runs = [run("A", 0, state=RunState.DIVERGED, kappa=kappa) for kappa in (0.1, 0.4)]
+    cell = only(choose(runs), "A")
+    assert (cell.num_settings, cell.setting, cell.num_values) == (2, {}, {"kappa": 2})
+
+
 def test_where_it_ran_is_no_setting():
     runs = [run("A", 0, 50.0, threads=1, notes="x"), run("A", 1, 50.0, threads=2, notes="y")]
     assert only(choose(runs), "A").num_settings == 1
