@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.config.configuration import readable_name
 from utils.config.registry import BACKBONES, DATASETS
@@ -50,7 +50,7 @@ class Estimates:
         self._read: dict[str, list[Run]] = {}
         self._equal: dict[tuple[str, tuple[str, ...]], dict[str, list[Run]]] = {}
         self._sampled: dict[str, list[Run]] = {}
-        self._by_step: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+        self._by_step: dict[tuple[Any, ...], dict[str, list[_Speed]]] = {}
         self.steps = StepCounts()
 
     def seconds(self, job: Job) -> float | None:
@@ -61,12 +61,13 @@ class Estimates:
         """Time in seconds by the speed of other runs on this kind of machine, None if there is none.
 
         They had the same norm layer in the same network, batches of the same size and images of the same size; where
-        some are of the same method, these alone count. A step of re-tuning norm layers counts as one of training.
+        some are of the same method, these alone count. The start takes as long as theirs, and a step of re-tuning norm
+        layers as one of training.
         """
         num_steps = self.steps.of(job) + self.steps.of_retuning(job)
         speeds = self._speeds(job)
-        seconds_per_step = _mean(speeds.get(job.config.model) or [each for every in speeds.values() for each in every])
-        return None if seconds_per_step is None else num_steps * seconds_per_step
+        alike = speeds.get(job.config.model) or [each for every in speeds.values() for each in every]
+        return _mean(each.start + num_steps * each.per_step for each in alike)
 
     def memory_mb(self, job: Job) -> float | None:
         """Largest memory in MiB that an equal run had on a GPU; None if there is none."""
@@ -102,18 +103,15 @@ class Estimates:
             self._read[kind] = _complete_runs(self._found().get(kind, []))
         return self._read[kind]
 
-    def _speeds(self, job: Job) -> dict[str, list[float]]:
-        """Seconds per step of runs in networks like that of a job, by method."""
+    def _speeds(self, job: Job) -> dict[str, list["_Speed"]]:
+        """How fast runs in networks like that of a job were, by method."""
         step = _step(job.config.values, job.data.fingerprint)
         if step not in self._by_step:
-            speeds: dict[str, list[float]] = defaultdict(list)
+            speeds: dict[str, list[_Speed]] = defaultdict(list)
             for run in self._samples(job.config.nl):
                 is_alike = self._is_comparable(run.environment) and _step(run.values, run.known_config.data) == step
-                result = run.known_result
-                if result.steps and is_alike:
-                    # Of start and of measuring the norm layers, which more steps do not lengthen.
-                    other = sum(result.seconds.get(kind, 0.0) for kind in ("start", "norms"))
-                    speeds[str(run.values.get("model"))].append((_seconds(run) - other) / result.steps)
+                if run.known_result.steps and is_alike:
+                    speeds[str(run.values.get("model"))].append(_Speed.of(run))
             self._by_step[step] = speeds
         return self._by_step[step]
 
@@ -133,6 +131,25 @@ class Estimates:
             for folder in _complete_folders(self._results_dir):
                 self._folders[kind_of(folder.name)].append(folder)
         return self._folders
+
+
+class _Speed(NamedTuple):
+    """How fast a run was.
+
+    Attributes:
+        start: seconds until its first step.
+        per_step: seconds of each step, with evaluations and all else that more steps lengthen.
+    """
+
+    start: float
+    per_step: float
+
+    @classmethod
+    def of(cls, run: Run) -> "_Speed":
+        """That of a complete run; measuring the norm layers takes its time once per task, whatever the steps."""
+        result = run.known_result
+        start, norms = (result.seconds.get(kind, 0.0) for kind in ("start", "norms"))
+        return cls(start, (_seconds(run) - start - norms) / result.steps)
 
 
 def _complete_folders(results_dir: Path) -> Iterator[Path]:

@@ -185,11 +185,12 @@ def test_a_run_on_other_data_tells_nothing(tmp_path):
     assert Estimates(tmp_path).memory_mb(job()) is None
 
 
-@pytest.mark.parametrize("other", ["start_seconds", "norms_seconds"])
-def test_start_and_measured_norm_layers_are_part_of_a_run_and_not_of_its_speed(tmp_path, other):
+@pytest.mark.parametrize(("other", "once"), [("start_seconds", 5.0), ("norms_seconds", 0.0)])
+def test_start_and_measured_norm_layers_are_part_of_a_run_and_not_of_its_speed(tmp_path, other, once):
     complete(tmp_path, job(), training=9.0, other={other: 5.0}, steps=100)
     assert Estimates(tmp_path).seconds(job("--seed 7")) == 15.0
-    assert Estimates(tmp_path).rough_seconds(job(num_images=100)) == pytest.approx(100 * 0.1)
+    assert Estimates(tmp_path).rough_seconds(job(num_images=100)) == pytest.approx(100 * 0.1 + once)
+    assert Estimates(tmp_path).rough_seconds(job("--epochs 3", num_images=100)) == pytest.approx(300 * 0.1 + once)
 
 
 def test_steps_of_retuning_take_time_too(tmp_path):
