@@ -49,8 +49,9 @@ _FURTHER_STYLES = (("#999933", "d"), ("#aa4499", "H"), ("#88ccee", "8"))
 PLOTS = {
     "accuracy": "Average accuracy over the tasks seen, after each task, or where tasks share classes accuracy on the "
     "classes seen; the band is ± one sample standard deviation.",
-    "steps": "Accuracy on all test images of the classes seen, inside the tasks too, over steps; the band is ± one "
-    "sample standard deviation, dotted lines are the ends of tasks where all seeds have them at the same steps.",
+    "steps": "Accuracy on the classes seen, inside the tasks too, over steps, on all test images or those that "
+    "--eval_images draws; the band is ± one sample standard deviation, dotted lines are the ends of tasks where all "
+    "seeds have them at the same steps.",
     "forgetting": "Forgetting against final accuracy, lower right is better; bars are ± one sample standard deviation.",
     "matrix": "Accuracy on each task (columns) after each task (rows), mean over seeds.",
     "distances": "Distance between the running statistics and those of the training data of all tasks seen, in each "
