@@ -19,17 +19,17 @@ def row_moments(x: Tensor, scratch: Tensor, *, correction: int = 0) -> tuple[Ten
         variances, means = torch.var_mean(x, (2, 3), correction=correction)
         return means, variances
     means = x.mean((2, 3))  # var_mean is not vectorised on the CPU
-    variances = _mean_squares(x, means, scratch)
+    variances = _squares(x, means, scratch).mean((2, 3))
     num_pixels = x.shape[2:].numel()
     return means, variances.mul_(num_pixels / (num_pixels - correction)) if correction else variances
 
 
-def _mean_squares(x: Tensor, centers: Tensor, scratch: Tensor) -> Tensor:
-    """Mean over every row of the squared distance from its center, [N, C]; centers are [N, C] or [C]."""
-    return torch.ops.aten.mse_loss.out(x, spread(centers), 0, out=scratch).mean((2, 3))
+def _squares(x: Tensor, centers: Tensor, scratch: Tensor) -> Tensor:
+    """Squared distances from the centers of the rows, which are [N, C] or [C]."""
+    return torch.ops.aten.mse_loss.out(x, spread(centers), 0, out=scratch)
 
 
-def weighted_moments(x: Tensor, weights: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def weighted_moments(x: Tensor, weights: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, float, Tensor]:
     """Moments of rows that count by the weight of their sample.
 
     Args:
@@ -38,23 +38,26 @@ def weighted_moments(x: Tensor, weights: Tensor, scratch: Tensor) -> tuple[Tenso
         scratch: to write on, as `x`.
 
     Returns:
-        The mean m_i of every row, [N, C]; its mean squared distance s_i from μ, [N, C]; and the weighted mean
+        The sum of every row and that of its squared distances from μ, [N, C] each, on a GPU already divided by the
+        pixels; the factor with which these become its mean m_i and mean squared distance s_i; and the weighted mean
         μ = Σ_i w_i m_i and variance Σ_i w_i s_i, [2, C].
     """
     statistics = x.new_empty(2, x.shape[1])
     mean, variance = statistics.unbind(0)
     # Autocast rounds no matrix product that is written to a place given.
     if x.is_cuda:
-        means, squares = row_moments(x, scratch)
-        torch.mv(means.t(), weights, out=mean)
-        deviations = means - mean
+        share = 1.0
+        sums, squares = row_moments(x, scratch)
+        mean.addmv_(sums.t(), weights, beta=0)
+        deviations = sums - mean
         squares.addcmul_(deviations, deviations)
     else:
-        means = x.mean((2, 3))
-        torch.mv(means.t(), weights, out=mean)
-        squares = _mean_squares(x, mean, scratch)
-    torch.mv(squares.t(), weights, out=variance)
-    return means, squares, statistics
+        share = 1 / x.shape[2:].numel()
+        sums = x.sum((2, 3))
+        mean.addmv_(sums.t(), weights, beta=0, alpha=share)
+        squares = _squares(x, mean, scratch).sum((2, 3))
+    variance.addmv_(squares.t(), weights, beta=0, alpha=share)
+    return sums, squares, share, statistics
 
 
 def row_points(x: Tensor, scratch: Tensor) -> Tensor:

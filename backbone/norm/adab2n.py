@@ -138,11 +138,11 @@ class AdaB2N(ContextNorm):
             self.prepare([self], context)
         weights, lost = self.prepared or (None, None)
         self.prepared = None
-        y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps)
-        self._statistics = noted = _Statistics(statistics)
-        if y.grad_fn is not None:
-            y.grad_fn.noted = weakref.ref(noted)
-        self.note(statistics.detach())
+        noted = _Noted()
+        y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps, noted)
+        self._statistics = _Statistics(statistics)
+        noted.statistics, noted.held = statistics.detach(), weakref.ref(self._statistics)
+        self.note(noted)
         return y
 
     @classmethod
@@ -153,8 +153,12 @@ class AdaB2N(ContextNorm):
         steps = step_size(torch.stack(counters), kappa, momentum, dtype)
         torch._foreach_add_(counters, 1)
         entries = _entries(layers, steps.dtype)
-        values = [value for layer in layers for value in layer.noted]
+        statistics = [layer.noted.statistics for layer in layers]
+        values = [value for each in statistics for value in each]
         track(_running(layers), values, steps.index_select(0, entries.layers).split(entries.sizes))
+        coefficients = _coefficients(statistics, [layer.weight for layer in layers], layers[0].eps)
+        for layer, each in zip(layers, coefficients, strict=True):
+            layer.noted.coefficients = each
 
     @classmethod
     def take_regularizer(cls, layers: Sequence["AdaB2N"]) -> Tensor | None:
@@ -205,6 +209,41 @@ def _entries(layers: Sequence[AdaB2N], dtype: torch.dtype) -> _Entries:
     return _Entries.of(tuple(layer.num_features for layer in layers), layers[0].running_mean.device, dtype)
 
 
+@dataclass(eq=False)
+class _Noted:
+    """What a training forward leaves to its backward pass and to the layer.
+
+    Attributes:
+        statistics: mean and variance, [2, C], without their graph.
+        held: the same with it, while the layer holds them for the regularizer.
+        coefficients: as `_coefficients` gives them, once the running statistics have been brought up to date.
+    """
+
+    statistics: Tensor | None = None
+    held: "weakref.ref[_Statistics] | None" = None
+    coefficients: Tensor | None = None
+
+
+def _coefficients(statistics: list[Tensor], weights: list[Tensor | None], eps: float) -> Sequence[Tensor]:
+    """What dβ and dγ count in dμ and dv: -γ k and -γ k² / 2 with k = 1/√(v + eps), [2, C] for every layer.
+
+    Args:
+        statistics: of the layers, mean and variance, [2, C].
+        weights: γ, [C]; None is 1.
+        eps: added to the variances.
+    """
+    sizes = [each.shape[1] for each in statistics]
+    variances = torch.cat(statistics, 1)[1]
+    slopes = [variances.new_ones(size) if each is None else each for each, size in zip(weights, sizes, strict=True)]
+    powers = (variances + eps).pow(inverse_powers(variances.device, variances.dtype).squeeze(2))
+    return powers.mul_(torch.cat(slopes)).mul_(_signed_shares(variances.device, variances.dtype)).split(sizes, 1)
+
+
+@constant
+def _signed_shares(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return send(torch.tensor((-1, -0.5), dtype=dtype, device="cpu")[:, None], device)
+
+
 class _NormalizeWeighted(Function):
     """y_i = γ k (x_i - μ) + β with k = 1/√(v + eps), and the statistics μ and v, [2, C].
 
@@ -226,26 +265,29 @@ class _NormalizeWeighted(Function):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
+        noted: _Noted,
     ) -> tuple[Tensor, Tensor]:
         single, y = at_least_single(x), torch.empty_like(x)
         if weights is None:
             weights = single.new_full((len(x),), 1 / len(x))
-        means, squares, statistics = weighted_moments(single, weights, y if single is x else torch.empty_like(single))
+        scratch = y if single is x else torch.empty_like(single)
+        sums, squares, share, statistics = weighted_moments(single, weights, scratch)
         mean, variance = statistics.unbind(0)
         # On a GPU the last two receive the statistics first, and the maps are made from these.
         places = (y, mean.new_empty(0), mean.new_empty(0))
         torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, out=places)
-        ctx.save_for_backward(x, weight, statistics, weights, lost, means, squares)
-        ctx.eps, ctx.noted = eps, None
+        ctx.save_for_backward(x, weight, statistics, weights, lost, sums, squares)
+        ctx.share, ctx.eps, ctx.noted = share, eps, noted
         ctx.set_materialize_grads(False)
         return y, statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, grad_statistics: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.noted is not None and (noted := ctx.noted()) is not None:
-            noted.release()
-        x, weight, statistics, weights, lost, means, squares = ctx.saved_tensors
+        noted: _Noted = ctx.noted
+        if noted.held is not None and (held := noted.held()) is not None:
+            held.release()
+        x, weight, statistics, weights, lost, sums, squares = ctx.saved_tensors
         mean, variance = statistics.unbind(0)
         gradient = torch.zeros_like(x) if gradient is None else gradient
         none = mean.new_empty(0)  # of what is kept for a backward pass in training
@@ -254,22 +296,23 @@ class _NormalizeWeighted(Function):
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, scale, mean, variance, none, none, False, ctx.eps, [with_maps, True, True]
         )
-        inverses = (variance + ctx.eps).pow(inverse_powers(x.device, mean.dtype).squeeze(2))  # k and k²
-        slopes = (inverses if weight is None else inverses * weight).unbind(0)
+        coefficients = noted.coefficients
+        if coefficients is None:  # within the context of the forward
+            (coefficients,) = _coefficients([statistics], [weight], ctx.eps)
         grads = torch.zeros_like(statistics) if grad_statistics is None else grad_statistics
-        sums = grad_bias, grad_weight
-        grad_mean, grad_variance = torch._foreach_addcmul(grads.unbind(0), sums, slopes, (-1.0, -0.5))
-        shift = torch.mul(grad_variance, mean)
+        received = grad_bias, grad_weight
+        grad_mean, grad_variance = torch._foreach_addcmul(grads.unbind(0), received, coefficients.unbind(0))
+        shift = grad_variance * mean
         if lost is not None:
             grad_mean.addcmul_(shift, lost, value=-2)
         grad_weights = None
         if ctx.needs_input_grad[1]:
-            grad_weights = weights.new_empty(weights.shape)
-            torch.mv(squares, grad_variance, out=grad_weights).addmv_(means, grad_mean)
+            grad_weights = weights.new_empty(weights.shape).addmv_(squares, grad_variance, beta=0, alpha=ctx.share)
+            grad_weights.addmv_(sums, grad_mean, alpha=ctx.share)
         offset = grad_mean.sub_(shift, alpha=2)
-        grad_x = _grad_maps(x, gradient, grad_x, weights, (slopes[0], grad_variance, offset))
+        grad_x = _grad_maps(x, gradient, grad_x, weights, (coefficients[0], grad_variance, offset))
         is_affine = weight is not None
-        return grad_x, grad_weights, None, *((grad_weight, grad_bias) if is_affine else (None, None)), None
+        return grad_x, grad_weights, None, *((grad_weight, grad_bias) if is_affine else (None, None)), None, None
 
 
 def _grad_maps(
@@ -281,20 +324,19 @@ def _grad_maps(
         x, gradient: maps [N, C, H, W].
         grad_x: γ k g_i, where it is known already.
         weights: w, [N].
-        tables: γ k, dv and the offset, [C] each.
+        tables: -γ k, dv and the offset, [C] each.
     """
-    slope, grad_variance, offset = tables
+    negative_slope, grad_variance, offset = map(spread, tables)
     share = 1 / x.shape[2:].numel()  # of a pixel
     single = at_least_single(x)
     through_statistics = torch.empty_like(single)
     if grad_x is not None:
-        affine(single, spread(grad_variance), spread(offset), through_statistics, times=2)
+        affine(single, grad_variance, offset, through_statistics, times=2)
         return grad_x.addcmul_(through_statistics, spread(weights[:, None]), value=share)
     # The same in fewer passes over the maps, with more operations on tables.
     pixel_weights = (weights * share).view(-1, 1, 1, 1)
-    x_slopes, offsets = pixel_weights * spread(grad_variance), pixel_weights * spread(offset)
-    affine(single, x_slopes, offsets, through_statistics, times=2)
-    return through_statistics.addcmul_(at_least_single(gradient), spread(slope)).to(x.dtype)
+    affine(single, pixel_weights * grad_variance, pixel_weights * offset, through_statistics, times=2)
+    return through_statistics.addcmul_(at_least_single(gradient), negative_slope, value=-1).to(x.dtype)
 
 
 class _Statistics:

@@ -201,7 +201,8 @@ class ContextNorm(RunningNorm):
 
     def note(self, values: Any) -> None:
         """Leave what the forward has found to `update_running`, which comes at once if no context is in force."""
-        self.settle()  # what an earlier forward in this context has left
+        if self.noted is not None:  # by an earlier forward in this context
+            self.settle()
         self.noted = values
         if self.context is None:
             self.settle()
