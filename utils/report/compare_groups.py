@@ -17,8 +17,8 @@ from utils.records.selection import Cell, Column, select
 from utils.records.state import RunState
 from utils.report import markdown
 from utils.report.published import values_of
-from utils.report.stats import holm, mean_difference, mean_text, paired_p, signed
-from utils.report.tables import SCENARIOS, Cells, column_title, in_order
+from utils.report.stats import mean_difference, mean_text, signed
+from utils.report.tables import SCENARIOS, Cells, PairedTest, adjust, column_title, in_order
 
 # What says nothing about results, and what a table's columns, rows and repetitions are known by.
 NOT_COMPARED = UNREPORTED_OPTIONS | {"dataset", "model", "nl", "seed"}
@@ -110,12 +110,13 @@ def to_markdown(groups: Sequence[Group], metric: str) -> str:
     """The comparison of two groups or more."""
     matched = match_columns(groups)
     shared = {(column, norm): cells for column, norm, cells in _all_cells(matched, groups) if len(cells) > 1}
-    tests = {key: paired_p(*pair) for key, pair in _pairs(shared, groups, metric)}
-    adjusted = holm({key: p for key, p in tests.items() if p is not None})
+    tests = dict(_tests(shared, groups, metric))
+    adjusted = adjust(tests.values())
+    p_values = {place: adjusted.get(test.key) for place, test in tests.items()}
     names = [group.name for group in groups]
     blocks = [f"# {markdown.escape(' and '.join(names))}", markdown.escape(_caption(names[0], metric, len(adjusted)))]
     for column in matched:
-        blocks += _table(column, [norm for other, norm in shared if other is column], groups, metric, adjusted)
+        blocks += _table(column, [norm for other, norm in shared if other is column], groups, metric, p_values)
     blocks += markdown.section("Options that differ", _options(shared, names))
     blocks += markdown.section("Data, code and hardware that differ", _facts(shared, names))
     blocks += markdown.section("Only in some groups", _unshared(matched, groups))
@@ -172,20 +173,19 @@ def _all_cells(
 # -- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _pairs(
+def _tests(
     shared: Mapping[tuple[MatchedColumn, str], dict[str, Cell]], groups: Sequence[Group], metric: str
-) -> Iterator[tuple]:
-    """What is tested: every other group against the first one, cell by cell."""
+) -> Iterator[tuple[tuple, PairedTest]]:
+    """The tests of every other group against the first one, cell by cell, each with its place."""
     first = groups[0].name
     for (column, norm), cells in shared.items():
         for scenario in SCENARIOS:
             for name in (name for name in cells if name != first and first in cells):
-                values = (cells[other].values(scenario, metric) for other in (name, first))
-                yield (column, norm, scenario, name), tuple(values)
+                yield (column, norm, scenario, name), PairedTest.of(cells[name], cells[first], scenario, metric)
 
 
 def _table(
-    column: MatchedColumn, norms: Sequence[str], groups: Sequence[Group], metric: str, adjusted: Mapping
+    column: MatchedColumn, norms: Sequence[str], groups: Sequence[Group], metric: str, p_values: Mapping
 ) -> list[str]:
     names = [group.name for group in groups]
     titles = ["norm", "scenario", *names]
@@ -196,7 +196,7 @@ def _table(
         for scenario, scenario_title in SCENARIOS.items():
             values = {name: cells[name].values(scenario, metric) if name in cells else {} for name in names}
             if any(values.values()):
-                tests = {name: adjusted.get((column, norm, scenario, name)) for name in names[1:]}
+                tests = {name: p_values.get((column, norm, scenario, name)) for name in names[1:]}
                 lines.append([norm, scenario_title, *map(mean_text, values.values()), *_against_first(values, tests)])
     return [f"## {markdown.escape(column.title)}", markdown.table(titles, lines)] if lines else []
 

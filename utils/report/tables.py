@@ -254,7 +254,7 @@ def build_table(
     columns = tuple(ScenarioColumn(column, scenario) for column in ordered for scenario in scenarios)
     rows = in_order({norm for norms in cells.values() for norm in norms})
     tests = _tests(cells, columns, metric)
-    adjusted = holm({test.key: test.p for test in tests.values() if test.p is not None})
+    adjusted = adjust(tests.values())
     entries = {}
     for column in columns:
         norms = cells[column.column]
@@ -262,7 +262,7 @@ def build_table(
         means = [fmean(found) for found in values.values() if found]
         best = (min if METRICS[metric].lower_is_better else max)(means, default=math.nan)
         for row in rows:
-            own, cell, test = values.get(row, []), norms.get(row), tests.get((row, column), _Test())
+            own, cell, test = values.get(row, []), norms.get(row), tests.get((row, column), PairedTest())
             mean, std = mean_and_std(own)
             is_best = mean is not None and abs(mean - best) < SAME
             published = _published(cell, row, metric) if column.scenario == "class_il" else None
@@ -304,14 +304,28 @@ def _published(cell: Cell | None, row: str, metric: str) -> PublishedFigure | No
     return find(values_of(next(iter(cell.runs.values()))), row, metric) if cell and cell.runs else None
 
 
-class _Test(NamedTuple):
+class PairedTest(NamedTuple):
     """A paired test; `key` is the same where the same runs are compared, as in columns that a layer stands in alike."""
 
     key: tuple = ()
     p: float | None = None
 
+    @classmethod
+    def of(cls, cell: Cell, other: Cell, scenario: str, metric: str) -> "PairedTest":
+        """That of a metric in two cells, over their common seeds."""
+        pair = (cell, other)
+        runs = (tuple(sorted(str(run.folder) for run in each.runs.values())) for each in pair)
+        return cls((scenario, *runs), paired_p(*(each.values(scenario, metric) for each in pair)))
 
-def _tests(cells: Cells, columns: Iterable[ScenarioColumn], metric: str) -> dict[tuple[str, ScenarioColumn], _Test]:
+
+def adjust(tests: Iterable[PairedTest]) -> dict[tuple, float]:
+    """The p of each test by its key, after Holm correction over all of them; the same test counts once."""
+    return holm({test.key: test.p for test in tests if test.p is not None})
+
+
+def _tests(
+    cells: Cells, columns: Iterable[ScenarioColumn], metric: str
+) -> dict[tuple[str, ScenarioColumn], PairedTest]:
     """The tests against the baseline, by row and column."""
     tests = {}
     for column in columns:
@@ -320,10 +334,7 @@ def _tests(cells: Cells, columns: Iterable[ScenarioColumn], metric: str) -> dict
             continue
         for row, cell in cells[column.column].items():
             if row != BASELINE:
-                pair = (cell, baseline)
-                runs = (tuple(sorted(str(run.folder) for run in each.runs.values())) for each in pair)
-                p = paired_p(*(each.values(column.scenario, metric) for each in pair))
-                tests[row, column] = _Test((column.scenario, *runs), p)
+                tests[row, column] = PairedTest.of(cell, baseline, column.scenario, metric)
     return tests
 
 

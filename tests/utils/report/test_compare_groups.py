@@ -68,6 +68,18 @@ def test_p_is_adjusted_over_all_tests_of_the_comparison():
     assert "for the 2 tests in this comparison" in text
 
 
+def test_a_layer_that_stands_in_several_columns_alike_is_tested_once():
+    axes = Axes(compared=("kappa",))
+    groups = []
+    for name, values in (("a", FIRST), ("b", OTHER)):
+        compared = [runs_of({0: 60.0, 1: 61.0}, "AdaB2N", kappa=kappa) for kappa in (0.1, 0.4)]
+        groups.append(group(name, runs_of(values), *compared, axes=axes))
+    p = ttest_rel(list(OTHER.values()), list(FIRST.values())).pvalue
+    text = to_markdown(groups, "A_f")
+    assert [line.endswith(f" {p:.2g} |") for line in lines_of(text, "| BN | Class-IL")] == [True, True]
+    assert "the one test in this comparison" in text
+
+
 def test_differences_are_over_common_seeds():
     other = {1: 54.5, 2: 60.0, 9: 99.0}
     text = to_markdown([group("a", runs_of(FIRST)), group("b", runs_of(other))], "A_f")
