@@ -112,8 +112,11 @@ class Capture:
         """A step could not be captured: from now on none is.
 
         Raises:
+            RuntimeError: memory is full, which captures are not to blame for.
             UserError: it is required.
         """
+        if is_out_of_memory(error):
+            raise error
         reason = str(error).partition("\n")[0]
         if self._is_required:
             raise UserError(f"--cuda_graph on: a step cannot be captured ({reason}); use --cuda_graph auto") from error
@@ -152,7 +155,12 @@ def make_capture(
         raise UserError(f"--cuda_graph on cannot be: {reason}")
     if config.cuda_graph == "off" or reason:
         return Capture()
-    return Capture(CudaGraphs(), is_required=config.cuda_graph == "on", say=say)
+    capture = Capture(is_required=config.cuda_graph == "on", say=say)
+    try:
+        capture.make_graph = CudaGraphs()
+    except RuntimeError as error:
+        capture.give_up(error)
+    return capture
 
 
 class Steps:
@@ -206,8 +214,6 @@ class Steps:
         try:
             graph.capture(lambda: self._method.step(plan, kind.staging.sent))
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
             self._capture.give_up(error)
             return None
         kind.graph = graph

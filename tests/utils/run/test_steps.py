@@ -193,6 +193,28 @@ def test_a_failed_capture_says_why_and_leaves_the_stream_as_it_was(monkeypatch, 
     assert cuda.current == "the usual stream"
 
 
+@pytest.mark.parametrize("word", ["auto", "on"])
+def test_where_nothing_can_be_captured_steps_run_as_they_are_or_it_is_told(monkeypatch, word):
+    def refuse():
+        raise RuntimeError("operation not supported")
+
+    monkeypatch.setattr(steps, "CudaGraphs", refuse)
+    said, parts = [], (SimpleNamespace(cuda_graph=word), None, torch.device("cuda"))
+    if word == "on":
+        with pytest.raises(UserError, match=r"a step cannot be captured \(operation not supported\)"):
+            steps.make_capture(*parts, said.append)
+        return
+    assert steps.make_capture(*parts, said.append).make_graph is None
+    assert said == ["note: steps run without a CUDA graph, as one cannot be captured (operation not supported)"]
+
+
+def test_memory_that_is_full_is_not_held_against_captures():
+    capture = Capture(CalledAgain)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        capture.give_up(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert capture.make_graph is CalledAgain
+
+
 def test_a_rare_kind_of_step_runs_as_it_is():
     made = []
 
