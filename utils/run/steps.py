@@ -77,12 +77,17 @@ class CudaGraph:
         self._results: Losses = {}
 
     def capture(self, work: Callable[[], Losses]) -> None:
+        failure: BaseException | None = None
         try:
             # PyTorch leaves its own stream the current one where a capture cannot be ended.
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self._graph, pool=self._pool):
-                self._results = work()
+                try:
+                    self._results = work()
+                except BaseException as error:
+                    failure = error
+                    raise
         except RuntimeError as error:
-            raise (error.__context__ or error) from None  # ending a capture that has failed fails too, and hides why
+            raise (failure or error) from None  # ending a capture that has failed fails too, and hides why
 
     def replay(self) -> Losses:
         self._graph.replay()
