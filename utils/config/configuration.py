@@ -151,7 +151,7 @@ def _show_help(arguments: Sequence[str], selected: Mapping[str, Any]) -> None:
     configuration = _resolve(typed, selected, options, parts)
     shown, sources = {}, set()
     for name, origin in configuration.origins.items():
-        if origin != "default" and configuration.values.get(name) is not None:
+        if configuration.values.get(name) is not None and (origin != "default" or options[name].source):
             kind, _, source = origin.partition(", ")
             shown[name] = f"[{typed_text(configuration.values[name]) or 'none'}, {kind}]"
             sources.add(f"{kind}: {source}" if source else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.config.command_line import Parser, make_parser
 from utils.config.options import RUNTIME_OPTIONS, Option, flag, grouped, ranged
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, unknown
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, unknown
 from utils.config.variants import VARIANTS
 from utils.errors import UserError
 from utils.launch.grid import DEFAULT_GRID, GRIDS, Grid, change, find_grid
@@ -162,7 +162,13 @@ LAUNCH_OPTIONS = (*_WHAT, *_WHERE, *_HOW, *_ON_SLURM)
 def launch_parser() -> Parser:
     """The parser of `run.py` without a command."""
     norms = [*NORMS.names(), *VARIANTS]
-    parts = {"models": METHODS.names(), "datasets": DATASETS.names(), "methods": norms, "backbone": BACKBONES.names()}
+    parts = {
+        "models": METHODS.names(),
+        "datasets": DATASETS.names(),
+        "methods (norm layers)": norms,
+        "stream": STREAMS.names(),
+        "backbone": BACKBONES.names(),
+    }
     return make_parser(
         LAUNCH_OPTIONS,
         prog="python run.py",

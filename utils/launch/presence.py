@@ -114,7 +114,7 @@ def cancel(words: Sequence[str]) -> int:
     here = [launcher for launcher in launchers if launcher.is_here]
     elsewhere = ", ".join(sorted({launcher.machine for launcher in launchers if not launcher.is_here}))
     if not here and not arrays:
-        advice = f", but on {elsewhere}: cancel it there" if elsewhere else "; name the group with --group"
+        advice = f", but on {elsewhere}: cancel it there" if elsewhere else "; there is nothing to cancel"
         raise UserError(f"no launcher is running {folder} on this machine{advice}")
     for launcher in here:
         launcher.ask_to_stop()
