@@ -14,7 +14,7 @@ from utils.config.variants import find_variant
 from utils.errors import InactiveOption, UserError
 from utils.launch.grid import Expansion, Grid, GridCell, explain_unused, setting_text
 from utils.launch.job import CommonOptions, DataFacts, Job, make_job
-from utils.launch.steps import check_evaluations
+from utils.launch.steps import check_evaluations, check_layers
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.selection import SEARCH_SHARE, VALIDATION, best_setting
@@ -215,6 +215,7 @@ def make_plan(
     runs = [job for each in added for job in (each.jobs if isinstance(each, Search) else each)]
     seeds = list(dict.fromkeys(job.config.seed for job in runs))
     _check_budgets(runs)
+    check_layers(runs)
     check_evaluations(runs)
     jobs = {job.identity: job for job in sorted(runs, key=lambda job: seeds.index(job.config.seed))}
     return Plan(

@@ -226,6 +226,7 @@ def test_state_of_a_job_is_what_the_disk_says(plan):
         ({}, "--debug_mode 5", "utils/main.py"),
         ({}, "--batch_size 10 32 --budget_steps 9", "--budget_steps counts in batches, .* give one --batch_size"),
         ({}, "--plugin none.py", "there is no such file"),
+        ({"methods": ("BN", "GN")}, "--nf 4", "GN.*: GN: 4 channels cannot be divided into 8 groups; .*--num_groups"),
     ],
 )
 def test_mistakes_are_named_before_anything_starts(plan, typed, extras, message):
