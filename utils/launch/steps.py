@@ -1,12 +1,12 @@
 """How many training steps a run takes, counted before the run and without its images."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from backbone.norm.errors import NormError
 from utils.config.configuration import Configuration
 from utils.config.registry import as_user_errors
 from utils.errors import UserError
@@ -164,21 +164,23 @@ def check_layers(jobs: Iterable["Job"]) -> None:
         key = config.dataset, config.backbone, config.nl, config.affine, repr(sorted(values.items()))
         first.setdefault(key, job)
     for job in first.values():
-        with _naming(job), as_user_errors():
+        with _naming(job):
             try:
                 _backbone(job.config)
-            except NormError:
+            except UserError:
                 raise
             except Exception:  # as one of a user's own that cannot be made without memory: the run tells what is wrong
                 continue
 
 
+@as_user_errors()
 def _backbone(config: Configuration) -> Any:
-    """That of a run, without memory for its weights."""
+    """That of a run, without memory for its weights; what it warns of, the run says itself."""
     import torch
 
     parts = config.parts
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         image_size = parts.dataset.image_size or 32
         options = config.chosen(parts.backbone.options)
         return parts.backbone(partial(parts.norm_layer, config.values), image_size=image_size, **options)

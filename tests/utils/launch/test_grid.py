@@ -208,7 +208,7 @@ def test_bias_is_measured_on_other_data_too(jobs_of):
 
 
 def test_a_variant_goes_with_any_grid_and_is_no_other_layer(jobs_of):
-    jobs = jobs_of("demo", methods=("cn*", "CN"), models=("er",), seeds=(0,))
+    jobs = jobs_of("demo", "--nf 16", methods=("cn*", "CN"), models=("er",), seeds=(0,))
     assert [row_of(job.config.values) for job in jobs] == ["CN*", "CN"]
     with pytest.raises(UserError, match=r"--num_groups and CN\*, which is CN --num_groups 16"):
         jobs_of("demo", "--num_groups 8", methods=("CN*",))
