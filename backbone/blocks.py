@@ -204,9 +204,12 @@ def last_block(stage: nn.Module) -> BasicBlock:
 
 
 def draw_kaiming_normal(network: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, 2 / fan-out) (He et al., ICCV 2015)."""
+    """Draw the weights of all convolutions from N(0, 2 / fan-out) (He et al., ICCV 2015).
+
+    Those without memory stay as they are: PyTorch takes a second to find out that there is nothing to draw.
+    """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torchvision.models.resnet import conv1x1
 from backbone.blocks import BasicBlock, ZeroPaddedShortcut
 from backbone.norm import NORMS, BatchContext, batch_context, begin_task, norm_factory
 from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
-from utils.config.registry import BACKBONES
+from utils.config.registry import BACKBONES, ROOT
 from utils.errors import UserError
 
 NAMES = BACKBONES.names()
@@ -34,6 +36,20 @@ def awake(network):
         if isinstance(block, BasicBlock) and getattr(block.norm2, "weight", None) is not None:
             nn.init.ones_(block.norm2.weight)
     return network
+
+
+def test_a_network_without_memory_is_made_at_once():
+    """PyTorch brings in its compiler, which takes a second, to draw weights that are not there."""
+    script = (
+        "import sys, torch\n"
+        "from backbone.norm import norm_factory\n"
+        "from utils.config.registry import BACKBONES\n"
+        "with torch.device('meta'):\n"
+        "    for name in BACKBONES.names():\n"
+        "        BACKBONES.get(name)(norm_factory('BN'), image_size=32)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("stride", [1, 2])
