@@ -1,6 +1,7 @@
 """A run as the launcher has it: its command line, resolved as the run itself would, its data and its record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,12 @@ def make_job(
     identity = config.identity(data.fingerprint)
     record = Record.of_run(common.results_dir, common.group, readable_name(config), identity)
     return Job(words, config, data, identity, record, axes)
+
+
+@contextmanager
+def naming(job: Job) -> Iterator[None]:
+    """A mistake in a run's options is reported with the run's name, as a plan has many."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{job.name}: {error}") from error

@@ -14,7 +14,8 @@ from utils.config.variants import find_variant
 from utils.errors import InactiveOption, UserError
 from utils.launch.grid import Expansion, Grid, GridCell, explain_unused, setting_text
 from utils.launch.job import CommonOptions, DataFacts, Job, make_job
-from utils.launch.steps import check_evaluations, check_layers
+from utils.launch.networks import check_layers
+from utils.launch.steps import check_evaluations
 from utils.records.collect import read_run
 from utils.records.ledger import Axes
 from utils.records.selection import SEARCH_SHARE, VALIDATION, best_setting

@@ -1,19 +1,14 @@
 """How many training steps a run takes, counted before the run and without its images."""
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from utils.config.configuration import Configuration
-from utils.config.registry import as_user_errors
-from utils.errors import UserError
+from utils.launch.job import Job, naming
 
 if TYPE_CHECKING:
     from utils.data.plan import StreamSizes
-    from utils.launch.job import Job
 
 StageSteps = tuple[tuple[int, ...], ...]  # of each stage of each task
 
@@ -26,7 +21,7 @@ class StepCounts:
         self._retuning: dict[str, int] = {}  # by identity
         self._of_job: dict[str, StageSteps] = {}  # by identity
 
-    def of_stages(self, job: "Job") -> StageSteps:
+    def of_stages(self, job: Job) -> StageSteps:
         """The steps of each stage of each task.
 
         Raises:
@@ -36,35 +31,35 @@ class StepCounts:
             self._of_job[job.identity] = self._count_once(job)
         return self._of_job[job.identity]
 
-    def _count_once(self, job: "Job") -> StageSteps:
-        with _naming(job):
+    def _count_once(self, job: Job) -> StageSteps:
+        with naming(job):
             key = (*_counting(job), _drawn(job.config, len(job.data.class_sizes)))
             if key not in self._counted:
                 self._counted[key] = count_steps(job.config, job.data.class_sizes)
         return self._counted[key]
 
-    def of(self, job: "Job") -> int:
+    def of(self, job: Job) -> int:
         """The steps of a whole run."""
         return sum(map(sum, self.of_stages(job)))
 
-    def of_retuning(self, job: "Job") -> int:
+    def of_retuning(self, job: Job) -> int:
         """The steps that re-tune copies of a run's norm layers (`utils/run/diagnosis.py`)."""
         if not job.config.retune_norms:
             return 0
         if job.identity not in self._retuning:
             stages = self.of_stages(job)
-            with _naming(job):
+            with naming(job):
                 self._retuning[job.identity] = _retuning_steps(job.config, job.data.class_sizes, stages)
         return self._retuning[job.identity]
 
     @staticmethod
-    def are_exact(job: "Job") -> bool:
+    def are_exact(job: Job) -> bool:
         """Whether every task has as many images whichever classes it gets; the order of classes is the run's."""
         is_sharp = job.config.parts.stream.boundaries == "sharp"
         return is_sharp and job.config.imbalance == "none" and len(set(job.data.class_sizes)) == 1
 
 
-def _counting(job: "Job") -> tuple[str, str]:
+def _counting(job: Job) -> tuple[str, str]:
     """The data and the values that a run's steps depend on, but for its seed."""
     config = job.config
     counting = config.chosen(option for option in config.options.values() if option.changes_result)
@@ -79,14 +74,14 @@ def _drawn(config: Configuration, num_classes: int) -> tuple[int, ...]:
     return (config.seed,) if draws_images else config.arrangement.task_sizes(num_classes, config.seed)
 
 
-def check_evaluations(jobs: Iterable["Job"]) -> None:
+def check_evaluations(jobs: Iterable[Job]) -> None:
     """Raises UserError if a run could not be evaluated inside its tasks as it is asked to."""
     first: dict[Any, Job] = {}
     for job in jobs:
         if job.config.eval_every and job.data.test_sizes:
             first.setdefault((_counting(job), job.config.seed), job)
     for job in first.values():
-        with _naming(job):
+        with naming(job):
             _check_evaluations(job.config, job.data.class_sizes, job.data.test_sizes)
 
 
@@ -101,15 +96,6 @@ def _check_evaluations(config: Configuration, class_sizes: Sequence[int], test_s
     classes = class_order_of(config, len(class_sizes)).argsort()  # by label
     planned = plan_stages(config, _sizes(config, [class_sizes[each] for each in classes]))
     check_inside(config, planned, [test_sizes[each] for each in classes])
-
-
-@contextmanager
-def _naming(job: "Job") -> Iterator[None]:
-    """A mistake in a run's options is reported with the run's name, as a plan has many."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{job.name}: {error}") from error
 
 
 def count_steps(config: Configuration, class_sizes: Sequence[int]) -> StageSteps:
@@ -146,44 +132,6 @@ def _retuning_steps(config: Configuration, class_sizes: Sequence[int], stages: S
 def _has_anything_to_retune(config: Configuration) -> bool:
     """Whether the norm layers have parameters or statistics; neither depends on their number of channels."""
     return bool(config.parts.norm_layer(config.values, 64, 8).state_dict())
-
-
-def model_bytes(config: Configuration, num_classes: int) -> int:
-    """What the weights of a run's network take, with a classifier of as many outputs."""
-    backbone = _backbone(config)
-    sizes = [each.numel() * each.element_size() for each in backbone.state_dict().values()]
-    return sum(sizes) + 4 * backbone.num_features * num_classes
-
-
-def check_layers(jobs: Iterable["Job"]) -> None:
-    """Raises UserError if a run's norm layer cannot take the channels of its backbone."""
-    first: dict[Any, Job] = {}
-    for job in jobs:
-        config = job.config
-        values = config.chosen((*config.parts.backbone.options, *config.parts.norm.options))
-        key = config.dataset, config.backbone, config.nl, config.affine, repr(sorted(values.items()))
-        first.setdefault(key, job)
-    for job in first.values():
-        with _naming(job):
-            try:
-                _backbone(job.config)
-            except UserError:
-                raise
-            except Exception:  # as one of a user's own that cannot be made without memory: the run tells what is wrong
-                continue
-
-
-@as_user_errors()
-def _backbone(config: Configuration) -> Any:
-    """That of a run, without memory for its weights; what it warns of, the run says itself."""
-    import torch
-
-    parts = config.parts
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image_size = parts.dataset.image_size or 32
-        options = config.chosen(parts.backbone.options)
-        return parts.backbone(partial(parts.norm_layer, config.values), image_size=image_size, **options)
 
 
 def _sizes(config: Configuration, class_sizes: Sequence[int]) -> "StreamSizes":

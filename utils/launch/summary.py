@@ -12,8 +12,8 @@ from utils.data.plan import sizes_in_words
 from utils.launch.devices import counted
 from utils.launch.estimates import Estimates
 from utils.launch.job import CommonOptions, Job
+from utils.launch.networks import model_bytes
 from utils.launch.plan import Plan, Search, decided
-from utils.launch.steps import model_bytes
 from utils.records.selection import SEARCH_SHARE, VALIDATION
 from utils.records.state import RunState
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 
 from utils.config.configuration import configure
-from utils.config.registry import BACKBONES, METHODS, NORMS
+from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
 from utils.launch.job import CommonOptions, Data, DataFacts, make_job
-from utils.launch.steps import StepCounts, check_evaluations, check_layers, count_steps
+from utils.launch.steps import StepCounts, check_evaluations, count_steps
 from utils.main import main
 from utils.records.ledger import Axes
 from utils.run import diagnosis
@@ -118,18 +118,6 @@ def test_a_run_that_cannot_fill_a_batch_is_named():
     assert StepCounts().of(job(configuration("ft", "--batch_size 4"), [3] * 10)) > 0
     with pytest.raises(UserError, match=r"^the run: task 1: there are 4 images for the 64 rows of a batch"):
         StepCounts().of(job(configuration("ft", "--batch_size 64"), [3] * 10))
-
-
-def test_a_network_that_cannot_be_made_without_memory_is_left_to_its_runs(monkeypatch):
-    class Weighed(BACKBONES.get("resnet18")):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            self.weight = float(next(self.parameters()).detach().sum())
-
-    monkeypatch.setitem(BACKBONES._parts, "weighed", Weighed)
-    check_layers([job(configuration("er", "--backbone weighed"))])
-    with pytest.raises(UserError, match="cannot be divided"):
-        check_layers([job(configuration("er", "--backbone weighed --nl GN --nf 4"))])
 
 
 def test_stages_that_fail_are_told_with_the_run(monkeypatch):
