@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbone.norm import Norm
+from backbone.norm.base import add_and_rectify
 from utils.config.options import Option, ranged
 from utils.errors import UserError
 
@@ -32,6 +34,13 @@ def relu_after(norm: nn.Module) -> nn.Module:
     """The ReLU that follows a norm layer; nothing after a layer that takes its place, such as FRN with its TLU."""
     take_relu = getattr(norm, "take_relu", None)  # a layer of another library has none
     return nn.Identity() if take_relu is not None and take_relu() else nn.ReLU()
+
+
+def normalized(norm: nn.Module, x: Tensor, *, added: Tensor | None = None, rectified: bool = False) -> Tensor:
+    """relu(norm(x) + added), within the layer if it is one of the suite's; of another library it takes maps alone."""
+    if type(norm).forward is Norm.forward:
+        return norm(x, added=added, rectified=rectified)
+    return add_and_rectify(norm(x), added, rectified)
 
 
 class ZeroPaddedShortcut(nn.Module):
@@ -74,7 +83,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = convolution(in_channels, out_channels, 3, stride)
         self.norm1 = norm(out_channels, side)
-        self.relu1 = relu_after(self.norm1)
+        self.has_relu = isinstance(relu_after(self.norm1), nn.ReLU)
         self.conv2 = convolution(out_channels, out_channels, 3)
         self.norm2 = norm(out_channels, side)
         self.shortcut: nn.Module = nn.Identity()
@@ -90,10 +99,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, stride · side, stride · side] -> [N, out_channels, side, side]."""
-        residual = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
-        total = residual + self.shortcut(x)
-        # In place only on the sum: a norm layer may keep its own output for the backward pass, a sum never does.
-        return F.relu_(total) if self.last_relu else total
+        hidden = normalized(self.norm1, self.conv1(x), rectified=self.has_relu)
+        return normalized(self.norm2, self.conv2(hidden), added=self.shortcut(x), rectified=self.last_relu)
 
 
 class ResidualNetwork(nn.Module):

@@ -40,7 +40,8 @@ PROFILED = 5  # steps
 def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Path) -> Steps:
     """Steps of a run, captured if the device allows it once the first few have been taken."""
     settings = argparse.Namespace(nl=layer, nf=options.nf, precision=precision, device=str(options.device))
-    words = [*command(options.model, root, settings), "--cuda_graph", options.cuda_graph]
+    words = command(options.model, root, settings)
+    words += ["--cuda_graph", options.cuda_graph, "--fused_norms", options.fused_norms]
     _, steps = next(measured_stages(make_training(words, root, captured=True)))
     return steps
 
@@ -49,7 +50,11 @@ def profiled(steps: Steps, device: torch.device) -> dict[str, float]:
     """Kernels of a step on a GPU, and the milliseconds that they take in all."""
     if device.type != "cuda":
         return {"kernels": 0, "kernels_ms": 0.0}
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+    activities = (
+        torch.profiler.ProfilerActivity.CPU,
+        torch.profiler.ProfilerActivity.CUDA,
+    )  # alone, the latter finds none
+    with torch.profiler.profile(activities=activities) as found:
         measure(steps, PROFILED, device, time.perf_counter)
     kernels = [event for event in found.events() if event.device_type is torch.autograd.DeviceType.CUDA]
     total = sum(event.time_range.elapsed_us() for event in kernels) / 1000
@@ -126,6 +131,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "tf32", "bf16"], metavar="PRECISION")
     parser.add_argument("--nf", type=int, default=64, help="width of ResNet-18")
     parser.add_argument("--cuda_graph", choices=("on", "off"), default="on")
+    parser.add_argument("--fused_norms", choices=("on", "off"), default="on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="of a layer in each round")
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="measure so many at the same time, too")
@@ -139,14 +145,15 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     except UserError as error:
         parser.error(str(error))
     if options.device.type != "cuda":
-        options.cuda_graph = "off"
+        options.cuda_graph = options.fused_norms = "off"
     return options
 
 
 def main() -> int:
     """Measure and print."""
     options = read_options()
-    print(f"{describe(options.device)}\n{options.model}, ResNet-18 of width {options.nf}, graphs {options.cuda_graph}")
+    ways = f"graphs {options.cuda_graph}, fused norms {options.fused_norms}"
+    print(f"{describe(options.device)}\n{options.model}, ResNet-18 of width {options.nf}, {ways}")
     print("precision layer         ms  of BN  kernels  kernels' ms")
     layers, processes = [], []
     try:
@@ -161,7 +168,8 @@ def main() -> int:
         return 2
     if options.json is not None:
         head = {"device": describe(options.device), "model": options.model, "nf": options.nf}
-        whole = head | {"cuda_graph": options.cuda_graph, "layers": layers, "processes": processes}
+        ways = {"cuda_graph": options.cuda_graph, "fused_norms": options.fused_norms}
+        whole = head | ways | {"layers": layers, "processes": processes}
         options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from backbone.kernels import choose_norm_kernels
 from backbone.norm import BatchContext, batch_context
 from models.base import Stage
 from utils.config.configuration import configure
@@ -95,6 +96,7 @@ def make_training(words: list[str], root: Path, captured: bool = False) -> Train
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
     device = torch.device(config.device)
+    choose_norm_kernels(config.fused_norms, device, print)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     planned = plan_stages(config, StreamSizes.of(stream))

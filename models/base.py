@@ -637,4 +637,4 @@ class ReplayMethod(MemoryMethod):
         if self._given.targets is None:
             self.memory.insert(batch, **extras)
         else:
-            self.memory.write(self._given.targets, raw=batch.raw, labels=batch.labels, **extras)
+            self.memory.write(self._given.targets, raw=batch.raw, **extras)

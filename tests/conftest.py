@@ -1,3 +1,4 @@
+import contextlib
 import os
 import warnings
 
@@ -9,6 +10,10 @@ from backbone.blocks import ResidualNetwork
 from backbone.resnet18 import ResNet18
 
 HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:  # the suite's kernels run in Triton's interpreter (`tests/backbone/norm/rig.py`), as is settled here
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ImportError):
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton.language  # noqa: F401
 
 # Networks as small as those of the tests gain nothing from a second thread, which only waits, at full load, for the
 # first one: with as many test processes as cores they slow each other down threefold.

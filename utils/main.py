@@ -192,6 +192,7 @@ def without_rerun(arguments: list[str]) -> list[str]:
 
 def train(start: Start) -> None:
     """Build the run, train it from its checkpoint on, and write its result."""
+    from backbone.kernels import choose_norm_kernels
     from utils.data.loaders import Loaders
     from utils.run.environment import choose_device, describe, set_arithmetic
     from utils.run.steps import make_capture
@@ -202,6 +203,7 @@ def train(start: Start) -> None:
     former = read_former_start(config, record, start.screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
+    fused_norms = choose_norm_kernels(config.fused_norms, device, start.screen.say)
     augmentation = make_augmentation(config, start.dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     arrays.release()
@@ -209,7 +211,7 @@ def train(start: Start) -> None:
     method = make_method(config, stream, augmentation, device)
     method.check_batches(planned.by_task)
     capture = make_capture(config, method.uncapturable(), device, start.screen.say)
-    write_start(start, former, describe(device, threads, augmentation.memory_format))
+    write_start(start, former, describe(device, threads, augmentation.memory_format, fused_norms))
     sinks = make_sinks(start, planned, device)
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
     training = Training(method, stream, planned, loaders, augmentation, config, sinks, start.stop, capture)

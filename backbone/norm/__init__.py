@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._convert import convert_norms
     from ._factory import NormFactory, build_norm, norm_factory
+    from ._fused import use_fused_kernels, uses_fused_kernels
     from .base import Norm
     from .context import (
         BatchContext,
@@ -44,6 +45,8 @@ __all__ = [
     "separate_batches",
     "takes_batches",
     "undecayed_parameters",
+    "use_fused_kernels",
+    "uses_fused_kernels",
 ]
 
 _MODULES = {
@@ -64,6 +67,8 @@ _MODULES = {
     "separate_batches": "context",
     "takes_batches": "context",
     "undecayed_parameters": "context",
+    "use_fused_kernels": "_fused",
+    "uses_fused_kernels": "_fused",
 }
 
 

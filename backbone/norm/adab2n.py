@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from . import _fused
 from ._rows import affine, inverse_powers, spread, weighted_moments
 from .base import at_least_single, table_type, track
 from .context import BatchContext, ContextNorm, constant, send
@@ -133,17 +134,39 @@ class AdaB2N(ContextNorm):
             layer.prepared = prepared
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        weights, lost = self._weights_of(x)
+        noted = _Noted()
+        y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps, noted)
+        self._hold(noted, statistics)
+        return y
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
+            return None
+        weights, _ = self._weights_of(x)
+        mixing, noted = _fused.batches((len(x),), x.device), _Noted(wants_coefficients=False)
+        if weights is not None:
+            mixing = _fused.Mixing(weights[None], mixing.outputs)
+        y, statistics, _ = _fused.normalize(
+            x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, begun=noted.release
+        )
+        self._hold(noted, statistics.view(2, -1))
+        return y
+
+    def _weights_of(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the samples, [N], and what weight is lost, []; None if all weigh the same."""
         context = self.context_of(x)
         if context is not None and self.prepared is None:  # another forward in this context
             self.prepare([self], context)
         weights, lost = self.prepared or (None, None)
         self.prepared = None
-        noted = _Noted()
-        y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps, noted)
+        return weights, lost
+
+    def _hold(self, noted: "_Noted", statistics: Tensor) -> None:
+        """Keep mean and variance of a forward for the regularizer, and for the running statistics."""
         self._statistics = _Statistics(statistics)
         noted.statistics, noted.held = statistics.detach(), weakref.ref(self._statistics)
         self.note(noted)
-        return y
 
     @classmethod
     @torch.no_grad()
@@ -156,9 +179,11 @@ class AdaB2N(ContextNorm):
         statistics = [layer.noted.statistics for layer in layers]
         values = [value for each in statistics for value in each]
         track(_running(layers), values, steps.index_select(0, entries.layers).split(entries.sizes))
-        coefficients = _coefficients(statistics, [layer.weight for layer in layers], layers[0].eps)
-        for layer, each in zip(layers, coefficients, strict=True):
-            layer.noted.coefficients = each
+        wanting = [layer for layer in layers if layer.noted.wants_coefficients]
+        if wanting:
+            statistics, weights = [layer.noted.statistics for layer in wanting], [layer.weight for layer in wanting]
+            for layer, each in zip(wanting, _coefficients(statistics, weights, layers[0].eps), strict=True):
+                layer.noted.coefficients = each
 
     @classmethod
     def take_regularizer(cls, layers: Sequence["AdaB2N"]) -> Tensor | None:
@@ -216,15 +241,22 @@ class _Noted:
     Attributes:
         statistics: mean and variance, [2, C], without their graph.
         held: the same with it, while the layer holds them for the regularizer.
+        wants_coefficients: whether the backward pass takes `coefficients`.
         coefficients: as `_coefficients` gives them, once the running statistics have been brought up to date.
     """
 
     statistics: Tensor | None = None
     held: "weakref.ref[_Statistics] | None" = None
+    wants_coefficients: bool = True
     coefficients: Tensor | None = None
 
+    def release(self) -> None:
+        """A backward pass has begun, which uses up the graph of the statistics."""
+        if self.held is not None and (held := self.held()) is not None:
+            held.release()
 
-def _coefficients(statistics: list[Tensor], weights: list[Tensor | None], eps: float) -> Sequence[Tensor]:
+
+def _coefficients(statistics: Sequence[Tensor], weights: Sequence[Tensor | None], eps: float) -> Sequence[Tensor]:
     """What dβ and dγ count in dμ and dv: -γ k and -γ k² / 2 with k = 1/√(v + eps), [2, C] for every layer.
 
     Args:
@@ -233,7 +265,7 @@ def _coefficients(statistics: list[Tensor], weights: list[Tensor | None], eps: f
         eps: added to the variances.
     """
     sizes = [each.shape[1] for each in statistics]
-    variances = torch.cat(statistics, 1)[1]
+    variances = torch.cat([*statistics], 1)[1]
     slopes = [variances.new_ones(size) if each is None else each for each, size in zip(weights, sizes, strict=True)]
     powers = (variances + eps).pow(inverse_powers(variances.device, variances.dtype).squeeze(2))
     return powers.mul_(torch.cat(slopes)).mul_(_signed_shares(variances.device, variances.dtype)).split(sizes, 1)
@@ -285,8 +317,7 @@ class _NormalizeWeighted(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, grad_statistics: Tensor | None) -> tuple[Tensor | None, ...]:
         noted: _Noted = ctx.noted
-        if noted.held is not None and (held := noted.held()) is not None:
-            held.release()
+        noted.release()
         x, weight, statistics, weights, lost, sums, squares = ctx.saved_tensors
         mean, variance = statistics.unbind(0)
         gradient = torch.zeros_like(x) if gradient is None else gradient

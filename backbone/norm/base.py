@@ -53,11 +53,13 @@ class Norm(nn.Module, ABC):
     bias: nn.Parameter | None
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """What a subclass does anew for one batch holds for several, unless it says what is done with these too."""
+        """What a subclass does anew for one batch holds for several, and for all maps, unless it says otherwise."""
         super().__init_subclass__(**more)
         anew = vars(cls).keys() & {"normalize", "normalize_batch", "normalize_batches"}
         if anew and "normalize_batches" not in anew:
             cls.normalize_batches = Norm.normalize_batches  # type: ignore[method-assign]
+        if anew and "normalize_at_once" not in vars(cls):
+            cls.normalize_at_once = Norm.normalize_at_once  # type: ignore[method-assign]
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()
@@ -70,8 +72,13 @@ class Norm(nn.Module, ABC):
         self.num_features = num_features
         self.spatial_size = spatial_size
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, added: Tensor | None = None, rectified: bool = False) -> Tensor:
         """Normalise feature maps [N, C, H, W]; the result has their shape and type.
+
+        Args:
+            x: the maps.
+            added: maps of this shape, which are added to the result; None for nothing.
+            rectified: whether a ReLU follows at the end.
 
         Raises:
             ValueError: the input has another number of axes or channels, or of samples than all its batches.
@@ -82,11 +89,17 @@ class Norm(nn.Module, ABC):
                 f"{self.name} for {self.num_features} channels takes [N, {self.num_features}, H, W], "
                 f"not {list(x.shape)}"
             )
-        if self.batch_sizes is None or self.per_sample or not self.training:
-            return self.normalize(x)
-        if sum(self.batch_sizes) != len(x):
-            raise ValueError(f"batches of {list(self.batch_sizes)} samples were announced, not {len(x)} samples")
-        return self.normalize_batches(x, self.batch_sizes)
+        sizes = self.batch_sizes if self.training and not self.per_sample else None
+        if sizes is not None and sum(sizes) != len(x):
+            raise ValueError(f"batches of {list(sizes)} samples were announced, not {len(x)} samples")
+        if self.training and (y := self.normalize_at_once(x, added, rectified)) is not None:
+            return y
+        y = self.normalize(x) if sizes is None else self.normalize_batches(x, sizes)
+        return add_and_rectify(y, added, rectified)
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        """What `forward` does in training, in fewer operations; None where there are none for such maps."""
+        return None
 
     @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
@@ -186,12 +199,16 @@ class RunningNorm(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.normalize_running(x)
-        if x.numel() // self.num_features < self.min_values:
+        if not self.has_variance(x, len(x)):
             raise NormError(
                 f"{self.name} has 1 value per channel in training, which has no variance: "
                 "use a larger batch or larger images"
             )
         return self.normalize_batch(x)
+
+    def has_variance(self, x: Tensor, num_samples: int) -> bool:
+        """Whether so many samples of these maps have enough values per channel."""
+        return num_samples * x.shape[2:].numel() >= self.min_values
 
     @abstractmethod
     def normalize_batch(self, x: Tensor) -> Tensor:
@@ -200,6 +217,15 @@ class RunningNorm(Norm):
     def normalize_running(self, x: Tensor) -> Tensor:
         """Normalise by the running statistics, and change nothing."""
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def add_and_rectify(y: Tensor, added: Tensor | None, rectified: bool) -> Tensor:
+    """relu(y + added), without the one or the other if it is not wanted."""
+    if added is None:
+        return F.relu(y) if rectified else y
+    total = y + added
+    # In place only on the sum: a norm layer may keep its own output for the backward pass, a sum never does.
+    return F.relu_(total) if rectified else total
 
 
 def statistics_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _fused
 from .base import RunningNorm
 from .registry import NORMS
 
@@ -42,3 +43,14 @@ class BN(RunningNorm):
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
         )
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        sizes = self.batch_sizes or (len(x),)
+        if not _fused.takes(x, added) or not self.has_variance(x, min(sizes)):
+            return None
+        running = _fused.Running(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
+        mixing = _fused.batches(sizes, x.device)
+        y, *_ = _fused.normalize(
+            x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, running=running
+        )
+        return y

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from . import _fused
 from ._mixture import Mixture
 from ._rows import affine, row_points, row_sums, zero_and_one
 from .base import at_least_single, table_type, track
@@ -56,22 +57,43 @@ class TBBN(ContextNorm):
         self.momentum = momentum
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        context = self.context_of(x)
-        num_current = len(x) if context is None else context.num_current
-        num_memory = len(x) - num_current
-        num_groups = num_balanced_groups(num_current, num_memory, self.task)
-        if num_groups == 1:
+        groups = self._groups_of(x)
+        if groups is None:
             self.settle()  # an earlier forward in this context may have had groups
             self.num_batches_tracked.add_(1)
             # Behind autograd's back, as the update of many layers: no graph that waits for its backward uses them.
             running = self.running_mean.data, self.running_var.data
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
-        num_pixels = x.shape[2:].numel()
-        groups = _groups(num_current, num_memory, num_groups, num_pixels, x.device, table_type(x))
         y, centers, inverse_stds = _NormalizeGroups.apply(x, self.weight, self.bias, groups, self.eps)
-        num_values = (num_current // num_groups + num_memory) * num_pixels  # of a group
-        self.note((centers, inverse_stds, num_values / (num_values - 1)))
+        self.note((centers, inverse_stds, groups.unbiased))
         return y
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
+            return None
+        groups, running = self._groups_of(x), None
+        if groups is None:
+            self.settle()
+            running = _fused.Running(
+                self.running_mean.data, self.running_var.data, self.num_batches_tracked, self.momentum
+            )
+        mixing = _fused.batches((len(x),), x.device) if groups is None else groups.mixing
+        y, statistics, inverse_stds = _fused.normalize(
+            x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, running=running
+        )
+        if groups is not None:
+            self.note((statistics[0].detach(), inverse_stds, groups.unbiased))
+        return y
+
+    def _groups_of(self, x: Tensor) -> "_Groups | None":
+        """The groups of this batch; None if it is one."""
+        context = self.context_of(x)
+        num_current = len(x) if context is None else context.num_current
+        num_memory = len(x) - num_current
+        num_groups = num_balanced_groups(num_current, num_memory, self.task)
+        if num_groups == 1:
+            return None
+        return _groups(num_current, num_memory, num_groups, x.shape[2:].numel(), x.device, table_type(x))
 
     @classmethod
     @torch.no_grad()
@@ -151,6 +173,8 @@ class _Groups:
         outputs: U [N, r], the share of a group in the output of a sample.
         received: its transpose, the share of a sample's gradient that a group gets.
         passed: -Mᵀ / HW [N, r], by which what comes to a group comes to a pixel of a sample.
+        mixing: both matrices as they are.
+        unbiased: n / (n - 1) for n values in a group, by which its variance becomes unbiased.
     """
 
     number: int
@@ -158,6 +182,8 @@ class _Groups:
     outputs: Mixture
     received: Mixture
     passed: Mixture
+    mixing: _fused.Mixing
+    unbiased: float
 
 
 @constant
@@ -169,11 +195,17 @@ def _groups(
     member[:, :num_current] = torch.eye(num_groups, device="cpu").repeat(1, num_current // num_groups)
     members = member.nonzero()[:, 1].view(num_groups, -1).t()
     outputs = (member / member.sum(0)).t()
-    passed = (member / -(num_pixels * member.sum(1, keepdim=True))).t()
+    shares = member / member.sum(1, keepdim=True)
+    passed = (shares / -num_pixels).t()
+    num_values = (num_current // num_groups + num_memory) * num_pixels  # of a group
     return _Groups(
-        num_groups,
-        send(torch.cat((members, members + num_samples)).flatten(), device),
-        *(Mixture.of(matrix, device) for matrix in (outputs, outputs.t(), passed)),
+        number=num_groups,
+        members=send(torch.cat((members, members + num_samples)).flatten(), device),
+        outputs=Mixture.of(outputs, device),
+        received=Mixture.of(outputs.t(), device),
+        passed=Mixture.of(passed, device),
+        mixing=_fused.Mixing(send(shares, device), send(outputs.contiguous(), device)),
+        unbiased=num_values / (num_values - 1),
     )
 
 

@@ -365,6 +365,13 @@ _MACHINE = grouped(
         "replay training steps as CUDA graphs; auto: on a GPU, if the method and norm layer allow it",
         choices=("auto", "on", "off"),
     ),
+    Option(
+        "fused_norms",
+        str,
+        "auto",
+        "train BN, TBBN and AdaB2N with fused Triton kernels; auto: on a GPU, if Triton can make them there",
+        choices=("auto", "on", "off"),
+    ),
     role="runtime",
 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from utils.data.batch import rows_of
 from utils.data.resized_crop import Boxes, draw_boxes, resized_crop
 from utils.errors import UserError
 
@@ -145,7 +146,7 @@ def _resized(images: Tensor, transform: Transform, boxes: Boxes, flips: Tensor |
     height, width = images.shape[-2:]
     side = transform.test_side
     rows, columns = _grid(side or height, side or width, images.device)
-    columns = columns[:1] if flips is None else columns.index_select(0, flips)
+    columns = columns[:1] if flips is None else rows_of(columns, flips)
     return resized_crop(images, boxes, rows, columns, transform.crop_padding)
 
 
@@ -165,7 +166,7 @@ def crop_and_flip(images: Tensor, padding: int, corners: Tensor | None, flips: T
         return images
     num_images, num_channels, height, width = images.shape
     rows, columns = _grid(height, width, images.device)
-    columns = columns[:1] if flips is None else columns.index_select(0, flips)
+    columns = columns[:1] if flips is None else rows_of(columns, flips)
     if corners is not None:
         images = pad(images, (padding,) * 4)
         rows, columns = rows + corners[0, :, None], columns + corners[1, :, None]

@@ -45,7 +45,7 @@ class Fetch:
 
     Attributes:
         values: which rows, on the host, or on disk streams the rows themselves.
-        rows: the values on the device -> `raw` images and `labels`, [n, ...] each, and what else lies beside them.
+        rows: the values on the device -> `raw` images [n, C, H, W] uint8, and what else lies beside them, [n, ...].
     """
 
     values: Values
@@ -81,7 +81,7 @@ class Draft:
     @property
     def values(self) -> dict[str, Tensor]:
         """Everything that the device needs, by name, on the host."""
-        values = below("changes", self.changes)
+        values = below("changes", self.changes) | {"labels": self.labels}
         for number, fetch in enumerate(self.fetches):
             values |= below(str(number), fetch.values)
         return values
@@ -90,9 +90,9 @@ class Draft:
         """The batch, from the values on the device; nothing here waits for it, or looks at the draft's own values."""
         parts = [fetch.rows(within(sent, str(number))) for number, fetch in enumerate(self.fetches)]
         rows = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        raw, labels = rows.pop("raw"), rows.pop("labels")
+        raw = rows.pop("raw")
         images = self.apply(raw, within(sent, "changes"))
-        return Batch(images, labels, raw, self.tasks, self.labels, rows, self.num_current)
+        return Batch(images, sent["labels"], raw, self.tasks, self.labels, rows, self.num_current)
 
     def batch(self) -> Batch:
         """The batch, its values sent now."""
@@ -105,6 +105,11 @@ class Draft:
         num_images = self.num_images + other.num_images
         fetches = self.fetches + other.fetches
         return Draft(fetches, tasks, labels, changes, self.apply, self.device, num_images, len(self))
+
+
+def rows_of(stored: Tensor, rows: Tensor) -> Tensor:
+    """Rows [n, ...] of a tensor [N, ...], by their numbers [n] on its device."""
+    return stored[rows] if stored.is_cuda else stored.index_select(0, rows)  # each the faster one there
 
 
 def within(values: Values, name: str) -> dict[str, Tensor]:

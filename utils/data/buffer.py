@@ -13,7 +13,8 @@ Both halves of a step are here (`utils/data/batch.py`): the host chooses by `cho
 the draft and writes by `write`. `draw` and `insert` are both at once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from utils.config.registry import check_known
 from utils.data.augment import Augmentation
-from utils.data.batch import Batch, Draft, Fetch
+from utils.data.batch import Batch, Draft, Fetch, rows_of
 from utils.data.staging import Values, send
 from utils.errors import UserError
 from utils.seeds import generator
@@ -32,7 +33,7 @@ _UNFILLED = -1
 
 
 class Memory:
-    """Slots for images, their labels, tasks and what a method stores beside them.
+    """Slots for images, their labels, tasks and what a method stores beside them; labels and tasks are on the host.
 
     The storage is allocated at the first insertion, which gives the shapes and types. It has a few more rows than
     slots, for images that are not kept: so every row of a batch is written somewhere, and each batch in the same way.
@@ -66,7 +67,7 @@ class Memory:
         self._filled = torch.zeros(capacity, dtype=torch.int64)  # filled slots, in the order of their first filling
         self._tasks = torch.full((capacity,), _UNFILLED)
         self._labels = torch.zeros_like(self._tasks)
-        self._rows: dict[str, Tensor] = {}  # raw, labels and the extras, [capacity + spare, ...]
+        self._rows: dict[str, Tensor] = {}  # raw and the extras, [capacity + spare, ...]
 
     def __len__(self) -> int:
         """Number of rows that can be drawn."""
@@ -82,7 +83,7 @@ class Memory:
         Raises:
             ValueError: the rows are not of these kinds.
         """
-        rows = {"raw": batch.raw, "labels": batch.labels, **extras}
+        rows = {"raw": batch.raw, **extras}
         self._check(rows, len(batch.tasks))
         targets = self.offer(batch.tasks, batch.host_labels)
         self.write(send({"targets": targets}, self._device)["targets"], **rows)
@@ -122,7 +123,8 @@ class Memory:
         for name, values in rows.items() if len(targets) else ():
             if name not in self._rows:
                 self._rows[name] = self._storage(values)
-            self._rows[name].index_copy_(0, targets, values)
+            with any_order():  # no row is written twice, but for those that are not kept
+                self._rows[name].index_copy_(0, targets, values)
 
     def draw(self, num_rows: int) -> Batch | None:
         """Rows drawn uniformly without replacement, in random order; all of them if there are fewer than `num_rows`.
@@ -147,7 +149,7 @@ class Memory:
         return Draft((fetch,), tasks, labels, changes, self._augmentation.apply, self._device, num_images=0)
 
     def _fetch(self, sent: Values) -> dict[str, Tensor]:
-        return {name: stored.index_select(0, sent["slots"]) for name, stored in self._rows.items()}
+        return {name: rows_of(stored, sent["slots"]) for name, stored in self._rows.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that insertions and draws change; tensors are not copied. Loadable with `weights_only=True`."""
@@ -156,6 +158,7 @@ class Memory:
             "num_filled": self._num_filled,
             "filled": self._filled,
             "tasks": self._tasks,
+            "labels": self._labels,
             "num_spare": self._num_spare,
             "rows": {name: stored[: self.capacity] for name, stored in self._rows.items()},
             "generator": self._random.get_state(),
@@ -170,11 +173,10 @@ class Memory:
         self._num_spare = state["num_spare"]
         self._filled.copy_(state["filled"])
         self._tasks.copy_(state["tasks"])
+        self._labels.copy_(state["labels"])
         self._rows = {name: self._storage(stored) for name, stored in state["rows"].items()}
         for name, stored in state["rows"].items():
             self._rows[name][: self.capacity] = stored
-        if self._rows:
-            self._labels.copy_(self._rows["labels"][: self.capacity])
         self._random.set_state(state["generator"].cpu())
 
     def _choose_slots(self, tasks: Sequence[int], labels: Sequence[int]) -> list[int]:
@@ -371,6 +373,17 @@ def make_memory(
     if capacity < num_tasks:
         raise UserError(f"--buffer_size {capacity} leaves a ring no slot per task: give at least {num_tasks}")
     return Ring(*parts, num_tasks)
+
+
+@contextmanager
+def any_order() -> Iterator[None]:
+    """PyTorch's kernels need not be deterministic: without it, a GPU would sort the rows first."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def draw_without_replacement(num_items: int, integers: Sequence[int]) -> list[int]:

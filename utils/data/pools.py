@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.data.batch import Fetch, below, within
+from utils.data.batch import Fetch, below, rows_of, within
 from utils.data.staging import Values, send
 
 
@@ -77,7 +77,7 @@ class Pool(ABC):
 
     @abstractmethod
     def rows(self, sent: Values) -> dict[str, Tensor]:
-        """`raw` images [n, C, H, W] uint8 and `labels` [n], from what was selected, sent to the device."""
+        """`raw` images [n, C, H, W] uint8, from what was selected, sent to the device."""
 
     def fetch(self, rows: Tensor) -> Fetch:
         """Some rows [n] of a draft."""
@@ -92,8 +92,8 @@ class Pool(ABC):
         Returns:
             Raw images [n, C, H, W] uint8 and labels [n] on the device, their tasks [n] on the host.
         """
-        found = self.rows(send(self.select(rows), self.device))
-        return found["raw"], found["labels"], self.tasks[rows]
+        sent = send(self.select(rows) | {"labels": self.labels[rows]}, self.device)
+        return self.rows(sent)["raw"], sent["labels"], self.tasks[rows]
 
 
 class TensorPool(Pool):
@@ -112,8 +112,7 @@ class TensorPool(Pool):
         return {"rows": rows.clamp(min=0)}
 
     def rows(self, sent: Values) -> dict[str, Tensor]:
-        rows = sent["rows"]
-        return {"raw": self.images.index_select(0, rows), "labels": self._device_labels.index_select(0, rows)}
+        return {"raw": rows_of(self.images, sent["rows"])}
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All images and labels on the device, not copied."""
@@ -151,10 +150,10 @@ class DiskPool(Pool):
     def select(self, rows: Tensor) -> dict[str, Tensor]:
         rows = rows.clamp(min=0)
         read = np.ascontiguousarray(self._images[self._array_rows[rows.numpy()]])
-        return {"raw": torch.from_numpy(read), "labels": self.labels[rows]}
+        return {"raw": torch.from_numpy(read)}
 
     def rows(self, sent: Values) -> dict[str, Tensor]:
-        return {"raw": sent["raw"].permute(0, 3, 1, 2).contiguous(), "labels": sent["labels"]}
+        return {"raw": sent["raw"].permute(0, 3, 1, 2).contiguous()}
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All images and labels on the device, read now."""
@@ -220,5 +219,4 @@ class UnionPool(Pool):
         for number, other in enumerate(others, 1):
             is_other = sent["owners"] == number
             first["raw"] = torch.where(is_other[:, None, None, None], other["raw"], first["raw"])
-            first["labels"] = torch.where(is_other, other["labels"], first["labels"])
         return first

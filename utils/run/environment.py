@@ -98,7 +98,9 @@ def choose_memory_format(device: torch.device, precision: str) -> torch.memory_f
     return _MEMORY_FORMATS[device.type, precision]
 
 
-def describe(device: torch.device, threads: int, memory_format: torch.memory_format) -> dict[str, Any]:
+def describe(
+    device: torch.device, threads: int, memory_format: torch.memory_format, fused_norms: bool
+) -> dict[str, Any]:
     """Versions, hardware and how it is used, for the record."""
     return {
         "python": platform.python_version(),
@@ -109,6 +111,7 @@ def describe(device: torch.device, threads: int, memory_format: torch.memory_for
         "cores": available_cores(),
         "threads": threads,
         "memory_format": str(memory_format).removeprefix("torch."),
+        "fused_norms": fused_norms,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 

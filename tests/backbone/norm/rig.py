@@ -1,12 +1,23 @@
 """Layers, batches and steps for the tests of normalization layers."""
 
 import contextlib
+import importlib.util
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss
+from backbone.norm import (
+    BatchContext,
+    _fused,
+    batch_context,
+    begin_task,
+    build_norm,
+    norm_loss,
+    use_fused_kernels,
+)
 from utils.config.registry import NORMS
 
 NAMES = NORMS.names()
@@ -106,3 +117,26 @@ def as_on_a_gpu():
     with pytest.MonkeyPatch.context() as patch, _KernelsOfGpus():
         patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
         yield
+
+
+@contextlib.contextmanager
+def fused(device):
+    """Layers train with Triton's kernels: on the CPU, where its interpreter runs them, as on a GPU."""
+    pytest.importorskip("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        if device.type == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")  # is asked when a kernel is defined
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
+            patch.setattr(_fused, "_kernels", _interpreted())
+        else:
+            patch.setattr(_fused, "_kernels", None)  # which is put back at the end
+            use_fused_kernels(True, device)
+        yield
+
+
+@cache
+def _interpreted():
+    spec = importlib.util.spec_from_file_location("interpreted_kernels", Path(_fused.__file__).with_name("_kernels.py"))
+    kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    return kernels

@@ -110,6 +110,22 @@ def test_does_the_same_with_the_kernels_of_a_gpu(name, memory_format, affine, de
 
 
 @everywhere
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sum_and_a_relu_may_follow(name, training):
+    found = []
+    for within in (True, False):
+        layer, x, added = make(name), maps().requires_grad_(), maps(seed=3).requires_grad_()
+        layer.train(training)
+        if within:
+            y, rectified = layer(x, added=added, rectified=True), layer(x, rectified=True)
+        else:
+            y, rectified = torch.relu(layer(x) + added), torch.relu(layer(x))
+        found.append((y, rectified, *torch.autograd.grad((y + rectified).square().sum(), (x, added))))
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@everywhere
 def test_evaluation_changes_nothing_and_needs_one_sample_only(name):
     layer = make(name)
     train_step(layer, maps().requires_grad_(), context())

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from backbone.norm import BatchContext, batch_context, begin_task, build_norm, norm_loss
+from tests.backbone.norm.rig import fused
 from tests.golden import GOLDEN
 
 INDEX = json.loads((GOLDEN / "norm" / "index.json").read_text())["files"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 REDUCED = ("loss", "task_weight", "mean_weight", "var_weight")  # small reduced quantities: 1e-4 in float32
 OPTIONS = ("eps", "momentum", "affine", "num_groups", "channels_per_group", "kappa", "num_tasks")
+FUSED = ("bn", "tbbn", "adab2n")  # as files begin; tables are float32
 PARAMETERS = ("weight", "bias", "task_weight", "mean_weight", "var_weight")
 BUFFERS = ("running_mean", "running_var", "running_std", "num_batches_tracked", "cur_tasks")
 
@@ -109,6 +111,19 @@ def check_step(layer, meta, file, index):
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", [entry["file"] for entry in INDEX])
 def test_layer_is_the_published_one(name):
+    check_file(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [each["file"] for each in INDEX if each["file"].startswith(FUSED) and "f32" in each["file"]]
+)
+def test_layer_is_the_published_one_with_fused_kernels(name, device):
+    with fused(device):
+        check_file(name)
+
+
+def check_file(name):
     with np.load(GOLDEN / "norm" / name) as stored:
         file = dict(stored)
     meta = json.loads(str(file["meta"]))

@@ -32,18 +32,18 @@ def test_an_untracked_file_of_code_makes_the_state_dirty(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = describe(torch.device("cpu"), 1, torch.contiguous_format)["suite"]
+    clean = describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"]
     (tmp_path / "notes.txt").write_text("no code")
-    assert describe(torch.device("cpu"), 1, torch.contiguous_format)["suite"] == clean
+    assert describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"] == clean
     (tmp_path / "backbone" / "b.py").write_text("")
-    assert describe(torch.device("cpu"), 1, torch.contiguous_format)["suite"] == f"{clean}-dirty"
+    assert describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"] == f"{clean}-dirty"
 
 
 def test_the_memory_format_is_described_and_there_for_every_precision():
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
         for precision in ("fp32", "bf16"):
             assert isinstance(choose_memory_format(device, precision), torch.memory_format)
-    assert describe(torch.device("cpu"), 1, torch.channels_last)["memory_format"] == "channels_last"
+    assert describe(torch.device("cpu"), 1, torch.channels_last, False)["memory_format"] == "channels_last"
 
 
 @pytest.fixture

@@ -1,0 +1,265 @@
+"""Triton kernels for layers that normalise by mixtures of the rows of feature maps (`_fused.py` has the mathematics).
+
+A row is one channel of one sample, its pixels are summed by one program: nothing is summed in an order that changes
+from run to run. Tables are float32; maps are read and written as they lie, contiguous or channels-last.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST: tl.constexpr):
+    """Where pixels [P] of channels [C] lie in a sample, [P, C], and which of them are there."""
+    if CHANNELS_LAST:
+        places = pixel[:, None] * num_channels + channel[None, :]
+    else:
+        places = pixel[:, None] + channel[None, :] * num_pixels
+    return places, (pixel[:, None] < num_pixels) & (channel[None, :] < num_channels)
+
+
+@triton.jit
+def row_moments(
+    x,
+    table,
+    num_samples,
+    num_channels,
+    num_pixels,
+    CHANNELS_LAST: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Mean and biased variance of every row: table [2, N, C]. Grid: (N, blocks of channels)."""
+    sample = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    x += sample * num_channels * num_pixels
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for start in range(0, num_pixels, PIXELS):
+        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
+        total += tl.load(x + places, there, other=0.0).to(tl.float32)
+    mean = tl.sum(total, 0) / num_pixels
+    squares = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for start in range(0, num_pixels, PIXELS):
+        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
+        distances = tl.load(x + places, there, other=0.0).to(tl.float32) - mean[None, :]
+        squares += tl.where(there, distances * distances, 0.0)
+    table += sample * num_channels + channel
+    tl.store(table, mean, channel < num_channels)
+    tl.store(table + num_samples * num_channels, tl.sum(squares, 0) / num_pixels, channel < num_channels)
+
+
+@triton.jit
+def normalize(
+    x,
+    added,
+    y,
+    table,
+    shares,
+    outputs,
+    weight,
+    bias,
+    statistics,
+    running_mean,
+    running_var,
+    num_tracked,
+    num_samples,
+    num_channels,
+    num_pixels,
+    eps,
+    momentum,
+    GROUPS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    IS_AFFINE: tl.constexpr,
+    TRACKS: tl.constexpr,
+    ADDS: tl.constexpr,
+    RECTIFIES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Statistics of the groups, [3, G, C], the running statistics, and the maps. Grid: (pixels, channels, N)."""
+    sample = tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_there = channel < num_channels
+    is_first = (tl.program_id(0) == 0) & (sample == 0)
+    row = tl.arange(0, SAMPLES)
+    rows = row[:, None] * num_channels + channel[None, :]
+    known = (row[:, None] < num_samples) & is_there[None, :]
+    means = tl.load(table + rows, known, other=0.0)
+    variances = tl.load(table + num_samples * num_channels + rows, known, other=0.0)
+    own_mean = tl.load(table + sample * num_channels + channel, is_there, other=0.0)
+    slope = tl.zeros((CHANNELS,), tl.float32)
+    offset = tl.zeros((CHANNELS,), tl.float32)
+    if TRACKS:
+        tracked_mean = tl.load(running_mean + channel, is_there, other=0.0)
+        tracked_var = tl.load(running_var + channel, is_there, other=0.0)
+    for group in tl.static_range(GROUPS):
+        share = tl.load(shares + group * num_samples + row, row < num_samples, other=0.0)
+        mean = tl.sum(share[:, None] * means, 0)
+        distances = means - mean[None, :]
+        variance = tl.sum(share[:, None] * (variances + distances * distances), 0)
+        inverse_std = 1.0 / tl.sqrt(variance + eps)
+        output = tl.load(outputs + sample * GROUPS + group)
+        slope += output * inverse_std
+        offset += output * inverse_std * (own_mean - mean)
+        if is_first:
+            place = statistics + group * num_channels + channel
+            tl.store(place, mean, is_there)
+            tl.store(place + GROUPS * num_channels, variance, is_there)
+            tl.store(place + 2 * GROUPS * num_channels, inverse_std, is_there)
+        if TRACKS:
+            members = tl.sum((share > 0.0).to(tl.float32), 0) * num_pixels
+            unbiased = variance * (members / (members - 1.0))
+            tracked_mean += momentum * (mean - tracked_mean)
+            tracked_var += momentum * (unbiased - tracked_var)
+    if TRACKS:
+        if is_first:
+            tl.store(running_mean + channel, tracked_mean, is_there)
+            tl.store(running_var + channel, tracked_var, is_there)
+            if tl.program_id(1) == 0:
+                tl.store(num_tracked, tl.load(num_tracked) + GROUPS)
+    if IS_AFFINE:
+        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
+        slope *= scale
+        offset = offset * scale + tl.load(bias + channel, is_there, other=0.0).to(tl.float32)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    places, there = _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
+    places += sample * num_channels * num_pixels
+    values = tl.load(x + places, there, other=0.0).to(tl.float32) - own_mean[None, :]
+    values = values * slope[None, :] + offset[None, :]
+    if ADDS:
+        values += tl.load(added + places, there, other=0.0).to(tl.float32)
+    if RECTIFIES:
+        values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(y + places, values.to(y.dtype.element_ty), there)
+
+
+@triton.jit
+def row_sums(
+    gradient,
+    x,
+    y,
+    rectified,
+    table,
+    sums,
+    num_samples,
+    num_channels,
+    num_pixels,
+    RECTIFIES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Σ g and Σ g · (x - mean of the row) of every row: sums [2, N, C]. Grid: (N, blocks of channels).
+
+    With a ReLU, the gradient goes on only where its result y is above 0, and is written as it goes on.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_there = channel < num_channels
+    first = sample * num_channels * num_pixels
+    mean = tl.load(table + sample * num_channels + channel, is_there, other=0.0)
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    products = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for start in range(0, num_pixels, PIXELS):
+        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
+        places += first
+        received = tl.load(gradient + places, there, other=0.0)
+        if RECTIFIES:
+            received = tl.where(tl.load(y + places, there, other=0.0) > 0, received, 0.0).to(gradient.dtype.element_ty)
+            tl.store(rectified + places, received, there)
+        received = received.to(tl.float32)
+        total += received
+        products += received * (tl.load(x + places, there, other=0.0).to(tl.float32) - mean[None, :])
+    sums += sample * num_channels + channel
+    tl.store(sums, tl.sum(total, 0), is_there)
+    tl.store(sums + num_samples * num_channels, tl.sum(products, 0), is_there)
+
+
+@triton.jit
+def pass_on(
+    gradient,
+    x,
+    grad_x,
+    table,
+    sums,
+    shares,
+    outputs,
+    weight,
+    statistics,
+    grad_statistics,
+    grad_weight,
+    grad_bias,
+    grad_shares,
+    num_samples,
+    num_channels,
+    num_pixels,
+    GROUPS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    IS_AFFINE: tl.constexpr,
+    HAS_STATISTICS: tl.constexpr,
+    LEARNS_SHARES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Gradients of the maps, of scale and shift, and of the shares, [blocks of channels, G, N]. Grid as `normalize`."""
+    sample = tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_there = channel < num_channels
+    is_first = (tl.program_id(0) == 0) & (sample == 0)
+    row = tl.arange(0, SAMPLES)
+    rows = row[:, None] * num_channels + channel[None, :]
+    known = (row[:, None] < num_samples) & is_there[None, :]
+    own_row = table + sample * num_channels + channel
+    means = tl.load(table + rows, known, other=0.0)
+    totals = tl.load(sums + rows, known, other=0.0)
+    products = tl.load(sums + num_samples * num_channels + rows, known, other=0.0)
+    own_mean = tl.load(own_row, is_there, other=0.0)
+    if IS_AFFINE:
+        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
+    else:
+        scale = tl.full((CHANNELS,), 1.0, tl.float32)
+    of_weight = tl.zeros((CHANNELS,), tl.float32)
+    of_bias = tl.zeros((CHANNELS,), tl.float32)
+    slope = tl.zeros((CHANNELS,), tl.float32)
+    x_slope = tl.zeros((CHANNELS,), tl.float32)
+    offset = tl.zeros((CHANNELS,), tl.float32)
+    for group in tl.static_range(GROUPS):
+        place = group * num_channels + channel
+        mean = tl.load(statistics + place, is_there, other=0.0)
+        inverse_std = tl.load(statistics + 2 * GROUPS * num_channels + place, is_there, other=0.0)
+        received = tl.load(outputs + row * GROUPS + group, row < num_samples, other=0.0)
+        of_shift = tl.sum(received[:, None] * totals, 0)
+        of_slope = tl.sum(received[:, None] * (products + (means - mean[None, :]) * totals), 0)
+        of_bias += of_shift
+        of_weight += inverse_std * of_slope
+        of_mean = -scale * inverse_std * of_shift
+        of_variance = -0.5 * scale * inverse_std * inverse_std * inverse_std * of_slope
+        if HAS_STATISTICS:
+            of_mean += tl.load(grad_statistics + place, is_there, other=0.0)
+            of_variance += tl.load(grad_statistics + GROUPS * num_channels + place, is_there, other=0.0)
+        if LEARNS_SHARES:  # constant ones have a sum of 1
+            share = tl.load(shares + group * num_samples + row, row < num_samples, other=0.0)
+            of_mean -= 2.0 * of_variance * mean * (1.0 - tl.sum(share, 0))
+        own_share = tl.load(shares + group * num_samples + sample)
+        distance = own_mean - mean
+        slope += tl.load(outputs + sample * GROUPS + group) * scale * inverse_std
+        x_slope += own_share * 2.0 * of_variance
+        offset += own_share * (of_mean + 2.0 * of_variance * distance)
+        if LEARNS_SHARES:
+            if tl.program_id(0) == 0:
+                own_variance = tl.load(own_row + num_samples * num_channels, is_there, other=0.0)
+                of_share = tl.sum(own_mean * of_mean + (own_variance + distance * distance) * of_variance, 0)
+                tl.store(grad_shares + (tl.program_id(1) * GROUPS + group) * num_samples + sample, of_share)
+    if IS_AFFINE:
+        if is_first:
+            tl.store(grad_weight + channel, of_weight, is_there)
+            tl.store(grad_bias + channel, of_bias, is_there)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    places, there = _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
+    places += sample * num_channels * num_pixels
+    values = tl.load(x + places, there, other=0.0).to(tl.float32) - own_mean[None, :]
+    values = (values * x_slope[None, :] + offset[None, :]) / num_pixels
+    values += tl.load(gradient + places, there, other=0.0).to(tl.float32) * slope[None, :]
+    tl.store(grad_x + places, values.to(grad_x.dtype.element_ty), there)

@@ -1,0 +1,152 @@
+"""The kernels give what the layers' own operations give."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from backbone.norm import _fused, separate_batches
+from tests.backbone.norm.rig import context, fused, make, maps, same_state, train_step
+
+NAMES = ("BN", "TBBN", "AdaB2N")
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.fixture(params=LAYOUTS, ids=("contiguous", "channels-last"))
+def layout(request):
+    return request.param
+
+
+def draw(*shape, seed, layout=torch.contiguous_format):
+    """On the default device, the same on every one."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return (
+        values.to(torch.get_default_device()).contiguous(memory_format=layout)
+        if len(shape) == 4
+        else values.to(torch.get_default_device())
+    )
+
+
+def reference(x, shares, outputs, weight, bias, eps, added):
+    """The formulas of the module, in float64: relu(y + added), and mean and variance of the groups."""
+    means, variances = x.mean((2, 3)), x.var((2, 3), correction=0)
+    centers = shares @ means
+    distances = means - centers[:, None]
+    spread = (shares[:, :, None] * (variances + distances.square())).sum(1)
+    inverse_stds = (spread + eps).rsqrt()
+    y = torch.einsum("ng,gc,nchw->nchw", outputs, inverse_stds, x)
+    y = y - torch.einsum("ng,gc->nc", outputs, inverse_stds * centers)[:, :, None, None]
+    y = y * weight[:, None, None] + bias[:, None, None]
+    return F.relu(y + added), torch.stack((centers, spread))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "num_groups"), [((5, 20, 3, 3), 1), ((3, 34, 17, 17), 2)])
+def test_kernels_are_the_formulas(device, layout, dtype, shape, num_groups):
+    """More channels than a program takes, more pixels than a program takes at a time, and shares below a sum of 1."""
+    num_samples, num_channels = shape[:2]
+    x, added, gradient = (draw(*shape, seed=seed, layout=layout).add(1).to(dtype) for seed in range(3))
+    shares, outputs = (
+        draw(num_groups, num_samples, seed=3).softmax(1) * 0.8,
+        draw(num_samples, num_groups, seed=4).softmax(1),
+    )
+    weight, bias, of_statistics = (
+        draw(num_channels, seed=5),
+        draw(num_channels, seed=6),
+        draw(2, num_groups, num_channels, seed=7),
+    )
+    found = []
+    for kind in (torch.float64, None):
+        leaves = [each.detach().to(kind or each.dtype).requires_grad_() for each in (x, shares, weight, bias, added)]
+        if kind is not None:
+            y, statistics = reference(leaves[0], leaves[1], outputs.to(kind), *leaves[2:4], 1e-5, leaves[4])
+        else:
+            with fused(device):
+                mixing = _fused.Mixing(leaves[1], outputs)
+                y, statistics, inverse_stds = _fused.normalize(
+                    leaves[0], mixing, *leaves[2:4], 1e-5, added=leaves[4], rectified=True
+                )
+                torch.testing.assert_close(inverse_stds, (statistics[1] + 1e-5).rsqrt(), rtol=1e-6, atol=0)
+                assert y.stride() == x.stride()
+        with fused(device):
+            gradients = torch.autograd.grad(
+                (y, statistics), leaves, (gradient.to(y.dtype), of_statistics.to(statistics.dtype))
+            )
+        found.append((y, statistics, *gradients))
+    for exact, computed in zip(*found, strict=True):
+        coarse = computed.dtype is torch.bfloat16
+        error = (computed.double() - exact).norm() / exact.norm()
+        assert error < (5e-3 if coarse else 1e-6), error
+
+
+@pytest.mark.parametrize("described", [False, True], ids=("one batch", "described"))
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_do_the_same(name, layout, described, device):
+    found = []
+    for kernels in (False, True):
+        layer, x = make(name), maps().to(device).contiguous(memory_format=layout).requires_grad_()
+        with fused(device) if kernels else torch.enable_grad():
+            for _ in range(2):
+                y, regularizer, gradients = train_step(layer, x, context() if described else None)
+        found.append(({"y": y, "regularizer": regularizer, "x": x.grad, **gradients}, layer.state_dict()))
+    (own, own_state), (ours, our_state) = found
+    for key, value in own.items():
+        if value is None:
+            assert ours[key] is None, key
+        else:
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-4, msg=key)
+    for key, value in own_state.items():
+        torch.testing.assert_close(our_state[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_several_batches_are_normalised_one_after_another(affine, device):
+    x, own = maps().to(device), make("BN", affine=affine)
+    ours = copy.deepcopy(own)
+    with separate_batches(own, (5, 7)):
+        expected = own(x)
+    with fused(device), separate_batches(ours, (5, 7)):
+        torch.testing.assert_close(ours(x), expected)
+    for key, value in own.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value, msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_comes_again_bit_for_bit(name, device):
+    def step():
+        layer, x = make(name), maps().to(device).requires_grad_()
+        y, _, gradients = train_step(layer, x, context())
+        return {"y": y, "x": x.grad, **{key: each for key, each in gradients.items() if each is not None}}
+
+    with fused(device):
+        assert same_state(step(), step())
+
+
+@pytest.mark.parametrize(
+    ("x", "added"),
+    [
+        (torch.zeros(2, 4, 3, 3, dtype=torch.float64), None),
+        (torch.zeros(_fused.MOST_SAMPLES + 1, 4, 1, 1), None),
+        (torch.zeros(2, 4, 3, 6)[..., ::2], None),
+        (torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3, dtype=torch.bfloat16)),
+    ],
+    ids=("float64", "too many samples", "neither layout", "another type to add"),
+)
+def test_other_maps_are_left_to_the_layers_own_operations(x, added):
+    with fused(torch.device("cpu")):
+        assert not _fused.takes(x, added)
+        assert _fused.takes(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
+    assert not _fused.takes(torch.zeros(2, 4, 3, 3), None)
+
+
+def test_a_layer_that_does_something_else_is_not_taken_for_its_base():
+    from backbone.norm.bn import BN
+
+    class Doubled(BN):
+        def normalize_batch(self, x):
+            return 2 * super().normalize_batch(x)
+
+    x = maps()
+    with fused(torch.device("cpu")):
+        torch.testing.assert_close(Doubled(8)(x), 2 * BN(8)(x))
