@@ -1,11 +1,13 @@
 """What the residual networks share: the basic block with its shortcuts, and a stem with stages of such blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from backbone.norm import Norm
@@ -20,9 +22,44 @@ _CHANNELS_PER_PIXEL = 8  # of small maps
 WIDTH_OPTION = Option("nf", ranged(int, 1), 64, "base width of ResNet-18; its features are 8 times as many")
 
 
+class Convolution(nn.Conv2d):
+    """A convolution whose weight may be there rounded already.
+
+    Attributes:
+        rounded: the weight in the type of the forwards under way; None: as it is.
+    """
+
+    rounded: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, …]."""
+        return self._conv_forward(x, self.weight if self.rounded is None else self.rounded, self.bias)
+
+
+class _Rounded(Function):
+    """Tensors in another type, all of them in one operation, and their gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype
+        return _copied(tensors, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        copies = iter(_copied([each for each in gradients if each is not None], ctx.dtype))
+        return None, *(None if each is None else next(copies) for each in gradients)
+
+
+def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    copies = tuple(torch.empty_like(each, dtype=dtype) for each in tensors)
+    torch._foreach_copy_(copies, [*tensors])
+    return copies
+
+
 def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that gives ⌈side / stride⌉ pixels a side, without a bias because a norm layer follows it."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return Convolution(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
 def halved(side: int) -> int:
@@ -150,6 +187,7 @@ class ResidualNetwork(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             self.num_large += width <= _CHANNELS_PER_PIXEL * side * side
             channels = width
+        self._convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
 
     def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
         """From images [N, 3, S, S] to the maps that the first stage takes."""
@@ -189,6 +227,22 @@ class ResidualNetwork(nn.Module):
             self.num_arranged = self.num_large
         for module in (self.stem, *self.stages[: self.num_arranged]):
             module.to(memory_format=memory_format)
+
+    @contextmanager
+    def rounded_weights(self, dtype: torch.dtype) -> Iterator[None]:
+        """Round the weights of all convolutions at once, for the forwards within.
+
+        Autocast rounds each by itself, and its gradient; the numbers are the same.
+        """
+        layers = [layer for layer in self._convolutions if layer.rounded is None]  # not again, by a context within
+        if layers:
+            for layer, weight in zip(layers, _Rounded.apply(dtype, *(each.weight for each in layers)), strict=True):
+                layer.rounded = weight
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.rounded = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D] of images [N, 3, S, S]."""

@@ -1,12 +1,13 @@
 """A captured training step on a GPU: every normalization layer against BN, alone and in several processes.
 
-    python benchmarks/gpu.py [--layers NAME …] [--precisions fp32 tf32 bf16] [--processes 1 8] [--json FILE]
+    python benchmarks/gpu.py [--layers NAME …] [--precisions fp32 tf32 bf16] [--processes 1 8] [--profile] [--json FILE]
 
 A step is one of the third task on images of 32 px, batches of 10 and, for a method with memory, 10 from there, with the
 memory format and the CUDA graph that runs have. The layers of a precision take turns; the ratio to BN is taken within a
-round, and medians are printed, beside the kernels of a step and the sum of their times, as the profiler has them. With
-`--processes`, so many processes take steps with BN at the same time, and all their steps give the milliseconds of one.
-They share the GPU as it is set up: start the Multi-Process Service before, to measure that.
+round, and medians are printed. With `--processes`, so many processes take steps with BN at the same time, and all their
+steps give the milliseconds of one. They share the GPU as it is set up: start the Multi-Process Service before, to
+measure that. `--profile` adds the kernels of a step and the sum of their times, as PyTorch's profiler has them, at the
+end: once it has looked, every later step of the process is slower.
 
 `--device cpu` shows that the program runs; there is nothing to learn from what it prints then.
 """
@@ -34,7 +35,7 @@ from utils.errors import UserError
 from utils.run.environment import choose_device, set_arithmetic
 
 PATIENCE = 300  # seconds in which all processes have to be ready
-PROFILED = 5  # steps
+PROFILED, WARM_UP_STEPS = 5, 20
 
 
 def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Path) -> Steps:
@@ -46,21 +47,6 @@ def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Pa
     return steps
 
 
-def profiled(steps: Steps, device: torch.device) -> dict[str, float]:
-    """Kernels of a step on a GPU, and the milliseconds that they take in all."""
-    if device.type != "cuda":
-        return {"kernels": 0, "kernels_ms": 0.0}
-    activities = (
-        torch.profiler.ProfilerActivity.CPU,
-        torch.profiler.ProfilerActivity.CUDA,
-    )  # alone, the latter finds none
-    with torch.profiler.profile(activities=activities) as found:
-        measure(steps, PROFILED, device, time.perf_counter)
-    kernels = [event for event in found.events() if event.device_type is torch.autograd.DeviceType.CUDA]
-    total = sum(event.time_range.elapsed_us() for event in kernels) / 1000
-    return {"kernels": len(kernels) / PROFILED, "kernels_ms": total / PROFILED}
-
-
 def compare_layers(precision: str, options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     """Measure the steps of every layer, and print a line for each."""
     made = {layer: make_steps(layer, precision, options, root) for layer in options.layers}
@@ -70,12 +56,29 @@ def compare_layers(precision: str, options: argparse.Namespace, root: Path) -> l
             took = measure(steps, options.steps, options.device, time.perf_counter)
             times[layer] += [took] if number else []  # steps of the first round are captured in it
     found = []
-    for layer, steps in made.items():
+    for layer in made:
         ratio = statistics.median(own / of_bn for own, of_bn in zip(times[layer], times["BN"], strict=True))
-        figures = {"ms": statistics.median(times[layer]), "of_bn": ratio, **profiled(steps, options.device)}
-        print("{:9} {:7} {:8.3f}  {:5.2f}  {:7.0f}  {:10.3f}".format(precision, layer, *figures.values()), flush=True)
+        figures = {"ms": statistics.median(times[layer]), "of_bn": ratio}
+        print("{:9} {:7} {:8.3f}  {:5.2f}".format(precision, layer, *figures.values()), flush=True)
         found.append({"precision": precision, "layer": layer, **figures})
     return found
+
+
+def profiled(precision: str, layer: str, options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Kernels of a layer's step, and the milliseconds that they take in all; print a line."""
+    steps = make_steps(layer, precision, options, root)
+    measure(steps, WARM_UP_STEPS, options.device, time.perf_counter)
+    activities = (
+        torch.profiler.ProfilerActivity.CPU,
+        torch.profiler.ProfilerActivity.CUDA,
+    )  # the latter alone finds none
+    with torch.profiler.profile(activities=activities) as found:
+        measure(steps, PROFILED, options.device, time.perf_counter)
+    kernels = [event for event in found.events() if event.device_type is torch.autograd.DeviceType.CUDA]
+    total = sum(event.time_range.elapsed_us() for event in kernels) / 1000
+    figures = {"kernels": len(kernels) / PROFILED, "kernels_ms": total / PROFILED}
+    print("{:9} {:7} {:8.0f}  {:8.3f}".format(precision, layer, *figures.values()), flush=True)
+    return {"precision": precision, "layer": layer, **figures}
 
 
 _everybody: Any  # a barrier, in a process that takes steps beside others
@@ -135,6 +138,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="of a layer in each round")
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="measure so many at the same time, too")
+    parser.add_argument("--profile", action="store_true", help="count kernels, too")
     parser.add_argument("--seconds", type=float, default=4.0, help="for which processes take steps together")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--device", default="cuda")
@@ -146,6 +150,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     if options.device.type != "cuda":
         options.cuda_graph = options.fused_norms = "off"
+        options.profile = False
     return options
 
 
@@ -154,8 +159,8 @@ def main() -> int:
     options = read_options()
     ways = f"graphs {options.cuda_graph}, fused norms {options.fused_norms}"
     print(f"{describe(options.device)}\n{options.model}, ResNet-18 of width {options.nf}, {ways}")
-    print("precision layer         ms  of BN  kernels  kernels' ms")
-    layers, processes = [], []
+    print("precision layer         ms  of BN")
+    layers, processes, profiles = [], [], []
     try:
         for precision in options.precisions:
             set_arithmetic(options.device, precision, fast=False, threads=1)
@@ -163,13 +168,20 @@ def main() -> int:
                 write_images(Path(folder))
                 layers += compare_layers(precision, options, Path(folder))
             processes += [together(number, precision, options) for number in options.processes]
+        if options.profile:
+            print("precision layer    kernels  their ms")
+        for precision in options.precisions if options.profile else ():
+            set_arithmetic(options.device, precision, fast=False, threads=1)
+            with tempfile.TemporaryDirectory() as folder:
+                write_images(Path(folder))
+                profiles += [profiled(precision, layer, options, Path(folder)) for layer in options.layers]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json is not None:
         head = {"device": describe(options.device), "model": options.model, "nf": options.nf}
         ways = {"cuda_graph": options.cuda_graph, "fused_norms": options.fused_norms}
-        whole = head | ways | {"layers": layers, "processes": processes}
+        whole = head | ways | {"layers": layers, "processes": processes, "profiles": profiles}
         options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -296,14 +296,21 @@ class Network(nn.Module, Generic[AnyHead]):
         else:
             arrange(memory_format)
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """The precision of every forward.
 
         Around several of one step, it rounds weights once for all of them; the optimizer must not step inside.
         """
         if not self.half_precision:
-            return contextlib.nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=torch.bfloat16)
+            yield
+            return
+        dtype, device = torch.bfloat16, next(self.parameters()).device.type
+        rounded = getattr(
+            self.backbone, "rounded_weights", contextlib.nullcontext
+        )  # that of a plug-in need not have it
+        with torch.autocast(device, dtype=dtype), rounded(dtype):
+            yield
 
     def forward(self, images: Tensor) -> Tensor:
         self.passes.count(len(images))

@@ -1,5 +1,6 @@
 """What every backbone has to keep, over all registered names."""
 
+import contextlib
 import copy
 import io
 import subprocess
@@ -149,6 +150,29 @@ def test_gradients_reach_every_parameter_and_are_finite(name, factory, memory_fo
         assert parameter.grad is not None, label
         assert torch.isfinite(parameter.grad).all(), label
         assert parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_are_rounded_at_once_are_those_of_autocast(name):
+    torch.manual_seed(0)
+    network, images = awake(narrow(name, image_size=33)), torch.randn(4, 3, 33, 33)
+    network.arrange(torch.channels_last)
+    trained = [parameter for parameter in network.parameters() if parameter is not network.stem[0].weight]
+    network.stem[0].weight.requires_grad_(False)
+    found = []
+    for rounded in (contextlib.nullcontext, network.rounded_weights, lambda kind: rounded_twice(network, kind)):
+        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
+            features = network(images)
+        assert all(layer.rounded is None for layer in convolutions(network))
+        found.append((features, *torch.autograd.grad(features.square().sum(), trained)))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@contextlib.contextmanager
+def rounded_twice(network, kind):
+    with network.rounded_weights(kind), network.rounded_weights(kind):
+        yield
 
 
 @pytest.mark.parametrize("name", NAMES)
