@@ -28,7 +28,7 @@ from utils.config.configuration import Configuration
 from utils.config.options import DEFAULT_STREAM, Option, grouped, ranged
 from utils.config.parts import BackbonePart, NormPart
 from utils.config.registry import STREAMS
-from utils.data.batch import Batch, Draft, below, within
+from utils.data.batch import Batch, Draft, below, make_batches, within
 from utils.data.buffer import BUFFER_MODES, Memory
 from utils.data.plan import CountedStage, DataPlan, Plain, Rows, Stage, StreamSizes, TaskStream
 from utils.data.pools import Stream
@@ -416,12 +416,14 @@ class Method(ABC):
 
     def step(self, plan: StepPlan, sent: Values) -> dict[str, Tensor]:
         """The device's half: what `observe` gives, from the plan's values on the device alone."""
-        draws = [draft.make(within(sent, f"draw {number}")) for number, draft in enumerate(plan.draws or ())]
+        drafts, names = (plan.batch, *(plan.draws or ())), ["batch"]
+        names += [f"draw {number}" for number in range(len(drafts) - 1)]
+        batch, *draws = make_batches(drafts, [within(sent, name) for name in names])
         if plan.context is not None and plan.table is not None:
             plan.context.place(sent["table"])
         self._given = _Given(None if plan.draws is None else draws, sent.get("targets"), plan.context)
         try:
-            return self.observe(plan.batch.make(within(sent, "batch")))
+            return self.observe(batch)
         finally:
             self._given = _Given()
 

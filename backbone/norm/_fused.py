@@ -85,12 +85,18 @@ class Mixing:
     """Which samples make up the groups, and what becomes of them.
 
     Attributes:
-        shares: M [G, N], of the samples in the statistics of the groups.
+        shares: M [G, N], of the samples in the statistics of the groups; where they are learned, [copies, G, N], of
+            which all are equal, and whose gradients make up that of the shares (`num_copies`).
         outputs: U [N, G], of the groups in the samples.
     """
 
     shares: Tensor
     outputs: Tensor
+
+
+def num_copies(num_channels: int) -> int:
+    """In how many parts the gradient of shares comes, at least: programs of different channels do not wait to add."""
+    return -(-num_channels // _TILE["CHANNELS"])
 
 
 @constant
@@ -133,7 +139,7 @@ def normalize(
 
     Args:
         x: the maps.
-        mixing: its shares may have a gradient.
+        mixing: its shares may have a gradient, if there are enough copies.
         weight, bias: γ and β, [C], both or none.
         eps: added to the variances.
         added: maps like x; None for nothing.
@@ -215,8 +221,7 @@ class _NormalizeMixtures(Function):
             received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
         )
         grad_added, learns_shares = gradient if ctx.needs_input_grad[1] else None, ctx.needs_input_grad[2]
-        blocks = sizes.tiles[1]
-        grad_shares = x.new_empty((blocks, *shares.shape), dtype=torch.float32) if learns_shares else None
+        grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
         grad_weight = None if weight is None else torch.empty_like(weight)
         grad_bias = None if weight is None else torch.empty_like(weight)
         _kernels.pass_on[sizes.tiles](
@@ -233,14 +238,13 @@ class _NormalizeMixtures(Function):
             grad_weight,
             grad_bias,
             grad_shares,
+            len(shares),
             *sizes.counts,
             IS_AFFINE=weight is not None,
             HAS_STATISTICS=grad_statistics is not None,
             LEARNS_SHARES=learns_shares,
             **sizes.tile,
         )
-        if grad_shares is not None:
-            grad_shares = grad_shares[0] if blocks == 1 else grad_shares.sum(0)
         return grad_x, grad_added, grad_shares, None, grad_weight, grad_bias, None, None, None, None
 
 
@@ -284,7 +288,7 @@ class _Sizes:
     @property
     def tiles(self) -> tuple[int, int, int]:
         """Programs over maps."""
-        return -(-self.pixels // _TILE["PIXELS"]), -(-self.channels // _TILE["CHANNELS"]), self.samples
+        return -(-self.pixels // _TILE["PIXELS"]), num_copies(self.channels), self.samples
 
     @property
     def row_tile(self) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def pass_on(
     grad_weight,
     grad_bias,
     grad_shares,
+    num_copies,
     num_samples,
     num_channels,
     num_pixels,
@@ -203,7 +204,11 @@ def pass_on(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of the maps, of scale and shift, and of the shares, [blocks of channels, G, N]. Grid as `normalize`."""
+    """Gradients of the maps, of scale and shift, and of the shares. Grid as `normalize`.
+
+    Each block of channels gives the shares its part of their gradient, [copies, G, N] of at least as many copies as
+    there are blocks; the others get 0.
+    """
     sample = tl.program_id(2).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_there = channel < num_channels
@@ -252,6 +257,9 @@ def pass_on(
                 own_variance = tl.load(own_row + num_samples * num_channels, is_there, other=0.0)
                 of_share = tl.sum(own_mean * of_mean + (own_variance + distance * distance) * of_variance, 0)
                 tl.store(grad_shares + (tl.program_id(1) * GROUPS + group) * num_samples + sample, of_share)
+                if tl.program_id(1) == 0:
+                    for copy in range(tl.num_programs(1), num_copies):
+                        tl.store(grad_shares + (copy * GROUPS + group) * num_samples + sample, 0.0)
     if IS_AFFINE:
         if is_first:
             tl.store(grad_weight + channel, of_weight, is_there)

@@ -130,11 +130,13 @@ class AdaB2N(ContextNorm):
         shares = torch.softmax(logits + tables.log_present if layers[0].renormalize_absent else logits, 1)
         weights = (shares[:, None] * tables.members).sum(2)
         lost = 1 - weights.detach().sum(1)
-        for layer, *prepared in zip(layers, weights.unbind(), lost.unbind(), strict=True):
+        number = _fused.num_copies(max(layer.num_features for layer in layers))
+        copies = weights[:, None, None].expand(-1, number, 1, -1)
+        for layer, *prepared in zip(layers, weights.unbind(), lost.unbind(), copies.unbind(), strict=True):
             layer.prepared = prepared
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        weights, lost = self._weights_of(x)
+        weights, lost, _ = self._weights_of(x)
         noted = _Noted()
         y, statistics = _NormalizeWeighted.apply(x, weights, lost, self.weight, self.bias, self.eps, noted)
         self._hold(noted, statistics)
@@ -143,24 +145,28 @@ class AdaB2N(ContextNorm):
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
             return None
-        weights, _ = self._weights_of(x)
+        *_, shares = self._weights_of(x)
         mixing, noted = _fused.batches((len(x),), x.device), _Noted(wants_coefficients=False)
-        if weights is not None:
-            mixing = _fused.Mixing(weights[None], mixing.outputs)
+        if shares is not None:
+            mixing = _fused.Mixing(shares, mixing.outputs)
         y, statistics, _ = _fused.normalize(
             x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, begun=noted.release
         )
         self._hold(noted, statistics.view(2, -1))
         return y
 
-    def _weights_of(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Weights of the samples, [N], and what weight is lost, []; None if all weigh the same."""
+    def _weights_of(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """None if all samples weigh the same.
+
+        Returns:
+            Weights of the samples, [N]; what weight is lost, []; copies for the fused kernels, [copies, 1, N].
+        """
         context = self.context_of(x)
         if context is not None and self.prepared is None:  # another forward in this context
             self.prepare([self], context)
-        weights, lost = self.prepared or (None, None)
+        weights, lost, copies = self.prepared or (None, None, None)
         self.prepared = None
-        return weights, lost
+        return weights, lost, copies
 
     def _hold(self, noted: "_Noted", statistics: Tensor) -> None:
         """Keep mean and variance of a forward for the regularizer, and for the running statistics."""

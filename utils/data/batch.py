@@ -4,7 +4,7 @@ A step has two halves. The host chooses rows and draws the random changes of the
 tensors on the host. The device fetches and augments the rows: a `Batch`, made from those tensors on the device alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,11 +88,13 @@ class Draft:
 
     def make(self, sent: Values) -> Batch:
         """The batch, from the values on the device; nothing here waits for it, or looks at the draft's own values."""
+        (batch,) = make_batches([self], [sent])
+        return batch
+
+    def fetched(self, sent: Values) -> dict[str, Tensor]:
+        """The rows, as `Fetch.rows` gives them."""
         parts = [fetch.rows(within(sent, str(number))) for number, fetch in enumerate(self.fetches)]
-        rows = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        raw = rows.pop("raw")
-        images = self.apply(raw, within(sent, "changes"))
-        return Batch(images, sent["labels"], raw, self.tasks, self.labels, rows, self.num_current)
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def batch(self) -> Batch:
         """The batch, its values sent now."""
@@ -105,6 +107,23 @@ class Draft:
         num_images = self.num_images + other.num_images
         fetches = self.fetches + other.fetches
         return Draft(fetches, tasks, labels, changes, self.apply, self.device, num_images, len(self))
+
+
+def make_batches(drafts: Sequence[Draft], sent: Sequence[Values]) -> list[Batch]:
+    """The batches of drafts, all of the same `apply`, which is asked once for all their images."""
+    rows = [draft.fetched(values) for draft, values in zip(drafts, sent, strict=True)]
+    raws = [each.pop("raw") for each in rows]
+    changes = [within(values, "changes") for values in sent]
+    together = {name: _joined([each[name] for each in changes], -1) for name in changes[0]}
+    images = drafts[0].apply(_joined(raws, 0), together).split([len(raw) for raw in raws])
+    return [
+        Batch(own, values["labels"], raw, draft.tasks, draft.labels, extras, draft.num_current)
+        for draft, values, own, raw, extras in zip(drafts, sent, images, raws, rows, strict=True)
+    ]
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
 def rows_of(stored: Tensor, rows: Tensor) -> Tensor:

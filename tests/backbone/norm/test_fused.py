@@ -63,7 +63,8 @@ def test_kernels_are_the_formulas(device, layout, dtype, shape, num_groups):
             y, statistics = reference(leaves[0], leaves[1], outputs.to(kind), *leaves[2:4], 1e-5, leaves[4])
         else:
             with fused(device):
-                mixing = _fused.Mixing(leaves[1], outputs)
+                copies = leaves[1].expand(_fused.num_copies(num_channels) + 1, -1, -1)
+                mixing = _fused.Mixing(copies, outputs)
                 y, statistics, inverse_stds = _fused.normalize(
                     leaves[0], mixing, *leaves[2:4], 1e-5, added=leaves[4], rectified=True
                 )
