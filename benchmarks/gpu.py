@@ -35,7 +35,7 @@ from utils.errors import UserError
 from utils.run.environment import choose_device, set_arithmetic
 
 PATIENCE = 300  # seconds in which all processes have to be ready
-PROFILED, WARM_UP_STEPS = 5, 20
+PROFILED, WARM_UP_STEPS = 5, 10
 
 
 def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Path) -> Steps:
@@ -53,8 +53,9 @@ def compare_layers(precision: str, options: argparse.Namespace, root: Path) -> l
     times: dict[str, list[float]] = {layer: [] for layer in made}
     for number in range(options.rounds + 1):
         for layer, steps in made.items():
+            measure(steps, WARM_UP_STEPS, options.device, time.perf_counter)  # a graph is sent anew after another's
             took = measure(steps, options.steps, options.device, time.perf_counter)
-            times[layer] += [took] if number else []  # steps of the first round are captured in it
+            times[layer] += [took] if number else []  # in the first round memory fills
     found = []
     for layer in made:
         ratio = statistics.median(own / of_bn for own, of_bn in zip(times[layer], times["BN"], strict=True))
