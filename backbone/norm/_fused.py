@@ -59,7 +59,8 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
 
     x = torch.zeros(1, 16, 4, 4, device=device)
     sizes = _Sizes.of(x, groups=1)
-    kernels.row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
+    with torch.cuda.device_of(x):
+        kernels.row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
     _kernels = kernels
 
 
@@ -170,34 +171,36 @@ class _NormalizeMixtures(Function):
         running: Running | None,
         begun: Callable[[], None] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        assert _kernels is not None  # or `takes` says no
+        kernels = _kernels
+        assert kernels is not None  # or `takes` says no
         sizes = _Sizes.of(x, outputs.shape[1])
         table, statistics = sizes.table(x, 2), x.new_empty((3, sizes.groups, sizes.channels), dtype=torch.float32)
         y = torch.empty_like(x)
-        _kernels.row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
         moved = (None, None, None) if running is None else (running.mean, running.variance, running.num_tracked)
-        _kernels.normalize[sizes.tiles](
-            x,
-            None if added is None else sizes.arranged(added),
-            y,
-            table,
-            shares,
-            outputs,
-            weight,
-            bias,
-            statistics,
-            *moved,
-            *sizes.counts,
-            eps,
-            0.0 if running is None else running.momentum,
-            IS_AFFINE=weight is not None,
-            TRACKS=running is not None,
-            ADDS=added is not None,
-            RECTIFIES=rectified,
-            **sizes.tile,
-        )
+        with torch.cuda.device_of(x):  # where Triton starts kernels
+            kernels.row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
+            kernels.normalize[sizes.tiles](
+                x,
+                None if added is None else sizes.arranged(added),
+                y,
+                table,
+                shares,
+                outputs,
+                weight,
+                bias,
+                statistics,
+                *moved,
+                *sizes.counts,
+                eps,
+                0.0 if running is None else running.momentum,
+                IS_AFFINE=weight is not None,
+                TRACKS=running is not None,
+                ADDS=added is not None,
+                RECTIFIES=rectified,
+                **sizes.tile,
+            )
         ctx.save_for_backward(x, table, shares, outputs, weight, statistics, y if rectified else None)
-        ctx.sizes, ctx.begun = sizes, begun
+        ctx.kernels, ctx.sizes, ctx.begun = kernels, sizes, begun
         ctx.set_materialize_grads(False)
         moments, inverse_stds = statistics[:2], statistics[2]
         ctx.mark_non_differentiable(inverse_stds)
@@ -208,43 +211,43 @@ class _NormalizeMixtures(Function):
     def backward(
         ctx: Any, gradient: Tensor | None, grad_statistics: Tensor | None, _inverse_stds: None
     ) -> tuple[Tensor | None, ...]:
-        assert _kernels is not None
         if ctx.begun is not None:
             ctx.begun()
         x, table, shares, outputs, weight, statistics, y = ctx.saved_tensors
-        sizes: _Sizes = ctx.sizes
+        kernels, sizes = ctx.kernels, ctx.sizes
         grad_x = torch.empty_like(x)
         gradient = torch.zeros_like(x) if gradient is None else sizes.arranged(gradient)
         sums = sizes.table(x, 2)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
-        _kernels.row_sums[sizes.rows](
-            received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
-        )
         grad_added, learns_shares = gradient if ctx.needs_input_grad[1] else None, ctx.needs_input_grad[2]
         grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
         grad_weight = None if weight is None else torch.empty_like(weight)
         grad_bias = None if weight is None else torch.empty_like(weight)
-        _kernels.pass_on[sizes.tiles](
-            gradient,
-            x,
-            grad_x,
-            table,
-            sums,
-            shares,
-            outputs,
-            weight,
-            statistics,
-            None if grad_statistics is None else grad_statistics.contiguous(),
-            grad_weight,
-            grad_bias,
-            grad_shares,
-            len(shares),
-            *sizes.counts,
-            IS_AFFINE=weight is not None,
-            HAS_STATISTICS=grad_statistics is not None,
-            LEARNS_SHARES=learns_shares,
-            **sizes.tile,
-        )
+        with torch.cuda.device_of(x):
+            kernels.row_sums[sizes.rows](
+                received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
+            )
+            kernels.pass_on[sizes.tiles](
+                gradient,
+                x,
+                grad_x,
+                table,
+                sums,
+                shares,
+                outputs,
+                weight,
+                statistics,
+                None if grad_statistics is None else grad_statistics.contiguous(),
+                grad_weight,
+                grad_bias,
+                grad_shares,
+                len(shares),
+                *sizes.counts,
+                IS_AFFINE=weight is not None,
+                HAS_STATISTICS=grad_statistics is not None,
+                LEARNS_SHARES=learns_shares,
+                **sizes.tile,
+            )
         return grad_x, grad_added, grad_shares, None, grad_weight, grad_bias, None, None, None, None
 
 

@@ -141,6 +141,17 @@ def test_other_maps_are_left_to_the_layers_own_operations(x, added):
     assert not _fused.takes(torch.zeros(2, 4, 3, 3), None)
 
 
+def test_a_backward_pass_ends_as_its_forward_began(device):
+    found = []
+    for waits in (False, True):
+        layer, x = make("BN").to(device), maps().to(device).requires_grad_()
+        with fused(device):
+            y = layer(x)
+            found += [] if waits else torch.autograd.grad(y.square().sum(), x)
+        found += torch.autograd.grad(y.square().sum(), x) if waits else []
+    assert torch.equal(*found)
+
+
 def test_a_layer_that_does_something_else_is_not_taken_for_its_base():
     from backbone.norm.bn import BN
 
