@@ -35,6 +35,9 @@ class Convolution(nn.Conv2d):
         """[N, in_channels, H, W] -> [N, out_channels, …]."""
         return self._conv_forward(x, self.weight if self.rounded is None else self.rounded, self.bias)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"rounded": None}  # a copy is not in the forwards that are under way
+
 
 class _Rounded(Function):
     """Tensors in another type, all of them in one operation, and their gradients back."""
@@ -47,7 +50,9 @@ class _Rounded(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        copies = iter(_copied([each for each in gradients if each is not None], ctx.dtype))
+        found = [each for each in gradients if each is not None]
+        differentiable = torch.is_grad_enabled()  # as a gradient is asked for that has one itself
+        copies = iter([each.to(ctx.dtype) for each in found] if differentiable else _copied(found, ctx.dtype))
         return None, *(None if each is None else next(copies) for each in gradients)
 
 
@@ -75,7 +80,7 @@ def relu_after(norm: nn.Module) -> nn.Module:
 
 def normalized(norm: nn.Module, x: Tensor, *, added: Tensor | None = None, rectified: bool = False) -> Tensor:
     """relu(norm(x) + added), within the layer if it is one of the suite's; of another library it takes maps alone."""
-    if type(norm).forward is Norm.forward:
+    if getattr(norm.forward, "__func__", None) is Norm.forward:
         return norm(x, added=added, rectified=rectified)
     return add_and_rectify(norm(x), added, rectified)
 
@@ -230,11 +235,13 @@ class ResidualNetwork(nn.Module):
 
     @contextmanager
     def rounded_weights(self, dtype: torch.dtype) -> Iterator[None]:
-        """Round the weights of all convolutions at once, for the forwards within.
+        """Round the weights of all convolutions that learn at once, for the forwards within.
 
-        Autocast rounds each by itself, and its gradient; the numbers are the same.
+        Autocast rounds each by itself, and its gradient, as it does where nothing learns; the numbers are the same.
         """
-        layers = [layer for layer in self._convolutions if layer.rounded is None]  # not again, by a context within
+        layers: list[Convolution] = []
+        if torch.is_grad_enabled():  # and not again, by a context within
+            layers = [each for each in self._convolutions if each.weight.requires_grad and each.rounded is None]
         if layers:
             for layer, weight in zip(layers, _Rounded.apply(dtype, *(each.weight for each in layers)), strict=True):
                 layer.rounded = weight

@@ -12,7 +12,7 @@ dx_n = Σ_s U_ns γ k_s g + Σ_s M_sn [dμ_s + 2 dv_s (x_n - μ_s)] / HW, dM_sn 
 
 The first kernel of each pass goes over the maps for tables [N, C], and the programs of the second do the rest for their
 channels from these. A sum with other maps and a ReLU may follow within them. The layers' own operations stay the
-reference, and are what all other devices and types take.
+reference, and are what all other devices and types take. A gradient has no gradient of its own.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,15 @@ from torch.autograd.function import once_differentiable
 from .context import constant, send
 
 MOST_SAMPLES = 128  # of which every program reads the tables
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_GROUPS = 16  # which a kernel has one after another: to make one of 48 takes a minute
+_AMPERE = (8, 0)  # the first that knows bfloat16
 # What a program takes at a time; the fastest of some on an H100 (benchmarks/results).
 _LARGE_ROWS = {"PIXELS": 256, "CHANNELS": 16}
 _SMALL_ROWS = {"PIXELS": 128, "CHANNELS": 32}  # of at most 256 pixels
 _TILE = {"PIXELS": 128, "CHANNELS": 32}
 
 _kernels: ModuleType | None = None
+_types: tuple[torch.dtype, ...] = ()  # of the maps that they are for
 
 
 def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
@@ -51,7 +53,7 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
         ImportError: Triton is not installed.
         Exception: whatever Triton raises where it cannot make kernels, such as for want of a C compiler.
     """
-    global _kernels
+    global _kernels, _types
     _kernels = None
     if not use:
         return
@@ -61,6 +63,8 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
     sizes = _Sizes.of(x, groups=1)
     with torch.cuda.device_of(x):
         kernels.row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
+    has_bfloat16 = torch.cuda.get_device_capability(x.device) >= _AMPERE
+    _types = (torch.float32, torch.float16, *([torch.bfloat16] if has_bfloat16 else []))
     _kernels = kernels
 
 
@@ -74,8 +78,8 @@ def takes(x: Tensor, added: Tensor | None) -> bool:
     return (
         _kernels is not None
         and x.is_cuda
-        and x.dtype in _TYPES
-        and (added is None or added.dtype is x.dtype)
+        and x.dtype in _types
+        and (added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device))
         and len(x) <= MOST_SAMPLES
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
     )
@@ -216,10 +220,11 @@ class _NormalizeMixtures(Function):
         x, table, shares, outputs, weight, statistics, y = ctx.saved_tensors
         kernels, sizes = ctx.kernels, ctx.sizes
         grad_x = torch.empty_like(x)
+        adds = gradient is not None and ctx.needs_input_grad[1]
         gradient = torch.zeros_like(x) if gradient is None else sizes.arranged(gradient)
         sums = sizes.table(x, 2)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
-        grad_added, learns_shares = gradient if ctx.needs_input_grad[1] else None, ctx.needs_input_grad[2]
+        grad_added, learns_shares = gradient if adds else None, ctx.needs_input_grad[2]
         grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
         grad_weight = None if weight is None else torch.empty_like(weight)
         grad_bias = None if weight is None else torch.empty_like(weight)

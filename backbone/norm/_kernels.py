@@ -244,9 +244,8 @@ def pass_on(
         if HAS_STATISTICS:
             of_mean += tl.load(grad_statistics + place, is_there, other=0.0)
             of_variance += tl.load(grad_statistics + GROUPS * num_channels + place, is_there, other=0.0)
-        if LEARNS_SHARES:  # constant ones have a sum of 1
-            share = tl.load(shares + group * num_samples + row, row < num_samples, other=0.0)
-            of_mean -= 2.0 * of_variance * mean * (1.0 - tl.sum(share, 0))
+        share = tl.load(shares + group * num_samples + row, row < num_samples, other=0.0)
+        of_mean -= 2.0 * of_variance * mean * (1.0 - tl.sum(share, 0))
         own_share = tl.load(shares + group * num_samples + sample)
         distance = own_mean - mean
         slope += tl.load(outputs + sample * GROUPS + group) * scale * inverse_std

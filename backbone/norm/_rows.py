@@ -93,7 +93,7 @@ def row_sums(
         centers: [N, C]; None is 0.
         scales: [N, C]; None is 1.
     """
-    if not x.is_contiguous():
+    if not x.is_contiguous() or x.shape[2:].numel() == 1:  # "channels" of one pixel would count as channels-last
         tables = x.new_empty(2, *x.shape[:2])
         sums, products = tables.unbind(0)
         torch.sum(gradient, (2, 3), out=sums)

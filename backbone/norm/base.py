@@ -55,10 +55,9 @@ class Norm(nn.Module, ABC):
     def __init_subclass__(cls, **more: Any) -> None:
         """What a subclass does anew for one batch holds for several, and for all maps, unless it says otherwise."""
         super().__init_subclass__(**more)
-        anew = vars(cls).keys() & {"normalize", "normalize_batch", "normalize_batches"}
-        if anew and "normalize_batches" not in anew:
+        if _place(cls, "normalize", "normalize_batch") < _place(cls, "normalize_batches"):
             cls.normalize_batches = Norm.normalize_batches  # type: ignore[method-assign]
-        if anew and "normalize_at_once" not in vars(cls):
+        if _place(cls, "normalize", "normalize_batch", "normalize_batches") < _place(cls, "normalize_at_once"):
             cls.normalize_at_once = Norm.normalize_at_once  # type: ignore[method-assign]
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
@@ -153,6 +152,11 @@ class Norm(nn.Module, ABC):
     def extra_repr(self) -> str:
         shown = (f"{name}={getattr(self, name)}" for name in self._shown if hasattr(self, name))
         return ", ".join([str(self.num_features), *shown, f"affine={self.weight is not None}"])
+
+
+def _place(cls: type, *names: str) -> int:
+    """Of the first class that defines one of these, among those that a class has its methods from."""
+    return next(place for place, base in enumerate(cls.__mro__) if vars(base).keys() & set(names))
 
 
 class RunningNorm(Norm):

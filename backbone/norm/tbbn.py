@@ -72,6 +72,8 @@ class TBBN(ContextNorm):
         if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
             return None
         groups, running = self._groups_of(x), None
+        if groups is not None and groups.number > _fused.MOST_GROUPS:
+            return None
         if groups is None:
             self.settle()
             running = _fused.Running(

@@ -169,6 +169,28 @@ def test_weights_that_are_rounded_at_once_are_those_of_autocast(name):
         assert all(map(torch.equal, found[0], other))
 
 
+def test_rounded_weights_are_for_those_that_learn_and_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    network, images = awake(narrow("resnet18", image_size=8)), torch.randn(4, 3, 8, 8, requires_grad=True)
+    kept = network.stem[0].weight.requires_grad_(False)
+    found = []
+    for rounded in (contextlib.nullcontext, network.rounded_weights):
+        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
+            loss = network(images).square().sum()
+            copied = copy.deepcopy(network)
+        weight = network.stages[0][0].conv1.weight
+        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), images)[0])
+    assert all(layer.rounded is None for layer in convolutions(copied))
+    assert torch.equal(*found)
+    with network.rounded_weights(torch.bfloat16):
+        assert network.stem[0].rounded is None
+        assert network.stages[0][0].conv1.rounded.dtype is torch.bfloat16
+    with torch.no_grad(), network.rounded_weights(torch.bfloat16):
+        assert all(layer.rounded is None for layer in convolutions(network))
+    assert kept.grad is None
+
+
 @contextlib.contextmanager
 def rounded_twice(network, kind):
     with network.rounded_weights(kind), network.rounded_weights(kind):

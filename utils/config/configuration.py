@@ -21,7 +21,7 @@ from utils.config.protocols import PROTOCOLS
 from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, check_known, load_plugin
 from utils.errors import UserError
 
-RESULTS_VERSION = 4  # raised when a change of the code changes numbers
+RESULTS_VERSION = 5  # raised when a change of the code changes numbers
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Draft:
     @property
     def values(self) -> dict[str, Tensor]:
         """Everything that the device needs, by name, on the host."""
-        values = below("changes", self.changes) | {"labels": self.labels}
+        values = below("changes", self.changes) | {"labels": self.labels.clone()}  # a batch's own on the CPU, too
         for number, fetch in enumerate(self.fetches):
             values |= below(str(number), fetch.values)
         return values
@@ -110,7 +110,9 @@ class Draft:
 
 
 def make_batches(drafts: Sequence[Draft], sent: Sequence[Values]) -> list[Batch]:
-    """The batches of drafts, all of the same `apply`, which is asked once for all their images."""
+    """The batches of drafts; where all have the same `apply`, it is asked once for all their images."""
+    if any((each.apply, each.changes.keys()) != (drafts[0].apply, drafts[0].changes.keys()) for each in drafts):
+        return [draft.make(values) for draft, values in zip(drafts, sent, strict=True)]
     rows = [draft.fetched(values) for draft, values in zip(drafts, sent, strict=True)]
     raws = [each.pop("raw") for each in rows]
     changes = [within(values, "changes") for values in sent]

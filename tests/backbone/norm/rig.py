@@ -121,18 +121,29 @@ def as_on_a_gpu():
 
 @contextlib.contextmanager
 def fused(device):
-    """Layers train with Triton's kernels: on the CPU, where its interpreter runs them, as on a GPU."""
+    """Layers train with Triton's kernels: on the CPU, where its interpreter runs them, as on a GPU.
+
+    Gives the number of channels of every layer that has taken them, as it comes.
+    """
     pytest.importorskip("triton")
+    taken, normalize = [], _fused.normalize
+
+    def noted(x, *others, **named):
+        taken.append(x.shape[1])
+        return normalize(x, *others, **named)
+
     with pytest.MonkeyPatch.context() as patch:
         if device.type == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")  # is asked when a kernel is defined
             patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
             patch.setattr(_fused, "_kernels", _interpreted())
+            patch.setattr(_fused, "_types", (torch.float32, torch.float16, torch.bfloat16))
         else:
             patch.setattr(torch.cuda, "is_available", lambda: True)  # Triton asks
             patch.setattr(_fused, "_kernels", None)  # which is put back at the end
             use_fused_kernels(True, device)
-        yield
+        patch.setattr(_fused, "normalize", noted)
+        yield taken
 
 
 @cache

@@ -110,6 +110,22 @@ def test_does_the_same_with_the_kernels_of_a_gpu(name, memory_format, affine, de
 
 
 @everywhere
+def test_maps_of_a_single_pixel_have_the_gradients_of_float64(name):
+    found = []
+    for dtype in (torch.float64, torch.float32, torch.float32):
+        layer, x = make(name, side=1, dtype=dtype), maps(side=1).to(dtype).requires_grad_()
+        try:
+            y, _, gradients = train_step(layer, x, context())
+        except NormError:
+            return
+        found.append({"y": y, "x": x.grad, **{key: each for key, each in gradients.items() if each is not None}})
+    exact, first, second = found
+    assert same_state(first, second)
+    for key, value in first.items():
+        torch.testing.assert_close(value.double(), exact[key].double(), rtol=1e-3, atol=1e-3, msg=key)
+
+
+@everywhere
 @pytest.mark.parametrize("training", [True, False])
 def test_a_sum_and_a_relu_may_follow(name, training):
     found = []

@@ -1,12 +1,13 @@
 """The kernels give what the layers' own operations give."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from backbone.norm import _fused, separate_batches
+from backbone.norm import BatchContext, NormError, _fused, batch_context, begin_task, norm_loss, separate_batches
 from tests.backbone.norm.rig import context, fused, make, maps, same_state, train_step
 
 NAMES = ("BN", "TBBN", "AdaB2N")
@@ -87,9 +88,10 @@ def test_layers_do_the_same(name, layout, described, device):
     found = []
     for kernels in (False, True):
         layer, x = make(name), maps().to(device).contiguous(memory_format=layout).requires_grad_()
-        with fused(device) if kernels else torch.enable_grad():
+        with fused(device) if kernels else nullcontext([]) as taken:
             for _ in range(2):
                 y, regularizer, gradients = train_step(layer, x, context() if described else None)
+        assert len(taken) == 2 * kernels
         found.append(({"y": y, "regularizer": regularizer, "x": x.grad, **gradients}, layer.state_dict()))
     (own, own_state), (ours, our_state) = found
     for key, value in own.items():
@@ -107,8 +109,9 @@ def test_several_batches_are_normalised_one_after_another(affine, device):
     ours = copy.deepcopy(own)
     with separate_batches(own, (5, 7)):
         expected = own(x)
-    with fused(device), separate_batches(ours, (5, 7)):
+    with fused(device) as taken, separate_batches(ours, (5, 7)):
         torch.testing.assert_close(ours(x), expected)
+    assert taken
     for key, value in own.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[key], value, msg=key)
 
@@ -131,14 +134,77 @@ def test_the_same_comes_again_bit_for_bit(name, device):
         (torch.zeros(_fused.MOST_SAMPLES + 1, 4, 1, 1), None),
         (torch.zeros(2, 4, 3, 6)[..., ::2], None),
         (torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3, dtype=torch.bfloat16)),
+        (torch.zeros(2, 4, 3, 3), torch.zeros(1, 4, 3, 3)),
     ],
-    ids=("float64", "too many samples", "neither layout", "another type to add"),
+    ids=("float64", "too many samples", "neither layout", "another type to add", "another shape to add"),
 )
 def test_other_maps_are_left_to_the_layers_own_operations(x, added):
     with fused(torch.device("cpu")):
         assert not _fused.takes(x, added)
         assert _fused.takes(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
     assert not _fused.takes(torch.zeros(2, 4, 3, 3), None)
+
+
+def test_weights_that_do_not_learn_lose_the_share_of_an_absent_task_too(device):
+    found = []
+    for kernels in (False, True):
+        layer, x = make("AdaB2N"), maps().to(device).requires_grad_()
+        layer.task_weight.requires_grad_(False)
+        begin_task(layer, 3)
+        tasks = torch.tensor([3] * 8 + [0] * 4, device="cpu")  # of tasks 1 and 2 there is nothing
+        with fused(device) if kernels else nullcontext(), batch_context(layer, BatchContext(3, tasks, 8)):
+            y = layer(x)
+        with fused(device):
+            found.append(torch.autograd.grad(y.pow(3).sum(), (x, layer.weight)))
+    for own, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+
+
+def test_the_regularizer_alone_has_gradients_and_its_graph_is_used_up_once(device):
+    found = []
+    for kernels in (False, True):
+        layer, x, added = make("AdaB2N"), maps().to(device).requires_grad_(), maps(seed=3).to(device).requires_grad_()
+        begin_task(layer, 2)
+        with fused(device) if kernels else nullcontext():
+            with batch_context(layer, context()):
+                y = layer(x, added=added)
+            leaves = (x, layer.task_weight, added)
+            found.append(torch.autograd.grad(norm_loss(layer), leaves, allow_unused=True, retain_graph=True))
+            y.sum().backward()
+            with batch_context(layer, context()):
+                layer(x, added=added).sum().backward()
+            assert not norm_loss(layer).requires_grad
+    for own, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-5) if own is not None else None
+    assert found[0][2] is found[1][2] is None
+
+
+def test_groups_come_into_the_running_statistics_before_a_batch_without(device):
+    found = []
+    for kernels in (False, True):
+        layer = make("TBBN")
+        begin_task(layer, 2)
+        with fused(device) if kernels else nullcontext([]) as taken, batch_context(layer, context()):
+            layer(maps().to(device))
+            layer.context.num_current = 12  # all rows
+            layer(maps(seed=4).to(device))
+        assert len(taken) == 2 * kernels
+        found.append(layer.state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, msg=key)
+
+
+def test_many_groups_are_left_to_the_layers_own_operations(device):
+    layer = make("TBBN")
+    begin_task(layer, 50)
+    with fused(device) as taken, batch_context(layer, context(task=50, num_current=20, num_memory=20)):
+        layer(maps(40).to(device))
+    assert not taken
+
+
+def test_a_single_value_a_channel_is_refused_as_ever(device):
+    with fused(device), pytest.raises(NormError, match="1 value per channel"):
+        make("BN", side=1)(maps(1, side=1).to(device))
 
 
 def test_a_backward_pass_ends_as_its_forward_began(device):
@@ -159,6 +225,13 @@ def test_a_layer_that_does_something_else_is_not_taken_for_its_base():
         def normalize_batch(self, x):
             return 2 * super().normalize_batch(x)
 
+    class Mixed(Doubled):
+        """Neither defines it anew."""
+
+    class WithMixin(type("Doubling", (), {"normalize_batch": lambda self, x: 2 * BN.normalize_batch(self, x)}), BN):
+        """The mixin does."""
+
     x = maps()
     with fused(torch.device("cpu")):
-        torch.testing.assert_close(Doubled(8)(x), 2 * BN(8)(x))
+        for kind in (Doubled, Mixed, WithMixin):
+            torch.testing.assert_close(kind(8)(x), 2 * BN(8)(x))
