@@ -49,7 +49,8 @@ def without_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 def count(fakecuda: Any, model: str, settings: argparse.Namespace, root: Path) -> collections.Counter[str]:
     """Calls of one step, by operation."""
-    training = make_training(command(model, root, settings), root)
+    words = [*command(model, root, settings), "--fused_norms", "off"]
+    training = make_training(words, root)
     _, steps = next(measured_stages(training))
     fakecuda.OPS.clear()
     with without_step(training.method.optimizer):
