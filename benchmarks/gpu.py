@@ -69,11 +69,8 @@ def profiled(precision: str, layer: str, options: argparse.Namespace, root: Path
     """Kernels of a layer's step, and the milliseconds that they take in all; print a line."""
     steps = make_steps(layer, precision, options, root)
     measure(steps, WARM_UP_STEPS, options.device, time.perf_counter)
-    activities = (
-        torch.profiler.ProfilerActivity.CPU,
-        torch.profiler.ProfilerActivity.CUDA,
-    )  # the latter alone finds none
-    with torch.profiler.profile(activities=activities) as found:
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as found:  # the latter alone finds none
         measure(steps, PROFILED, options.device, time.perf_counter)
     kernels = [event for event in found.events() if event.device_type is torch.autograd.DeviceType.CUDA]
     total = sum(event.time_range.elapsed_us() for event in kernels) / 1000

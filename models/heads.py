@@ -306,9 +306,8 @@ class Network(nn.Module, Generic[AnyHead]):
             yield
             return
         dtype, device = torch.bfloat16, next(self.parameters()).device.type
-        rounded = getattr(
-            self.backbone, "rounded_weights", contextlib.nullcontext
-        )  # that of a plug-in need not have it
+        # The backbone of a plug-in need not have it.
+        rounded = getattr(self.backbone, "rounded_weights", contextlib.nullcontext)
         with torch.autocast(device, dtype=dtype), rounded(dtype):
             yield
 
