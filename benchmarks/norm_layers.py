@@ -2,7 +2,8 @@
 
 A step is forward, regularizer and backward in the sixth task, on images of 32 pixels: ResNet-32 on 48 current and 16
 memory rows, or ResNet-18 of width 64 on 10 and 20. All layers take turns, round by round; a ratio is taken within a
-round, and the median over the rounds is shown, beside the ratio of the least times.
+round, and the median over the rounds is shown, beside the ratio of the least times. Layers train with fused kernels
+where there are some, as in runs.
 
     python benchmarks/norm_layers.py --backbone resnet18 --threads 1
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbone.kernels import choose_norm_kernels
 from backbone.norm import BatchContext, NormFactory, batch_context, begin_task, norm_factory, norm_loss
 from backbone.norm.context import ContextNorm
 from backbone.norm.tbbn import num_balanced_groups
@@ -127,13 +129,16 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: of all threads of the process")
     parser.add_argument("--layers", nargs="+", default=everything, choices=everything, help="besides BN")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--fused_norms", choices=("auto", "on", "off"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    is_fused = choose_norm_kernels(arguments.fused_norms, arguments.device, print)
     warnings.filterwarnings("ignore", message=".*channels are in .* groups instead")
     names = list(dict.fromkeys(["BN", *arguments.layers]))
     print(
         "{}, {} + {} images of 32 px, ".format(arguments.backbone, *NUM_ROWS[arguments.backbone])
         + f"task {TASK}, {arguments.device}, {arguments.threads} threads, torch {torch.__version__}, "
+        f"{'with' if is_fused else 'without'} fused kernels, "
         f"{arguments.rounds} rounds of {arguments.steps} steps, {arguments.clock} time"
     )
     report(measure(names, arguments))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from backbone.blocks import ResidualNetwork
+from backbone.norm import use_fused_kernels
 from backbone.resnet18 import ResNet18
 
 HAS_GPU = torch.cuda.is_available()
@@ -86,3 +87,4 @@ def same_arithmetic_afterwards(monkeypatch):
     yield
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode(deterministic)
+    use_fused_kernels(False)

@@ -203,7 +203,8 @@ def train(start: Start) -> None:
     former = read_former_start(config, record, start.screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
-    fused_norms = choose_norm_kernels(config.fused_norms, device, start.screen.say)
+    wanted_kernels = word_of_norm_kernels(config, former, device, start.screen)
+    fused_norms = choose_norm_kernels(wanted_kernels, device, start.screen.say)
     augmentation = make_augmentation(config, start.dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     arrays.release()
@@ -319,6 +320,22 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
     if threads is not None and config.threads not in (None, threads):
         screen.say(f"note: --threads {config.threads} is ignored: the run resumes with {threads}, as it started")
     return former
+
+
+def word_of_norm_kernels(config: Configuration, former: RecordedConfig, device: torch.device, screen: Screen) -> str:
+    """`--fused_norms` as a run takes it: one that resumes on the same kind of device keeps what it started with.
+
+    Its sums are so taken in the same order; where there are no such kernels any more, it goes on without.
+    """
+    began = former.environment.get("fused_norms")
+    if began is None or (former.environment.get("device") == "cpu") != (device.type == "cpu"):
+        return config.fused_norms
+    if config.fused_norms == ("off" if began else "on"):
+        way = "with" if began else "without"
+        screen.say(
+            f"note: --fused_norms {config.fused_norms} is ignored: the run resumes {way} fused kernels, as it started"
+        )
+    return "auto" if began else "off"
 
 
 def make_stream(config: Configuration, arrays: Arrays, device: torch.device) -> Stream:

@@ -1,4 +1,4 @@
-"""Normalization by mixtures of rows in four kernels, for the layers that such a mixture describes: BN, TBBN, AdaB2N.
+"""Normalization by mixtures of rows in few kernels, for the layers that such a mixture describes: BN, TBBN, AdaB2N.
 
 A row is one channel of one sample, with mean m_n and biased variance v_n over its pixels. Group s has the share M_sn of
 sample n in its statistics, μ_s = Σ_n M_sn m_n and v_s = Σ_n M_sn (v_n + (m_n - μ_s)²), and the share U_ns in what the
@@ -10,78 +10,131 @@ and K_s = Σ_n U_ns [T_n + (m_n - μ_s) S_n]. Hence dβ = Σ_s G_s, dγ = Σ_s k
 dμ_s = -γ k_s G_s - 2 dv_s μ_s (1 - Σ_n M_sn), each beside what comes to the statistics themselves, and
 dx_n = Σ_s U_ns γ k_s g + Σ_s M_sn [dμ_s + 2 dv_s (x_n - μ_s)] / HW, dM_sn = Σ_c m_n dμ_s + (v_n + (m_n - μ_s)²) dv_s.
 
-The first kernel of each pass goes over the maps for tables [N, C], and the programs of the second do the rest for their
-channels from these. A sum with other maps and a ReLU may follow within them. The layers' own operations stay the
-reference, and are what all other devices and types take. A gradient has no gradient of its own.
+Each pass goes over the maps twice: once for tables [N, C], and once with what follows from these for the channels. A
+sum with other maps and a ReLU may follow within. The kernels are Triton's on a GPU (`_triton.py`), and made by a C++
+compiler on the CPU (`_compiled.py`). The layers' own operations stay the reference, and are what all other devices and
+types take. A gradient has no gradient of its own.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .base import RunningNorm
 from .context import constant, send
 
-MOST_SAMPLES = 128  # of which every program reads the tables
-MOST_GROUPS = 16  # which a kernel has one after another: to make one of 48 takes a minute
-_AMPERE = (8, 0)  # the first that knows bfloat16
-# What a program takes at a time; the fastest of some on an H100 (benchmarks/results).
-_LARGE_ROWS = {"PIXELS": 256, "CHANNELS": 16}
-_SMALL_ROWS = {"PIXELS": 128, "CHANNELS": 32}  # of at most 256 pixels
-_TILE = {"PIXELS": 128, "CHANNELS": 32}
+CHANNELS_OF_COPY = 32  # whose part of a gradient of shares is a copy's
 
-_kernels: ModuleType | None = None
-_types: tuple[torch.dtype, ...] = ()  # of the maps that they are for
+
+class Kernels(Protocol):
+    """Kernels for one kind of device. Maps [N, C, H, W] are contiguous or channels-last, all of a call alike."""
+
+    def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
+        """Whether they are for a layer's maps, which lie so, in so many groups."""
+
+    def normalize(
+        self,
+        x: Tensor,
+        added: Tensor | None,
+        mixing: "Mixing",
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        rectified: bool,
+        running: "Running | None",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `normalize` of this module.
+
+        Returns:
+            The maps; a table with the means and variances of rows, [2, N, C]; and means, variances and inverse standard
+            deviations of the groups, [3, G, C].
+        """
+
+    def pass_back(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        table: Tensor,
+        mixing: "Mixing",
+        weight: Tensor | None,
+        statistics: Tensor,
+        grad_statistics: Tensor | None,
+        adds: bool,
+        learns_shares: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """The backward pass.
+
+        Args:
+            gradient: of the maps that `normalize` gave.
+            y: these, if they are rectified.
+            grad_statistics: of the means and variances of the groups, [2, G, C].
+            adds: whether the gradient of maps that were added is wanted.
+            learns_shares: whether that of the shares is.
+
+        Returns:
+            Gradients of x, of the added maps, the shares, the weight and the bias; None for what is not there.
+        """
+
+
+_kernels: dict[str, Kernels] = {}  # by the kind of device
 
 
 def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
     """Let the layers of this process use these kernels where they can, or their own operations alone.
 
-    A kernel is made when maps of a new kind come, and kept on disk by Triton. Both ways give the same numbers up to
-    rounding; each gives the same from run to run.
+    Kernels are made when maps of a new kind come, and are kept on disk. Both ways give the same numbers up to rounding;
+    each gives the same from run to run.
 
     Args:
-        use: whether they do.
-        device: on which a first kernel is tried out.
+        use: whether they do; if not, on no device.
+        device: for which kind of device, a GPU or the CPU; a first kernel is made for it.
 
     Raises:
-        ImportError: Triton is not installed.
+        ImportError: Triton, which makes those for a GPU, is not installed.
+        OSError: there is no compiler to make those for the CPU, it fails, or its results cannot be kept.
         Exception: whatever Triton raises where it cannot make kernels, such as for want of a C compiler.
     """
-    global _kernels, _types
-    _kernels = None
+    device = torch.device(device)
     if not use:
-        return
-    from . import _kernels as kernels  # Triton is brought in by those alone who use it
+        _kernels.clear()
+    elif device.type == "cpu":
+        from ._compiled import CompiledKernels
 
-    x = torch.zeros(1, 16, 4, 4, device=device)
-    sizes = _Sizes.of(x, groups=1)
-    with torch.cuda.device_of(x):
-        kernels.row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
-    has_bfloat16 = torch.cuda.get_device_capability(x.device) >= _AMPERE
-    _types = (torch.float32, torch.float16, *([torch.bfloat16] if has_bfloat16 else []))
-    _kernels = kernels
+        _kernels[device.type] = CompiledKernels.made()
+    else:
+        from ._triton import TritonKernels  # Triton is brought in by those alone who use it
 
-
-def uses_fused_kernels() -> bool:
-    """Whether layers use these kernels where they can."""
-    return _kernels is not None
+        _kernels[device.type] = TritonKernels.made(device)
 
 
-def takes(x: Tensor, added: Tensor | None) -> bool:
-    """Whether the kernels are for such maps [N, C, H, W], and others that are added to them."""
+def uses_fused_kernels(device: torch.device | str = "cuda") -> bool:
+    """Whether layers use these kernels where they can, on this kind of device."""
+    return torch.device(device).type in _kernels
+
+
+def takes(layer: RunningNorm, x: Tensor, added: Tensor | None, sizes: tuple[int, ...], num_groups: int = 1) -> bool:
+    """Whether the kernels are for such maps.
+
+    Args:
+        layer: which has them to normalise.
+        x: the maps, [N, C, H, W].
+        added: others that are added to them.
+        sizes: of the batches in them.
+        num_groups: in all.
+    """
+    kernels = _kernels.get(x.device.type)
     return (
-        _kernels is not None
-        and x.is_cuda
-        and x.dtype in _types
-        and (added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device))
-        and len(x) <= MOST_SAMPLES
+        kernels is not None
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and (added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device))
+        and layer.has_variance(x, min(sizes))
+        and kernels.takes(layer, x, num_groups)
     )
 
 
@@ -101,13 +154,13 @@ class Mixing:
 
 def num_copies(num_channels: int) -> int:
     """In how many parts the gradient of shares comes, at least: programs of different channels do not wait to add."""
-    return -(-num_channels // _TILE["CHANNELS"])
+    return -(-num_channels // CHANNELS_OF_COPY)
 
 
 @constant
-def batches(sizes: tuple[int, ...], device: torch.device) -> Mixing:
+def batches(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Mixing:
     """So many samples one after another, each of them a batch of its own."""
-    members = torch.block_diag(*(torch.ones(1, size, device="cpu") for size in sizes))
+    members = torch.block_diag(*(torch.ones(1, size, dtype=dtype, device="cpu") for size in sizes))
     shares = members / members.sum(1, keepdim=True)
     return Mixing(send(shares, device), send(members.t().contiguous(), device))
 
@@ -175,36 +228,13 @@ class _NormalizeMixtures(Function):
         running: Running | None,
         begun: Callable[[], None] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernels = _kernels
-        assert kernels is not None  # or `takes` says no
-        sizes = _Sizes.of(x, outputs.shape[1])
-        table, statistics = sizes.table(x, 2), x.new_empty((3, sizes.groups, sizes.channels), dtype=torch.float32)
-        y = torch.empty_like(x)
-        moved = (None, None, None) if running is None else (running.mean, running.variance, running.num_tracked)
-        with torch.cuda.device_of(x):  # where Triton starts kernels
-            kernels.row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
-            kernels.normalize[sizes.tiles](
-                x,
-                None if added is None else sizes.arranged(added),
-                y,
-                table,
-                shares,
-                outputs,
-                weight,
-                bias,
-                statistics,
-                *moved,
-                *sizes.counts,
-                eps,
-                0.0 if running is None else running.momentum,
-                IS_AFFINE=weight is not None,
-                TRACKS=running is not None,
-                ADDS=added is not None,
-                RECTIFIES=rectified,
-                **sizes.tile,
-            )
+        kernels = _kernels[x.device.type]
+        added = None if added is None else _arranged(added, x)
+        y, table, statistics = kernels.normalize(
+            x, added, Mixing(shares, outputs), weight, bias, eps, rectified, running
+        )
         ctx.save_for_backward(x, table, shares, outputs, weight, statistics, y if rectified else None)
-        ctx.kernels, ctx.sizes, ctx.begun = kernels, sizes, begun
+        ctx.kernels, ctx.begun = kernels, begun
         ctx.set_materialize_grads(False)
         moments, inverse_stds = statistics[:2], statistics[2]
         ctx.mark_non_differentiable(inverse_stds)
@@ -218,91 +248,22 @@ class _NormalizeMixtures(Function):
         if ctx.begun is not None:
             ctx.begun()
         x, table, shares, outputs, weight, statistics, y = ctx.saved_tensors
-        kernels, sizes = ctx.kernels, ctx.sizes
-        grad_x = torch.empty_like(x)
-        adds = gradient is not None and ctx.needs_input_grad[1]
-        gradient = torch.zeros_like(x) if gradient is None else sizes.arranged(gradient)
-        sums = sizes.table(x, 2)
-        received, gradient = gradient, gradient if y is None else torch.empty_like(x)
-        grad_added, learns_shares = gradient if adds else None, ctx.needs_input_grad[2]
-        grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
-        grad_weight = None if weight is None else torch.empty_like(weight)
-        grad_bias = None if weight is None else torch.empty_like(weight)
-        with torch.cuda.device_of(x):
-            kernels.row_sums[sizes.rows](
-                received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
-            )
-            kernels.pass_on[sizes.tiles](
-                gradient,
-                x,
-                grad_x,
-                table,
-                sums,
-                shares,
-                outputs,
-                weight,
-                statistics,
-                None if grad_statistics is None else grad_statistics.contiguous(),
-                grad_weight,
-                grad_bias,
-                grad_shares,
-                len(shares),
-                *sizes.counts,
-                IS_AFFINE=weight is not None,
-                HAS_STATISTICS=grad_statistics is not None,
-                LEARNS_SHARES=learns_shares,
-                **sizes.tile,
-            )
+        _, adds, learns_shares, *_ = ctx.needs_input_grad
+        grad_x, grad_added, grad_shares, grad_weight, grad_bias = ctx.kernels.pass_back(
+            torch.zeros_like(x) if gradient is None else _arranged(gradient, x),
+            x,
+            y,
+            table,
+            Mixing(shares, outputs),
+            weight,
+            statistics,
+            None if grad_statistics is None else grad_statistics.contiguous(),
+            adds and gradient is not None,
+            learns_shares,
+        )
         return grad_x, grad_added, grad_shares, None, grad_weight, grad_bias, None, None, None, None
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Of maps [N, C, H, W] and groups, and how the kernels divide them among programs.
-
-    Attributes:
-        samples, channels, pixels: N, C and H · W.
-        groups: G.
-        channels_last: whether channels lie together.
-    """
-
-    samples: int
-    channels: int
-    pixels: int
-    groups: int
-    channels_last: bool
-
-    @classmethod
-    def of(cls, x: Tensor, groups: int) -> "_Sizes":
-        return cls(len(x), x.shape[1], x.shape[2:].numel(), groups, not x.is_contiguous())
-
-    def table(self, x: Tensor, number: int) -> Tensor:
-        """For so many numbers of every row."""
-        return x.new_empty((number, self.samples, self.channels), dtype=torch.float32)
-
-    def arranged(self, gradient: Tensor) -> Tensor:
-        """The gradient as the maps lie."""
-        return gradient.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        return self.samples, self.channels, self.pixels
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Programs over rows."""
-        return self.samples, -(-self.channels // self.row_tile["CHANNELS"])
-
-    @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Programs over maps."""
-        return -(-self.pixels // _TILE["PIXELS"]), num_copies(self.channels), self.samples
-
-    @property
-    def row_tile(self) -> dict[str, Any]:
-        return (_LARGE_ROWS if self.pixels > 256 else _SMALL_ROWS) | {"CHANNELS_LAST": self.channels_last}
-
-    @property
-    def tile(self) -> dict[str, Any]:
-        samples = max(16, 1 << (self.samples - 1).bit_length())
-        return _TILE | {"GROUPS": self.groups, "SAMPLES": samples, "CHANNELS_LAST": self.channels_last}
+def _arranged(maps: Tensor, x: Tensor) -> Tensor:
+    """Maps in the memory format of x."""
+    return maps.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)

@@ -143,10 +143,10 @@ class AdaB2N(ContextNorm):
         return y
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
+        if self.batch_sizes is not None or not _fused.takes(self, x, added, (len(x),)):
             return None
         *_, shares = self._weights_of(x)
-        mixing, noted = _fused.batches((len(x),), x.device), _Noted(wants_coefficients=False)
+        mixing, noted = _fused.batches((len(x),), x.device, table_type(x)), _Noted(wants_coefficients=False)
         if shares is not None:
             mixing = _fused.Mixing(shares, mixing.outputs)
         y, statistics, _ = _fused.normalize(

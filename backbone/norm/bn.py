@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _fused
-from .base import RunningNorm
+from .base import RunningNorm, table_type
 from .registry import NORMS
 
 
@@ -46,10 +46,10 @@ class BN(RunningNorm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         sizes = self.batch_sizes or (len(x),)
-        if not _fused.takes(x, added) or not self.has_variance(x, min(sizes)):
+        if not _fused.takes(self, x, added, sizes, num_groups=len(sizes)):
             return None
         running = _fused.Running(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
-        mixing = _fused.batches(sizes, x.device)
+        mixing = _fused.batches(sizes, x.device, table_type(x))
         y, *_ = _fused.normalize(
             x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, running=running
         )

@@ -69,17 +69,17 @@ class TBBN(ContextNorm):
         return y
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if self.batch_sizes is not None or not _fused.takes(x, added) or not self.has_variance(x, len(x)):
+        if self.batch_sizes is not None or not _fused.takes(self, x, added, (len(x),)):
             return None
         groups, running = self._groups_of(x), None
-        if groups is not None and groups.number > _fused.MOST_GROUPS:
+        if groups is not None and not _fused.takes(self, x, added, (len(x),), num_groups=groups.number):
             return None
         if groups is None:
             self.settle()
             running = _fused.Running(
                 self.running_mean.data, self.running_var.data, self.num_batches_tracked, self.momentum
             )
-        mixing = _fused.batches((len(x),), x.device) if groups is None else groups.mixing
+        mixing = _fused.batches((len(x),), x.device, table_type(x)) if groups is None else groups.mixing
         y, statistics, inverse_stds = _fused.normalize(
             x, mixing, self.weight, self.bias, self.eps, added=added, rectified=rectified, running=running
         )

@@ -1,14 +1,18 @@
 """Which kernels norm layers train with."""
 
+import re
+
 import pytest
 import torch
 
 from backbone import kernels
 from backbone.kernels import choose_norm_kernels
 from backbone.norm import uses_fused_kernels
+from tests.backbone.norm.rig import use_compiled_kernels
 from utils.errors import UserError
 
-GPU = torch.device("cuda", 0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+MAKERS = [(GPU, "Triton"), (CPU, "the C++ compiler")]
 
 
 def refuse(use, *device):
@@ -21,32 +25,33 @@ def without_compiler(monkeypatch):
     monkeypatch.setattr(kernels, "use_fused_kernels", refuse)
 
 
-@pytest.mark.parametrize("word", ["auto", "off"])
-def test_the_cpu_has_none(word):
-    assert not choose_norm_kernels(word, torch.device("cpu"), pytest.fail)
-
-
-def test_asking_for_them_on_the_cpu_is_a_mistake():
-    with pytest.raises(UserError, match="--fused_norms on cannot be: --device cpu is no GPU"):
-        choose_norm_kernels("on", torch.device("cpu"), pytest.fail)
+def test_the_cpu_has_them():
+    use_compiled_kernels()
+    for word in ("auto", "on"):
+        assert choose_norm_kernels(word, CPU, pytest.fail)
+        assert uses_fused_kernels("cpu")
+        assert not uses_fused_kernels("cuda")
+    assert not choose_norm_kernels("off", CPU, pytest.fail)
+    assert not uses_fused_kernels("cpu")
 
 
 @pytest.mark.usefixtures("without_compiler")
-def test_where_triton_makes_none_the_run_goes_on_with_a_note():
+@pytest.mark.parametrize(("device", "maker"), MAKERS)
+def test_where_there_are_none_the_run_goes_on_with_a_note(device, maker):
     said = []
-    assert not choose_norm_kernels("auto", GPU, said.append)
+    assert not choose_norm_kernels("auto", device, said.append)
     assert said == [
-        "note: norm layers train without fused kernels, as Triton makes none here (Failed to find C compiler.)"
+        f"note: norm layers train without fused kernels, as {maker} makes none here (Failed to find C compiler.)"
     ]
-    assert not choose_norm_kernels("off", GPU, pytest.fail)
+    assert not choose_norm_kernels("off", device, pytest.fail)
 
 
 @pytest.mark.usefixtures("without_compiler")
-def test_where_triton_makes_none_asking_for_them_is_a_mistake():
-    with pytest.raises(
-        UserError, match=r"Triton makes no kernels here \(Failed to find C compiler.\); use --fused_norms"
-    ):
-        choose_norm_kernels("on", GPU, pytest.fail)
+@pytest.mark.parametrize(("device", "maker"), MAKERS)
+def test_where_there_are_none_asking_for_them_is_a_mistake(device, maker):
+    message = f"{maker} makes no kernels here (Failed to find C compiler.); use --fused_norms auto"
+    with pytest.raises(UserError, match=re.escape(message)):
+        choose_norm_kernels("on", device, pytest.fail)
 
 
 def test_memory_that_is_full_is_not_held_against_triton(monkeypatch):

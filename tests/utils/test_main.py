@@ -392,6 +392,28 @@ def test_threads_of_the_first_start_are_kept(start, tmp_path, monkeypatch):
     assert config["environment"]["threads"] == 1
 
 
+def has_fused_norms(results):
+    return json.loads((only_folder(results) / "config.json").read_text())["environment"]["fused_norms"]
+
+
+@pytest.mark.parametrize(("began", "later", "has_note"), [("off", "auto", False), ("auto", "off", True)])
+def test_norm_kernels_of_the_first_start_are_kept(start, tmp_path, monkeypatch, capsys, began, later, has_note):
+    assert start(results=tmp_path / "whole", fused_norms=began) == 0
+    started_with = has_fused_norms(tmp_path / "whole")
+    if began == "auto" and not started_with:
+        pytest.skip("there is no C++ compiler")
+    with monkeypatch.context() as patch:
+        interrupt(patch, METHODS.get("er_ace"), "update", 2)
+        with pytest.raises(Killed):
+            start(checkpoint_every=0, fused_norms=began)
+    capsys.readouterr()
+    assert start(fused_norms=later) == 0
+    note = "note: --fused_norms off is ignored: the run resumes with fused kernels, as it started"
+    assert (note in capsys.readouterr().out) == has_note
+    assert has_fused_norms(tmp_path / "results") == started_with
+    assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("has_list", [False, True])
 def test_a_run_that_goes_on_under_another_version_keeps_both(start, killed, has_list):
     path = killed / "config.json"

@@ -369,7 +369,7 @@ _MACHINE = grouped(
         "fused_norms",
         str,
         "auto",
-        "train BN, TBBN and AdaB2N with fused Triton kernels; auto: on a GPU, if Triton can make them there",
+        "train BN, TBBN and AdaB2N with fused kernels; auto: if Triton, or for the CPU a C++ compiler, can make them",
         choices=("auto", "on", "off"),
     ),
     role="runtime",

@@ -164,21 +164,26 @@ def _gains(table: Table) -> list[str]:
 
 
 def _environments(table: Table) -> list[str]:
-    """Where the seeds of a cell, or the starts of a run, differ in hardware, thread counts or versions, a line each."""
+    """Where the seeds of a cell, or the starts of a run, differ in what they ran on or with, a line each."""
     mixed, resumed = [], []
     for (row, column), cell in table.cells.items():
         place = f"{table.title_of(column)}, {table.show(row)}"
         seeds: dict[str, list[str]] = defaultdict(list)
         for seed, run in cell.runs.items() if cell else ():
             if run.environment:
-                threads = run.environment.get("threads")
-                seeds[f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"].append(str(seed))
+                seeds[_machine_of(run)].append(str(seed))
             changes = _changes(run.config.environments if run.config else ())
             resumed += [f"{place}: seed {seed} was resumed in another environment ({changes})"] if changes else []
         if len(seeds) > 1:
             machines = "; ".join(f"{machine}: seed {', '.join(found)}" for machine, found in seeds.items())
-            mixed.append(f"{place}: the seeds ran on different hardware or thread counts ({machines})")
+            mixed.append(f"{place}: the seeds ran on different hardware, thread counts or kernels ({machines})")
     return [f"{line}, which by itself changes results" for line in [*mixed, *resumed]]
+
+
+def _machine_of(run: Run) -> str:
+    threads = run.environment.get("threads")
+    machine = f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"
+    return f"{machine} and fused norm layers" if run.environment.get("fused_norms") else machine
 
 
 def _changes(environments: Sequence[Mapping[str, Any]]) -> str:

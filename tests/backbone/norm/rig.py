@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -119,13 +120,15 @@ def as_on_a_gpu():
         yield
 
 
+KERNELS = ("triton", "compiled")
+
+
 @contextlib.contextmanager
-def fused(device):
-    """Layers train with Triton's kernels: on the CPU, where its interpreter runs them, as on a GPU.
+def fused(device, kernels="triton"):
+    """Layers train with fused kernels, on the CPU with those of its compiler or with Triton's in its interpreter.
 
     Gives the number of channels of every layer that has taken them, as it comes.
     """
-    pytest.importorskip("triton")
     taken, normalize = [], _fused.normalize
 
     def noted(x, *others, **named):
@@ -133,22 +136,37 @@ def fused(device):
         return normalize(x, *others, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        if device.type == "cpu":
+        patch.setattr(_fused, "_kernels", {})
+        if kernels == "compiled":
+            if device.type != "cpu":
+                pytest.skip("of the CPU alone")
+            use_compiled_kernels()
+        elif device.type == "cpu":
+            pytest.importorskip("triton")
             patch.setenv("TRITON_INTERPRET", "1")  # is asked when a kernel is defined
-            patch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
-            patch.setattr(_fused, "_kernels", _interpreted())
-            patch.setattr(_fused, "_types", (torch.float32, torch.float16, torch.bfloat16))
+            _fused._kernels["cpu"] = _interpreted()((torch.float32, torch.float16, torch.bfloat16))
         else:
+            pytest.importorskip("triton")
             patch.setattr(torch.cuda, "is_available", lambda: True)  # Triton asks
-            patch.setattr(_fused, "_kernels", None)  # which is put back at the end
             use_fused_kernels(True, device)
         patch.setattr(_fused, "normalize", noted)
         yield taken
 
 
+def use_compiled_kernels():
+    """Leaves a test out where there is no C++ compiler."""
+    try:
+        use_fused_kernels(True, "cpu")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
 @cache
 def _interpreted():
-    spec = importlib.util.spec_from_file_location("interpreted_kernels", Path(_fused.__file__).with_name("_kernels.py"))
-    kernels = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(kernels)
-    return kernels
+    spec = importlib.util.spec_from_file_location(
+        "backbone.norm.interpreted", Path(_fused.__file__).with_name("_triton.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their types
+    spec.loader.exec_module(module)
+    return module.TritonKernels

@@ -50,15 +50,19 @@ def test_the_file_can_be_read_again(tmp_path):
         ({}, None),
         ({"device": "cpu", "cpu": "A", "threads": 2}, "A with 1 thread: seed 0; A with 2 threads: seed 1"),
         ({"device": "H100", "cpu": "A", "threads": 1}, "A with 1 thread: seed 0; H100 with 1 thread: seed 1"),
+        (
+            {"device": "cpu", "cpu": "A", "threads": 1, "fused_norms": True},
+            "A with 1 thread: seed 0; A with 1 thread and fused norm layers: seed 1",
+        ),
     ],
-    ids=["alike", "unknown", "threads", "device"],
+    ids=["alike", "unknown", "threads", "device", "kernels"],
 )
 def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
     write_run(tmp_path, 0, 50, device="cpu", cpu="A", threads=1)
     write_run(tmp_path, 1, 60, **second)
     found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "different hardware" in note]
-    line = f"seq-digits er 200, BN: the seeds ran on different hardware or thread counts ({told}), which by itself"
-    assert found == ([f"{line} changes results"] if told else [])
+    line = f"seq-digits er 200, BN: the seeds ran on different hardware, thread counts or kernels ({told}), which by"
+    assert found == ([f"{line} itself changes results"] if told else [])
 
 
 def test_a_run_that_went_on_under_another_version_says_so(tmp_path):

@@ -1,11 +1,29 @@
-"""Triton kernels for layers that normalise by mixtures of the rows of feature maps (`_fused.py` has the mathematics).
+"""Kernels for GPUs, of layers that normalise by mixtures of rows (`_fused.py` has the mathematics).
 
 A row is one channel of one sample, its pixels are summed by one program: nothing is summed in an order that changes
-from run to run. Tables are float32; maps are read and written as they lie, contiguous or channels-last.
+from run to run. Tables are float32; maps are read and written as they lie, contiguous or channels-last. The first
+kernel of each pass goes over the maps for tables [N, C], and the programs of the second do the rest for their channels
+from these.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from ._fused import CHANNELS_OF_COPY, Mixing, Running, num_copies
+from .base import RunningNorm
+
+_MOST_SAMPLES = 128  # of which every program reads the tables
+_MOST_GROUPS = 16  # which a kernel has one after another: to make one of 48 takes a minute
+_AMPERE = (8, 0)  # the first that knows bfloat16
+# What a program takes at a time; the fastest of some on an H100 (benchmarks/results).
+_LARGE_ROWS = {"PIXELS": 256, "CHANNELS": 16}
+_SMALL_ROWS = {"PIXELS": 128, "CHANNELS": 32}  # of at most 256 pixels
+_TILE = {"PIXELS": 128, "CHANNELS": CHANNELS_OF_COPY}
 
 
 @triton.jit
@@ -270,3 +288,160 @@ def pass_on(
     values = (values * x_slope[None, :] + offset[None, :]) / num_pixels
     values += tl.load(gradient + places, there, other=0.0).to(tl.float32) * slope[None, :]
     tl.store(grad_x + places, values.to(grad_x.dtype.element_ty), there)
+
+
+class TritonKernels:
+    """The kernels of a GPU.
+
+    Args:
+        types: of the maps that they are for.
+    """
+
+    def __init__(self, types: tuple[torch.dtype, ...]) -> None:
+        self._types = types
+
+    @classmethod
+    def made(cls, device: torch.device) -> "TritonKernels":
+        """Those for a GPU, on which one of them is tried out."""
+        x = torch.zeros(1, 16, 4, 4, device=device)
+        sizes = _Sizes.of(x, groups=1)
+        with torch.cuda.device_of(x):
+            row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
+        has_bfloat16 = torch.cuda.get_device_capability(x.device) >= _AMPERE
+        return cls((torch.float32, torch.float16, *([torch.bfloat16] if has_bfloat16 else [])))
+
+    def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
+        return x.dtype in self._types and len(x) <= _MOST_SAMPLES and num_groups <= _MOST_GROUPS
+
+    def normalize(
+        self,
+        x: Tensor,
+        added: Tensor | None,
+        mixing: Mixing,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        rectified: bool,
+        running: Running | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = _Sizes.of(x, mixing.outputs.shape[1])
+        table, statistics = sizes.table(x, 2), x.new_empty((3, sizes.groups, sizes.channels), dtype=torch.float32)
+        y = torch.empty_like(x)
+        moved = (None, None, None) if running is None else (running.mean, running.variance, running.num_tracked)
+        with torch.cuda.device_of(x):  # where Triton starts kernels
+            row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
+            normalize[sizes.tiles](
+                x,
+                added,
+                y,
+                table,
+                mixing.shares,
+                mixing.outputs,
+                weight,
+                bias,
+                statistics,
+                *moved,
+                *sizes.counts,
+                eps,
+                0.0 if running is None else running.momentum,
+                IS_AFFINE=weight is not None,
+                TRACKS=running is not None,
+                ADDS=added is not None,
+                RECTIFIES=rectified,
+                **sizes.tile,
+            )
+        return y, table, statistics
+
+    def pass_back(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        table: Tensor,
+        mixing: Mixing,
+        weight: Tensor | None,
+        statistics: Tensor,
+        grad_statistics: Tensor | None,
+        adds: bool,
+        learns_shares: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        sizes, shares = _Sizes.of(x, mixing.outputs.shape[1]), mixing.shares
+        grad_x, sums = torch.empty_like(x), sizes.table(x, 2)
+        received, gradient = gradient, gradient if y is None else torch.empty_like(x)
+        grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
+        grad_weight = None if weight is None else torch.empty_like(weight)
+        grad_bias = None if weight is None else torch.empty_like(weight)
+        with torch.cuda.device_of(x):
+            row_sums[sizes.rows](
+                received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
+            )
+            pass_on[sizes.tiles](
+                gradient,
+                x,
+                grad_x,
+                table,
+                sums,
+                shares,
+                mixing.outputs,
+                weight,
+                statistics,
+                grad_statistics,
+                grad_weight,
+                grad_bias,
+                grad_shares,
+                len(shares),
+                *sizes.counts,
+                IS_AFFINE=weight is not None,
+                HAS_STATISTICS=grad_statistics is not None,
+                LEARNS_SHARES=learns_shares,
+                **sizes.tile,
+            )
+        return grad_x, gradient if adds else None, grad_shares, grad_weight, grad_bias
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of maps [N, C, H, W] and groups, and how the kernels divide them among programs.
+
+    Attributes:
+        samples, channels, pixels: N, C and H · W.
+        groups: G.
+        channels_last: whether channels lie together.
+    """
+
+    samples: int
+    channels: int
+    pixels: int
+    groups: int
+    channels_last: bool
+
+    @classmethod
+    def of(cls, x: Tensor, groups: int) -> "_Sizes":
+        return cls(len(x), x.shape[1], x.shape[2:].numel(), groups, not x.is_contiguous())
+
+    def table(self, x: Tensor, number: int) -> Tensor:
+        """For so many numbers of every row."""
+        return x.new_empty((number, self.samples, self.channels), dtype=torch.float32)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.samples, self.channels, self.pixels
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Programs over rows."""
+        return self.samples, -(-self.channels // self.row_tile["CHANNELS"])
+
+    @property
+    def tiles(self) -> tuple[int, int, int]:
+        """Programs over maps."""
+        return -(-self.pixels // _TILE["PIXELS"]), num_copies(self.channels), self.samples
+
+    @property
+    def row_tile(self) -> dict[str, Any]:
+        return (_LARGE_ROWS if self.pixels > 256 else _SMALL_ROWS) | {"CHANNELS_LAST": self.channels_last}
+
+    @property
+    def tile(self) -> dict[str, Any]:
+        samples = max(16, 1 << (self.samples - 1).bit_length())
+        return _TILE | {"GROUPS": self.groups, "SAMPLES": samples, "CHANNELS_LAST": self.channels_last}

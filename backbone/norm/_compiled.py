@@ -1,0 +1,169 @@
+"""Kernels for the CPU, of layers that normalise by mixtures of rows (`_fused.py` has the mathematics).
+
+They are C++ (`_compiled.cpp`), and made by this machine's compiler for its processor when maps of a new type come,
+which takes two seconds. What it makes is kept in a cache folder of this account, `$XDG_CACHE_HOME` or `~/.cache`.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fused import CHANNELS_OF_COPY, Mixing, Running
+from .base import RunningNorm, table_type
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared", "-w")
+# By what PyTorch's own kernels use of the processor.
+_AVX2 = ("-mavx2", "-mfma")
+_INSTRUCTIONS = {"AVX2": _AVX2, "AVX512": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")}
+_COMPILERS = ("c++", "g++", "clang++")
+_BITS = {torch.float32: 32, torch.float64: 64, torch.bfloat16: 16}
+
+_POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
+_NORMALIZE: list[Any] = [*[_POINTER] * 12, *[_COUNT] * 6, *[_NUMBER] * 2, _COUNT]
+_PASS_BACK: list[Any] = [*[_POINTER] * 15, *[_COUNT] * 6]
+
+
+class CompiledKernels:
+    """The kernels of the CPU."""
+
+    @classmethod
+    def made(cls) -> "CompiledKernels":
+        """Raises OSError where they cannot be made, or not be kept."""
+        _library(_BITS[torch.float32])
+        return cls()
+
+    def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
+        numbers = table_type(x)
+        return x.dtype in _BITS and all(
+            each is None or (each.dtype == numbers and each.is_contiguous())
+            for each in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        )
+
+    def normalize(
+        self,
+        x: Tensor,
+        added: Tensor | None,
+        mixing: Mixing,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        rectified: bool,
+        running: Running | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        shares, outputs = mixing.shares.contiguous(), mixing.outputs.contiguous()
+        (num_samples, num_groups), num_channels = outputs.shape, x.shape[1]
+        y, numbers = torch.empty_like(x), table_type(x)
+        table, lines = x.new_empty((2, 2, num_samples, num_channels), dtype=numbers).unbind(0)
+        statistics = x.new_empty((3, num_groups, num_channels), dtype=numbers)
+        mean, variance, momentum = None, None, 0.0
+        if running is not None:
+            mean, variance, momentum = running.mean, running.variance, running.momentum
+            running.num_tracked.add_(num_groups)
+        maps, tables = (x, added, y), (table, lines, shares, outputs, weight, bias, statistics, mean, variance)
+        _library(_BITS[x.dtype]).normalize(
+            *map(_place, (*maps, *tables)), *_counts(x, num_groups), rectified, eps, momentum, torch.get_num_threads()
+        )
+        return y, table, statistics
+
+    def pass_back(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        table: Tensor,
+        mixing: Mixing,
+        weight: Tensor | None,
+        statistics: Tensor,
+        grad_statistics: Tensor | None,
+        adds: bool,
+        learns_shares: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        shares, outputs = mixing.shares.contiguous(), mixing.outputs.contiguous()
+        (num_samples, num_groups), num_channels = outputs.shape, x.shape[1]
+        grad_x = torch.empty_like(x)
+        kept = torch.empty_like(x) if adds and y is not None else None
+        lines = x.new_empty((5, num_samples, num_channels), dtype=table.dtype)
+        grad_weight, grad_bias = (
+            (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
+        )
+        grad_shares = torch.zeros_like(shares) if learns_shares else None
+        maps = gradient, x, y, kept, grad_x
+        tables = table, lines, shares, outputs, weight, statistics, grad_statistics, grad_weight, grad_bias, grad_shares
+        _library(_BITS[x.dtype]).pass_back(
+            *map(_place, (*maps, *tables)), *_counts(x, num_groups), torch.get_num_threads()
+        )
+        grad_added = (gradient if kept is None else kept) if adds else None
+        return grad_x, grad_added, grad_shares, grad_weight, grad_bias
+
+
+def _place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _counts(x: Tensor, num_groups: int) -> tuple[int, int, int, int, bool]:
+    """Samples, channels, pixels and groups of maps, and whether their channels lie together."""
+    return len(x), x.shape[1], x.shape[2:].numel(), num_groups, not x.is_contiguous()
+
+
+@cache
+def _library(value_bits: int) -> ctypes.CDLL:
+    """The kernels for maps of one type, which are made if they have not been yet.
+
+    Raises:
+        OSError: they cannot be made, or not be kept.
+    """
+    instructions = _INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+    flags = [*_FLAGS, *instructions, f"-DVALUE_BITS={value_bits}", f"-DCHANNELS_OF_COPY={CHANNELS_OF_COPY}"]
+    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join([platform.machine(), *flags]).encode()).hexdigest()
+    path = _cache_folder() / f"norms-{digest[:16]}.so"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # it has not been made yet, or is damaged
+        _compile(flags, path)
+        library = ctypes.CDLL(str(path))
+    library.normalize.argtypes, library.pass_back.argtypes = _NORMALIZE, _PASS_BACK
+    library.normalize.restype = library.pass_back.restype = None
+    return library
+
+
+def _cache_folder() -> Path:
+    """Where what was made is kept. Raises OSError if there is no such place."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise OSError("this account has no home folder to keep kernels in: set XDG_CACHE_HOME") from error
+    folder = home / "continual-norms" / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _compile(flags: list[str], path: Path) -> None:
+    """Raises OSError if there is no compiler, or it fails."""
+    wanted = os.environ.get("CXX")
+    compiler = wanted or next(filter(shutil.which, _COMPILERS), None)
+    if compiler is None:
+        raise FileNotFoundError(f"there is no C++ compiler ({', '.join(_COMPILERS)}; $CXX names another)")
+    handle, made = tempfile.mkstemp(suffix=".so", prefix=".", dir=path.parent)  # beside it, to take its place at once
+    os.close(handle)
+    try:
+        command = [compiler, *flags, str(_SOURCE), "-o", made]
+        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if ended.returncode:
+            said = next((line for line in ended.stderr.splitlines() if "error" in line), ended.stderr.strip())
+            raise OSError(f"{compiler} fails: {said}")
+        with Path(made).open("rb") as written:
+            os.fsync(written.fileno())  # a library that a crash had cut short would take the process with it
+        Path(made).replace(path)
+    finally:
+        Path(made).unlink(missing_ok=True)
