@@ -1,6 +1,8 @@
 """The optimizer of a stage, as the options of a run describe it."""
 
+import inspect
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -23,10 +25,22 @@ def optimizer_settings(options: OptimizerOptions) -> tuple[Callable[..., torch.o
     """The class, and its arguments beside the learning rate."""
     decay = {"weight_decay": options.optim_wd}
     if options.optimizer == "sgd":
-        return torch.optim.SGD, {"momentum": options.optim_mom, "nesterov": options.optim_nesterov, **decay}
+        momentum = {"momentum": options.optim_mom, "nesterov": options.optim_nesterov}
+        return _without_compiler(torch.optim.SGD), {**momentum, **decay}
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     betas = (options.optim_beta1, options.optim_beta2)
-    return kinds[options.optimizer], {"betas": betas, "eps": options.optim_eps, **decay}
+    return _without_compiler(kinds[options.optimizer]), {"betas": betas, "eps": options.optim_eps, **decay}
+
+
+@cache
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimizer, whose methods do not bring in PyTorch's compiler, to be told that they are not for it.
+
+    That takes as long as to bring in PyTorch itself, nearly half of a small run.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def make_optimizer(groups: list[dict[str, Any]], lr: float, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -44,14 +58,15 @@ def make_optimizer(groups: list[dict[str, Any]], lr: float, options: OptimizerOp
     # The kernel for GPUs reads a float32; in the arithmetic of the CPU nothing is lost of the number.
     rate = torch.tensor(lr, dtype=torch.float32 if first.is_cuda else torch.float64, device=first.device)
     fused = is_fused(first)
-    if kind is torch.optim.SGD:
+    is_sgd = options.optimizer == "sgd"
+    if is_sgd:
         ways, state = {"foreach": not fused}, ["momentum_buffer"] if options.optim_mom else []
     else:  # on the CPU, PyTorch takes a learning rate of this kind parameter by parameter alone
         ways, state = {"foreach": False, "capturable": first.is_cuda}, ["exp_avg", "exp_avg_sq"]
     optimizer = kind(groups, lr=rate, fused=fused, **ways, **settings)
     for parameter in parameters_of(optimizer):
         optimizer.state[parameter].update({name: torch.zeros_like(parameter) for name in state})
-        if kind is not torch.optim.SGD:
+        if not is_sgd:
             optimizer.state[parameter]["step"] = torch.zeros((), device=parameter.device)
     return optimizer
 

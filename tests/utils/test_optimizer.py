@@ -1,10 +1,13 @@
 import copy
 import itertools
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from utils.config.registry import ROOT
 from utils.optimizer import make_optimizer, parameters_of
 
 PLAIN = {"optimizer": "sgd", "optim_wd": 0.0, "optim_mom": 0.0, "optim_nesterov": False}
@@ -96,3 +99,24 @@ def test_a_restored_optimizer_goes_on_exactly(given):
     states = (itertools.chain(*(each.values() for each in made.state.values())) for made in (original, restored))
     for one, other in zip(*states, strict=True):
         assert torch.equal(one, other)
+
+
+_ALL_IT_DOES = """
+import sys, torch
+from tests.utils.test_optimizer import make_optimizer, options
+for name in ("sgd", "adam", "adamw"):
+    parameter = torch.zeros(2, requires_grad=True)
+    optimizer = make_optimizer([{"params": [parameter]}], 0.1, options(optimizer=name, optim_mom=0.9))
+    for _ in range(2):
+        optimizer.zero_grad()
+        parameter.sum().backward()
+        optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_the_compiler_of_pytorch_is_not_brought_in():
+    """It would take more time than all else that a run begins with."""
+    ended = subprocess.run([sys.executable, "-c", _ALL_IT_DOES], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False"]
