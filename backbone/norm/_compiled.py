@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fused import CHANNELS_OF_COPY, Mixing, Running
+from ._fused import CHANNELS_OF_COPY, Given, Kept
 from .base import RunningNorm, table_type
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -50,18 +50,9 @@ class CompiledKernels:
             for each in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
         )
 
-    def normalize(
-        self,
-        x: Tensor,
-        added: Tensor | None,
-        mixing: Mixing,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        rectified: bool,
-        running: Running | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        shares, outputs = mixing.shares.contiguous(), mixing.outputs.contiguous()
+    def normalize(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
+        x, running = given.x, given.running
+        shares, outputs = given.mixing.shares.contiguous(), given.mixing.outputs.contiguous()
         (num_samples, num_groups), num_channels = outputs.shape, x.shape[1]
         y, numbers = torch.empty_like(x), table_type(x)
         table, lines = x.new_empty((2, 2, num_samples, num_channels), dtype=numbers).unbind(0)
@@ -70,41 +61,36 @@ class CompiledKernels:
         if running is not None:
             mean, variance, momentum = running.mean, running.variance, running.momentum
             running.num_tracked.add_(num_groups)
-        maps, tables = (x, added, y), (table, lines, shares, outputs, weight, bias, statistics, mean, variance)
+        maps, constants = (x, given.added, y), (shares, outputs, given.weight, given.bias)
         _library(_BITS[x.dtype]).normalize(
-            *map(_place, (*maps, *tables)), *_counts(x, num_groups), rectified, eps, momentum, torch.get_num_threads()
+            *map(_place, (*maps, table, lines, *constants, statistics, mean, variance)),
+            *_counts(x, num_groups),
+            given.rectified,
+            given.eps,
+            momentum,
+            torch.get_num_threads(),
         )
         return y, table, statistics
 
     def pass_back(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        y: Tensor | None,
-        table: Tensor,
-        mixing: Mixing,
-        weight: Tensor | None,
-        statistics: Tensor,
-        grad_statistics: Tensor | None,
-        adds: bool,
-        learns_shares: bool,
+        self, gradient: Tensor, grad_statistics: Tensor | None, kept: Kept, adds: bool, learns_shares: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        shares, outputs = mixing.shares.contiguous(), mixing.outputs.contiguous()
-        (num_samples, num_groups), num_channels = outputs.shape, x.shape[1]
-        grad_x = torch.empty_like(x)
-        kept = torch.empty_like(x) if adds and y is not None else None
-        lines = x.new_empty((5, num_samples, num_channels), dtype=table.dtype)
-        grad_weight, grad_bias = (
-            (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
-        )
+        x, y, weight = kept.x, kept.y, kept.weight
+        shares, outputs = kept.mixing.shares.contiguous(), kept.mixing.outputs.contiguous()
+        grad_x, grad_added = torch.empty_like(x), None
+        if adds:
+            grad_added = gradient if y is None else torch.empty_like(x)
+        lines = x.new_empty((5, *kept.table.shape[1:]), dtype=kept.table.dtype)
+        grads = (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
         grad_shares = torch.zeros_like(shares) if learns_shares else None
-        maps = gradient, x, y, kept, grad_x
-        tables = table, lines, shares, outputs, weight, statistics, grad_statistics, grad_weight, grad_bias, grad_shares
+        maps = gradient, x, y, None if y is None else grad_added, grad_x
+        constants = shares, outputs, weight, kept.statistics
         _library(_BITS[x.dtype]).pass_back(
-            *map(_place, (*maps, *tables)), *_counts(x, num_groups), torch.get_num_threads()
+            *map(_place, (*maps, kept.table, lines, *constants, grad_statistics, *grads, grad_shares)),
+            *_counts(x, outputs.shape[1]),
+            torch.get_num_threads(),
         )
-        grad_added = (gradient if kept is None else kept) if adds else None
-        return grad_x, grad_added, grad_shares, grad_weight, grad_bias
+        return grad_x, grad_added, grad_shares, *grads
 
 
 def _place(tensor: Tensor | None) -> int | None:

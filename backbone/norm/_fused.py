@@ -37,18 +37,8 @@ class Kernels(Protocol):
     def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
         """Whether they are for a layer's maps, which lie so, in so many groups."""
 
-    def normalize(
-        self,
-        x: Tensor,
-        added: Tensor | None,
-        mixing: "Mixing",
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        rectified: bool,
-        running: "Running | None",
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `normalize` of this module.
+    def normalize(self, given: "Given") -> tuple[Tensor, Tensor, Tensor]:
+        """The forward pass.
 
         Returns:
             The maps; a table with the means and variances of rows, [2, N, C]; and means, variances and inverse standard
@@ -56,24 +46,14 @@ class Kernels(Protocol):
         """
 
     def pass_back(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        y: Tensor | None,
-        table: Tensor,
-        mixing: "Mixing",
-        weight: Tensor | None,
-        statistics: Tensor,
-        grad_statistics: Tensor | None,
-        adds: bool,
-        learns_shares: bool,
+        self, gradient: Tensor, grad_statistics: Tensor | None, kept: "Kept", adds: bool, learns_shares: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """The backward pass.
 
         Args:
-            gradient: of the maps that `normalize` gave.
-            y: these, if they are rectified.
+            gradient: of the maps that `normalize` gave, which lies as they do.
             grad_statistics: of the means and variances of the groups, [2, G, C].
+            kept: of the forward pass.
             adds: whether the gradient of maps that were added is wanted.
             learns_shares: whether that of the shares is.
 
@@ -181,6 +161,37 @@ class Running:
     momentum: float
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a forward pass is given, as `normalize` is; added maps lie as x does."""
+
+    x: Tensor
+    added: Tensor | None
+    mixing: Mixing
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    rectified: bool
+    running: Running | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a backward pass needs of its forward pass: of what was given, and of what came of it.
+
+    Attributes:
+        y: the maps, if they are rectified.
+        table, statistics: as `Kernels.normalize` gives them.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    table: Tensor
+    mixing: Mixing
+    weight: Tensor | None
+    statistics: Tensor
+
+
 def normalize(
     x: Tensor,
     mixing: Mixing,
@@ -228,11 +239,9 @@ class _NormalizeMixtures(Function):
         running: Running | None,
         begun: Callable[[], None] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernels = _kernels[x.device.type]
-        added = None if added is None else _arranged(added, x)
-        y, table, statistics = kernels.normalize(
-            x, added, Mixing(shares, outputs), weight, bias, eps, rectified, running
-        )
+        kernels, added = _kernels[x.device.type], None if added is None else _arranged(added, x)
+        given = Given(x, added, Mixing(shares, outputs), weight, bias, eps, rectified, running)
+        y, table, statistics = kernels.normalize(given)
         ctx.save_for_backward(x, table, shares, outputs, weight, statistics, y if rectified else None)
         ctx.kernels, ctx.begun = kernels, begun
         ctx.set_materialize_grads(False)
@@ -251,13 +260,8 @@ class _NormalizeMixtures(Function):
         _, adds, learns_shares, *_ = ctx.needs_input_grad
         grad_x, grad_added, grad_shares, grad_weight, grad_bias = ctx.kernels.pass_back(
             torch.zeros_like(x) if gradient is None else _arranged(gradient, x),
-            x,
-            y,
-            table,
-            Mixing(shares, outputs),
-            weight,
-            statistics,
             None if grad_statistics is None else grad_statistics.contiguous(),
+            Kept(x, y, table, Mixing(shares, outputs), weight, statistics),
             adds and gradient is not None,
             learns_shares,
         )

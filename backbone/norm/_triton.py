@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._fused import CHANNELS_OF_COPY, Mixing, Running, num_copies
+from ._fused import CHANNELS_OF_COPY, Given, Kept, num_copies
 from .base import RunningNorm
 
 _MOST_SAMPLES = 128  # of which every program reads the tables
@@ -313,17 +313,8 @@ class TritonKernels:
     def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
         return x.dtype in self._types and len(x) <= _MOST_SAMPLES and num_groups <= _MOST_GROUPS
 
-    def normalize(
-        self,
-        x: Tensor,
-        added: Tensor | None,
-        mixing: Mixing,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        rectified: bool,
-        running: Running | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def normalize(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, mixing, running = given.x, given.weight, given.mixing, given.running
         sizes = _Sizes.of(x, mixing.outputs.shape[1])
         table, statistics = sizes.table(x, 2), x.new_empty((3, sizes.groups, sizes.channels), dtype=torch.float32)
         y = torch.empty_like(x)
@@ -332,40 +323,31 @@ class TritonKernels:
             row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
             normalize[sizes.tiles](
                 x,
-                added,
+                given.added,
                 y,
                 table,
                 mixing.shares,
                 mixing.outputs,
                 weight,
-                bias,
+                given.bias,
                 statistics,
                 *moved,
                 *sizes.counts,
-                eps,
+                given.eps,
                 0.0 if running is None else running.momentum,
                 IS_AFFINE=weight is not None,
                 TRACKS=running is not None,
-                ADDS=added is not None,
-                RECTIFIES=rectified,
+                ADDS=given.added is not None,
+                RECTIFIES=given.rectified,
                 **sizes.tile,
             )
         return y, table, statistics
 
     def pass_back(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        y: Tensor | None,
-        table: Tensor,
-        mixing: Mixing,
-        weight: Tensor | None,
-        statistics: Tensor,
-        grad_statistics: Tensor | None,
-        adds: bool,
-        learns_shares: bool,
+        self, gradient: Tensor, grad_statistics: Tensor | None, kept: Kept, adds: bool, learns_shares: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        sizes, shares = _Sizes.of(x, mixing.outputs.shape[1]), mixing.shares
+        x, y, weight, shares, outputs = kept.x, kept.y, kept.weight, kept.mixing.shares, kept.mixing.outputs
+        sizes = _Sizes.of(x, outputs.shape[1])
         grad_x, sums = torch.empty_like(x), sizes.table(x, 2)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
         grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
@@ -373,18 +355,18 @@ class TritonKernels:
         grad_bias = None if weight is None else torch.empty_like(weight)
         with torch.cuda.device_of(x):
             row_sums[sizes.rows](
-                received, x, y, gradient, table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
+                received, x, y, gradient, kept.table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
             )
             pass_on[sizes.tiles](
                 gradient,
                 x,
                 grad_x,
-                table,
+                kept.table,
                 sums,
                 shares,
-                mixing.outputs,
+                outputs,
                 weight,
-                statistics,
+                kept.statistics,
                 grad_statistics,
                 grad_weight,
                 grad_bias,
