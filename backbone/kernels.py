@@ -4,17 +4,21 @@ from collections.abc import Callable
 
 import torch
 
-from backbone.norm import use_fused_kernels
+from backbone.norm import Norm, use_fused_kernels
 from utils.errors import UserError, is_out_of_memory
 
 _MAKERS = {"cuda": "Triton", "cpu": "the C++ compiler"}
 
 
-def choose_norm_kernels(word: str, device: torch.device, say: Callable[[str], None]) -> bool:
+def choose_norm_kernels(
+    word: str, norm: type[Norm], precision: str, device: torch.device, say: Callable[[str], None]
+) -> bool:
     """Let norm layers of this process train with fused kernels, or without.
 
     Args:
         word: `auto`, `on` or `off`, from `--fused_norms`.
+        norm: kind of the layers; most have no fused kernels, and train as they do.
+        precision: of the run.
         device: of the run.
         say: called with a note if the kernels are not to be had.
 
@@ -25,10 +29,10 @@ def choose_norm_kernels(word: str, device: torch.device, say: Callable[[str], No
         UserError: the kernels are asked for, and not to be had.
     """
     use_fused_kernels(False)
-    if word == "off":
+    if word == "off" or norm.normalize_at_once is Norm.normalize_at_once:
         return False
     try:
-        use_fused_kernels(True, device)
+        use_fused_kernels(True, device, torch.bfloat16 if precision == "bf16" else torch.float32)
     except Exception as error:  # of what makes them, of a compiler that it starts and the folder that it writes to
         if is_out_of_memory(error):
             raise

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--fused_norms", choices=("auto", "on", "off"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    is_fused = choose_norm_kernels(arguments.fused_norms, arguments.device, print)
+    is_fused = choose_norm_kernels(arguments.fused_norms, NORMS.get("BN"), "fp32", arguments.device, print)
     warnings.filterwarnings("ignore", message=".*channels are in .* groups instead")
     names = list(dict.fromkeys(["BN", *arguments.layers]))
     print(

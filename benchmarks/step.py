@@ -96,7 +96,7 @@ def make_training(words: list[str], root: Path, captured: bool = False) -> Train
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
     arrays = dataset.load(root)
     device = torch.device(config.device)
-    choose_norm_kernels(config.fused_norms, device, print)
+    choose_norm_kernels(config.fused_norms, config.parts.norm, config.precision, device, print)
     augmentation = make_augmentation(config, dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     planned = plan_stages(config, StreamSizes.of(stream))

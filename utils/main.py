@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from backbone.norm import Norm
     from datasets.arrangement import Arrangement
     from datasets.arrays import Arrays
     from datasets.stream import Stream
@@ -204,7 +205,8 @@ def train(start: Start) -> None:
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     wanted_kernels = word_of_norm_kernels(config, former, device, start.screen)
-    fused_norms = choose_norm_kernels(wanted_kernels, device, start.screen.say)
+    norm = cast("type[Norm]", config.parts.norm)
+    fused_norms = choose_norm_kernels(wanted_kernels, norm, config.precision, device, start.screen.say)
     augmentation = make_augmentation(config, start.dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     arrays.release()
@@ -327,9 +329,12 @@ def word_of_norm_kernels(config: Configuration, former: RecordedConfig, device: 
 
     Its sums are so taken in the same order; where there are no such kernels any more, it goes on without.
     """
-    began = former.environment.get("fused_norms")
-    if began is None or (former.environment.get("device") == "cpu") != (device.type == "cpu"):
+    first = former.environments[0] if former.environments else {}
+    began = first.get("fused_norms")
+    if began is None or (first.get("device") == "cpu") != (device.type == "cpu"):
         return config.fused_norms
+    if began and config.fused_norms == "on":
+        return "on"
     if config.fused_norms == ("off" if began else "on"):
         way = "with" if began else "without"
         screen.say(

@@ -185,7 +185,7 @@ void map_sheet(const value *x, const value *added, value *y, const Layout &maps,
 template <bool RECTIFIED>
 INLINE numbers received(const value *gradient, const value *y, long at, long count) {
     const numbers given = load(gradient + at, count);
-    return RECTIFIED ? (load(y + at, count) > 0 ? given : numbers{}) : given;
+    return RECTIFIED ? (load(y + at, count) <= 0 ? numbers{} : given) : given;
 }
 
 // Σ g and Σ g (x - center) of all lanes, and g itself where it is kept.
@@ -240,27 +240,29 @@ void mix(const number *means, const number *variances, const number *shares, con
     const long rows = counts.samples * counts.channels, entries = counts.groups * counts.channels;
     for (long group = 0; group < counts.groups; group++) {
         const number *share = shares + group * counts.samples;
-        number mean[BLOCK] = {}, variance[BLOCK] = {}, scale[BLOCK];
+        double mean_sum[BLOCK] = {}, variance_sum[BLOCK] = {};  // of many samples, whose means may be far from 0
+        number mean[BLOCK], scale[BLOCK];
         long num_members = 0;
         for (long n = 0; n < counts.samples; n++) {
             num_members += share[n] > 0;
             if (share[n] == 0) continue;
             const number *own = means + n * counts.channels + block.begin;
-            block.for_all([&](long i) { mean[i] += share[n] * own[i]; });
+            block.for_all([&](long i) { mean_sum[i] += double(share[n]) * own[i]; });
         }
+        block.for_all([&](long i) { mean[i] = mean_sum[i]; });
         for (long n = 0; n < counts.samples; n++) {
             if (share[n] == 0) continue;
             const long row = n * counts.channels + block.begin;
             const number *own = means + row, *spread = variances + row;
             block.for_all([&](long i) {
                 const number distance = own[i] - mean[i];
-                variance[i] += share[n] * (spread[i] + distance * distance);
+                variance_sum[i] += share[n] * (spread[i] + distance * distance);
             });
         }
         number *entry = statistics + group * counts.channels + block.begin;
         block.for_all([&](long i) {
-            const number inverse_std = 1 / std::sqrt(variance[i] + eps);
-            entry[i] = mean[i], entry[entries + i] = variance[i], entry[2 * entries + i] = inverse_std;
+            const number variance = variance_sum[i], inverse_std = 1 / std::sqrt(variance + eps);
+            entry[i] = mean[i], entry[entries + i] = variance, entry[2 * entries + i] = inverse_std;
             scale[i] = weight ? inverse_std * weight[block.begin + i] : inverse_std;
         });
         for (long n = 0; n < counts.samples; n++) {
@@ -285,7 +287,7 @@ void mix(const number *means, const number *variances, const number *shares, con
         block.for_all([&](long i) {
             number &tracked_mean = running_mean[block.begin + i], &tracked_var = running_var[block.begin + i];
             tracked_mean += momentum * (mean[i] - tracked_mean);
-            tracked_var += momentum * (unbiased * variance[i] - tracked_var);
+            tracked_var += momentum * (unbiased * entry[entries + i] - tracked_var);
         });
     }
 }
@@ -301,7 +303,8 @@ void mix_back(const number *means, const number *variances, const number *sums, 
     for (long group = 0; group < counts.groups; group++) {
         const number *share = shares + group * counts.samples;
         const long first = group * counts.channels + block.begin;
-        number mean[BLOCK], scale[BLOCK], of_shift[BLOCK] = {}, of_slope[BLOCK] = {}, total = 0;
+        double of_shift[BLOCK] = {}, of_slope[BLOCK] = {}, total = 0;
+        number mean[BLOCK], scale[BLOCK];
         block.for_all([&](long i) { mean[i] = statistics[first + i]; });
         for (long n = 0; n < counts.samples; n++) {
             total += share[n];
@@ -326,7 +329,7 @@ void mix_back(const number *means, const number *variances, const number *sums, 
                 of_mean[i] += grad_statistics[first + i];
                 of_variance[i] += grad_statistics[entries + first + i];
             }
-            of_mean[i] -= 2 * of_variance[i] * mean[i] * (1 - total);
+            of_mean[i] -= 2 * of_variance[i] * mean[i] * number(1 - total);
         });
         for (long n = 0; n < counts.samples; n++) {
             const long row = n * counts.channels + block.begin;

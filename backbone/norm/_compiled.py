@@ -8,15 +8,17 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._fused import CHANNELS_OF_COPY, Given, Kept
 from .base import RunningNorm, table_type
@@ -27,6 +29,8 @@ _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenm
 _AVX2 = ("-mavx2", "-mfma")
 _INSTRUCTIONS = {"AVX2": _AVX2, "AVX512": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")}
 _COMPILERS = ("c++", "g++", "clang++")
+_MOST_SECONDS = 120
+_WITH_MEMORY = (Tensor, nn.Parameter)  # of other kinds of tensors nothing is known
 _BITS = {torch.float32: 32, torch.float64: 64, torch.bfloat16: 16}
 
 _POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
@@ -38,23 +42,31 @@ class CompiledKernels:
     """The kernels of the CPU."""
 
     @classmethod
-    def made(cls) -> "CompiledKernels":
-        """Raises OSError where they cannot be made, or not be kept."""
-        _library(_BITS[torch.float32])
+    def made(cls, dtype: torch.dtype) -> "CompiledKernels":
+        """Those for maps of a type, and others. Raises OSError where they cannot be made, or not be kept."""
+        _library(_BITS[dtype])
         return cls()
 
     def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
-        numbers = table_type(x)
-        return x.dtype in _BITS and all(
-            each is None or (each.dtype == numbers and each.is_contiguous())
-            for each in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        tables = [layer.running_mean, layer.running_var]
+        if layer.weight is not None and layer.bias is not None:
+            tables += [layer.weight, layer.bias]
+        elif layer.weight is not layer.bias:
+            return False
+        alike = table_type(x), x.device, x.shape[1:2], True
+        return (
+            type(x) in _WITH_MEMORY
+            and not x.is_neg()
+            and x.dtype in _BITS
+            and all((each.dtype, each.device, each.shape, each.is_contiguous()) == alike for each in tables)
+            and _is_there(_BITS[x.dtype])
         )
 
     def normalize(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
-        x, running = given.x, given.running
-        shares, outputs = given.mixing.shares.contiguous(), given.mixing.outputs.contiguous()
+        x, running, numbers = given.x, given.running, table_type(given.x)
+        shares, outputs = (each.to(numbers).contiguous() for each in (given.mixing.shares, given.mixing.outputs))
         (num_samples, num_groups), num_channels = outputs.shape, x.shape[1]
-        y, numbers = torch.empty_like(x), table_type(x)
+        y = torch.empty_like(x)
         table, lines = x.new_empty((2, 2, num_samples, num_channels), dtype=numbers).unbind(0)
         statistics = x.new_empty((3, num_groups, num_channels), dtype=numbers)
         mean, variance, momentum = None, None, 0.0
@@ -76,11 +88,12 @@ class CompiledKernels:
         self, gradient: Tensor, grad_statistics: Tensor | None, kept: Kept, adds: bool, learns_shares: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         x, y, weight = kept.x, kept.y, kept.weight
-        shares, outputs = kept.mixing.shares.contiguous(), kept.mixing.outputs.contiguous()
+        numbers = kept.table.dtype
+        shares, outputs = (each.to(numbers).contiguous() for each in (kept.mixing.shares, kept.mixing.outputs))
         grad_x, grad_added = torch.empty_like(x), None
         if adds:
             grad_added = gradient if y is None else torch.empty_like(x)
-        lines = x.new_empty((5, *kept.table.shape[1:]), dtype=kept.table.dtype)
+        lines = x.new_empty((5, *kept.table.shape[1:]), dtype=numbers)
         grads = (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
         grad_shares = torch.zeros_like(shares) if learns_shares else None
         maps = gradient, x, y, None if y is None else grad_added, grad_x
@@ -94,12 +107,28 @@ class CompiledKernels:
 
 
 def _place(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    if tensor is None:
+        return None
+    place = tensor.data_ptr()
+    if not place:  # which would stand for what is not there
+        raise RuntimeError(f"maps or tables without memory: {tensor.shape}, {tensor.dtype}, {tensor.device}")
+    return place
 
 
 def _counts(x: Tensor, num_groups: int) -> tuple[int, int, int, int, bool]:
     """Samples, channels, pixels and groups of maps, and whether their channels lie together."""
     return len(x), x.shape[1], x.shape[2:].numel(), num_groups, not x.is_contiguous()
+
+
+@cache
+def _is_there(value_bits: int) -> bool:
+    """Whether there are kernels for maps of this type; if others were made before, a warning says why not."""
+    try:
+        _library(value_bits)
+    except OSError as error:
+        warnings.warn(f"norm layers train without fused kernels on such maps: {error}", stacklevel=2)
+        return False
+    return True
 
 
 @cache
@@ -136,20 +165,21 @@ def _cache_folder() -> Path:
 
 def _compile(flags: list[str], path: Path) -> None:
     """Raises OSError if there is no compiler, or it fails."""
-    wanted = os.environ.get("CXX")
-    compiler = wanted or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [*filter(shutil.which, _COMPILERS)][:1]
+    if not compiler:
         raise FileNotFoundError(f"there is no C++ compiler ({', '.join(_COMPILERS)}; $CXX names another)")
     handle, made = tempfile.mkstemp(suffix=".so", prefix=".", dir=path.parent)  # beside it, to take its place at once
     os.close(handle)
     try:
-        command = [compiler, *flags, str(_SOURCE), "-o", made]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        command = [*compiler, *flags, str(_SOURCE), "-o", made]
+        ended = subprocess.run(command, capture_output=True, errors="replace", timeout=_MOST_SECONDS, check=False)
         if ended.returncode:
             said = next((line for line in ended.stderr.splitlines() if "error" in line), ended.stderr.strip())
-            raise OSError(f"{compiler} fails: {said}")
+            raise OSError(f"{shlex.join(compiler)} fails: {said or f'exit code {ended.returncode}'}")
         with Path(made).open("rb") as written:
             os.fsync(written.fileno())  # a library that a crash had cut short would take the process with it
         Path(made).replace(path)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{shlex.join(compiler)} takes more than {_MOST_SECONDS} s") from None
     finally:
         Path(made).unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class Kernels(Protocol):
 _kernels: dict[str, Kernels] = {}  # by the kind of device
 
 
-def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
+def use_fused_kernels(use: bool, device: torch.device | str = "cuda", dtype: torch.dtype = torch.float32) -> None:
     """Let the layers of this process use these kernels where they can, or their own operations alone.
 
     Kernels are made when maps of a new kind come, and are kept on disk. Both ways give the same numbers up to rounding;
@@ -74,6 +74,7 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
     Args:
         use: whether they do; if not, on no device.
         device: for which kind of device, a GPU or the CPU; a first kernel is made for it.
+        dtype: of the maps that are expected, for which that is on the CPU.
 
     Raises:
         ImportError: Triton, which makes those for a GPU, is not installed.
@@ -83,10 +84,12 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda") -> None:
     device = torch.device(device)
     if not use:
         _kernels.clear()
-    elif device.type == "cpu":
+        return
+    _kernels.pop(device.type, None)
+    if device.type == "cpu":
         from ._compiled import CompiledKernels
 
-        _kernels[device.type] = CompiledKernels.made()
+        _kernels[device.type] = CompiledKernels.made(dtype)
     else:
         from ._triton import TritonKernels  # Triton is brought in by those alone who use it
 
@@ -270,4 +273,5 @@ class _NormalizeMixtures(Function):
 
 def _arranged(maps: Tensor, x: Tensor) -> Tensor:
     """Maps in the memory format of x."""
-    return maps.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+    memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return maps.resolve_neg().contiguous(memory_format=memory_format)

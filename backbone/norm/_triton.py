@@ -170,7 +170,7 @@ def row_sums(
 ):
     """Σ g and Σ g · (x - mean of the row) of every row: sums [2, N, C]. Grid: (N, blocks of channels).
 
-    With a ReLU, the gradient goes on only where its result y is above 0, and is written as it goes on.
+    With a ReLU, the gradient goes on only where its result y is not 0 or less, and is written as it goes on.
     """
     sample = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -184,7 +184,7 @@ def row_sums(
         places += first
         received = tl.load(gradient + places, there, other=0.0)
         if RECTIFIES:
-            received = tl.where(tl.load(y + places, there, other=0.0) > 0, received, 0.0).to(gradient.dtype.element_ty)
+            received = tl.where(tl.load(y + places, there, other=0.0) <= 0, 0.0, received).to(gradient.dtype.element_ty)
             tl.store(rectified + places, received, there)
         received = received.to(tl.float32)
         total += received

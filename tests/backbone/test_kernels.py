@@ -8,7 +8,9 @@ import torch
 from backbone import kernels
 from backbone.kernels import choose_norm_kernels
 from backbone.norm import uses_fused_kernels
+from backbone.norm.bn import BN
 from tests.backbone.norm.rig import use_compiled_kernels
+from utils.config.registry import NORMS
 from utils.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -28,22 +30,37 @@ def without_compiler(monkeypatch):
 def test_the_cpu_has_them():
     use_compiled_kernels()
     for word in ("auto", "on"):
-        assert choose_norm_kernels(word, CPU, pytest.fail)
+        assert choose_norm_kernels(word, BN, "fp32", CPU, pytest.fail)
         assert uses_fused_kernels("cpu")
         assert not uses_fused_kernels("cuda")
-    assert not choose_norm_kernels("off", CPU, pytest.fail)
+    assert not choose_norm_kernels("off", BN, "fp32", CPU, pytest.fail)
     assert not uses_fused_kernels("cpu")
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize("name", ["LN", "SN"])
+def test_layers_that_have_none_do_not_ask_for_them(name):
+    for word in ("auto", "on"):
+        assert not choose_norm_kernels(word, NORMS.get(name), "fp32", CPU, pytest.fail)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_kernels_for_the_maps_of_the_run_are_made_first(precision, dtype, monkeypatch):
+    made = []
+    monkeypatch.setattr(kernels, "use_fused_kernels", lambda *arguments: made.append(arguments))
+    assert choose_norm_kernels("auto", BN, precision, CPU, pytest.fail)
+    assert made == [(False,), (True, CPU, dtype)]
 
 
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize(("device", "maker"), MAKERS)
 def test_where_there_are_none_the_run_goes_on_with_a_note(device, maker):
     said = []
-    assert not choose_norm_kernels("auto", device, said.append)
+    assert not choose_norm_kernels("auto", BN, "fp32", device, said.append)
     assert said == [
         f"note: norm layers train without fused kernels, as {maker} makes none here (Failed to find C compiler.)"
     ]
-    assert not choose_norm_kernels("off", device, pytest.fail)
+    assert not choose_norm_kernels("off", BN, "fp32", device, pytest.fail)
 
 
 @pytest.mark.usefixtures("without_compiler")
@@ -51,7 +68,7 @@ def test_where_there_are_none_the_run_goes_on_with_a_note(device, maker):
 def test_where_there_are_none_asking_for_them_is_a_mistake(device, maker):
     message = f"{maker} makes no kernels here (Failed to find C compiler.); use --fused_norms auto"
     with pytest.raises(UserError, match=re.escape(message)):
-        choose_norm_kernels("on", device, pytest.fail)
+        choose_norm_kernels("on", BN, "fp32", device, pytest.fail)
 
 
 def test_memory_that_is_full_is_not_held_against_triton(monkeypatch):
@@ -61,7 +78,7 @@ def test_memory_that_is_full_is_not_held_against_triton(monkeypatch):
 
     monkeypatch.setattr(kernels, "use_fused_kernels", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        choose_norm_kernels("auto", GPU, pytest.fail)
+        choose_norm_kernels("auto", BN, "fp32", GPU, pytest.fail)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -69,8 +86,8 @@ def test_a_gpu_has_them(device):
     pytest.importorskip("triton")
     if device.type == "cuda":
         try:
-            assert choose_norm_kernels("on", device, pytest.fail)
+            assert choose_norm_kernels("on", BN, "fp32", device, pytest.fail)
             assert uses_fused_kernels()
         finally:
-            assert not choose_norm_kernels("off", device, pytest.fail)
+            assert not choose_norm_kernels("off", BN, "fp32", device, pytest.fail)
     assert not uses_fused_kernels()

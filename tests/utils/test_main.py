@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 
+from backbone.norm import _compiled
 from models.base import Method
 from utils.config.registry import METHODS, NORMS, ROOT
 from utils.data.augment import normalise
@@ -412,6 +413,31 @@ def test_norm_kernels_of_the_first_start_are_kept(start, tmp_path, monkeypatch, 
     assert (note in capsys.readouterr().out) == has_note
     assert has_fused_norms(tmp_path / "results") == started_with
     assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+
+
+def test_norm_kernels_of_the_first_start_are_kept_after_a_start_without(start, tmp_path, monkeypatch):
+    """A machine that had no compiler once changes nothing for good, and `on` stays an error where there is none."""
+    compiler_gone = {"XDG_CACHE_HOME": str(tmp_path / "empty"), "CXX": "no-such-compiler"}
+
+    def killed(**options):
+        with monkeypatch.context() as patch:
+            interrupt(patch, METHODS.get("er_ace"), "update", 2)
+            with pytest.raises(Killed):
+                start(checkpoint_every=0, **options)
+
+    killed()
+    if not has_fused_norms(tmp_path / "results"):
+        pytest.skip("there is no C++ compiler")
+    with monkeypatch.context() as patch:
+        for name, value in compiler_gone.items():
+            patch.setenv(name, value)
+        _compiled._library.cache_clear()
+        assert start(fused_norms="on") == 2
+        killed()
+        assert not has_fused_norms(tmp_path / "results")
+    _compiled._library.cache_clear()
+    assert start() == 0
+    assert has_fused_norms(tmp_path / "results")
 
 
 @pytest.mark.parametrize("has_list", [False, True])

@@ -1,5 +1,6 @@
 """Kernels for the CPU are made once, and what stands in the way is said."""
 
+import copy
 import os
 import stat
 import sys
@@ -7,17 +8,19 @@ import sys
 import pytest
 import torch
 
-from backbone.norm import _compiled, use_fused_kernels, uses_fused_kernels
-from tests.backbone.norm.rig import make, maps, train_step, use_compiled_kernels
+from backbone.norm import _compiled, _fused, use_fused_kernels, uses_fused_kernels
+from tests.backbone.norm.rig import context, make, maps, train_step, use_compiled_kernels
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder, of which this process knows nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _compiled._library.cache_clear()
+    for each in (_compiled._library, _compiled._is_there):
+        each.cache_clear()
     yield tmp_path / "continual-norms" / "kernels"
-    _compiled._library.cache_clear()
+    for each in (_compiled._library, _compiled._is_there):
+        each.cache_clear()
 
 
 def compiler(folder, text):
@@ -93,3 +96,92 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     with pytest.raises(PermissionError):
         use_fused_kernels(True, "cpu")
     tmp_path.chmod(0o700)
+
+
+def test_what_the_compiler_is_called_may_have_words_of_its_own(cache, tmp_path, monkeypatch):
+    says = "print(sys.argv[1:3], file=sys.stderr); sys.exit(3)"
+    monkeypatch.setenv("CXX", f"{compiler(tmp_path, says)} -O2 --fast")
+    with pytest.raises(OSError, match=r"compiler -O2 --fast fails: \['-O2', '--fast'\]"):
+        use_fused_kernels(True, "cpu")
+    monkeypatch.setenv("CXX", compiler(tmp_path, "sys.exit(3)"))
+    with pytest.raises(OSError, match="compiler fails: exit code 3"):
+        use_fused_kernels(True, "cpu")
+    monkeypatch.setattr(_compiled, "_MOST_SECONDS", 0.3)
+    monkeypatch.setenv("CXX", compiler(tmp_path, "import time; time.sleep(60)"))
+    with pytest.raises(OSError, match=r"takes more than 0\.3 s"):
+        use_fused_kernels(True, "cpu")
+    assert not [*cache.iterdir()]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_that_is_gone_leaves_other_maps_to_the_layers_own_operations(monkeypatch):
+    use_compiled_kernels()
+    layer, x = make("BN"), maps(dtype=torch.bfloat16)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(UserWarning, match="train without fused kernels on such maps: .*no-such-compiler"):
+        assert not _fused.takes(layer, x, None, (len(x),))
+    assert _fused.takes(layer, maps(), None, (len(x),))
+    with pytest.raises(FileNotFoundError):
+        use_fused_kernels(True, "cpu", torch.bfloat16)
+    assert not uses_fused_kernels("cpu")
+
+
+class Wrapped(torch.Tensor):
+    """Of which nothing is known."""
+
+
+def changed(change):
+    layer = make("BN")
+    change(layer)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (make("BN").to("meta"), maps()),
+        (changed(lambda layer: setattr(layer, "weight", torch.nn.Parameter(torch.ones(4)))), maps()),
+        (changed(lambda layer: setattr(layer, "bias", None)), maps()),
+        (changed(lambda layer: layer.double()), maps()),
+        (make("BN"), maps().as_subclass(Wrapped)),
+        (make("BN"), torch._neg_view(maps())),
+    ],
+    ids=("another device", "another shape", "no shift", "another type", "another kind of tensor", "negated memory"),
+)
+def test_what_has_not_the_memory_that_kernels_read_is_not_taken(layer, x):
+    use_compiled_kernels()
+    assert not _fused.takes(layer, x, None, (len(x),))
+    assert _fused.takes(make("BN"), maps(), None, (len(x),))
+
+
+def test_a_gradient_that_says_it_is_negated_is():
+    layer, x = make("BN"), maps().requires_grad_()
+    gradient = maps(seed=5)
+    use_compiled_kernels()
+    (expected,) = torch.autograd.grad(layer(x), x, -gradient)
+    (given,) = torch.autograd.grad(layer(x), x, torch._neg_view(gradient))
+    assert torch.equal(expected, given)
+
+
+def test_weights_of_tasks_in_another_type_are_numbers_too():
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer, x = make("AdaB2N"), maps()
+        layer.task_weight.data = layer.task_weight.data.bfloat16().to(dtype)
+        use_compiled_kernels()
+        found.append(train_step(layer, x.requires_grad_(), context())[0])
+    torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_means_far_from_zero_cost_no_digits(layout):
+    x = (torch.randn(3000, 8, 1, 1, generator=torch.Generator().manual_seed(0)) + 30).contiguous(memory_format=layout)
+    gradient, layer = torch.randn_like(x), make("BN")
+    exact = copy.deepcopy(layer).double()
+    use_compiled_kernels()
+    found = []
+    for each, dtype in ((exact, torch.float64), (layer, torch.float32)):
+        leaf = x.to(dtype).requires_grad_()
+        found += torch.autograd.grad(each(leaf), leaf, gradient.to(dtype))
+    error = (found[1] - found[0]).norm() / found[0].norm()
+    assert error < 2e-6

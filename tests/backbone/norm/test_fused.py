@@ -251,6 +251,19 @@ def test_a_single_value_a_channel_is_refused_as_ever(kernels, device):
         make("BN", side=1)(maps(1, side=1).to(device))
 
 
+def test_nan_goes_on_as_through_a_relu(kernels, device):
+    found = []
+    for takes in (False, True):
+        layer, x, added = make("BN").to(device), maps().to(device).requires_grad_(), maps(seed=3).to(device)
+        added[0, 0, 0, 0] = float("nan")
+        added.requires_grad_()
+        with fused(device, kernels) if takes else nullcontext():
+            y = layer(x, added=added, rectified=True)
+            found.append((y, *torch.autograd.grad(y, (x, added, layer.weight), torch.ones_like(y))))
+    for own, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, own, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
 def test_a_backward_pass_ends_as_its_forward_began(kernels, device):
     found = []
     for waits in (False, True):
