@@ -28,7 +28,7 @@ typedef float number;
 
 #define INLINE inline __attribute__((always_inline))
 
-constexpr long LANES = 16;             // of a vector
+constexpr long LANES = 16;  // of a vector
 constexpr long VALUES_AT_A_TIME = 4096;  // of a sheet, before the next lanes have their turn: they stay in the cache
 constexpr long BLOCK = CHANNELS_OF_COPY;  // channels whose tables one thread deals with
 
