@@ -1,6 +1,7 @@
 """Whether a run's norm layers train with fused kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -8,6 +9,33 @@ from backbone.norm import Norm, use_fused_kernels
 from utils.errors import UserError, is_out_of_memory
 
 _MAKERS = {"cuda": "Triton", "cpu": "the C++ compiler"}
+
+
+def word_for_start(
+    word: str, environments: Sequence[Mapping[str, Any]], device: torch.device, say: Callable[[str], None]
+) -> str:
+    """`--fused_norms` as a start takes it: on the same kind of device, one that resumes keeps what the run began with.
+
+    Its sums are so taken in the same order; where there are no such kernels any more, it goes on without. A run that
+    began without them never has them later, so that it began with them if any of its starts had them.
+
+    Args:
+        word: `auto`, `on` or `off`, from the option.
+        environments: of earlier starts, as their record describes them.
+        device: of this start.
+        say: called with a note if the word is not followed.
+    """
+    alike = [each for each in environments if (each.get("device") == "cpu") == (device.type == "cpu")]
+    known = [each["fused_norms"] for each in alike if "fused_norms" in each]
+    if not known:
+        return word
+    began = any(known)
+    if began and word == "on":
+        return word
+    if word == ("off" if began else "on"):
+        way = "with" if began else "without"
+        say(f"note: --fused_norms {word} is ignored: the run resumes {way} fused kernels, as it started")
+    return "auto" if began else "off"
 
 
 def choose_norm_kernels(

@@ -193,7 +193,7 @@ def without_rerun(arguments: list[str]) -> list[str]:
 
 def train(start: Start) -> None:
     """Build the run, train it from its checkpoint on, and write its result."""
-    from backbone.kernels import choose_norm_kernels
+    from backbone.kernels import choose_norm_kernels, word_for_start
     from utils.data.loaders import Loaders
     from utils.run.environment import choose_device, describe, set_arithmetic
     from utils.run.steps import make_capture
@@ -204,9 +204,9 @@ def train(start: Start) -> None:
     former = read_former_start(config, record, start.screen) or RecordedConfig({})
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
-    wanted_kernels = word_of_norm_kernels(config, former, device, start.screen)
-    norm = cast("type[Norm]", config.parts.norm)
-    fused_norms = choose_norm_kernels(wanted_kernels, norm, config.precision, device, start.screen.say)
+    norm, say = cast("type[Norm]", config.parts.norm), start.screen.say
+    wanted_kernels = word_for_start(config.fused_norms, former.environments, device, say)
+    fused_norms = choose_norm_kernels(wanted_kernels, norm, config.precision, device, say)
     augmentation = make_augmentation(config, start.dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     arrays.release()
@@ -322,25 +322,6 @@ def read_former_start(config: Configuration, record: Record, screen: Screen) -> 
     if threads is not None and config.threads not in (None, threads):
         screen.say(f"note: --threads {config.threads} is ignored: the run resumes with {threads}, as it started")
     return former
-
-
-def word_of_norm_kernels(config: Configuration, former: RecordedConfig, device: torch.device, screen: Screen) -> str:
-    """`--fused_norms` as a run takes it: one that resumes on the same kind of device keeps what it started with.
-
-    Its sums are so taken in the same order; where there are no such kernels any more, it goes on without.
-    """
-    first = former.environments[0] if former.environments else {}
-    began = first.get("fused_norms")
-    if began is None or (first.get("device") == "cpu") != (device.type == "cpu"):
-        return config.fused_norms
-    if began and config.fused_norms == "on":
-        return "on"
-    if config.fused_norms == ("off" if began else "on"):
-        way = "with" if began else "without"
-        screen.say(
-            f"note: --fused_norms {config.fused_norms} is ignored: the run resumes {way} fused kernels, as it started"
-        )
-    return "auto" if began else "off"
 
 
 def make_stream(config: Configuration, arrays: Arrays, device: torch.device) -> Stream:

@@ -69,10 +69,10 @@ class TBBN(ContextNorm):
         return y
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if self.batch_sizes is not None or not _fused.takes(self, x, added, (len(x),)):
+        if self.batch_sizes is not None or not _fused.uses_fused_kernels(x.device):
             return None
         groups, running = self._groups_of(x), None
-        if groups is not None and not _fused.takes(self, x, added, (len(x),), num_groups=groups.number):
+        if not _fused.takes(self, x, added, (len(x),), num_groups=1 if groups is None else groups.number):
             return None
         if groups is None:
             self.settle()
