@@ -85,6 +85,17 @@ def normalized(norm: nn.Module, x: Tensor, *, added: Tensor | None = None, recti
     return add_and_rectify(norm(x), added, rectified)
 
 
+class Stem(nn.Sequential):
+    """A convolution, a norm layer, what `relu_after` gives, and anything else; a ReLU is taken with the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm, relu, *others = self
+        x = normalized(norm, convolution(x), rectified=isinstance(relu, nn.ReLU))
+        for module in others:
+            x = module(x)
+        return x
+
+
 class ZeroPaddedShortcut(nn.Module):
     """Every stride-th row and column, with channels of zeros appended: a shortcut without parameters.
 
@@ -194,10 +205,10 @@ class ResidualNetwork(nn.Module):
             channels = width
         self._convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
 
-    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
+    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> "Stem":
         """From images [N, 3, S, S] to the maps that the first stage takes."""
         layer = norm(width, image_size)
-        return nn.Sequential(convolution(3, width, 3), layer, relu_after(layer))
+        return Stem(convolution(3, width, 3), layer, relu_after(layer))
 
     def _check_image_size(self, image_size: int, num_halvings: int) -> None:
         smallest = 2 ** (num_halvings - 1) + 1

@@ -45,7 +45,7 @@ def choose_norm_kernels(
 
     Args:
         word: `auto`, `on` or `off`, from `--fused_norms`.
-        norm: kind of the layers; most have no fused kernels, and train as they do.
+        norm: kind of the layers; some have no fused kernels on this kind of device, and train as they do.
         precision: of the run.
         device: of the run.
         say: called with a note if the kernels are not to be had.
@@ -57,7 +57,7 @@ def choose_norm_kernels(
         UserError: the kernels are asked for, and not to be had.
     """
     use_fused_kernels(False)
-    if word == "off" or norm.normalize_at_once is Norm.normalize_at_once:
+    if word == "off" or norm.normalize_at_once is Norm.normalize_at_once or device.type not in norm.fused_on:
         return False
     try:
         use_fused_kernels(True, device, torch.bfloat16 if precision == "bf16" else torch.float32)

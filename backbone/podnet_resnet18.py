@@ -6,6 +6,7 @@ from backbone.blocks import (
     WIDTH_OPTION,
     NormFactory,
     ResidualNetwork,
+    Stem,
     draw_kaiming_normal,
     last_block,
     zero_last_scales,
@@ -37,5 +38,5 @@ class PODNetResNet18(ResidualNetwork):
         draw_kaiming_normal(self)
         zero_last_scales(self)
 
-    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
-        return nn.Sequential(*super().make_stem(norm, width, image_size), nn.MaxPool2d(3, stride=2, padding=1))
+    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> Stem:
+        return Stem(*super().make_stem(norm, width, image_size), nn.MaxPool2d(3, stride=2, padding=1))

@@ -6,6 +6,7 @@ from backbone.blocks import (
     WIDTH_OPTION,
     NormFactory,
     ResidualNetwork,
+    Stem,
     convolution,
     draw_kaiming_normal,
     halved,
@@ -33,6 +34,6 @@ class ResNet18ImageNet(ResidualNetwork):
         super().__init__(norm, image_size=image_size, widths=(nf, 2 * nf, 4 * nf, 8 * nf), num_blocks=(2, 2, 2, 2))
         draw_kaiming_normal(self)
 
-    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> nn.Sequential:
+    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> Stem:
         layer, pooling = norm(width, halved(image_size)), nn.MaxPool2d(3, stride=2, padding=1)
-        return nn.Sequential(convolution(3, width, 7, stride=2), layer, relu_after(layer), pooling)
+        return Stem(convolution(3, width, 7, stride=2), layer, relu_after(layer), pooling)

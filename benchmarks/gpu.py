@@ -6,8 +6,10 @@ A step is one of the third task on images of 32 px, batches of 10 and, for a met
 memory format and the CUDA graph that runs have. The layers of a precision take turns; the ratio to BN is taken within a
 round, and medians are printed. With `--processes`, so many processes take steps with BN at the same time, and all their
 steps give the milliseconds of one. They share the GPU as it is set up: start the Multi-Process Service before, to
-measure that. `--profile` adds the kernels of a step and the sum of their times, as PyTorch's profiler has them, at the
-end: once it has looked, every later step of the process is slower.
+measure that. `--convolutions` measures the convolutions of a step alone in the same way, forward and backward on maps
+that lie ready: a step cannot take less as long as it is made of these. `--profile` adds the kernels of a step and the
+sum of their times, as PyTorch's profiler has them, at the end: once it has looked, every later step of the process is
+slower.
 
 `--device cpu` shows that the program runs; there is nothing to learn from what it prints then.
 """
@@ -28,14 +30,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
 
 from benchmarks.step import Steps, command, make_training, measure, measured_stages, write_images
 from utils.config.registry import METHODS, NORMS
 from utils.errors import UserError
 from utils.run.environment import choose_device, set_arithmetic
+from utils.run.steps import CudaGraphs, Losses
 
 PATIENCE = 300  # seconds in which all processes have to be ready
 PROFILED, WARM_UP_STEPS = 5, 10
+CONVOLUTIONS = "convolutions alone"
 
 
 def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Path) -> Steps:
@@ -44,6 +50,7 @@ def make_steps(layer: str, precision: str, options: argparse.Namespace, root: Pa
     words = command(options.model, root, settings)
     words += ["--cuda_graph", options.cuda_graph, "--fused_norms", options.fused_norms]
     _, steps = next(measured_stages(make_training(words, root, captured=True)))
+    steps(1)  # which is captured while norm layers have the kernels that are chosen for this one
     return steps
 
 
@@ -87,13 +94,60 @@ def _begin(everybody: Any) -> None:
     _everybody = everybody
 
 
-def rate(number: int, precision: str, options: argparse.Namespace, root: Path) -> float:
+def make_convolutions(precision: str, options: argparse.Namespace, root: Path) -> Steps:
+    """All convolutions of a step alone, forward and backward, captured if the device allows it."""
+    settings = argparse.Namespace(nl="BN", nf=options.nf, precision=precision, device=str(options.device))
+    training = make_training(command(options.model, root, settings), root)
+    network, dtype = training.method.network, torch.bfloat16 if precision == "bf16" else torch.float32
+    calls: list[tuple[Any, Tensor, Tensor]] = []
+    hooks = [each.register_forward_hook(partial(_note_call, calls)) for each in network.modules() if _convolves(each)]
+    images = torch.randn(20, 3, 32, 32, device=options.device)
+    with torch.no_grad(), network.autocast():
+        network(images.contiguous(memory_format=training.augmentation.memory_format))
+    for hook in hooks:
+        hook.remove()
+    kept = [
+        (layer, layer.weight.detach().to(dtype), x.to(dtype), torch.randn_like(y, dtype=dtype)) for layer, x, y in calls
+    ]
+
+    def work() -> Losses:
+        for number, (layer, weight, x, gradient) in enumerate(kept):
+            conv2d(x, weight, None, layer.stride, layer.padding)
+            wanted = [number > 0, True, False]  # nothing goes on to the images
+            places = layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups
+            torch.ops.aten.convolution_backward(gradient, x, weight, None, *places, wanted)
+        return {}
+
+    for _ in range(WARM_UP_STEPS):
+        work()
+    if options.device.type == "cuda":
+        torch.cuda.synchronize()
+        graph = CudaGraphs()()
+        graph.capture(work)
+        work = graph.replay
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            work()
+
+    return steps
+
+
+def _convolves(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Conv2d)
+
+
+def _note_call(calls: list[Any], layer: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    calls.append((layer, *inputs, output))
+
+
+def rate(number: int, precision: str, what: str, options: argparse.Namespace, root: Path) -> float:
     """Steps per second of one of several processes, once all are ready."""
     folder = root / str(number)
     folder.mkdir(exist_ok=True)
     write_images(folder)
     set_arithmetic(options.device, precision, fast=False, threads=1)
-    steps = make_steps("BN", precision, options, folder)
+    steps = (make_convolutions if what == CONVOLUTIONS else partial(make_steps, what))(precision, options, folder)
     measure(steps, options.steps, options.device, time.perf_counter)
     _everybody.wait(PATIENCE)
     started, count = time.perf_counter(), 0
@@ -103,16 +157,18 @@ def rate(number: int, precision: str, options: argparse.Namespace, root: Path) -
     return count / (time.perf_counter() - started)
 
 
-def together(number: int, precision: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure so many processes at the same time, and print a line."""
+def together(number: int, precision: str, what: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure so many processes at the same time, with a norm layer or the convolutions alone, and print a line."""
     context = multiprocessing.get_context("spawn")
     start = {"initializer": _begin, "initargs": (context.Barrier(number),)}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(number, context, **start) as pool:
-        take = partial(rate, precision=precision, options=options, root=Path(folder))
+        take = partial(rate, precision=precision, what=what, options=options, root=Path(folder))
         rates = [*pool.map(take, range(number))]
     ms = 1000 / sum(rates)
-    print(f"{precision:9} BN in {number} processes: {sum(rates):.1f} steps per second, {ms:.3f} ms each", flush=True)
-    return {"precision": precision, "processes": number, "ms": ms, "steps_per_second": rates}
+    print(
+        f"{precision:9} {what} in {number} processes: {sum(rates):.1f} steps per second, {ms:.3f} ms each", flush=True
+    )
+    return {"precision": precision, "what": what, "processes": number, "ms": ms, "steps_per_second": rates}
 
 
 def describe(device: torch.device) -> str:
@@ -136,6 +192,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="of a layer in each round")
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="measure so many at the same time, too")
+    parser.add_argument("--convolutions", action="store_true", help="measure those alone at the same time, too")
     parser.add_argument("--profile", action="store_true", help="count kernels, too")
     parser.add_argument("--seconds", type=float, default=4.0, help="for which processes take steps together")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
@@ -165,7 +222,8 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 write_images(Path(folder))
                 layers += compare_layers(precision, options, Path(folder))
-            processes += [together(number, precision, options) for number in options.processes]
+            for what in ("BN", CONVOLUTIONS)[: 1 + options.convolutions]:
+                processes += [together(number, precision, what, options) for number in options.processes]
         if options.profile:
             print("precision layer    kernels  their ms")
         for precision in options.precisions if options.profile else ():

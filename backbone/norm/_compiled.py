@@ -41,6 +41,8 @@ _PASS_BACK: list[Any] = [*[_POINTER] * 15, *[_COUNT] * 6]
 class CompiledKernels:
     """The kernels of the CPU."""
 
+    rows = None
+
     @classmethod
     def made(cls, dtype: torch.dtype) -> "CompiledKernels":
         """Those for maps of a type, and others. Raises OSError where they cannot be made, or not be kept."""

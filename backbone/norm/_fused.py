@@ -11,14 +11,14 @@ dμ_s = -γ k_s G_s - 2 dv_s μ_s (1 - Σ_n M_sn), each beside what comes to the
 dx_n = Σ_s U_ns γ k_s g + Σ_s M_sn [dμ_s + 2 dv_s (x_n - μ_s)] / HW, dM_sn = Σ_c m_n dμ_s + (v_n + (m_n - μ_s)²) dv_s.
 
 Each pass goes over the maps twice: once for tables [N, C], and once with what follows from these for the channels. A
-sum with other maps and a ReLU may follow within. The kernels are Triton's on a GPU (`_triton.py`), and made by a C++
-compiler on the CPU (`_compiled.py`). The layers' own operations stay the reference, and are what all other devices and
-types take. A gradient has no gradient of its own.
+sum with other maps and a ReLU may follow within. The kernels are Triton's on a GPU (`_triton/mixtures.py`), and made by
+a C++ compiler on the CPU (`_compiled.py`). The layers' own operations stay the reference, and are what all other
+devices and types take. A gradient has no gradient of its own.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,11 +28,21 @@ from torch.autograd.function import once_differentiable
 from .base import RunningNorm
 from .context import constant, send
 
+if TYPE_CHECKING:
+    from ._fused_rows import RowKernels
+
 CHANNELS_OF_COPY = 32  # whose part of a gradient of shares is a copy's
 
 
 class Kernels(Protocol):
-    """Kernels for one kind of device. Maps [N, C, H, W] are contiguous or channels-last, all of a call alike."""
+    """Kernels for one kind of device. Maps [N, C, H, W] are contiguous or channels-last, all of a call alike.
+
+    Attributes:
+        rows: those for layers of other kinds (`_fused_rows.py`); None: there are none.
+    """
+
+    @property
+    def rows(self) -> "RowKernels | None": ...
 
     def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
         """Whether they are for a layer's maps, which lie so, in so many groups."""
@@ -101,6 +111,19 @@ def uses_fused_kernels(device: torch.device | str = "cuda") -> bool:
     return torch.device(device).type in _kernels
 
 
+def row_kernels(device: torch.device) -> "RowKernels | None":
+    """Those for layers that are no mixtures of samples, if layers on such a device use kernels."""
+    kernels = _kernels.get(device.type)
+    return None if kernels is None else kernels.rows
+
+
+def is_laid_out(x: Tensor, added: Tensor | None) -> bool:
+    """Whether maps, and others that are to be added to them, lie as kernels read them."""
+    return (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)) and (
+        added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device)
+    )
+
+
 def takes(layer: RunningNorm, x: Tensor, added: Tensor | None, sizes: tuple[int, ...], num_groups: int = 1) -> bool:
     """Whether the kernels are for such maps.
 
@@ -114,8 +137,7 @@ def takes(layer: RunningNorm, x: Tensor, added: Tensor | None, sizes: tuple[int,
     kernels = _kernels.get(x.device.type)
     return (
         kernels is not None
-        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
-        and (added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device))
+        and is_laid_out(x, added)
         and layer.has_variance(x, min(sizes))
         and kernels.takes(layer, x, num_groups)
     )
@@ -242,7 +264,7 @@ class _NormalizeMixtures(Function):
         running: Running | None,
         begun: Callable[[], None] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernels, added = _kernels[x.device.type], None if added is None else _arranged(added, x)
+        kernels, added = _kernels[x.device.type], None if added is None else arranged(added, x)
         given = Given(x, added, Mixing(shares, outputs), weight, bias, eps, rectified, running)
         y, table, statistics = kernels.normalize(given)
         ctx.save_for_backward(x, table, shares, outputs, weight, statistics, y if rectified else None)
@@ -262,7 +284,7 @@ class _NormalizeMixtures(Function):
         x, table, shares, outputs, weight, statistics, y = ctx.saved_tensors
         _, adds, learns_shares, *_ = ctx.needs_input_grad
         grad_x, grad_added, grad_shares, grad_weight, grad_bias = ctx.kernels.pass_back(
-            torch.zeros_like(x) if gradient is None else _arranged(gradient, x),
+            torch.zeros_like(x) if gradient is None else arranged(gradient, x),
             None if grad_statistics is None else grad_statistics.contiguous(),
             Kept(x, y, table, Mixing(shares, outputs), weight, statistics),
             adds and gradient is not None,
@@ -271,7 +293,7 @@ class _NormalizeMixtures(Function):
         return grad_x, grad_added, grad_shares, None, grad_weight, grad_bias, None, None, None, None
 
 
-def _arranged(maps: Tensor, x: Tensor) -> Tensor:
+def arranged(maps: Tensor, x: Tensor) -> Tensor:
     """Maps in the memory format of x."""
     memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
     return maps.resolve_neg().contiguous(memory_format=memory_format)

@@ -33,6 +33,7 @@ class Norm(nn.Module, ABC):
         shared_arguments: constructor arguments that mean here what they mean in `nn.BatchNorm2d`.
         min_values: per channel of a training batch, without which there are no statistics.
         per_sample: no sample depends on the others of its batch.
+        fused_on: kinds of devices for which there are fused kernels that `normalize_at_once` takes.
         num_made: layers that have come into being so far, by construction, copying or unpickling.
     """
 
@@ -46,6 +47,7 @@ class Norm(nn.Module, ABC):
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine", "eps", "momentum")
     min_values: ClassVar[int] = 1
     per_sample: ClassVar[bool] = False
+    fused_on: ClassVar[tuple[str, ...]] = ()
     num_made: ClassVar[int] = 0
     _shown: ClassVar[tuple[str, ...]] = ("eps",)
 

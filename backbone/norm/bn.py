@@ -24,6 +24,7 @@ class BN(RunningNorm):
         momentum: weight of the batch in the running statistics.
     """
 
+    fused_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     _shown: ClassVar[tuple[str, ...]] = ("eps", "momentum")
 
     def __init__(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .base import RunningNorm, at_least_single, statistics_of, track
+from . import _fused_rows
+from .base import RunningNorm, at_least_single, statistics_of, table_type, track
 from .context import constant, send
 from .registry import NORMS
 
@@ -30,6 +31,7 @@ class BRN(RunningNorm):
     """
 
     min_values = 1
+    fused_on = ("cuda",)
     shared_arguments = ("affine", "momentum")  # eps is added to the standard deviation here
     _shown = ("eps", "momentum")
 
@@ -59,6 +61,16 @@ class BRN(RunningNorm):
         self.running_mean.copy_(mean)
         self.running_std.copy_((variance + old.eps).sqrt())
         return True
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        sizes = self.batch_sizes or (len(x),)
+        if not _fused_rows.takes(x, added, len(sizes)):
+            return None
+        self.num_batches_tracked.add_(len(sizes))
+        running = self.running_mean, self.running_std, self.num_batches_tracked
+        limits = _limits(x.device, table_type(x))
+        kind = _fused_rows.Renormalized(self.eps, sizes, *running, self.momentum, limits)
+        return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         return self._renormalize(x, (len(x),))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from . import _fused, _fused_rows
 from ._groups import GROUP_OPTIONS, choose_num_groups
 from .base import at_least_single
 from .bn import BN
@@ -33,6 +34,7 @@ class CN(BN):
     """
 
     options = GROUP_OPTIONS
+    fused_on = ("cuda",)
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": False, "num_groups": 32},
         "offline": {"affine": True, "num_groups": 8},
@@ -56,6 +58,14 @@ class CN(BN):
 
     def take_statistics(self, old: nn.BatchNorm2d) -> bool:
         return False  # they are of the maps before the group step
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        sizes = self.batch_sizes or (len(x),)
+        if not (_fused_rows.takes(x, added, len(sizes)) and self.has_variance(x, min(sizes))):
+            return None
+        running = _fused.Running(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
+        kind = _fused_rows.Continual(self.num_groups, self.eps, sizes, running)
+        return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:
         grouped = torch.group_norm(at_least_single(x), self.num_groups, None, None, self.eps)

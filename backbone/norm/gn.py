@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from . import _fused_rows
 from ._groups import GROUP_OPTIONS, choose_num_groups
 from .base import Norm, at_least_single
 from .registry import NORMS
@@ -31,6 +32,7 @@ class GN(Norm):
     """
 
     per_sample = True
+    fused_on = ("cuda",)
     options = GROUP_OPTIONS
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": True, "num_groups": 32},
@@ -53,6 +55,12 @@ class GN(Norm):
         self.num_groups = choose_num_groups(self.name, num_features, num_groups, channels_per_group, adjust_groups)
         self.eps = eps
         self.make_affine(affine, (num_features,))
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        if not _fused_rows.takes(x, added):
+            return None
+        kind = _fused_rows.Grouped(self.num_groups, self.eps)
+        return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:
         return torch.group_norm(at_least_single(x), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _fused_rows
 from .base import Norm, at_least_single
 from .errors import NormError
 from .registry import NORMS
@@ -25,6 +26,7 @@ class LN(Norm):
     """
 
     per_sample = True
+    fused_on = ("cuda",)
     needs_spatial_size = True
 
     def __init__(
@@ -34,6 +36,12 @@ class LN(Norm):
         self.eps = eps
         assert spatial_size is not None  # or the base class had raised an error
         self.make_affine(affine, (num_features, spatial_size, spatial_size))
+
+    def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
+        if x.shape[2:] != (self.spatial_size, self.spatial_size) or not _fused_rows.takes(x, added):
+            return None
+        kind = _fused_rows.Grouped(1, self.eps, per_position=True)
+        return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

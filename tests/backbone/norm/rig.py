@@ -13,12 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backbone.norm import (
     BatchContext,
     _fused,
+    _fused_rows,
     batch_context,
     begin_task,
     build_norm,
     norm_loss,
     use_fused_kernels,
 )
+from tests.conftest import HAS_GPU
 from utils.config.registry import NORMS
 
 NAMES = NORMS.names()
@@ -129,11 +131,15 @@ def fused(device, kernels="triton"):
 
     Gives the number of channels of every layer that has taken them, as it comes.
     """
-    taken, normalize = [], _fused.normalize
+    taken, normalize, normalize_rows = [], _fused.normalize, _fused_rows.normalize
 
     def noted(x, *others, **named):
         taken.append(x.shape[1])
         return normalize(x, *others, **named)
+
+    def noted_rows(kind, x, *others, **named):
+        taken.append(x.shape[1])
+        return normalize_rows(kind, x, *others, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_fused, "_kernels", {})
@@ -142,6 +148,8 @@ def fused(device, kernels="triton"):
                 pytest.skip("of the CPU alone")
             use_compiled_kernels()
         elif device.type == "cpu":
+            if HAS_GPU:
+                pytest.skip("Triton's interpreter is for machines without a GPU")
             pytest.importorskip("triton")
             patch.setenv("TRITON_INTERPRET", "1")  # is asked when a kernel is defined
             _fused._kernels["cpu"] = _interpreted()((torch.float32, torch.float16, torch.bfloat16))
@@ -150,6 +158,7 @@ def fused(device, kernels="triton"):
             patch.setattr(torch.cuda, "is_available", lambda: True)  # Triton asks
             use_fused_kernels(True, device)
         patch.setattr(_fused, "normalize", noted)
+        patch.setattr(_fused_rows, "normalize", noted_rows)
         yield taken
 
 
@@ -163,8 +172,9 @@ def use_compiled_kernels():
 
 @cache
 def _interpreted():
+    folder = Path(_fused.__file__).with_name("_triton")
     spec = importlib.util.spec_from_file_location(
-        "backbone.norm.interpreted", Path(_fused.__file__).with_name("_triton.py")
+        "backbone.norm.interpreted", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look for their types

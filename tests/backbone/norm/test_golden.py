@@ -15,7 +15,7 @@ INDEX = json.loads((GOLDEN / "norm" / "index.json").read_text())["files"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 REDUCED = ("loss", "task_weight", "mean_weight", "var_weight")  # small reduced quantities: 1e-4 in float32
 OPTIONS = ("eps", "momentum", "affine", "num_groups", "channels_per_group", "kappa", "num_tasks")
-FUSED = ("bn", "tbbn", "adab2n")  # as files begin
+COMPILED = ("bn", "tbbn", "adab2n")  # as files begin
 PARAMETERS = ("weight", "bias", "task_weight", "mean_weight", "var_weight")
 BUFFERS = ("running_mean", "running_var", "running_std", "num_batches_tracked", "cur_tasks")
 
@@ -115,9 +115,7 @@ def test_layer_is_the_published_one(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [each["file"] for each in INDEX if each["file"].startswith(FUSED) and "f32" in each["file"]]
-)
+@pytest.mark.parametrize("name", [each["file"] for each in INDEX if "f32" in each["file"]])
 def test_layer_is_the_published_one_with_triton_kernels(name, device):
     if device.type == "cpu" and name.startswith("tbbn_48_16"):
         pytest.skip("takes more than a minute in Triton's interpreter, and has groups like the others")
@@ -125,7 +123,7 @@ def test_layer_is_the_published_one_with_triton_kernels(name, device):
         check_file(name)
 
 
-@pytest.mark.parametrize("name", [each["file"] for each in INDEX if each["file"].startswith(FUSED)])
+@pytest.mark.parametrize("name", [each["file"] for each in INDEX if each["file"].startswith(COMPILED)])
 def test_layer_is_the_published_one_with_compiled_kernels(name):
     with fused(torch.device("cpu"), "compiled") as taken:
         check_file(name)

@@ -1,69 +1,22 @@
 """Kernels for GPUs, of layers that normalise by mixtures of rows (`_fused.py` has the mathematics).
 
-A row is one channel of one sample, its pixels are summed by one program: nothing is summed in an order that changes
-from run to run. Tables are float32; maps are read and written as they lie, contiguous or channels-last. The first
-kernel of each pass goes over the maps for tables [N, C], and the programs of the second do the rest for their channels
-from these.
+The first kernel of each pass goes over the maps for tables [N, C], and the programs of the second do the rest for their
+channels from these.
 """
-
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._fused import CHANNELS_OF_COPY, Given, Kept, num_copies
-from .base import RunningNorm
+from .._fused import Given, Kept
+from ..base import RunningNorm
+from .maps import Sizes, row_moments, row_sums, tile
+from .rows import TritonRows
 
 _MOST_SAMPLES = 128  # of which every program reads the tables
 _MOST_GROUPS = 16  # which a kernel has one after another: to make one of 48 takes a minute
 _AMPERE = (8, 0)  # the first that knows bfloat16
-# What a program takes at a time; the fastest of some on an H100 (benchmarks/results).
-_LARGE_ROWS = {"PIXELS": 256, "CHANNELS": 16}
-_SMALL_ROWS = {"PIXELS": 128, "CHANNELS": 32}  # of at most 256 pixels
-_TILE = {"PIXELS": 128, "CHANNELS": CHANNELS_OF_COPY}
-
-
-@triton.jit
-def _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST: tl.constexpr):
-    """Where pixels [P] of channels [C] lie in a sample, [P, C], and which of them are there."""
-    if CHANNELS_LAST:
-        places = pixel[:, None] * num_channels + channel[None, :]
-    else:
-        places = pixel[:, None] + channel[None, :] * num_pixels
-    return places, (pixel[:, None] < num_pixels) & (channel[None, :] < num_channels)
-
-
-@triton.jit
-def row_moments(
-    x,
-    table,
-    num_samples,
-    num_channels,
-    num_pixels,
-    CHANNELS_LAST: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """Mean and biased variance of every row: table [2, N, C]. Grid: (N, blocks of channels)."""
-    sample = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    x += sample * num_channels * num_pixels
-    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for start in range(0, num_pixels, PIXELS):
-        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
-        total += tl.load(x + places, there, other=0.0).to(tl.float32)
-    mean = tl.sum(total, 0) / num_pixels
-    squares = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for start in range(0, num_pixels, PIXELS):
-        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
-        distances = tl.load(x + places, there, other=0.0).to(tl.float32) - mean[None, :]
-        squares += tl.where(there, distances * distances, 0.0)
-    table += sample * num_channels + channel
-    tl.store(table, mean, channel < num_channels)
-    tl.store(table + num_samples * num_channels, tl.sum(squares, 0) / num_pixels, channel < num_channels)
 
 
 @triton.jit
@@ -141,7 +94,7 @@ def normalize(
         slope *= scale
         offset = offset * scale + tl.load(bias + channel, is_there, other=0.0).to(tl.float32)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    places, there = _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
+    places, there = tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
     places += sample * num_channels * num_pixels
     values = tl.load(x + places, there, other=0.0).to(tl.float32) - own_mean[None, :]
     values = values * slope[None, :] + offset[None, :]
@@ -150,48 +103,6 @@ def normalize(
     if RECTIFIES:
         values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(y + places, values.to(y.dtype.element_ty), there)
-
-
-@triton.jit
-def row_sums(
-    gradient,
-    x,
-    y,
-    rectified,
-    table,
-    sums,
-    num_samples,
-    num_channels,
-    num_pixels,
-    RECTIFIES: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """Σ g and Σ g · (x - mean of the row) of every row: sums [2, N, C]. Grid: (N, blocks of channels).
-
-    With a ReLU, the gradient goes on only where its result y is not 0 or less, and is written as it goes on.
-    """
-    sample = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_there = channel < num_channels
-    first = sample * num_channels * num_pixels
-    mean = tl.load(table + sample * num_channels + channel, is_there, other=0.0)
-    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    products = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for start in range(0, num_pixels, PIXELS):
-        places, there = _tile(start + tl.arange(0, PIXELS), channel, num_pixels, num_channels, CHANNELS_LAST)
-        places += first
-        received = tl.load(gradient + places, there, other=0.0)
-        if RECTIFIES:
-            received = tl.where(tl.load(y + places, there, other=0.0) <= 0, 0.0, received).to(gradient.dtype.element_ty)
-            tl.store(rectified + places, received, there)
-        received = received.to(tl.float32)
-        total += received
-        products += received * (tl.load(x + places, there, other=0.0).to(tl.float32) - mean[None, :])
-    sums += sample * num_channels + channel
-    tl.store(sums, tl.sum(total, 0), is_there)
-    tl.store(sums + num_samples * num_channels, tl.sum(products, 0), is_there)
 
 
 @triton.jit
@@ -282,7 +193,7 @@ def pass_on(
             tl.store(grad_weight + channel, of_weight, is_there)
             tl.store(grad_bias + channel, of_bias, is_there)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    places, there = _tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
+    places, there = tile(pixel, channel, num_pixels, num_channels, CHANNELS_LAST)
     places += sample * num_channels * num_pixels
     values = tl.load(x + places, there, other=0.0).to(tl.float32) - own_mean[None, :]
     values = (values * x_slope[None, :] + offset[None, :]) / num_pixels
@@ -299,12 +210,13 @@ class TritonKernels:
 
     def __init__(self, types: tuple[torch.dtype, ...]) -> None:
         self._types = types
+        self.rows = TritonRows(types)
 
     @classmethod
     def made(cls, device: torch.device) -> "TritonKernels":
         """Those for a GPU, on which one of them is tried out."""
         x = torch.zeros(1, 16, 4, 4, device=device)
-        sizes = _Sizes.of(x, groups=1)
+        sizes = Sizes.of(x, groups=1)
         with torch.cuda.device_of(x):
             row_moments[sizes.rows](x, sizes.table(x, 2), *sizes.counts, **sizes.row_tile)
         has_bfloat16 = torch.cuda.get_device_capability(x.device) >= _AMPERE
@@ -315,7 +227,7 @@ class TritonKernels:
 
     def normalize(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, mixing, running = given.x, given.weight, given.mixing, given.running
-        sizes = _Sizes.of(x, mixing.outputs.shape[1])
+        sizes = Sizes.of(x, mixing.outputs.shape[1])
         table, statistics = sizes.table(x, 2), x.new_empty((3, sizes.groups, sizes.channels), dtype=torch.float32)
         y = torch.empty_like(x)
         moved = (None, None, None) if running is None else (running.mean, running.variance, running.num_tracked)
@@ -347,7 +259,7 @@ class TritonKernels:
         self, gradient: Tensor, grad_statistics: Tensor | None, kept: Kept, adds: bool, learns_shares: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         x, y, weight, shares, outputs = kept.x, kept.y, kept.weight, kept.mixing.shares, kept.mixing.outputs
-        sizes = _Sizes.of(x, outputs.shape[1])
+        sizes = Sizes.of(x, outputs.shape[1])
         grad_x, sums = torch.empty_like(x), sizes.table(x, 2)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
         grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
@@ -355,7 +267,17 @@ class TritonKernels:
         grad_bias = None if weight is None else torch.empty_like(weight)
         with torch.cuda.device_of(x):
             row_sums[sizes.rows](
-                received, x, y, gradient, kept.table, sums, *sizes.counts, RECTIFIES=y is not None, **sizes.row_tile
+                received,
+                x,
+                y,
+                gradient,
+                None,
+                kept.table,
+                sums,
+                *sizes.counts,
+                RECTIFIES=y is not None,
+                PER_POSITION=False,
+                **sizes.row_tile,
             )
             pass_on[sizes.tiles](
                 gradient,
@@ -379,51 +301,3 @@ class TritonKernels:
                 **sizes.tile,
             )
         return grad_x, gradient if adds else None, grad_shares, grad_weight, grad_bias
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Of maps [N, C, H, W] and groups, and how the kernels divide them among programs.
-
-    Attributes:
-        samples, channels, pixels: N, C and H · W.
-        groups: G.
-        channels_last: whether channels lie together.
-    """
-
-    samples: int
-    channels: int
-    pixels: int
-    groups: int
-    channels_last: bool
-
-    @classmethod
-    def of(cls, x: Tensor, groups: int) -> "_Sizes":
-        return cls(len(x), x.shape[1], x.shape[2:].numel(), groups, not x.is_contiguous())
-
-    def table(self, x: Tensor, number: int) -> Tensor:
-        """For so many numbers of every row."""
-        return x.new_empty((number, self.samples, self.channels), dtype=torch.float32)
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        return self.samples, self.channels, self.pixels
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Programs over rows."""
-        return self.samples, -(-self.channels // self.row_tile["CHANNELS"])
-
-    @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Programs over maps."""
-        return -(-self.pixels // _TILE["PIXELS"]), num_copies(self.channels), self.samples
-
-    @property
-    def row_tile(self) -> dict[str, Any]:
-        return (_LARGE_ROWS if self.pixels > 256 else _SMALL_ROWS) | {"CHANNELS_LAST": self.channels_last}
-
-    @property
-    def tile(self) -> dict[str, Any]:
-        samples = max(16, 1 << (self.samples - 1).bit_length())
-        return _TILE | {"GROUPS": self.groups, "SAMPLES": samples, "CHANNELS_LAST": self.channels_last}
