@@ -79,6 +79,7 @@ class AdaB2N(ContextNorm):
     )
     undecayed = ("task_weight",)
     min_values = 1
+    fused_on = ("cpu", "cuda")
     _shown = ("num_tasks", "kappa", "renormalize_absent", "eps", "momentum")
 
     def __init__(

@@ -42,6 +42,7 @@ class TBBN(ContextNorm):
         momentum: weight of the batch in the running statistics.
     """
 
+    fused_on = ("cpu", "cuda")
     _shown = ("eps", "momentum")
 
     def __init__(

@@ -27,10 +27,11 @@ def without_compiler(monkeypatch):
     monkeypatch.setattr(kernels, "use_fused_kernels", refuse)
 
 
-def test_the_cpu_has_them():
+@pytest.mark.parametrize("name", ["BN", "TBBN", "AdaB2N"])
+def test_the_cpu_has_them(name):
     use_compiled_kernels()
     for word in ("auto", "on"):
-        assert choose_norm_kernels(word, BN, "fp32", CPU, pytest.fail)
+        assert choose_norm_kernels(word, NORMS.get(name), "fp32", CPU, pytest.fail)
         assert uses_fused_kernels("cpu")
         assert not uses_fused_kernels("cuda")
     assert not choose_norm_kernels("off", BN, "fp32", CPU, pytest.fail)
@@ -38,10 +39,21 @@ def test_the_cpu_has_them():
 
 
 @pytest.mark.usefixtures("without_compiler")
-@pytest.mark.parametrize("name", ["LN", "SN"])
+@pytest.mark.parametrize("name", NORMS.names())
 def test_layers_that_have_none_do_not_ask_for_them(name):
-    for word in ("auto", "on"):
-        assert not choose_norm_kernels(word, NORMS.get(name), "fp32", CPU, pytest.fail)
+    layer = NORMS.get(name)
+    for device in {CPU, GPU}:
+        for word in ("auto", "on") if device.type not in layer.fused_on else ():
+            assert not choose_norm_kernels(word, layer, "fp32", device, pytest.fail)
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_a_layer_that_does_something_else_does_not_ask_for_those_of_its_base():
+    class Doubled(BN):
+        def normalize_batch(self, x):
+            return 2 * super().normalize_batch(x)
+
+    assert not choose_norm_kernels("on", Doubled, "fp32", CPU, pytest.fail)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

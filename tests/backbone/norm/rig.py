@@ -35,19 +35,24 @@ def make(name, channels=8, side=3, dtype=torch.float32, **options):
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+            parameter.add_(0.3 * draw(*parameter.shape, random=random))
     return layer
 
 
 def maps(num_samples=12, channels=8, side=3, dtype=torch.float32, seed=2):
-    random = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(num_samples, channels, side, side, generator=random, dtype=dtype) + 1
+    shape = num_samples, channels, side, side
+    return 2 * draw(*shape, random=torch.Generator().manual_seed(seed), dtype=dtype) + 1
+
+
+def draw(*shape, random, dtype=torch.float32):
+    """On the default device, the same on every one."""
+    return torch.randn(shape, generator=random, dtype=dtype, device="cpu").to(torch.get_default_device())
 
 
 def context(task=2, num_current=8, num_memory=4):
     """Current samples of the task itself, memory samples of the tasks before it in turn."""
-    memory = torch.arange(num_memory) % max(task, 1)
-    return BatchContext(task, torch.cat([torch.full((num_current,), task), memory]), num_current)
+    memory = torch.arange(num_memory, device="cpu") % max(task, 1)
+    return BatchContext(task, torch.cat([memory.new_full((num_current,), task), memory]), num_current)
 
 
 def train_step(layer, x, described=None):

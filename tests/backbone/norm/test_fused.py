@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from backbone.norm import BatchContext, NormError, _fused, batch_context, begin_task, norm_loss, separate_batches
+from tests.backbone.norm import rig
 from tests.backbone.norm.rig import KERNELS, context, fused, make, maps, same_state, train_step
+from utils.config.registry import NORMS
 
-NAMES = ("BN", "TBBN", "AdaB2N")
+NAMES = [name for name in NORMS.names() if "cpu" in NORMS.get(name).fused_on]  # mixtures of samples
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 5e-3}
 
@@ -26,13 +28,8 @@ def kernels(request):
 
 
 def draw(*shape, seed, layout=torch.contiguous_format):
-    """On the default device, the same on every one."""
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")
-    return (
-        values.to(torch.get_default_device()).contiguous(memory_format=layout)
-        if len(shape) == 4
-        else values.to(torch.get_default_device())
-    )
+    values = rig.draw(*shape, random=torch.Generator().manual_seed(seed))
+    return values.contiguous(memory_format=layout) if len(shape) == 4 else values
 
 
 def reference(x, shares, outputs, weight, bias, eps, added):
@@ -90,6 +87,14 @@ def test_kernels_are_the_formulas(device, kernels, layout, dtype, shape, num_gro
     for exact, computed in zip(*found, strict=True):
         error = (computed.double() - exact).norm() / exact.norm()
         assert error < TOLERANCES[computed.dtype], error
+
+
+@pytest.mark.parametrize("name", NORMS.names())
+def test_layers_take_kernels_where_they_say(name, kernels, device):
+    kind = "cpu" if kernels == "compiled" else "cuda"
+    with fused(device, kernels) as taken:
+        make(name)(maps())
+    assert bool(taken) == (kind in NORMS.get(name).fused_on)
 
 
 @pytest.mark.parametrize("described", [False, True], ids=("one batch", "described"))

@@ -20,11 +20,6 @@ def layout(request):
     return request.param
 
 
-def draw(*shape, seed, device, layout=torch.contiguous_format):
-    values = 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu") + 1
-    return values.to(device).contiguous(memory_format=layout)
-
-
 def step(layer, x, added, gradient, sizes=None):
     """Two training steps; all that comes of them, by name, in float64."""
     leaves = {"x": x.detach().requires_grad_(), "added": added.detach().requires_grad_()}
@@ -54,8 +49,10 @@ def check(layer, x, added, gradient, sizes, times=1):
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_do_the_same(name, shape, dtype, layout, device):
     """More channels, pixels and samples than a program takes at a time."""
-    layer = make(name, channels=shape[1], side=shape[2]).to(device)
-    x, added, gradient = (draw(*shape, seed=seed, device=device, layout=layout).to(dtype) for seed in range(3))
+    layer = make(name, channels=shape[1], side=shape[2])
+    x, added, gradient = (
+        maps(shape[0], *shape[1:3], seed=seed).to(dtype).contiguous(memory_format=layout) for seed in range(3)
+    )
     check(layer, x, added, gradient, None)
 
 
@@ -63,31 +60,31 @@ def test_layers_do_the_same(name, shape, dtype, layout, device):
 @pytest.mark.parametrize("sizes", [(6, 6), (5, 7), (3, 4, 5)], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_several_batches_are_normalised_one_after_another(name, sizes, affine, device):
-    x, added, gradient = (draw(12, 8, 3, 3, seed=seed, device=device) for seed in range(3))
-    check(make(name, affine=affine).to(device), x, added, gradient, sizes)
+    x, added, gradient = (maps(seed=seed) for seed in range(3))
+    check(make(name, affine=affine), x, added, gradient, sizes)
 
 
 @pytest.mark.parametrize("num_before", [4999, 12_000, 100_000])
 def test_batch_renormalization_corrects_after_many_batches(num_before, device):
-    layer = make("BRN").to(device)
+    layer = make("BRN")
     layer.num_batches_tracked.fill_(num_before)
     layer.running_mean.fill_(0.5)
-    x, added, gradient = (draw(12, 8, 3, 3, seed=seed, device=device) for seed in range(3))
+    x, added, gradient = (maps(seed=seed) for seed in range(3))
     check(layer, x, added, gradient, (5, 7))
 
 
 def test_a_channel_without_spread_has_no_gradient_by_its_deviation(device):
-    layer, x = make("BRN").to(device), draw(12, 8, 3, 3, seed=0, device=device)
+    layer, x = make("BRN"), maps(seed=0)
     x[:, 3] = 0.25
-    added, gradient = (draw(12, 8, 3, 3, seed=seed, device=device) for seed in (1, 2))
+    added, gradient = (maps(seed=seed) for seed in (1, 2))
     check(layer, x, added, gradient, None, times=20)  # its mean is rounded, and its deviation then hardly above 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_comes_again_bit_for_bit(name, device):
     def again():
-        x, added, gradient = (draw(12, 8, 3, 3, seed=seed, device=device) for seed in range(3))
-        return step(make(name).to(device), x, added, gradient)
+        x, added, gradient = (maps(seed=seed) for seed in range(3))
+        return step(make(name), x, added, gradient)
 
     with fused(device):
         assert same_state(again(), again())
@@ -97,10 +94,10 @@ def test_the_same_comes_again_bit_for_bit(name, device):
 def test_nan_goes_on_as_through_a_relu(name, device):
     found = []
     for takes in (False, True):
-        x, added, gradient = (draw(12, 8, 3, 3, seed=seed, device=device) for seed in range(3))
+        x, added, gradient = (maps(seed=seed) for seed in range(3))
         added[0, 0, 0, 0] = float("nan")
         with fused(device) if takes else nullcontext():
-            found.append(step(make(name).to(device), x, added, gradient))
+            found.append(step(make(name), x, added, gradient))
     for key, own in found[0].items():
         torch.testing.assert_close(found[1][key], own, equal_nan=True, rtol=1e-3, atol=1e-3)
 
@@ -109,7 +106,7 @@ def test_nothing_need_be_added_or_rectified(device):
     for name in NAMES:
         found = []
         for takes in (False, True):
-            layer, x = make(name).to(device), draw(12, 8, 3, 3, seed=0, device=device).requires_grad_()
+            layer, x = make(name), maps(seed=0).requires_grad_()
             with fused(device) if takes else nullcontext([]) as taken:
                 y = layer(x)
                 found.append((y, *torch.autograd.grad(y.pow(3).sum(), x)))
@@ -148,12 +145,12 @@ def test_the_cpu_has_none_from_its_compiler():
 @pytest.mark.parametrize(("name", "message"), [("IN", "at least 2 pixels"), ("SN", "at least 2 pixels"), ("LN", "1x1")])
 def test_maps_that_a_layer_refuses_are_refused_as_ever(name, message, device):
     with fused(device), pytest.raises(NormError, match=message):
-        make(name)(draw(4, 8, 1, 1, seed=0, device=device))
+        make(name)(maps(4, side=1))
 
 
 def test_evaluation_is_as_ever(device):
     for name in NAMES:
-        layer, x = make(name).to(device).eval(), draw(12, 8, 3, 3, seed=0, device=device)
+        layer, x = make(name).eval(), maps(seed=0)
         with fused(device) as taken:
             layer(x)
         assert not taken
