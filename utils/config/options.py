@@ -369,7 +369,8 @@ _MACHINE = grouped(
         "fused_norms",
         str,
         "auto",
-        "train BN, TBBN and AdaB2N with fused kernels; auto: if Triton, or for the CPU a C++ compiler, can make them",
+        "train norm layers with fused kernels; auto: if Triton, or for the CPU's BN, TBBN and AdaB2N a C++ compiler, "
+        "can make them",
         choices=("auto", "on", "off"),
     ),
     role="runtime",

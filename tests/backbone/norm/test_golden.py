@@ -119,8 +119,9 @@ def test_layer_is_the_published_one(name):
 def test_layer_is_the_published_one_with_triton_kernels(name, device):
     if device.type == "cpu" and name.startswith("tbbn_48_16"):
         pytest.skip("takes more than a minute in Triton's interpreter, and has groups like the others")
-    with fused(device, "triton"):
+    with fused(device, "triton") as taken:
         check_file(name)
+    assert taken
 
 
 @pytest.mark.parametrize("name", [each["file"] for each in INDEX if each["file"].startswith(COMPILED)])
