@@ -1,4 +1,5 @@
-// Kernels for the CPU, of layers that normalise by mixtures of the rows of feature maps (`_fused.py` has the mathematics).
+// Kernels for the CPU: of layers that normalise by mixtures of the rows of feature maps (`_fused.py` has the mathematics),
+// and passes over maps for layers whose tables are made elsewhere (`_fused_rows.py`).
 //
 // `_compiled.py` compiles this once for each type of maps: VALUE_BITS is 32 for float, 64 for double, 16 for bfloat16.
 // Tables are float, those of double maps double; they have a number for every row, [N, C], unless it is said otherwise.
@@ -217,6 +218,54 @@ void pass_on_sheet(const value *gradient, const value *x, const value *y, value 
     });
 }
 
+// Passes over all sheets, which the threads of a parallel region share among themselves. Tables [2, N, C] of rows are
+// their means and variances, or sums and products; lines [2 or 3, N, C] are what sheets are mapped with.
+
+void moments_of_all(const value *x, number *table, const Lanes &lanes, long rows, long num_pixels) {
+#pragma omp for schedule(static)
+    for (long sheet = 0; sheet < lanes.maps.sheets; sheet++)
+        moments_of_sheet(x + sheet * lanes.maps.length, lanes, sheet, num_pixels, table, table + rows);
+}
+
+void map_all(const value *x, const value *added, value *y, const number *table, const number *lines, const Lanes &lanes,
+             long rows, bool rectifies) {
+    const auto map = added ? (rectifies ? map_sheet<true, true> : map_sheet<true, false>)
+                           : (rectifies ? map_sheet<false, true> : map_sheet<false, false>);
+#pragma omp for schedule(static)
+    for (long sheet = 0; sheet < lanes.maps.sheets; sheet++) {
+        const long first = sheet * lanes.maps.length;
+        map(x + first, added ? added + first : nullptr, y + first, lanes.maps, lanes.spread(0, table, sheet),
+            lanes.spread(1, lines, sheet), lanes.spread(2, lines + rows, sheet));
+    }
+}
+
+void sums_of_all(const value *gradient, const value *x, const value *y, value *kept, const number *table, number *sums,
+                 const Lanes &lanes, long rows) {
+    const auto sum = y ? sums_of_sheet<true> : sums_of_sheet<false>;
+#pragma omp for schedule(static)
+    for (long sheet = 0; sheet < lanes.maps.sheets; sheet++) {
+        const long first = sheet * lanes.maps.length, of_channels = sheet * lanes.maps.channels;
+        number *own = lanes[1];  // and lanes[2]
+        sum(gradient + first, x + first, y ? y + first : nullptr, kept ? kept + first : nullptr, lanes.maps,
+            lanes.spread(0, table, sheet), own);
+        lanes.maps.fold(own, 1, sums + of_channels);
+        lanes.maps.fold(own + lanes.maps.lanes, 1, sums + rows + of_channels);
+    }
+}
+
+void pass_all_on(const value *gradient, const value *x, const value *y, const value *kept, value *grad_x,
+                 const number *table, const number *lines, const Lanes &lanes, long rows) {
+    const auto pass_on = y && !kept ? pass_on_sheet<true> : pass_on_sheet<false>;
+    const value *passed = y && kept ? kept : gradient;
+#pragma omp for schedule(static)
+    for (long sheet = 0; sheet < lanes.maps.sheets; sheet++) {
+        const long first = sheet * lanes.maps.length;
+        pass_on(passed + first, x + first, y ? y + first : nullptr, grad_x + first, lanes.maps,
+                lanes.spread(0, table, sheet), lanes.spread(1, lines, sheet), lanes.spread(2, lines + rows, sheet),
+                lanes.spread(3, lines + 2 * rows, sheet));
+    }
+}
+
 // Sizes of maps and of their tables.
 struct Counts {
     long samples, channels, pixels, groups;
@@ -377,24 +426,15 @@ extern "C" void normalize(const value *x, const value *added, value *y, number *
     const Counts counts{num_samples, num_channels, num_pixels, num_groups};
     const Layout maps(num_samples, num_channels, num_pixels, channels_last);
     const long rows = num_samples * num_channels;
-    const auto map = added ? (rectifies ? map_sheet<true, true> : map_sheet<true, false>)
-                           : (rectifies ? map_sheet<false, true> : map_sheet<false, false>);
 #pragma omp parallel num_threads(num_threads)
     {
         const Lanes lanes(maps, 3);
-#pragma omp for schedule(static)
-        for (long sheet = 0; sheet < maps.sheets; sheet++)
-            moments_of_sheet(x + sheet * maps.length, lanes, sheet, num_pixels, table, table + rows);
+        moments_of_all(x, table, lanes, rows, num_pixels);
 #pragma omp for schedule(static)
         for (long begin = 0; begin < num_channels; begin += BLOCK)
             mix(table, table + rows, shares, outputs, weight, bias, statistics, running_mean, running_var, lines, counts,
                 eps, momentum, block_at(begin, num_channels));
-#pragma omp for schedule(static)
-        for (long sheet = 0; sheet < maps.sheets; sheet++) {
-            const long first = sheet * maps.length;
-            map(x + first, added ? added + first : nullptr, y + first, maps, lanes.spread(0, table, sheet),
-                lanes.spread(1, lines, sheet), lanes.spread(2, lines + rows, sheet));
-        }
+        map_all(x, added, y, table, lines, lanes, rows, rectifies);
     }
 }
 
@@ -409,33 +449,49 @@ extern "C" void pass_back(const value *gradient, const value *x, const value *y,
     const Layout maps(num_samples, num_channels, num_pixels, channels_last);
     const long rows = num_samples * num_channels;
     number *sums = lines, *products = lines + rows, *slopes = lines + 2 * rows;
-    const auto sum = y ? sums_of_sheet<true> : sums_of_sheet<false>;
-    const auto pass_on = y && !kept ? pass_on_sheet<true> : pass_on_sheet<false>;
-    const value *passed = y && kept ? kept : gradient;
 #pragma omp parallel num_threads(num_threads)
     {
         const Lanes lanes(maps, 4);
-#pragma omp for schedule(static)
-        for (long sheet = 0; sheet < maps.sheets; sheet++) {
-            const long first = sheet * maps.length, of_channels = sheet * maps.channels;
-            number *own = lanes[1];  // and lanes[2]
-            sum(gradient + first, x + first, y ? y + first : nullptr, kept ? kept + first : nullptr, maps,
-                lanes.spread(0, table, sheet), own);
-            maps.fold(own, 1, sums + of_channels);
-            maps.fold(own + maps.lanes, 1, products + of_channels);
-        }
+        sums_of_all(gradient, x, y, kept, table, sums, lanes, rows);
 #pragma omp for schedule(static)
         for (long begin = 0; begin < num_channels; begin += BLOCK)
             mix_back(table, table + rows, sums, products, shares, outputs, weight, statistics, grad_statistics,
                      grad_weight, grad_bias,
                      grad_shares ? grad_shares + begin / BLOCK * num_groups * num_samples : nullptr, slopes,
                      counts, block_at(begin, num_channels));
-#pragma omp for schedule(static)
-        for (long sheet = 0; sheet < maps.sheets; sheet++) {
-            const long first = sheet * maps.length;
-            pass_on(passed + first, x + first, y ? y + first : nullptr, grad_x + first, maps,
-                    lanes.spread(0, table, sheet), lanes.spread(1, slopes, sheet), lanes.spread(2, slopes + rows, sheet),
-                    lanes.spread(3, slopes + 2 * rows, sheet));
-        }
+        pass_all_on(gradient, x, y, kept, grad_x, table, slopes, lanes, rows);
     }
+}
+
+// The passes alone. `coefficients` are A and B, [2, N, C], or α, and ε and δ per pixel, [3, N, C].
+
+extern "C" void row_moments(const value *x, number *table, long num_samples, long num_channels, long num_pixels,
+                            long channels_last, long num_threads) {
+    const Layout maps(num_samples, num_channels, num_pixels, channels_last);
+#pragma omp parallel num_threads(num_threads)
+    moments_of_all(x, table, Lanes(maps, 2), num_samples * num_channels, num_pixels);
+}
+
+extern "C" void scale_rows(const value *x, const value *added, value *y, const number *table, const number *coefficients,
+                           long num_samples, long num_channels, long num_pixels, long channels_last, long rectifies,
+                           long num_threads) {
+    const Layout maps(num_samples, num_channels, num_pixels, channels_last);
+#pragma omp parallel num_threads(num_threads)
+    map_all(x, added, y, table, coefficients, Lanes(maps, 3), num_samples * num_channels, rectifies);
+}
+
+extern "C" void row_sums(const value *gradient, const value *x, const value *y, value *kept, const number *table,
+                         number *sums, long num_samples, long num_channels, long num_pixels, long channels_last,
+                         long num_threads) {
+    const Layout maps(num_samples, num_channels, num_pixels, channels_last);
+#pragma omp parallel num_threads(num_threads)
+    sums_of_all(gradient, x, y, kept, table, sums, Lanes(maps, 3), num_samples * num_channels);
+}
+
+extern "C" void pass_rows_on(const value *gradient, const value *x, const value *y, const value *kept, value *grad_x,
+                             const number *table, const number *coefficients, long num_samples, long num_channels,
+                             long num_pixels, long channels_last, long num_threads) {
+    const Layout maps(num_samples, num_channels, num_pixels, channels_last);
+#pragma omp parallel num_threads(num_threads)
+    pass_all_on(gradient, x, y, kept, grad_x, table, coefficients, Lanes(maps, 4), num_samples * num_channels);
 }

@@ -1,4 +1,4 @@
-"""Kernels for the CPU, of layers that normalise by mixtures of rows (`_fused.py` has the mathematics).
+"""Kernels for the CPU: of layers that normalise by mixtures of rows (`_fused.py`), and for the maps of others.
 
 They are C++ (`_compiled.cpp`), and made by this machine's compiler for its processor when maps of a new type come,
 which takes two seconds. What it makes is kept in a cache folder of this account, `$XDG_CACHE_HOME` or `~/.cache`.
@@ -20,7 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import _fused_rows
 from ._fused import CHANNELS_OF_COPY, Given, Kept
+from ._fused_rows import Grouped, Kind, Parameters
+from ._row_tables import make_gradients, make_tables
 from .base import RunningNorm, table_type
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -34,14 +37,21 @@ _WITH_MEMORY = (Tensor, nn.Parameter)  # of other kinds of tensors nothing is kn
 _BITS = {torch.float32: 32, torch.float64: 64, torch.bfloat16: 16}
 
 _POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
-_NORMALIZE: list[Any] = [*[_POINTER] * 12, *[_COUNT] * 6, *[_NUMBER] * 2, _COUNT]
-_PASS_BACK: list[Any] = [*[_POINTER] * 15, *[_COUNT] * 6]
+_ARGUMENTS: dict[str, list[Any]] = {
+    "normalize": [*[_POINTER] * 12, *[_COUNT] * 6, *[_NUMBER] * 2, _COUNT],
+    "pass_back": [*[_POINTER] * 15, *[_COUNT] * 6],
+    "row_moments": [*[_POINTER] * 2, *[_COUNT] * 5],
+    "scale_rows": [*[_POINTER] * 5, *[_COUNT] * 6],
+    "row_sums": [*[_POINTER] * 6, *[_COUNT] * 5],
+    "pass_rows_on": [*[_POINTER] * 7, *[_COUNT] * 5],
+}
 
 
 class CompiledKernels:
     """The kernels of the CPU."""
 
-    rows = None
+    def __init__(self) -> None:
+        self.rows = CompiledRows()
 
     @classmethod
     def made(cls, dtype: torch.dtype) -> "CompiledKernels":
@@ -56,13 +66,9 @@ class CompiledKernels:
         elif layer.weight is not layer.bias:
             return False
         alike = table_type(x), x.device, x.shape[1:2], True
-        return (
-            type(x) in _WITH_MEMORY
-            and not x.is_neg()
-            and x.dtype in _BITS
-            and all((each.dtype, each.device, each.shape, each.is_contiguous()) == alike for each in tables)
-            and _is_there(_BITS[x.dtype])
-        )
+        return all(
+            (each.dtype, each.device, each.shape, each.is_contiguous()) == alike for each in tables
+        ) and _takes_maps(x)
 
     def normalize(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
         x, running, numbers = given.x, given.running, table_type(given.x)
@@ -108,6 +114,48 @@ class CompiledKernels:
         return grad_x, grad_added, grad_shares, *grads
 
 
+class CompiledRows:
+    """Passes over maps; the tables between them are PyTorch's."""
+
+    def takes(self, kind: Kind, x: Tensor) -> bool:
+        return not (isinstance(kind, Grouped) and kind.per_position) and _takes_maps(x)
+
+    def normalize(
+        self, kind: Kind, x: Tensor, added: Tensor | None, rectified: bool, parameters: Parameters
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        library, sizes, threads = _library(_BITS[x.dtype]), _sizes(x), torch.get_num_threads()
+        table, y = x.new_empty((2, *x.shape[:2]), dtype=table_type(x)), torch.empty_like(x)
+        library.row_moments(*map(_place, (x, table)), *sizes, threads)
+        slope, offset, *statistics = make_tables(kind, table, x.shape[2:].numel(), *parameters)
+        coefficients = torch.stack((slope, offset))
+        library.scale_rows(*map(_place, (x, added, y, table, coefficients)), *sizes, rectified, threads)
+        return y, table, tuple(statistics)
+
+    def pass_back(
+        self, kind: Kind, gradient: Tensor, kept: _fused_rows.Kept, adds: bool
+    ) -> tuple[Tensor, Tensor | None, Parameters]:
+        x, y, table, num_pixels = kept.x, kept.y, kept.table, kept.x.shape[2:].numel()
+        library, sizes, threads = _library(_BITS[x.dtype]), _sizes(x), torch.get_num_threads()
+        sums, grad_x = torch.empty_like(table), torch.empty_like(x)
+        rectified = torch.empty_like(x) if adds and y is not None else None
+        library.row_sums(*map(_place, (gradient, x, y, rectified, table, sums)), *sizes, threads)
+        found, grads = make_gradients(kind, table, sums, num_pixels, kept.statistics, *kept.parameters)
+        slope, offset, x_slope = found
+        coefficients = torch.stack((slope, x_slope / num_pixels, offset / num_pixels))
+        library.pass_rows_on(*map(_place, (gradient, x, y, rectified, grad_x, table, coefficients)), *sizes, threads)
+        return grad_x, (gradient if y is None else rectified) if adds else None, grads
+
+
+def _takes_maps(x: Tensor) -> bool:
+    """Whether there are kernels for maps that lie as these do."""
+    return type(x) in _WITH_MEMORY and not x.is_neg() and x.dtype in _BITS and _is_there(_BITS[x.dtype])
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int, bool]:
+    """Samples, channels and pixels of maps, and whether their channels lie together."""
+    return len(x), x.shape[1], x.shape[2:].numel(), not x.is_contiguous()
+
+
 def _place(tensor: Tensor | None) -> int | None:
     if tensor is None:
         return None
@@ -118,8 +166,9 @@ def _place(tensor: Tensor | None) -> int | None:
 
 
 def _counts(x: Tensor, num_groups: int) -> tuple[int, int, int, int, bool]:
-    """Samples, channels, pixels and groups of maps, and whether their channels lie together."""
-    return len(x), x.shape[1], x.shape[2:].numel(), num_groups, not x.is_contiguous()
+    """The sizes of maps, with their groups."""
+    samples, channels, pixels, channels_last = _sizes(x)
+    return samples, channels, pixels, num_groups, channels_last
 
 
 @cache
@@ -149,8 +198,9 @@ def _library(value_bits: int) -> ctypes.CDLL:
     except OSError:  # it has not been made yet, or is damaged
         _compile(flags, path)
         library = ctypes.CDLL(str(path))
-    library.normalize.argtypes, library.pass_back.argtypes = _NORMALIZE, _PASS_BACK
-    library.normalize.restype = library.pass_back.restype = None
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
     return library
 
 

@@ -20,8 +20,9 @@ over channels or samples, of m and of v + (m - mean)², hand on to each of these
   where r and d count as constants. By ∂s/∂x = (x - μ) / (n s), ε = -A Σ K / (σ s) / N and δ = -A Σ S / N + ε (m - μ),
   sums and number N being of the batch's samples; dγ = Σ (r / σ) K + d S.
 
-There are kernels for GPUs (`_triton/rows.py`). As with those of mixtures (`_fused.py`), a sum with other maps and a
-ReLU may follow within, the layers' own operations stay the reference, and a gradient has no gradient of its own.
+On a GPU, there are kernels for the maps and the tables (`_triton/rows.py`), on the CPU for the maps (`_compiled.py`).
+As with those of mixtures (`_fused.py`), a sum with other maps and a ReLU may follow within, the layers' own operations
+stay the reference, and a gradient has no gradient of its own.
 """
 
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Switchable:
 
 
 Kind = Grouped | Continual | Renormalized | Switchable
+Parameters = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -116,23 +118,23 @@ class Kept:
     y: Tensor | None
     table: Tensor
     statistics: tuple[Tensor, ...]
-    parameters: tuple[Tensor | None, ...]
+    parameters: Parameters
 
 
 class RowKernels(Protocol):
     """Kernels for one kind of device. Maps [N, C, H, W] are contiguous or channels-last, all of a call alike."""
 
-    def takes(self, x: Tensor, num_batches: int) -> bool:
-        """Whether they are for maps that lie so."""
+    def takes(self, kind: Kind, x: Tensor) -> bool:
+        """Whether they are for such a layer's maps, which lie so."""
 
     def normalize(
-        self, kind: Kind, x: Tensor, added: Tensor | None, rectified: bool, parameters: tuple[Tensor | None, ...]
+        self, kind: Kind, x: Tensor, added: Tensor | None, rectified: bool, parameters: Parameters
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """The forward pass: the maps, and `table` and `statistics` of `Kept`."""
 
     def pass_back(
         self, kind: Kind, gradient: Tensor, kept: Kept, adds: bool
-    ) -> tuple[Tensor, Tensor | None, tuple[Tensor | None, ...]]:
+    ) -> tuple[Tensor, Tensor | None, Parameters]:
         """Gradients of x, of the added maps and of the parameters; None for what is not there.
 
         Args:
@@ -143,10 +145,10 @@ class RowKernels(Protocol):
         """
 
 
-def takes(x: Tensor, added: Tensor | None, num_batches: int = 1) -> bool:
-    """Whether there are kernels for such maps, with others that are added to them."""
+def takes(kind: Kind, x: Tensor, added: Tensor | None) -> bool:
+    """Whether there are kernels for a layer's maps, with others that are added to them."""
     kernels = _fused.row_kernels(x.device)
-    return kernels is not None and _fused.is_laid_out(x, added) and kernels.takes(x, num_batches)
+    return kernels is not None and _fused.is_laid_out(x, added) and kernels.takes(kind, x)
 
 
 def normalize(

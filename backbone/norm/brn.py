@@ -31,7 +31,7 @@ class BRN(RunningNorm):
     """
 
     min_values = 1
-    fused_on = ("cuda",)
+    fused_on = ("cpu", "cuda")
     shared_arguments = ("affine", "momentum")  # eps is added to the standard deviation here
     _shown = ("eps", "momentum")
 
@@ -64,12 +64,12 @@ class BRN(RunningNorm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         sizes = self.batch_sizes or (len(x),)
-        if not _fused_rows.takes(x, added, len(sizes)):
-            return None
-        self.num_batches_tracked.add_(len(sizes))
         running = self.running_mean, self.running_std, self.num_batches_tracked
         limits = _limits(x.device, table_type(x))
         kind = _fused_rows.Renormalized(self.eps, sizes, *running, self.momentum, limits)
+        if not _fused_rows.takes(kind, x, added):
+            return None
+        self.num_batches_tracked.add_(len(sizes))
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize_batch(self, x: Tensor) -> Tensor:

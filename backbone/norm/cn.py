@@ -34,7 +34,7 @@ class CN(BN):
     """
 
     options = GROUP_OPTIONS
-    fused_on = ("cuda",)
+    fused_on = ("cpu", "cuda")
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": False, "num_groups": 32},
         "offline": {"affine": True, "num_groups": 8},
@@ -61,10 +61,10 @@ class CN(BN):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         sizes = self.batch_sizes or (len(x),)
-        if not (_fused_rows.takes(x, added, len(sizes)) and self.has_variance(x, min(sizes))):
-            return None
         running = _fused.Running(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
         kind = _fused_rows.Continual(self.num_groups, self.eps, sizes, running)
+        if not (_fused_rows.takes(kind, x, added) and self.has_variance(x, min(sizes))):
+            return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class GN(Norm):
     """
 
     per_sample = True
-    fused_on = ("cuda",)
+    fused_on = ("cpu", "cuda")
     options = GROUP_OPTIONS
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"affine": True, "num_groups": 32},
@@ -57,9 +57,9 @@ class GN(Norm):
         self.make_affine(affine, (num_features,))
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if not _fused_rows.takes(x, added):
-            return None
         kind = _fused_rows.Grouped(self.num_groups, self.eps)
+        if not _fused_rows.takes(kind, x, added):
+            return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class IN(Norm):
     """
 
     per_sample = True
-    fused_on = ("cuda",)
+    fused_on = ("cpu", "cuda")
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}
 
     def __init__(
@@ -38,9 +38,9 @@ class IN(Norm):
         self.make_affine(affine, (num_features,))
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if x.shape[2:].numel() < 2 or not _fused_rows.takes(x, added):
-            return None
         kind = _fused_rows.Grouped(self.num_features, self.eps)
+        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added):
+            return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ class LN(Norm):
         self.make_affine(affine, (num_features, spatial_size, spatial_size))
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
-        if x.shape[2:] != (self.spatial_size, self.spatial_size) or not _fused_rows.takes(x, added):
-            return None
         kind = _fused_rows.Grouped(1, self.eps, per_position=True)
+        if x.shape[2:] != (self.spatial_size, self.spatial_size) or not _fused_rows.takes(kind, x, added):
+            return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:

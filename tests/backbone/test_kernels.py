@@ -27,7 +27,7 @@ def without_compiler(monkeypatch):
     monkeypatch.setattr(kernels, "use_fused_kernels", refuse)
 
 
-@pytest.mark.parametrize("name", ["BN", "TBBN", "AdaB2N"])
+@pytest.mark.parametrize("name", [name for name in NORMS.names() if "cpu" in NORMS.get(name).fused_on])
 def test_the_cpu_has_them(name):
     use_compiled_kernels()
     for word in ("auto", "on"):

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._fused import batches
-from .._fused_rows import Continual, Grouped, Kept, Kind, Renormalized, Switchable
+from .._fused_rows import Continual, Grouped, Kept, Kind, Parameters, Renormalized, Switchable
 from .maps import Sizes, at_positions, row_moments, row_sums, tile
 from .tables import (
     continual_gradients,
@@ -152,8 +152,6 @@ def position_gradients(
 
 # -- layers ------------------------------------------------------------------------------------------------------------
 
-_Parameters = tuple[Tensor | None, ...]
-
 
 class TritonRows:
     """The kernels of a GPU.
@@ -165,7 +163,8 @@ class TritonRows:
     def __init__(self, types: tuple[torch.dtype, ...]) -> None:
         self._types = types
 
-    def takes(self, x: Tensor, num_batches: int) -> bool:
+    def takes(self, kind: Kind, x: Tensor) -> bool:
+        num_batches = 1 if isinstance(kind, Grouped) else len(kind.sizes)
         return (
             x.dtype in self._types
             and len(x) <= _MOST_SAMPLES
@@ -174,7 +173,7 @@ class TritonRows:
         )
 
     def normalize(
-        self, kind: Kind, x: Tensor, added: Tensor | None, rectified: bool, parameters: _Parameters
+        self, kind: Kind, x: Tensor, added: Tensor | None, rectified: bool, parameters: Parameters
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         sizes = Sizes.of(x)
         table, y = sizes.table(x, 2), torch.empty_like(x)
@@ -200,7 +199,7 @@ class TritonRows:
 
     def pass_back(
         self, kind: Kind, gradient: Tensor, kept: Kept, adds: bool
-    ) -> tuple[Tensor, Tensor | None, _Parameters]:
+    ) -> tuple[Tensor, Tensor | None, Parameters]:
         x, y, table = kept.x, kept.y, kept.table
         sizes = Sizes.of(x)
         sums, grad_x = sizes.table(x, 2), torch.empty_like(x)
@@ -232,7 +231,7 @@ class TritonRows:
         return grad_x, gradient if adds else None, grads
 
 
-def _of_positions(kind: Kind, parameters: _Parameters) -> _Parameters:
+def _of_positions(kind: Kind, parameters: Parameters) -> Parameters:
     """Scale and shift, if every position has its own."""
     return parameters if isinstance(kind, Grouped) and kind.per_position else (None, None)
 
@@ -260,13 +259,13 @@ def _column_tiles(sizes: Sizes, number: int) -> tuple[tuple[int], dict[str, int]
     return (-(-sizes.channels // channels),), {"BATCHES": number, "SAMPLES": samples, "CHANNELS": channels}
 
 
-def _like(weight: Tensor | None, bias: Tensor | None) -> _Parameters:
+def _like(weight: Tensor | None, bias: Tensor | None) -> Parameters:
     """For their gradients."""
     return tuple(None if each is None else torch.empty_like(each) for each in (weight, bias))
 
 
 def _group_statistics(
-    sizes: Sizes, table: Tensor, number: int, eps: float, unbiased: float = 1.0, ends: _Parameters | None = None
+    sizes: Sizes, table: Tensor, number: int, eps: float, unbiased: float = 1.0, ends: Parameters | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Statistics of groups of channels, [3, N, groups], and A and B where these are scale and shift."""
     statistics = table.new_empty(3, sizes.samples, number)
@@ -336,7 +335,7 @@ def _grouped_back(
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
     bias: Tensor | None,
-) -> tuple[Tensor, _Parameters]:
+) -> tuple[Tensor, Parameters]:
     (statistics,) = kept
     of_channels = None if kind.per_position else weight
     coefficients, rows = _pass_groups_back(sizes, kind.number, table, sums, statistics, of_channels, None)
@@ -380,7 +379,7 @@ def _continual_back(
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
     bias: Tensor | None,
-) -> tuple[Tensor, _Parameters]:
+) -> tuple[Tensor, Parameters]:
     of_groups, statistics = kept
     coefficients, grads = sizes.table(table, 3), _like(weight, bias)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
@@ -439,7 +438,7 @@ def _renormalized_back(
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
     bias: Tensor | None,
-) -> tuple[Tensor, _Parameters]:
+) -> tuple[Tensor, Parameters]:
     coefficients, grads = sizes.table(table, 3), _like(weight, bias)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     renormalized_gradients[grid](
@@ -505,7 +504,7 @@ def _switchable_back(
     bias: Tensor | None,
     mean_logits: Tensor,
     var_logits: Tensor,
-) -> tuple[Tensor, _Parameters]:
+) -> tuple[Tensor, Parameters]:
     of_layer, statistics, mixed = kept
     coefficients, grads = sizes.table(table, 3), _like(weight, bias)
     passed, is_affine = table.new_empty(2, sizes.samples), weight is not None
@@ -554,7 +553,7 @@ _TABLES: dict[type, Callable[..., tuple[Tensor, tuple[Tensor, ...]]]] = {
     Renormalized: _renormalized,
     Switchable: _switchable,
 }
-_GRADIENTS: dict[type, Callable[..., tuple[Tensor, _Parameters]]] = {
+_GRADIENTS: dict[type, Callable[..., tuple[Tensor, Parameters]]] = {
     Grouped: _grouped_back,
     Continual: _continual_back,
     Renormalized: _renormalized_back,
