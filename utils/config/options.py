@@ -369,8 +369,7 @@ _MACHINE = grouped(
         "fused_norms",
         str,
         "auto",
-        "train norm layers with fused kernels; auto: if Triton, or for the CPU's BN, TBBN and AdaB2N a C++ compiler, "
-        "can make them",
+        "train norm layers with fused kernels; auto: if Triton, or for the CPU a C++ compiler, can make them",
         choices=("auto", "on", "off"),
     ),
     role="runtime",
