@@ -89,8 +89,10 @@ class Stem(nn.Sequential):
     """A convolution, a norm layer, what `relu_after` gives, and anything else; a ReLU is taken with the layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        convolution, norm, relu, *others = self
-        x = normalized(norm, convolution(x), rectified=isinstance(relu, nn.ReLU))
+        if len(self) < 3 or not isinstance(self[2], nn.ReLU):
+            return super().forward(x)
+        convolution, norm, _, *others = self
+        x = normalized(norm, convolution(x), rectified=True)
         for module in others:
             x = module(x)
         return x

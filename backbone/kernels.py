@@ -57,7 +57,7 @@ def choose_norm_kernels(
         UserError: the kernels are asked for, and not to be had.
     """
     use_fused_kernels(False)
-    if word == "off" or norm.normalize_at_once is Norm.normalize_at_once or device.type not in norm.fused_on:
+    if word == "off" or device.type not in norm.fused_on:
         return False
     try:
         use_fused_kernels(True, device, torch.bfloat16 if precision == "bf16" else torch.float32)

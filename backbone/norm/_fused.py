@@ -119,8 +119,10 @@ def row_kernels(device: torch.device) -> "RowKernels | None":
 
 def is_laid_out(x: Tensor, added: Tensor | None) -> bool:
     """Whether maps, and others that are to be added to them, lie as kernels read them."""
-    return (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)) and (
-        added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device)
+    return (
+        x.numel() > 0
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and (added is None or (added.dtype, added.shape, added.device) == (x.dtype, x.shape, x.device))
     )
 
 

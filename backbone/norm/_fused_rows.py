@@ -111,7 +111,7 @@ class Kept:
         y: what became of them, if they are rectified.
         table: means and variances of rows, [2, N, C].
         statistics: what the kind of the layer needs.
-        parameters: as in the forward pass.
+        parameters: of the layer, less β.
     """
 
     x: Tensor
@@ -145,10 +145,16 @@ class RowKernels(Protocol):
         """
 
 
-def takes(kind: Kind, x: Tensor, added: Tensor | None) -> bool:
-    """Whether there are kernels for a layer's maps, with others that are added to them."""
+def takes(kind: Kind, x: Tensor, added: Tensor | None, *parameters: Tensor | None) -> bool:
+    """Whether there are kernels for a layer of these parameters and its maps, with others that are added to them."""
     kernels = _fused.row_kernels(x.device)
-    return kernels is not None and _fused.is_laid_out(x, added) and kernels.takes(kind, x)
+    return (
+        kernels is not None
+        and _fused.is_laid_out(x, added)
+        and len({each is None for each in parameters[:2]}) <= 1
+        and all(each is None or each.is_contiguous() for each in parameters)
+        and kernels.takes(kind, x)
+    )
 
 
 def normalize(
@@ -175,7 +181,8 @@ class _NormalizeRows(Function):
         assert kernels is not None  # or `takes` had said so
         added = None if added is None else _fused.arranged(added, x)
         y, table, statistics = kernels.normalize(kind, x, added, rectified, parameters)
-        ctx.save_for_backward(x, y if rectified else None, table, *statistics, *parameters)
+        weight, _, *logits = parameters
+        ctx.save_for_backward(x, y if rectified else None, table, *statistics, weight, *logits)
         ctx.kind, ctx.kernels, ctx.num_statistics = kind, kernels, len(statistics)
         return y
 

@@ -32,7 +32,8 @@ def make_gradients(
     """α, δ and ε, and the gradients of the parameters.
 
     Args:
-        kind, table, num_pixels, parameters: as of the forward pass.
+        kind, table, num_pixels: as of the forward pass.
+        parameters: of the layer, less β.
         sums: S and T, [2, N, C].
         kept: of the forward pass.
     """
@@ -117,7 +118,6 @@ def _grouped_back(
     num_pixels: int,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
     step = _Step(*kept)
     scaled = _scaled(sums, weight)
@@ -150,7 +150,6 @@ def _continual_back(
     num_pixels: int,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
     inner, outer = _Step(*kept[:2]), _Step(*kept[2:])
     totals, products = sums[0], inner.inverse_std * sums[1]
@@ -197,7 +196,6 @@ def _renormalized_back(
     num_pixels: int,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
     distances, ratio, shift, inverse = kept
     average, slope = _of_batches(kind.sizes), _scaled(ratio, weight)
@@ -238,7 +236,6 @@ def _switchable_back(
     num_pixels: int,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
     mean_logits: Tensor,
     var_logits: Tensor,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Parameters]:
@@ -246,7 +243,8 @@ def _switchable_back(
     products = step.products(*sums)
     slope = _scaled(step.inverse_std, weight)
     grads = torch.stack((-slope * sums[0], -0.5 * slope * step.inverse_std.square() * products))  # dμ and dV
-    of_shares = (grads[:, None] * parts).sum(3).sum(2)  # one by one, in the same order with any number of threads
+    differences = parts - parts[:, :1]  # a softmax passes back nothing of what all have in common
+    of_shares = (grads[:, None] * differences).sum(3).sum(2)  # in the same order with any number of threads
     of_logits = torch.ops.aten._softmax_backward_data(of_shares, shares, 1, shares.dtype)
     averages = _of_groups(1), _of_batches(kind.sizes)
     passed = [grads, *(torch.stack([average(each) for each in grads]) for average in averages)]

@@ -61,6 +61,7 @@ class Norm(nn.Module, ABC):
             cls.normalize_batches = Norm.normalize_batches  # type: ignore[method-assign]
         if _place(cls, "normalize", "normalize_batch", "normalize_batches") < _place(cls, "normalize_at_once"):
             cls.normalize_at_once = Norm.normalize_at_once  # type: ignore[method-assign]
+            cls.fused_on = ()
 
     def __init__(self, num_features: int, *, spatial_size: int | None = None) -> None:
         super().__init__()

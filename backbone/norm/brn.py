@@ -67,7 +67,7 @@ class BRN(RunningNorm):
         running = self.running_mean, self.running_std, self.num_batches_tracked
         limits = _limits(x.device, table_type(x))
         kind = _fused_rows.Renormalized(self.eps, sizes, *running, self.momentum, limits)
-        if not _fused_rows.takes(kind, x, added):
+        if not _fused_rows.takes(kind, x, added, self.weight, self.bias):
             return None
         self.num_batches_tracked.add_(len(sizes))
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)

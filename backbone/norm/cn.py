@@ -63,7 +63,7 @@ class CN(BN):
         sizes = self.batch_sizes or (len(x),)
         running = _fused.Running(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
         kind = _fused_rows.Continual(self.num_groups, self.eps, sizes, running)
-        if not (_fused_rows.takes(kind, x, added) and self.has_variance(x, min(sizes))):
+        if not (_fused_rows.takes(kind, x, added, self.weight, self.bias) and self.has_variance(x, min(sizes))):
             return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 

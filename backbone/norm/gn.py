@@ -58,7 +58,7 @@ class GN(Norm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         kind = _fused_rows.Grouped(self.num_groups, self.eps)
-        if not _fused_rows.takes(kind, x, added):
+        if not _fused_rows.takes(kind, x, added, self.weight, self.bias):
             return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 

@@ -39,7 +39,7 @@ class IN(Norm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         kind = _fused_rows.Grouped(self.num_features, self.eps)
-        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added):
+        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added, self.weight, self.bias):
             return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 

@@ -39,7 +39,9 @@ class LN(Norm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         kind = _fused_rows.Grouped(1, self.eps, per_position=True)
-        if x.shape[2:] != (self.spatial_size, self.spatial_size) or not _fused_rows.takes(kind, x, added):
+        if x.shape[2:] != (self.spatial_size, self.spatial_size) or not _fused_rows.takes(
+            kind, x, added, self.weight, self.bias
+        ):
             return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 

@@ -65,9 +65,9 @@ class SN(Norm):
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         sizes = self.batch_sizes or (len(x),)
         kind = _fused_rows.Switchable(self.eps, sizes, self.running_mean, self.running_var, 1 - self.decay)
-        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added):
-            return None
         parameters = self.weight, self.bias, self.mean_weight, self.var_weight
+        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added, *parameters):
+            return None
         return _fused_rows.normalize(kind, x, *parameters, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .._fused import batches
 from .._fused_rows import Continual, Grouped, Kept, Kind, Parameters, Renormalized, Switchable
@@ -181,7 +182,7 @@ class TritonRows:
         with torch.cuda.device_of(x):  # where Triton starts kernels
             row_moments[sizes.rows](x, table, *sizes.counts, **sizes.row_tile)
             coefficients, statistics = _TABLES[type(kind)](kind, sizes, table, *parameters)
-            per_position = _of_positions(kind, parameters)
+            per_position = parameters if _has_positions(kind) else (None, None)
             scale_rows[grid](
                 x,
                 added,
@@ -205,7 +206,7 @@ class TritonRows:
         sums, grad_x = sizes.table(x, 2), torch.empty_like(x)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
         grid, tiling = _tiles(sizes)
-        weight, bias = _of_positions(kind, kept.parameters)
+        weight = kept.parameters[0] if _has_positions(kind) else None
         per_position = {"PER_POSITION": weight is not None}
         with torch.cuda.device_of(x):
             row_sums[sizes.rows](
@@ -226,14 +227,14 @@ class TritonRows:
                 gradient, x, grad_x, weight, table, coefficients, *sizes.counts, **per_position, **tiling
             )
             if weight is not None:
-                grads = _like(weight, bias)
+                grads = _like(weight)
                 position_gradients[grid[:2]](gradient, x, table, *kept.statistics, *grads, *sizes.counts, **tiling)
         return grad_x, gradient if adds else None, grads
 
 
-def _of_positions(kind: Kind, parameters: Parameters) -> Parameters:
-    """Scale and shift, if every position has its own."""
-    return parameters if isinstance(kind, Grouped) and kind.per_position else (None, None)
+def _has_positions(kind: Kind) -> bool:
+    """Whether every position has a scale and a shift of its own."""
+    return isinstance(kind, Grouped) and kind.per_position
 
 
 def _tiles(sizes: Sizes) -> tuple[tuple[int, int, int], dict[str, Any]]:
@@ -259,9 +260,9 @@ def _column_tiles(sizes: Sizes, number: int) -> tuple[tuple[int], dict[str, int]
     return (-(-sizes.channels // channels),), {"BATCHES": number, "SAMPLES": samples, "CHANNELS": channels}
 
 
-def _like(weight: Tensor | None, bias: Tensor | None) -> Parameters:
-    """For their gradients."""
-    return tuple(None if each is None else torch.empty_like(each) for each in (weight, bias))
+def _like(weight: Tensor | None) -> Parameters:
+    """For the gradients of scale and shift."""
+    return (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
 
 
 def _group_statistics(
@@ -304,24 +305,24 @@ def _pass_groups_back(
     sums: Tensor,
     statistics: Tensor,
     weight: Tensor | None,
-    coefficients: Tensor | None,
+    following: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """α, δ and ε, in the place of those of a layer that follows, if one does; and what rows add to dγ and dβ."""
-    is_followed, of_parameters = coefficients is not None, None if weight is None else torch.empty_like(table)
-    coefficients = sizes.table(table, 3) if coefficients is None else coefficients
+    """α, δ and ε, by those of a step that follows, if one does; and what rows add to dγ and dβ, [2, N, C]."""
+    coefficients, of_parameters = sizes.table(table, 3), None if weight is None else torch.empty_like(table)
     grid, counts, tiling = _group_tiles(sizes, number)
     group_gradients[grid](
         table,
         sums,
         weight,
         statistics,
+        following,
         coefficients,
         of_parameters,
         sizes.samples,
         sizes.channels,
         *counts,
         IS_AFFINE=weight is not None,
-        FOLLOWED=is_followed,
+        FOLLOWED=following is not None,
         **tiling,
     )
     return coefficients, of_parameters
@@ -334,11 +335,10 @@ def _grouped_back(
     sums: Tensor,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[Tensor, Parameters]:
     (statistics,) = kept
     of_channels = None if kind.per_position else weight
-    coefficients, rows = _pass_groups_back(sizes, kind.number, table, sums, statistics, of_channels, None)
+    coefficients, rows = _pass_groups_back(sizes, kind.number, table, sums, statistics, of_channels)
     return coefficients, (None, None) if rows is None else rows.sum(1).unbind(0)
 
 
@@ -378,10 +378,9 @@ def _continual_back(
     sums: Tensor,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[Tensor, Parameters]:
     of_groups, statistics = kept
-    coefficients, grads = sizes.table(table, 3), _like(weight, bias)
+    coefficients, grads = sizes.table(table, 3), _like(weight)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     continual_gradients[grid](
         table,
@@ -406,6 +405,7 @@ def _continual_back(
 def _renormalized(
     kind: Renormalized, sizes: Sizes, table: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    increment_version((kind.running_mean, kind.running_std))  # of which autograd is to know that they have changed
     coefficients, statistics = torch.empty_like(table), table.new_empty(4, len(kind.sizes), sizes.channels)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     renormalized_tables[grid](
@@ -437,9 +437,8 @@ def _renormalized_back(
     sums: Tensor,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
 ) -> tuple[Tensor, Parameters]:
-    coefficients, grads = sizes.table(table, 3), _like(weight, bias)
+    coefficients, grads = sizes.table(table, 3), _like(weight)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     renormalized_gradients[grid](
         table,
@@ -501,12 +500,11 @@ def _switchable_back(
     sums: Tensor,
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
-    bias: Tensor | None,
     mean_logits: Tensor,
     var_logits: Tensor,
 ) -> tuple[Tensor, Parameters]:
     of_layer, statistics, mixed = kept
-    coefficients, grads = sizes.table(table, 3), _like(weight, bias)
+    coefficients, grads = sizes.table(table, 3), _like(weight)
     passed, is_affine = table.new_empty(2, sizes.samples), weight is not None
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     of_shares = table.new_empty(*grid, 2, 3)
@@ -532,7 +530,7 @@ def _switchable_back(
         IS_AFFINE=is_affine,
         **tiling,
     )
-    shares = torch.softmax(torch.stack((mean_logits, var_logits)), 1)
+    shares = torch.softmax(torch.stack((mean_logits, var_logits)).to(table.dtype), 1)
     of_logits = torch.ops.aten._softmax_backward_data(of_shares.sum(0), shares, 1, shares.dtype)
     return coefficients, (*grads, *of_logits.unbind(0))
 

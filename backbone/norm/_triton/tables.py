@@ -1,11 +1,20 @@
 """Tables [N, C] between two passes over maps, for layers of several kinds of statistics, on a GPU.
 
 Kernels are of two kinds: one has a program for some groups of channels of a sample, the other for some channels of all
-samples, whose batches it takes one after another (`_fused_rows.py` has the mathematics).
+samples, whose batches it takes one after another, in a grid of one axis (`_fused_rows.py` has the mathematics).
 """
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _pass_on(slope, offset, x_slope, coefficients, rows, there, num_rows):
+    """Write α, δ and ε."""
+    tl.store(coefficients + rows, slope, there)
+    tl.store(coefficients + num_rows + rows, offset, there)
+    tl.store(coefficients + 2 * num_rows + rows, x_slope, there)
+
 
 # -- tables by groups of channels of a sample --------------------------------------------------------------------------
 
@@ -70,6 +79,7 @@ def group_gradients(
     sums,
     weight,
     statistics,
+    following,
     coefficients,
     of_parameters,
     num_samples,
@@ -83,7 +93,7 @@ def group_gradients(
 ):
     """α, δ and ε, and what every row has of the gradients of scale and shift, [2, N, C]. Grid: (N, groups).
 
-    With a layer that follows, `coefficients` are its own before, and are of the maps that it takes.
+    With a step that follows, these are its own, of the maps that it takes.
     """
     group, channel, rows, there = _group_places(num_channels, num_groups, width, GROUPS, WIDTH)
     num_rows = num_samples * num_channels
@@ -94,9 +104,9 @@ def group_gradients(
     total = tl.load(sums + rows, there, other=0.0)
     products = tl.load(sums + num_rows + rows, there, other=0.0)
     if FOLLOWED:
-        slope = tl.load(coefficients + rows, there, other=0.0)
-        offset = tl.load(coefficients + num_rows + rows, there, other=0.0)
-        x_slope = tl.load(coefficients + 2 * num_rows + rows, there, other=0.0)
+        slope = tl.load(following + rows, there, other=0.0)
+        offset = tl.load(following + num_rows + rows, there, other=0.0)
+        x_slope = tl.load(following + 2 * num_rows + rows, there, other=0.0)
         total = slope * total + offset
         products = slope * products + x_slope * tl.load(table + num_rows + rows, there, other=0.0)
     products += distances * total
@@ -117,9 +127,7 @@ def group_gradients(
         new_slope *= slope
         new_offset += inverse_std * offset
         new_x_slope += inverse_std * x_slope
-    tl.store(coefficients + rows, new_slope, there)
-    tl.store(coefficients + num_rows + rows, new_offset, there)
-    tl.store(coefficients + 2 * num_rows + rows, new_x_slope, there)
+    _pass_on(new_slope, new_offset, new_x_slope, coefficients, rows, there, num_rows)
 
 
 # -- tables by channels of all samples ---------------------------------------------------------------------------------
@@ -228,7 +236,7 @@ def continual_gradients(
     SAMPLES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """α, δ and ε of the normalised groups, as of x, and the gradients of scale and shift."""
+    """α', δ' and ε' of the normalised groups, as of x, and the gradients of scale and shift."""
     channel, sample, rows, known = _columns(num_samples, num_channels, SAMPLES, CHANNELS)
     is_there, num_rows = channel < num_channels, num_samples * num_channels
     group = sample[:, None] * num_groups + channel[None, :] // width
@@ -258,9 +266,7 @@ def continual_gradients(
         slope += member * (scale * inverse_std)[None, :]
         offset += share * (of_mean[None, :] + 2.0 * of_variance[None, :] * distances)
         x_slope += share * 2.0 * of_variance[None, :] * inner
-    tl.store(coefficients + rows, slope, known)
-    tl.store(coefficients + num_rows + rows, offset, known)
-    tl.store(coefficients + 2 * num_rows + rows, x_slope, known)
+    _pass_on(slope, offset, x_slope, coefficients, rows, known, num_rows)
     if IS_AFFINE:
         tl.store(grad_weight + channel, of_weight, is_there)
         tl.store(grad_bias + channel, of_bias, is_there)
@@ -268,7 +274,8 @@ def continual_gradients(
 
 @triton.jit
 def _limited(values, lowest, highest):
-    return tl.minimum(tl.maximum(values, lowest), highest)
+    values = tl.maximum(values, lowest, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(values, highest, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -378,9 +385,7 @@ def renormalized_gradients(
         slope += member * own_slope[None, :]
         offset += share * (own_x_slope[None, :] * distances - (own_slope * of_shift)[None, :])
         x_slope += share * own_x_slope[None, :]
-    tl.store(coefficients + rows, slope, known)
-    tl.store(coefficients + num_rows + rows, offset, known)
-    tl.store(coefficients + 2 * num_rows + rows, x_slope, known)
+    _pass_on(slope, offset, x_slope, coefficients, rows, known, num_rows)
     if IS_AFFINE:
         tl.store(grad_weight + channel, of_weight, is_there)
         tl.store(grad_bias + channel, of_bias, is_there)
@@ -389,7 +394,8 @@ def renormalized_gradients(
 @triton.jit
 def _softmax(logits):
     """The shares of the instance, the layer and the batch."""
-    first, second, third = tl.load(logits), tl.load(logits + 1), tl.load(logits + 2)
+    first, second = tl.load(logits).to(tl.float32), tl.load(logits + 1).to(tl.float32)
+    third = tl.load(logits + 2).to(tl.float32)
     largest = tl.maximum(tl.maximum(first, second), third)
     first, second, third = tl.exp(first - largest), tl.exp(second - largest), tl.exp(third - largest)
     total = first + second + third
@@ -511,7 +517,10 @@ def switchable_gradients(
     SAMPLES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """α, δ and ε, the gradients of scale and shift, and those of the six shares from its channels, [programs, 2, 3]."""
+    """α, δ and ε, the gradients of scale and shift, and those of the six shares from its channels, [programs, 2, 3].
+
+    The latter are less those of the instances, as a softmax passes back nothing of what all have in common.
+    """
     channel, sample, rows, known = _columns(num_samples, num_channels, SAMPLES, CHANNELS)
     is_there, num_rows = channel < num_channels, num_samples * num_channels
     of_mean, of_variance, inverse_std, products = _of_statistics(table, sums, mixed, rows, known, num_rows)
@@ -546,13 +555,11 @@ def switchable_gradients(
         own_variance += member * var_batch * passed_var
         batch_mean += member * own_mean
         batch_var += member * own_var
-    tl.store(coefficients + rows, slope, known)
-    tl.store(coefficients + num_rows + rows, offset, known)
-    tl.store(coefficients + 2 * num_rows + rows, 2.0 * unbiased * own_variance, known)
+    _pass_on(slope, offset, 2.0 * unbiased * own_variance, coefficients, rows, known, num_rows)
     place = grad_shares + 6 * tl.program_id(0)
-    tl.store(place, tl.sum(of_mean * means))
-    tl.store(place + 1, tl.sum(of_mean * layer))
-    tl.store(place + 2, tl.sum(of_mean * batch_mean))
-    tl.store(place + 3, tl.sum(of_variance * variances))
-    tl.store(place + 4, tl.sum(of_variance * layer_var))
-    tl.store(place + 5, tl.sum(of_variance * batch_var))
+    tl.store(place, 0.0)
+    tl.store(place + 1, tl.sum(of_mean * (layer - means)))
+    tl.store(place + 2, tl.sum(of_mean * (batch_mean - means)))
+    tl.store(place + 3, 0.0)
+    tl.store(place + 4, tl.sum(of_variance * (layer_var - variances)))
+    tl.store(place + 5, tl.sum(of_variance * (batch_var - variances)))

@@ -185,6 +185,68 @@ def test_maps_that_a_layer_refuses_are_refused_as_ever(name, message, kernels, d
         make(name)(maps(4, side=1))
 
 
+def test_batch_renormalization_goes_on_with_nan(device):
+    for kernels in KERNELS:
+        layer, x = make("BRN"), maps()
+        layer.running_std[0] = float("nan")
+        with fused(device, kernels):
+            assert layer(x)[:, 0].isnan().all()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(
+    ("name", "shape"), [("BRN", (0, 8, 3, 3)), ("BRN", (2, 8, 0, 3)), ("CN", (0, 8, 3, 3))], ids=str
+)
+def test_empty_maps_are_refused_as_ever(name, shape, kernels, device):
+    layer = make(name)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    with fused(device, kernels), pytest.raises(NormError, match="value per channel"):
+        layer(torch.zeros(shape))
+    assert same_state(layer.state_dict(), before)
+
+
+def test_one_sample_maps_that_are_not_square_and_batches_of_one(kernels_and_name, device):
+    kernels, name = kernels_and_name
+    for sizes, number, width in ((None, 1, 3), ((1, 2), 3, 3), (None, 4, 5)):
+        if name == "LN" and width != 3:
+            continue
+        tables = (maps(number, seed=seed).repeat(1, 1, 1, 2)[..., :width] for seed in range(3))
+        x, added, gradient = (each.contiguous() for each in tables)
+        check(kernels, make(name), x, added, gradient, sizes, times=4)
+
+
+def test_parameters_that_do_not_learn_have_no_gradient(kernels_and_name, device):
+    kernels, name = kernels_and_name
+    layer, x = make(name, affine=True).requires_grad_(False), maps().requires_grad_()
+    with fused(device, kernels) as taken:
+        y = layer(x)
+    y.sum().backward()
+    assert taken
+    assert x.grad is not None
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+def test_running_statistics_that_a_backward_pass_needs_are_known_to_have_changed(device):
+    for kernels in KERNELS:
+        layer, x = make("BRN"), maps().requires_grad_()
+        y = layer.eval()(x)
+        with fused(device, kernels):
+            layer.train()(x)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_parameters_of_another_kind_are_left_to_the_layers_own_operations(kernels, device):
+    strided, shiftless = make("GN"), make("GN")
+    strided.weight.data = torch.ones(16)[::2]
+    shiftless.bias = None
+    with fused(device, kernels) as taken:
+        strided(maps())
+        shiftless(maps())
+    assert not taken
+
+
 def test_evaluation_is_as_ever(kernels_and_name, device):
     kernels, name = kernels_and_name
     with fused(device, kernels) as taken:
