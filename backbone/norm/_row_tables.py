@@ -173,14 +173,13 @@ def _renormalized(
     deviation = variance.sqrt()
     std = deviation + kind.eps
     ratio, shift = torch.empty_like(std), torch.empty_like(std)
-    num_before = int(kind.num_tracked) - len(kind.sizes)
-    for number, (size, first) in enumerate(_batches(kind.sizes)):
-        lowest_ratio, lowest_shift, highest_ratio, highest_shift = kind.limits[
-            min(num_before + number, len(kind.limits) - 1)
-        ]
-        own = slice(first, first + size)
-        ratio[own] = (std[first] / kind.running_std).clamp(lowest_ratio, highest_ratio)
-        shift[own] = ((mean[first] - kind.running_mean) / kind.running_std).clamp(lowest_shift, highest_shift)
+    num_later = len(kind.sizes)
+    for size, first in _batches(kind.sizes):
+        number = (kind.num_tracked - num_later).clamp(max=len(kind.limits) - 1)
+        lowest, highest = kind.limits.index_select(0, number[None]).view(2, 2).unbind(0)
+        own, num_later = slice(first, first + size), num_later - 1
+        ratio[own] = (std[first] / kind.running_std).clamp(lowest[0], highest[0])
+        shift[own] = ((mean[first] - kind.running_mean) / kind.running_std).clamp(lowest[1], highest[1])
         kind.running_mean.lerp_(mean[first].to(kind.running_mean.dtype), kind.momentum)
         kind.running_std.lerp_(std[first].to(kind.running_std.dtype), kind.momentum)
     ratio.div_(std)

@@ -405,7 +405,8 @@ def _continual_back(
 def _renormalized(
     kind: Renormalized, sizes: Sizes, table: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    increment_version((kind.running_mean, kind.running_std))  # of which autograd is to know that they have changed
+    for running in (kind.running_mean, kind.running_std):
+        increment_version(running)  # autograd is to know that it has changed
     coefficients, statistics = torch.empty_like(table), table.new_empty(4, len(kind.sizes), sizes.channels)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     renormalized_tables[grid](
