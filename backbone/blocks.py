@@ -207,7 +207,7 @@ class ResidualNetwork(nn.Module):
             channels = width
         self._convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
 
-    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> "Stem":
+    def make_stem(self, norm: NormFactory, width: int, image_size: int) -> Stem:
         """From images [N, 3, S, S] to the maps that the first stage takes."""
         layer = norm(width, image_size)
         return Stem(convolution(3, width, 3), layer, relu_after(layer))

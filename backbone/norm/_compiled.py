@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _fused_rows
-from ._fused import CHANNELS_OF_COPY, Given, Kept
+from ._fused import CHANNELS_OF_COPY, Given, Kept, for_gradients
 from ._fused_rows import Grouped, Kind, Parameters
 from ._row_tables import make_gradients, make_tables
 from .base import RunningNorm, table_type
@@ -102,7 +102,7 @@ class CompiledKernels:
         if adds:
             grad_added = gradient if y is None else torch.empty_like(x)
         lines = x.new_empty((5, *kept.table.shape[1:]), dtype=numbers)
-        grads = (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
+        grads = for_gradients(weight)
         grad_shares = torch.zeros_like(shares) if learns_shares else None
         maps = gradient, x, y, None if y is None else grad_added, grad_x
         constants = shares, outputs, weight, kept.statistics

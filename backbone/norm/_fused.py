@@ -159,6 +159,11 @@ class Mixing:
     outputs: Tensor
 
 
+def for_gradients(weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What the gradients of scale and shift are written to, if there are both."""
+    return (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
+
+
 def num_copies(num_channels: int) -> int:
     """In how many parts the gradient of shares comes, at least: programs of different channels do not wait to add."""
     return -(-num_channels // CHANNELS_OF_COPY)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._fused_rows import Continual, Grouped, Kind, Parameters, Renormalized, Switchable
+from .base import track
 
 Average = Callable[[Tensor], Tensor]
 
@@ -137,8 +138,7 @@ def _continual(
     running.num_tracked.add_(len(kind.sizes))
     for size, first in _batches(kind.sizes):
         unbiased = size * num_pixels / (size * num_pixels - 1)
-        running.mean.lerp_(mean[first].to(running.mean.dtype), running.momentum)
-        running.variance.lerp_((unbiased * variance[first]).to(running.variance.dtype), running.momentum)
+        track((running.mean, running.variance), (mean[first], unbiased * variance[first]), running.momentum)
     slope = outer.inverse_std * inner.inverse_std
     return *_affine(slope, outer.inverse_std * outer.distances, weight, bias), *inner, *outer
 
@@ -180,8 +180,7 @@ def _renormalized(
         own, num_later = slice(first, first + size), num_later - 1
         ratio[own] = (std[first] / kind.running_std).clamp(lowest[0], highest[0])
         shift[own] = ((mean[first] - kind.running_mean) / kind.running_std).clamp(lowest[1], highest[1])
-        kind.running_mean.lerp_(mean[first].to(kind.running_mean.dtype), kind.momentum)
-        kind.running_std.lerp_(std[first].to(kind.running_std.dtype), kind.momentum)
+        track((kind.running_mean, kind.running_std), (mean[first], std[first]), kind.momentum)
     ratio.div_(std)
     inverse = torch.where(deviation > 0, (std * deviation).reciprocal(), 0)
     lines = _affine(ratio, torch.addcmul(shift, ratio, step.distances), weight, bias)
@@ -219,8 +218,7 @@ def _switchable(
     _, *layer = _Step.of(*instance, _of_groups(1), 0.0)
     _, *batch = _Step.of(*instance, _of_batches(kind.sizes), 0.0)
     for _, first in _batches(kind.sizes):
-        for running, values in zip((kind.running_mean, kind.running_var), batch, strict=True):
-            running.lerp_(values[first].to(running.dtype), kind.momentum)
+        track((kind.running_mean, kind.running_var), [values[first] for values in batch], kind.momentum)
     parts = torch.stack((torch.stack(instance), torch.stack(layer), torch.stack(batch)), 1)  # [2, 3, N, C]
     shares = torch.softmax(torch.stack((mean_logits, var_logits)).to(table.dtype), 1)
     center, variance = (shares[..., None, None] * parts).sum(1)
@@ -249,7 +247,7 @@ def _switchable_back(
     passed = [grads, *(torch.stack([average(each) for each in grads]) for average in averages)]
     offset, of_variance = (shares[..., None, None] * torch.stack(passed, 1)).sum(1)
     for part in (1, 2):
-        offset.addcmul_(passed[part][1] * shares[1, part], parts[0, 0] - parts[0, part], value=2)
+        offset.addcmul_(passed[part][1] * shares[1, part], differences[0, part], value=-2)
     x_slope = of_variance * (2 * num_pixels / (num_pixels - 1))
     of_weight = step.inverse_std * products
     return (slope, offset, x_slope), (*_of_parameters(weight, of_weight, sums[0]), *of_logits.unbind(0))

@@ -38,6 +38,25 @@ def at_positions(weight, pixel, channel, num_pixels, num_channels):
 
 
 @triton.jit
+def scale_of(weight, channel, is_there, IS_AFFINE: tl.constexpr, CHANNELS: tl.constexpr):
+    """The scale of channels [C], 1 without."""
+    scale = tl.full((CHANNELS,), 1.0, tl.float32)
+    if IS_AFFINE:
+        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
+    return scale
+
+
+@triton.jit
+def end_layer(values, added, y, places, there, ADDS: tl.constexpr, RECTIFIES: tl.constexpr):
+    """Write what a layer gives, float32, with what is added and a ReLU."""
+    if ADDS:
+        values += tl.load(added + places, there, other=0.0).to(tl.float32)
+    if RECTIFIES:
+        values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(y + places, values.to(y.dtype.element_ty), there)
+
+
+@triton.jit
 def row_moments(
     x,
     table,

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._fused import Given, Kept
+from .._fused import Given, Kept, for_gradients
 from ..base import RunningNorm
-from .maps import Sizes, row_moments, row_sums, tile
+from .maps import Sizes, end_layer, row_moments, row_sums, scale_of, tile
 from .rows import TritonRows
 
 _MOST_SAMPLES = 128  # of which every program reads the tables
@@ -98,11 +98,7 @@ def normalize(
     places += sample * num_channels * num_pixels
     values = tl.load(x + places, there, other=0.0).to(tl.float32) - own_mean[None, :]
     values = values * slope[None, :] + offset[None, :]
-    if ADDS:
-        values += tl.load(added + places, there, other=0.0).to(tl.float32)
-    if RECTIFIES:
-        values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(y + places, values.to(y.dtype.element_ty), there)
+    end_layer(values, added, y, places, there, ADDS, RECTIFIES)
 
 
 @triton.jit
@@ -150,10 +146,7 @@ def pass_on(
     totals = tl.load(sums + rows, known, other=0.0)
     products = tl.load(sums + num_samples * num_channels + rows, known, other=0.0)
     own_mean = tl.load(own_row, is_there, other=0.0)
-    if IS_AFFINE:
-        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
-    else:
-        scale = tl.full((CHANNELS,), 1.0, tl.float32)
+    scale = scale_of(weight, channel, is_there, IS_AFFINE, CHANNELS)
     of_weight = tl.zeros((CHANNELS,), tl.float32)
     of_bias = tl.zeros((CHANNELS,), tl.float32)
     slope = tl.zeros((CHANNELS,), tl.float32)
@@ -263,8 +256,7 @@ class TritonKernels:
         grad_x, sums = torch.empty_like(x), sizes.table(x, 2)
         received, gradient = gradient, gradient if y is None else torch.empty_like(x)
         grad_shares = torch.empty_like(shares, memory_format=torch.contiguous_format) if learns_shares else None
-        grad_weight = None if weight is None else torch.empty_like(weight)
-        grad_bias = None if weight is None else torch.empty_like(weight)
+        grad_weight, grad_bias = for_gradients(weight)
         with torch.cuda.device_of(x):
             row_sums[sizes.rows](
                 received,

@@ -9,9 +9,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .._fused import batches
+from .._fused import batches, for_gradients
 from .._fused_rows import Continual, Grouped, Kept, Kind, Parameters, Renormalized, Switchable
-from .maps import Sizes, at_positions, row_moments, row_sums, tile
+from .maps import Sizes, at_positions, end_layer, row_moments, row_sums, tile
 from .tables import (
     continual_gradients,
     continual_tables,
@@ -74,11 +74,7 @@ def scale_rows(
     if PER_POSITION:
         values *= at_positions(weight, pixel, channel, num_pixels, num_channels)
         values += at_positions(bias, pixel, channel, num_pixels, num_channels)
-    if ADDS:
-        values += tl.load(added + places, there, other=0.0).to(tl.float32)
-    if RECTIFIES:
-        values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(y + places, values.to(y.dtype.element_ty), there)
+    end_layer(values, added, y, places, there, ADDS, RECTIFIES)
 
 
 @triton.jit
@@ -227,7 +223,7 @@ class TritonRows:
                 gradient, x, grad_x, weight, table, coefficients, *sizes.counts, **per_position, **tiling
             )
             if weight is not None:
-                grads = _like(weight)
+                grads = for_gradients(weight)
                 position_gradients[grid[:2]](gradient, x, table, *kept.statistics, *grads, *sizes.counts, **tiling)
         return grad_x, gradient if adds else None, grads
 
@@ -258,11 +254,6 @@ def _column_tiles(sizes: Sizes, number: int) -> tuple[tuple[int], dict[str, int]
     samples = sizes.padded_samples
     channels = min(_MOST_COLUMNS, _COLUMNS // samples)
     return (-(-sizes.channels // channels),), {"BATCHES": number, "SAMPLES": samples, "CHANNELS": channels}
-
-
-def _like(weight: Tensor | None) -> Parameters:
-    """For the gradients of scale and shift."""
-    return (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
 
 
 def _group_statistics(
@@ -380,7 +371,7 @@ def _continual_back(
     weight: Tensor | None,
 ) -> tuple[Tensor, Parameters]:
     of_groups, statistics = kept
-    coefficients, grads = sizes.table(table, 3), _like(weight)
+    coefficients, grads = sizes.table(table, 3), for_gradients(weight)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     continual_gradients[grid](
         table,
@@ -439,7 +430,7 @@ def _renormalized_back(
     kept: tuple[Tensor, ...],
     weight: Tensor | None,
 ) -> tuple[Tensor, Parameters]:
-    coefficients, grads = sizes.table(table, 3), _like(weight)
+    coefficients, grads = sizes.table(table, 3), for_gradients(weight)
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     renormalized_gradients[grid](
         table,
@@ -505,7 +496,7 @@ def _switchable_back(
     var_logits: Tensor,
 ) -> tuple[Tensor, Parameters]:
     of_layer, statistics, mixed = kept
-    coefficients, grads = sizes.table(table, 3), _like(weight)
+    coefficients, grads = sizes.table(table, 3), for_gradients(weight)
     passed, is_affine = table.new_empty(2, sizes.samples), weight is not None
     grid, tiling = _column_tiles(sizes, len(kind.sizes))
     of_shares = table.new_empty(*grid, 2, 3)

@@ -7,6 +7,8 @@ samples, whose batches it takes one after another, in a grid of one axis (`_fuse
 import triton
 import triton.language as tl
 
+from .maps import scale_of
+
 
 @triton.jit
 def _pass_on(slope, offset, x_slope, coefficients, rows, there, num_rows):
@@ -150,6 +152,13 @@ def _shares_of(shares, batch, sample, num_samples):
 
 
 @triton.jit
+def _of_groups(mean, group, known, num_groups):
+    """k of the rows' groups, and the means of their maps once these are normalised."""
+    inverse_std = tl.load(group + 2 * num_groups, known, other=0.0)
+    return inverse_std, inverse_std * (tl.load(mean, known, other=0.0) - tl.load(group, known, other=0.0))
+
+
+@triton.jit
 def _end(slope, offset, weight, bias, coefficients, rows, channel, is_there, known, num_rows, IS_AFFINE: tl.constexpr):
     """Write A and B, with scale and shift."""
     if IS_AFFINE:
@@ -188,9 +197,7 @@ def continual_tables(
     channel, sample, rows, known = _columns(num_samples, num_channels, SAMPLES, CHANNELS)
     is_there, num_rows = channel < num_channels, num_samples * num_channels
     group = sample[:, None] * num_groups + channel[None, :] // width
-    inner = tl.load(of_groups + 2 * num_samples * num_groups + group, known, other=0.0)
-    center = tl.load(of_groups + group, known, other=0.0)
-    means = inner * (tl.load(table + rows, known, other=0.0) - center)
+    inner, means = _of_groups(table + rows, of_groups + group, known, num_samples * num_groups)
     variances = inner * inner * tl.load(table + num_rows + rows, known, other=0.0)
     tracked_mean = tl.load(running_mean + channel, is_there, other=0.0)
     tracked_var = tl.load(running_var + channel, is_there, other=0.0)
@@ -240,13 +247,10 @@ def continual_gradients(
     channel, sample, rows, known = _columns(num_samples, num_channels, SAMPLES, CHANNELS)
     is_there, num_rows = channel < num_channels, num_samples * num_channels
     group = sample[:, None] * num_groups + channel[None, :] // width
-    inner = tl.load(of_groups + 2 * num_samples * num_groups + group, known, other=0.0)
-    means = inner * (tl.load(table + rows, known, other=0.0) - tl.load(of_groups + group, known, other=0.0))
+    inner, means = _of_groups(table + rows, of_groups + group, known, num_samples * num_groups)
     totals = tl.load(sums + rows, known, other=0.0)
     products = inner * tl.load(sums + num_rows + rows, known, other=0.0)
-    scale = tl.full((CHANNELS,), 1.0, tl.float32)
-    if IS_AFFINE:
-        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
+    scale = scale_of(weight, channel, is_there, IS_AFFINE, CHANNELS)
     of_weight = tl.zeros((CHANNELS,), tl.float32)
     of_bias = tl.zeros((CHANNELS,), tl.float32)
     slope = tl.zeros((SAMPLES, CHANNELS), tl.float32)
@@ -361,9 +365,7 @@ def renormalized_gradients(
     means = tl.load(table + rows, known, other=0.0)
     totals = tl.load(sums + rows, known, other=0.0)
     products = tl.load(sums + num_rows + rows, known, other=0.0)
-    scale = tl.full((CHANNELS,), 1.0, tl.float32)
-    if IS_AFFINE:
-        scale = tl.load(weight + channel, is_there, other=0.0).to(tl.float32)
+    scale = scale_of(weight, channel, is_there, IS_AFFINE, CHANNELS)
     of_weight = tl.zeros((CHANNELS,), tl.float32)
     of_bias = tl.zeros((CHANNELS,), tl.float32)
     slope = tl.zeros((SAMPLES, CHANNELS), tl.float32)
