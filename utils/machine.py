@@ -9,6 +9,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+# Percent of the multiprocessors of a GPU that a process uses under NVIDIA's Multi-Process Service, from its start on.
+MULTIPROCESSORS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 MOST_THREADS = 1024  # of a run: far beyond what speeds one up, and below where systems refuse to start them
 
 

@@ -195,13 +195,14 @@ def train(start: Start) -> None:
     """Build the run, train it from its checkpoint on, and write its result."""
     from backbone.kernels import choose_norm_kernels, word_for_start
     from utils.data.loaders import Loaders
-    from utils.run.environment import choose_device, describe, set_arithmetic
+    from utils.run.environment import choose_device, describe, keep_share, set_arithmetic
     from utils.run.steps import make_capture
     from utils.run.training import Training
 
     config, record, arrays = start.config, start.record, start.arrays
-    device = choose_device(config.device)
     former = read_former_start(config, record, start.screen) or RecordedConfig({})
+    keep_share(former.environment, start.screen.say)
+    device = choose_device(config.device)
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     norm, say = cast("type[Norm]", config.parts.norm), start.screen.say

@@ -6,6 +6,7 @@ explain.
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from functools import partial
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.gpus import Gpu, ask_torch
 from utils.launch.packing import AT_ONCE, Packing
-from utils.machine import available_cores
+from utils.machine import MULTIPROCESSORS, available_cores
 from utils.records.progress import Progress
 
 CPU = "cpu"
 MOST_RUNS_PER_GPU = 16  # with `auto`
+EXPECTED_RUNS_PER_GPU = 8  # with `auto`, when multiprocessors are divided: how many are worthwhile is known later
+TIMES_DIVIDED = 2  # how often all multiprocessors of a GPU are given away: one run uses its own while another waits
 UNKNOWN_SHARE = 4  # runs of unknown memory that share a GPU
 MARGIN = 1.1  # of a reservation over the measured peak
 CONTEXT_MEMORY = 600.0  # MiB that a process takes on a GPU beside its tensors: CUDA's context and kernels
@@ -192,7 +195,9 @@ class Devices:
         more = " and more if that is faster" if self._runs_per_gpu is None and most >= AT_ONCE else ""
         slots = sum(device.most for device in self._devices.values())
         in_all = f", {self._most} in all" if self._most < slots else ""
-        return f"{kinds}: {number} at a time on each{more}{in_all}"
+        share = next((share for device in self._devices.values() if (share := self._share(device)) is not None), None)
+        divided = f", each with {share} % of its multiprocessors" if share is not None else ""
+        return f"{kinds}: {number} at a time on each{more}{in_all}{divided}"
 
     def acquire(self, memory_mb: float | None = None) -> Slot | None:
         """A slot for a run, None if none is free. May look at the GPUs, which takes as long as `nvidia-smi`.
@@ -270,10 +275,25 @@ class Devices:
         if device.gpu.id == CPU:
             slot = Slot("CPU", {}, ("--device", "cpu"), CPU, memory_mb)
         else:
-            visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
-            slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
+            share = self._share(device)
+            environment = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
+            environment |= {} if share is None else {MULTIPROCESSORS: str(share)}
+            slot = Slot(device.gpu.label, environment, ("--device", "cuda"), device.gpu.id, memory_mb)
         device.reserved[slot] = device.reservation(memory_mb)
         return slot
+
+    def _share(self, device: _Device) -> int | None:
+        """Percent of the multiprocessors for a run, where they can be divided; None: all, or what the user says.
+
+        It is the same for all runs of a command, however many there are at the moment: with another one, convolutions
+        take their sums in another order.
+        """
+        if not device.gpu.has_mps or MULTIPROCESSORS in os.environ:
+            return None
+        of_cores = self._most / sum(each.gpu.has_mps for each in self._devices.values())
+        number = min(self._runs_per_gpu or EXPECTED_RUNS_PER_GPU, of_cores)
+        share = math.ceil(100 * TIMES_DIVIDED / number)
+        return share if share < 100 else None
 
     def _look_if_due(self) -> None:
         if CPU in self._devices or self.clock() < self._look_again_at:

@@ -64,7 +64,9 @@ class GpuWatcher:
             self._chosen = self._without_unusable(self._by_mode(self._choose(names, found)))
         answering = {gpu.id: gpu for gpu in found}
         chosen = [gpu for gpu in self._chosen or () if gpu.id in answering or _is_mig(gpu.id)]
-        return [replace(answering.get(gpu.id, gpu), is_exclusive=gpu.is_exclusive) for gpu in chosen]
+        return [
+            replace(answering.get(gpu.id, gpu), is_exclusive=gpu.is_exclusive, has_mps=gpu.has_mps) for gpu in chosen
+        ]
 
     def _find(self) -> list[Gpu] | None:
         """Every GPU of the machine that answers; None if nobody can tell."""
@@ -145,8 +147,9 @@ class GpuWatcher:
                 if not mine:
                     self._say_once(f"{gpu.label} is not used: it is in MIG mode and has no MIG device")
             else:
-                is_exclusive = mode.compute.startswith("Exclusive") and not self._has_mps
-                usable.append(replace(gpu, is_exclusive=is_exclusive))
+                has_mps = self._has_mps
+                is_exclusive = mode.compute.startswith("Exclusive") and not has_mps
+                usable.append(replace(gpu, is_exclusive=is_exclusive, has_mps=has_mps))
         return usable
 
     @property

@@ -181,8 +181,10 @@ def _environments(table: Table) -> list[str]:
 
 
 def _machine_of(run: Run) -> str:
-    threads = run.environment.get("threads")
+    threads, multiprocessors = run.environment.get("threads"), run.environment.get("multiprocessors")
     machine = f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"
+    if multiprocessors is not None:
+        machine += f" and {multiprocessors} multiprocessors"
     return f"{machine} and fused norm layers" if run.environment.get("fused_norms") else machine
 
 

@@ -6,13 +6,14 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.machine import available_cores, cpu_name, has_bfloat16
+from utils.machine import MULTIPROCESSORS, available_cores, cpu_name, has_bfloat16
 
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
@@ -47,6 +48,29 @@ def choose_device(name: str) -> torch.device:
     if device.index is not None:
         torch.cuda.set_device(device)  # what names no device, such as pinned memory, would else open another one
     return device
+
+
+def keep_share(former: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Use as much of the GPU as an earlier start of the run, for convolutions to take their sums in the same order.
+
+    Only before the GPU is used for the first time, and only where the Multi-Process Service runs, has this an effect.
+
+    Args:
+        former: how that start's record describes its environment.
+        say: called with a note if the environment asks for another share.
+    """
+    if former.get("multiprocessors") is None:
+        return
+    share = former.get("multiprocessors_percent")
+    asked = os.environ.pop(MULTIPROCESSORS, None)
+    if share is not None:
+        os.environ[MULTIPROCESSORS] = share
+    if asked not in (None, share):
+        began = "all" if share is None else f"{share} %"
+        say(
+            f"note: ${MULTIPROCESSORS} {asked} is ignored: the run resumes with {began} of the multiprocessors, as it "
+            "started"
+        )
 
 
 def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: int) -> None:
@@ -112,7 +136,18 @@ def describe(
         "threads": threads,
         "memory_format": str(memory_format).removeprefix("torch."),
         "fused_norms": fused_norms,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **_describe_gpu(device),
+    }
+
+
+def _describe_gpu(device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        return {"device": "cpu"}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "multiprocessors_percent": os.environ.get(MULTIPROCESSORS),
     }
 
 

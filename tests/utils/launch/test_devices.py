@@ -6,6 +6,7 @@ import pytest
 from tests.utils.launch.gpu_rig import Clock
 from utils.launch.devices import CONTEXT_MEMORY, LOAD_DELAY, MARGIN, Devices
 from utils.launch.gpus import Gpu
+from utils.machine import MULTIPROCESSORS
 
 WAIT = 5.0
 
@@ -375,6 +376,37 @@ def test_runs_on_gpus_are_as_many_as_cores_allow_unless_a_number_is_typed(monkey
     assert len(slots) == number == machine.devices.num_slots
     machine.devices.release(slots[0])
     assert len(machine.acquire_all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "share"),
+    [
+        ({}, 64, "25"),
+        ({}, 4, "50"),
+        ({"jobs": 2}, 64, None),
+        ({"threads": 2}, 8, "50"),
+        ({"runs_per_gpu": 1}, 64, None),
+        ({"runs_per_gpu": 3}, 64, "67"),
+        ({"runs_per_gpu": 12}, 1, "17"),
+        ({"runs_per_gpu": 12, "jobs": 4}, 1, "50"),
+    ],
+)
+def test_runs_divide_multiprocessors_under_the_multi_process_service(monkeypatch, options, cores, share):
+    """By how many runs there may be, not by how many there are: the share decides the order of sums."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.delenv(MULTIPROCESSORS, raising=False)
+    machine = Machine(replace(gpu(), has_mps=True), **options)
+    assert {slot.environment.get(MULTIPROCESSORS) for slot in machine.acquire_all()} == {share}
+    assert (f", each with {share} % of its multiprocessors" in machine.devices.describe()) == (share is not None)
+    monkeypatch.setenv(MULTIPROCESSORS, "40")  # what a user says is left alone
+    (slot, *_) = Machine(replace(gpu(), has_mps=True), **options).acquire_all()
+    assert MULTIPROCESSORS not in slot.environment
+
+
+def test_two_gpus_divide_the_cores_before_runs_divide_multiprocessors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    machine = Machine(replace(gpu(), has_mps=True), replace(gpu("GPU-b"), has_mps=True))
+    assert {slot.environment[MULTIPROCESSORS] for slot in machine.acquire_all()} == {"50"}
 
 
 def test_a_number_that_a_gpu_in_exclusive_mode_cannot_take_is_said():

@@ -1,12 +1,14 @@
+import os
 import subprocess
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from utils.errors import UserError
-from utils.machine import available_cores, cpu_name
-from utils.run.environment import choose_memory_format, describe, peak_memory, set_arithmetic
+from utils.machine import MULTIPROCESSORS, available_cores, cpu_name
+from utils.run.environment import choose_memory_format, describe, keep_share, peak_memory, set_arithmetic
 
 
 def test_memory_is_of_the_process_and_on_a_gpu_the_allocators(monkeypatch):
@@ -44,6 +46,36 @@ def test_the_memory_format_is_described_and_there_for_every_precision():
         for precision in ("fp32", "bf16"):
             assert isinstance(choose_memory_format(device, precision), torch.memory_format)
     assert describe(torch.device("cpu"), 1, torch.channels_last, False)["memory_format"] == "channels_last"
+
+
+def test_multiprocessors_of_a_gpu_are_described(monkeypatch):
+    properties = SimpleNamespace(name="NVIDIA H100", multi_processor_count=32)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setenv(MULTIPROCESSORS, "25")
+    found = describe(torch.device("cuda", 0), 1, torch.channels_last, True)
+    assert (found["device"], found["multiprocessors"], found["multiprocessors_percent"]) == ("NVIDIA H100", 32, "25")
+    assert "multiprocessors" not in describe(torch.device("cpu"), 1, torch.channels_last, True)
+
+
+@pytest.mark.parametrize(
+    ("former", "asked", "kept", "noted"),
+    [
+        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, "50", "25", "resumes with 25 % of the"),
+        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, "25", "25", None),
+        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, None, "25", None),
+        ({"multiprocessors": 132, "multiprocessors_percent": None}, "25", None, "resumes with all of the"),
+        ({"device": "cpu"}, "25", "25", None),
+        ({}, None, None, None),
+    ],
+)
+def test_a_resumed_run_keeps_its_share_of_a_gpu(monkeypatch, former, asked, kept, noted):
+    monkeypatch.setenv(MULTIPROCESSORS, asked or "")
+    if asked is None:
+        monkeypatch.delenv(MULTIPROCESSORS)
+    said = []
+    keep_share(former, said.append)
+    assert os.environ.get(MULTIPROCESSORS) == kept
+    assert [noted in line for line in said] == ([True] if noted else [])
 
 
 @pytest.fixture
