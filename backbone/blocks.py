@@ -1,15 +1,16 @@
 """What the residual networks share: the basic block with its shortcuts, and a stem with stages of such blocks."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional as F
 
+from backbone.branch import Branch
+from backbone.convolution import Convolution, rounded_weights, weights_on_branch
 from backbone.norm import Norm
 from backbone.norm.base import add_and_rectify
 from utils.config.options import Option, ranged
@@ -20,46 +21,6 @@ NormFactory = Callable[[int, int], nn.Module]  # norm(num_features, spatial_size
 _CHANNELS_PER_PIXEL = 8  # of small maps
 
 WIDTH_OPTION = Option("nf", ranged(int, 1), 64, "base width of ResNet-18; its features are 8 times as many")
-
-
-class Convolution(nn.Conv2d):
-    """A convolution whose weight may be there rounded already.
-
-    Attributes:
-        rounded: the weight in the type of the forwards under way; None: as it is.
-    """
-
-    rounded: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, …]."""
-        return self._conv_forward(x, self.weight if self.rounded is None else self.rounded, self.bias)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"rounded": None}  # a copy is not in the forwards that are under way
-
-
-class _Rounded(Function):
-    """Tensors in another type, all of them in one operation, and their gradients back."""
-
-    @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.dtype = tensors[0].dtype
-        return _copied(tensors, dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = [each for each in gradients if each is not None]
-        differentiable = torch.is_grad_enabled()  # as a gradient is asked for that has one itself
-        copies = iter([each.to(ctx.dtype) for each in found] if differentiable else _copied(found, ctx.dtype))
-        return None, *(None if each is None else next(copies) for each in gradients)
-
-
-def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    copies = tuple(torch.empty_like(each, dtype=dtype) for each in tensors)
-    torch._foreach_copy_(copies, [*tensors])
-    return copies
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -154,8 +115,14 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, stride · side, stride · side] -> [N, out_channels, side, side]."""
+        branch = Branch(x.device, "shortcuts")
+        branch.fork(x)
         hidden = normalized(self.norm1, self.conv1(x), rectified=self.has_relu)
-        return normalized(self.norm2, self.conv2(hidden), added=self.shortcut(x), rectified=self.last_relu)
+        hidden = self.conv2(hidden)
+        with branch.on():
+            added = self.shortcut(x)
+        branch.join()
+        return normalized(self.norm2, hidden, added=added, rectified=self.last_relu)
 
 
 class ResidualNetwork(nn.Module):
@@ -246,23 +213,9 @@ class ResidualNetwork(nn.Module):
         for module in (self.stem, *self.stages[: self.num_arranged]):
             module.to(memory_format=memory_format)
 
-    @contextmanager
-    def rounded_weights(self, dtype: torch.dtype) -> Iterator[None]:
-        """Round the weights of all convolutions that learn at once, for the forwards within.
-
-        Autocast rounds each by itself, and its gradient, as it does where nothing learns; the numbers are the same.
-        """
-        layers: list[Convolution] = []
-        if torch.is_grad_enabled():  # and not again, by a context within
-            layers = [each for each in self._convolutions if each.weight.requires_grad and each.rounded is None]
-        if layers:
-            for layer, weight in zip(layers, _Rounded.apply(dtype, *(each.weight for each in layers)), strict=True):
-                layer.rounded = weight
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.rounded = None
+    def rounded_weights(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """Round the weights of all convolutions that learn at once, for the forwards within."""
+        return rounded_weights(self._convolutions, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D] of images [N, 3, S, S]."""
@@ -271,10 +224,11 @@ class ResidualNetwork(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features [N, D], and the map [N, C, side, side] after each stage; features are the last map's average."""
         maps = []
-        x = self.stem(x)
-        for number, stage in enumerate(self.stages):
-            x = stage(x.contiguous() if number == self.num_arranged else x)
-            maps.append(x)
+        with weights_on_branch(self._convolutions):
+            x = self.stem(x)
+            for number, stage in enumerate(self.stages):
+                x = stage(x.contiguous() if number == self.num_arranged else x)
+                maps.append(x)
         return x.mean(dim=(2, 3)), maps
 
 

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from backbone.blocks import BasicBlock
+from utils.config.registry import BACKBONES
+
 FACTORIES = {
     "batch": lambda num_features, spatial_size: nn.BatchNorm2d(num_features),
     "group": lambda num_features, spatial_size: nn.GroupNorm(1, num_features),
@@ -71,3 +74,17 @@ def build(backbone: type, factory="batch", seed: int = 0, **options) -> nn.Modul
     """A backbone with freshly seeded weights, for 32 pixels unless told otherwise."""
     torch.manual_seed(seed)
     return backbone(FACTORIES.get(factory, factory), **({"image_size": 32} | options))
+
+
+def narrow(name: str, factory="batch", **options) -> nn.Module:
+    """A registered backbone, of few channels where it has a width."""
+    narrow_options = {"nf": 4} if "resnet18" in name else {}
+    return build(BACKBONES.get(name), factory, **(narrow_options | options))
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """The network with scale 1 in all norm layers, so that no residual branch is switched off."""
+    for block in network.modules():
+        if isinstance(block, BasicBlock) and getattr(block.norm2, "weight", None) is not None:
+            nn.init.ones_(block.norm2.weight)
+    return network

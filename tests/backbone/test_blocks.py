@@ -1,6 +1,5 @@
 """What every backbone has to keep, over all registered names."""
 
-import contextlib
 import copy
 import io
 import subprocess
@@ -15,28 +14,15 @@ from torchvision.models.resnet import conv1x1
 
 from backbone.blocks import BasicBlock, ZeroPaddedShortcut
 from backbone.norm import NORMS, BatchContext, batch_context, begin_task, norm_factory
-from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, build, convolutions
+from tests.backbone.rig import FACTORIES, OutputKeepingNorm, Places, awake, convolutions, narrow
 from utils.config.registry import BACKBONES, ROOT
 from utils.errors import UserError
 
 NAMES = BACKBONES.names()
-NARROW = {name: {"nf": 4} for name in NAMES if "resnet18" in name}
 SMALLEST = {"resnet18": 5, "resnet18_imagenet": 17, "resnet32": 3, "podnet_resnet18": 9, "podnet_resnet32": 3}
 GROUPS = {"GN": {"num_groups": 4}, "CN": {"num_groups": 4}}
 # Residual branches that start at zero, and sums that are not rectified.
 PODNET = ("podnet_resnet18", "podnet_resnet32")
-
-
-def narrow(name, factory="batch", **options):
-    return build(BACKBONES.get(name), factory, **(NARROW.get(name, {}) | options))
-
-
-def awake(network):
-    """The network with scale 1 in all norm layers, so that no residual branch is switched off."""
-    for block in network.modules():
-        if isinstance(block, BasicBlock) and getattr(block.norm2, "weight", None) is not None:
-            nn.init.ones_(block.norm2.weight)
-    return network
 
 
 def test_a_network_without_memory_is_made_at_once():
@@ -150,51 +136,6 @@ def test_gradients_reach_every_parameter_and_are_finite(name, factory, memory_fo
         assert parameter.grad is not None, label
         assert torch.isfinite(parameter.grad).all(), label
         assert parameter.grad.abs().sum() > 0, label
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_that_are_rounded_at_once_are_those_of_autocast(name):
-    torch.manual_seed(0)
-    network, images = awake(narrow(name, image_size=33)), torch.randn(4, 3, 33, 33)
-    network.arrange(torch.channels_last)
-    trained = [parameter for parameter in network.parameters() if parameter is not network.stem[0].weight]
-    network.stem[0].weight.requires_grad_(False)
-    found = []
-    for rounded in (contextlib.nullcontext, network.rounded_weights, lambda kind: rounded_twice(network, kind)):
-        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
-            features = network(images)
-        assert all(layer.rounded is None for layer in convolutions(network))
-        found.append((features, *torch.autograd.grad(features.square().sum(), trained)))
-    for other in found[1:]:
-        assert all(map(torch.equal, found[0], other))
-
-
-def test_rounded_weights_are_for_those_that_learn_and_can_be_differentiated_twice():
-    torch.manual_seed(0)
-    network, images = awake(narrow("resnet18", image_size=8)), torch.randn(4, 3, 8, 8, requires_grad=True)
-    kept = network.stem[0].weight.requires_grad_(False)
-    found = []
-    for rounded in (contextlib.nullcontext, network.rounded_weights):
-        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
-            loss = network(images).square().sum()
-            copied = copy.deepcopy(network)
-        weight = network.stages[0][0].conv1.weight
-        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
-        found.append(torch.autograd.grad(gradient.square().sum(), images)[0])
-    assert all(layer.rounded is None for layer in convolutions(copied))
-    assert torch.equal(*found)
-    with network.rounded_weights(torch.bfloat16):
-        assert network.stem[0].rounded is None
-        assert network.stages[0][0].conv1.rounded.dtype is torch.bfloat16
-    with torch.no_grad(), network.rounded_weights(torch.bfloat16):
-        assert all(layer.rounded is None for layer in convolutions(network))
-    assert kept.grad is None
-
-
-@contextlib.contextmanager
-def rounded_twice(network, kind):
-    with network.rounded_weights(kind), network.rounded_weights(kind):
-        yield
 
 
 @pytest.mark.parametrize("name", NAMES)

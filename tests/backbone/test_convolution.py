@@ -1,0 +1,169 @@
+"""Weights that are rounded at once, and gradients of weights that come from a branch: the numbers are the same."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+
+from backbone import blocks, convolution
+from backbone.branch import Branch
+from tests.backbone.rig import awake, convolutions, narrow
+from utils.config.registry import BACKBONES
+
+NAMES = BACKBONES.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_are_rounded_at_once_are_those_of_autocast(name):
+    torch.manual_seed(0)
+    network, images = awake(narrow(name, image_size=33)), torch.randn(4, 3, 33, 33)
+    network.arrange(torch.channels_last)
+    trained = [parameter for parameter in network.parameters() if parameter is not network.stem[0].weight]
+    network.stem[0].weight.requires_grad_(False)
+    found = []
+    for rounded in (contextlib.nullcontext, network.rounded_weights, lambda kind: rounded_twice(network, kind)):
+        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
+            features = network(images)
+        assert all(layer.rounded is None for layer in convolutions(network))
+        found.append((features, *torch.autograd.grad(features.square().sum(), trained)))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_rounded_weights_are_for_those_that_learn_and_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    network, images = awake(narrow("resnet18", image_size=8)), torch.randn(4, 3, 8, 8, requires_grad=True)
+    kept = network.stem[0].weight.requires_grad_(False)
+    found = []
+    for rounded in (contextlib.nullcontext, network.rounded_weights):
+        with torch.autocast("cpu", dtype=torch.bfloat16), rounded(torch.bfloat16):
+            loss = network(images).square().sum()
+            copied = copy.deepcopy(network)
+        weight = network.stages[0][0].conv1.weight
+        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), images)[0])
+    assert all(layer.rounded is None for layer in convolutions(copied))
+    assert torch.equal(*found)
+    with network.rounded_weights(torch.bfloat16):
+        assert network.stem[0].rounded is None
+        assert network.stages[0][0].conv1.rounded.dtype is torch.bfloat16
+    with torch.no_grad(), network.rounded_weights(torch.bfloat16):
+        assert all(layer.rounded is None for layer in convolutions(network))
+    assert kept.grad is None
+
+
+@contextlib.contextmanager
+def rounded_twice(network, kind):
+    with network.rounded_weights(kind), network.rounded_weights(kind):
+        yield
+
+
+class Recorded(Branch):
+    """A branch whose stream is that of all others; it knows what happened on it."""
+
+    made: list["Recorded"]
+
+    def __init__(self, device, name):
+        self.is_taken = True
+        self.said = []
+        self._read = []
+        if name == "weights":
+            Recorded.made.append(self)
+
+    def fork(self, *read):
+        self._read += read
+        self.said.append("fork")
+
+    def on(self):
+        self.said.append("on")
+        return contextlib.nullcontext()
+
+    def join(self):
+        self.said.append("join")
+        assert self._read
+        self._read.clear()
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """As while a step is captured."""
+    Recorded.made = []
+
+    @contextlib.contextmanager
+    def make():
+        with monkeypatch.context() as patch:
+            for module in (convolution, blocks):
+                patch.setattr(module, "Branch", Recorded)
+            yield
+
+    return make
+
+
+def gradients(network, images, dtype, num_forwards=1):
+    """A loss of the features, and its gradients, in float32 or as with `--precision bf16`."""
+    is_half, trained = dtype is torch.bfloat16, [each for each in network.parameters() if each.requires_grad]
+    rounded = network.rounded_weights(dtype) if is_half else contextlib.nullcontext()
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=is_half), rounded:
+        loss = sum(network(images + number).float().square().sum() for number in range(num_forwards))
+    return [loss.detach(), *torch.autograd.grad(loss, trained)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_weights_on_a_branch_are_those_without(captured, name, dtype):
+    torch.manual_seed(0)
+    network, images = awake(narrow(name, image_size=33)), torch.randn(4, 3, 33, 33)
+    network.arrange(torch.channels_last)
+    plain = gradients(network, images, dtype)
+    with captured():
+        found = gradients(network, images, dtype)
+    assert all(map(torch.equal, plain, found))
+    (branch,) = Recorded.made
+    assert branch.said == ["fork", "on"] * len(convolutions(network)) + ["join"]
+    assert all(layer.branch is None for layer in convolutions(network))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_of_several_forwards_has_its_branch_and_joins_it(captured, dtype):
+    torch.manual_seed(0)
+    network, images = awake(narrow("resnet18", image_size=8)), torch.randn(4, 3, 8, 8)
+    plain = gradients(network, images, dtype, num_forwards=2)
+    with captured():
+        found = gradients(network, images, dtype, num_forwards=2)
+    assert all(map(torch.equal, plain, found))
+    assert [branch.said[-1] for branch in Recorded.made] == ["join", "join"]
+
+
+def test_only_weights_that_learn_have_gradients_on_a_branch(captured):
+    network, images = narrow("resnet18", image_size=8), torch.randn(4, 3, 8, 8)
+    with captured():
+        with torch.no_grad():
+            network(images)
+        assert not any(branch.said for branch in Recorded.made)
+        network.stem.requires_grad_(False)
+        network.stages[0][0].conv1.weight.requires_grad_(False)
+        network(images).sum().backward()
+        assert Recorded.made[-1].said.count("on") == len(convolutions(network)) - 2
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        network(images.requires_grad_()).sum().backward()
+        assert not Recorded.made[-1].said
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cuda_graph_gives_the_gradients_of_the_pass_as_it_is(monkeypatch, dtype):
+    """At a width at which kernels take long enough to meet."""
+    torch.manual_seed(0)
+    network = awake(narrow("resnet18", nf=64)).cuda()
+    network.arrange(torch.channels_last)
+    images = torch.randn(20, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    plain = gradients(network, images, dtype)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gradients(network, images, dtype)
+    for _ in range(5):
+        graph.replay()
+        assert all(map(torch.equal, plain, found))
