@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from backbone.norm import Norm, use_fused_kernels
+from backbone.norm import Norm, maker_of_fused_kernels, use_fused_kernels
 from utils.errors import UserError, is_out_of_memory
 
 _MAKERS = {"cuda": "Triton", "cpu": "the C++ compiler"}
@@ -40,7 +40,7 @@ def word_for_start(
 
 def choose_norm_kernels(
     word: str, norm: type[Norm], precision: str, device: torch.device, say: Callable[[str], None]
-) -> bool:
+) -> str | None:
     """Let norm layers of this process train with fused kernels, or without.
 
     Args:
@@ -51,14 +51,14 @@ def choose_norm_kernels(
         say: called with a note if the kernels are not to be had.
 
     Returns:
-        Whether they do.
+        The compiler that has made them, with its version; None: layers train without.
 
     Raises:
         UserError: the kernels are asked for, and not to be had.
     """
     use_fused_kernels(False)
     if word == "off" or device.type not in norm.fused_on:
-        return False
+        return None
     try:
         use_fused_kernels(True, device, torch.bfloat16 if precision == "bf16" else torch.float32)
     except Exception as error:  # of what makes them, of a compiler that it starts and the folder that it writes to
@@ -71,5 +71,5 @@ def choose_norm_kernels(
                 f"--fused_norms on: {maker} makes no kernels here ({reason}); use --fused_norms auto"
             ) from None
         say(f"note: norm layers train without fused kernels, as {maker} makes none here ({reason})")
-        return False
-    return True
+        return None
+    return maker_of_fused_kernels(device)

@@ -207,7 +207,7 @@ def train(start: Start) -> None:
     set_arithmetic(device, config.precision, config.fast, threads)
     norm, say = cast("type[Norm]", config.parts.norm), start.screen.say
     wanted_kernels = word_for_start(config.fused_norms, former.environments, device, say)
-    fused_norms = choose_norm_kernels(wanted_kernels, norm, config.precision, device, say)
+    norm_compiler = choose_norm_kernels(wanted_kernels, norm, config.precision, device, say)
     augmentation = make_augmentation(config, start.dataset, arrays, device)
     stream = make_stream(config, arrays, device)
     arrays.release()
@@ -215,7 +215,7 @@ def train(start: Start) -> None:
     method = make_method(config, stream, augmentation, device)
     method.check_batches(planned.by_task)
     capture = make_capture(config, method.uncapturable(), device, start.screen.say)
-    write_start(start, former, describe(device, threads, augmentation.memory_format, fused_norms))
+    write_start(start, former, describe(device, threads, augmentation.memory_format, norm_compiler))
     sinks = make_sinks(start, planned, device)
     loaders = Loaders(stream, method.memory, augmentation, config.batch_size, config.seed)
     training = Training(method, stream, planned, loaders, augmentation, config, sinks, start.stop, capture)

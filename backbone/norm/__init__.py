@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._convert import convert_norms
     from ._factory import NormFactory, build_norm, norm_factory
-    from ._fused import use_fused_kernels, uses_fused_kernels
+    from ._fused import maker_of_fused_kernels, use_fused_kernels, uses_fused_kernels
     from .base import Norm
     from .context import (
         BatchContext,
@@ -37,6 +37,7 @@ __all__ = [
     "begin_task",
     "build_norm",
     "convert_norms",
+    "maker_of_fused_kernels",
     "norm_factory",
     "norm_loss",
     "norm_parameters",
@@ -59,6 +60,7 @@ _MODULES = {
     "begin_task": "context",
     "build_norm": "_factory",
     "convert_norms": "_convert",
+    "maker_of_fused_kernels": "_fused",
     "norm_factory": "_factory",
     "norm_loss": "context",
     "norm_parameters": "context",

@@ -50,14 +50,14 @@ _ARGUMENTS: dict[str, list[Any]] = {
 class CompiledKernels:
     """The kernels of the CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: str) -> None:
+        self.maker = maker
         self.rows = CompiledRows()
 
     @classmethod
     def made(cls, dtype: torch.dtype) -> "CompiledKernels":
         """Those for maps of a type, and others. Raises OSError where they cannot be made, or not be kept."""
-        _library(_BITS[dtype])
-        return cls()
+        return cls(_library(_BITS[dtype]).compiler().decode())
 
     def takes(self, layer: RunningNorm, x: Tensor, num_groups: int) -> bool:
         tables = [layer.running_mean, layer.running_var]
@@ -201,6 +201,7 @@ def _library(value_bits: int) -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
+    library.compiler.restype = ctypes.c_char_p
     return library
 
 

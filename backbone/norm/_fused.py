@@ -38,8 +38,11 @@ class Kernels(Protocol):
     """Kernels for one kind of device. Maps [N, C, H, W] are contiguous or channels-last, all of a call alike.
 
     Attributes:
+        maker: the compiler that has made them, with its version.
         rows: those for layers of other kinds (`_fused_rows.py`); None: there are none.
     """
+
+    maker: str
 
     @property
     def rows(self) -> "RowKernels | None": ...
@@ -109,6 +112,12 @@ def use_fused_kernels(use: bool, device: torch.device | str = "cuda", dtype: tor
 def uses_fused_kernels(device: torch.device | str = "cuda") -> bool:
     """Whether layers use these kernels where they can, on this kind of device."""
     return torch.device(device).type in _kernels
+
+
+def maker_of_fused_kernels(device: torch.device | str = "cuda") -> str | None:
+    """The compiler of the kernels that layers use on this kind of device, with its version; None: they use none."""
+    kernels = _kernels.get(torch.device(device).type)
+    return None if kernels is None else kernels.maker
 
 
 def row_kernels(device: torch.device) -> "RowKernels | None":

@@ -7,7 +7,7 @@ import torch
 
 from backbone import kernels
 from backbone.kernels import choose_norm_kernels
-from backbone.norm import uses_fused_kernels
+from backbone.norm import maker_of_fused_kernels, uses_fused_kernels
 from backbone.norm.bn import BN
 from tests.backbone.norm.rig import use_compiled_kernels
 from utils.config.registry import NORMS
@@ -31,7 +31,9 @@ def without_compiler(monkeypatch):
 def test_the_cpu_has_them(name):
     use_compiled_kernels()
     for word in ("auto", "on"):
-        assert choose_norm_kernels(word, NORMS.get(name), "fp32", CPU, pytest.fail)
+        made = choose_norm_kernels(word, NORMS.get(name), "fp32", CPU, pytest.fail)
+        assert made
+        assert made == maker_of_fused_kernels("cpu")
         assert uses_fused_kernels("cpu")
         assert not uses_fused_kernels("cuda")
     assert not choose_norm_kernels("off", BN, "fp32", CPU, pytest.fail)
@@ -60,7 +62,7 @@ def test_a_layer_that_does_something_else_does_not_ask_for_those_of_its_base():
 def test_kernels_for_the_maps_of_the_run_are_made_first(precision, dtype, monkeypatch):
     made = []
     monkeypatch.setattr(kernels, "use_fused_kernels", lambda *arguments: made.append(arguments))
-    assert choose_norm_kernels("auto", BN, precision, CPU, pytest.fail)
+    choose_norm_kernels("auto", BN, precision, CPU, pytest.fail)
     assert made == [(False,), (True, CPU, dtype)]
 
 

@@ -394,7 +394,9 @@ def test_threads_of_the_first_start_are_kept(start, tmp_path, monkeypatch):
 
 
 def has_fused_norms(results):
-    return json.loads((only_folder(results) / "config.json").read_text())["environment"]["fused_norms"]
+    environment = json.loads((only_folder(results) / "config.json").read_text())["environment"]
+    assert (environment["norm_compiler"] is not None) == environment["fused_norms"]
+    return environment["fused_norms"]
 
 
 @pytest.mark.parametrize(("began", "later", "has_note"), [("off", "auto", False), ("auto", "off", True)])

@@ -185,7 +185,10 @@ def _machine_of(run: Run) -> str:
     machine = f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"
     if multiprocessors is not None:
         machine += f" and {multiprocessors} multiprocessors"
-    return f"{machine} and fused norm layers" if run.environment.get("fused_norms") else machine
+    if not run.environment.get("fused_norms"):
+        return machine
+    compiler = run.environment.get("norm_compiler")
+    return f"{machine} and fused norm layers" + (f" ({compiler})" if compiler else "")
 
 
 def _changes(environments: Sequence[Mapping[str, Any]]) -> str:

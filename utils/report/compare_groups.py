@@ -23,7 +23,10 @@ from utils.report.tables import SCENARIOS, Cells, PairedTest, adjust, column_tit
 # What says nothing about results, and what a table's columns, rows and repetitions are known by.
 NOT_COMPARED = UNREPORTED_OPTIONS | {"dataset", "model", "nl", "seed"}
 
-_ENVIRONMENT = ("suite", "torch", "python", "device", "cpu", "threads", "multiprocessors", "fused_norms")
+_ENVIRONMENT = (
+    *("suite", "torch", "python", "device", "cpu", "threads", "multiprocessors"),
+    *("fused_norms", "norm_compiler"),
+)
 _NOT_SET = "not set"
 
 CellKey = tuple[str, str]  # a column's title, a norm layer

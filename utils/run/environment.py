@@ -123,9 +123,14 @@ def choose_memory_format(device: torch.device, precision: str) -> torch.memory_f
 
 
 def describe(
-    device: torch.device, threads: int, memory_format: torch.memory_format, fused_norms: bool
+    device: torch.device, threads: int, memory_format: torch.memory_format, norm_compiler: str | None
 ) -> dict[str, Any]:
-    """Versions, hardware and how it is used, for the record."""
+    """Versions, hardware and how it is used, for the record.
+
+    Args:
+        device, threads, memory_format: of the run.
+        norm_compiler: what has made the kernels that norm layers train with; None: they have none.
+    """
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -135,7 +140,8 @@ def describe(
         "cores": available_cores(),
         "threads": threads,
         "memory_format": str(memory_format).removeprefix("torch."),
-        "fused_norms": fused_norms,
+        "fused_norms": norm_compiler is not None,
+        "norm_compiler": norm_compiler,
         **_describe_gpu(device),
     }
 

@@ -201,6 +201,8 @@ class TritonKernels:
         types: of the maps that they are for.
     """
 
+    maker = f"Triton {triton.__version__}"
+
     def __init__(self, types: tuple[torch.dtype, ...]) -> None:
         self._types = types
         self.rows = TritonRows(types)

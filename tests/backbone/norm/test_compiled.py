@@ -2,13 +2,14 @@
 
 import copy
 import os
+import re
 import stat
 import sys
 
 import pytest
 import torch
 
-from backbone.norm import _compiled, _fused, use_fused_kernels, uses_fused_kernels
+from backbone.norm import _compiled, _fused, maker_of_fused_kernels, use_fused_kernels, uses_fused_kernels
 from tests.backbone.norm.rig import context, make, maps, train_step, use_compiled_kernels
 
 
@@ -39,6 +40,14 @@ def test_kernels_are_kept_and_not_made_again(cache, monkeypatch):
     use_fused_kernels(True, "cpu")
     assert uses_fused_kernels("cpu")
     assert [*cache.iterdir()] == [made]
+
+
+def test_kernels_know_who_made_them(cache):
+    use_compiled_kernels()
+    assert re.fullmatch(r"(GCC|.*Clang).* \d+\.\d+.*", maker_of_fused_kernels("cpu"))
+    assert maker_of_fused_kernels("cuda") is None
+    use_fused_kernels(False)
+    assert maker_of_fused_kernels("cpu") is None
 
 
 def test_damaged_kernels_are_made_anew(cache, tmp_path, monkeypatch):

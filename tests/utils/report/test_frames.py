@@ -55,11 +55,15 @@ def test_the_file_can_be_read_again(tmp_path):
             "A with 1 thread: seed 0; A with 1 thread and fused norm layers: seed 1",
         ),
         (
+            {"device": "cpu", "cpu": "A", "threads": 1, "fused_norms": True, "norm_compiler": "GCC 12.2.0"},
+            "A with 1 thread: seed 0; A with 1 thread and fused norm layers (GCC 12.2.0): seed 1",
+        ),
+        (
             {"device": "H100", "cpu": "A", "threads": 1, "multiprocessors": 33, "multiprocessors_percent": "25"},
             "A with 1 thread: seed 0; H100 with 1 thread and 33 multiprocessors: seed 1",
         ),
     ],
-    ids=["alike", "unknown", "threads", "device", "kernels", "multiprocessors"],
+    ids=["alike", "unknown", "threads", "device", "kernels", "compiler", "multiprocessors"],
 )
 def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
     write_run(tmp_path, 0, 50, device="cpu", cpu="A", threads=1)

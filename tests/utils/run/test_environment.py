@@ -34,27 +34,27 @@ def test_an_untracked_file_of_code_makes_the_state_dirty(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"]
+    clean = describe(torch.device("cpu"), 1, torch.contiguous_format, None)["suite"]
     (tmp_path / "notes.txt").write_text("no code")
-    assert describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"] == clean
+    assert describe(torch.device("cpu"), 1, torch.contiguous_format, None)["suite"] == clean
     (tmp_path / "backbone" / "b.py").write_text("")
-    assert describe(torch.device("cpu"), 1, torch.contiguous_format, False)["suite"] == f"{clean}-dirty"
+    assert describe(torch.device("cpu"), 1, torch.contiguous_format, None)["suite"] == f"{clean}-dirty"
 
 
 def test_the_memory_format_is_described_and_there_for_every_precision():
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
         for precision in ("fp32", "bf16"):
             assert isinstance(choose_memory_format(device, precision), torch.memory_format)
-    assert describe(torch.device("cpu"), 1, torch.channels_last, False)["memory_format"] == "channels_last"
+    assert describe(torch.device("cpu"), 1, torch.channels_last, None)["memory_format"] == "channels_last"
 
 
 def test_multiprocessors_of_a_gpu_are_described(monkeypatch):
     properties = SimpleNamespace(name="NVIDIA H100", multi_processor_count=32)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setenv(MULTIPROCESSORS, "25")
-    found = describe(torch.device("cuda", 0), 1, torch.channels_last, True)
+    found = describe(torch.device("cuda", 0), 1, torch.channels_last, "GCC 12.2.0")
     assert (found["device"], found["multiprocessors"], found["multiprocessors_percent"]) == ("NVIDIA H100", 32, "25")
-    assert "multiprocessors" not in describe(torch.device("cpu"), 1, torch.channels_last, True)
+    assert "multiprocessors" not in describe(torch.device("cpu"), 1, torch.channels_last, "GCC 12.2.0")
 
 
 @pytest.mark.parametrize(
