@@ -22,18 +22,21 @@ class Branch:
 
     Attributes:
         is_taken: whether a step is captured.
+        is_open: whether it has been forked, and not joined since.
     """
 
     def __init__(self, device: torch.device, name: str) -> None:
         self.is_taken = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        self.is_open = False
         self._stream = _stream(device, name) if self.is_taken else None
         self._read: list[Tensor] = []
 
     def fork(self, *read: Tensor) -> None:
         """What comes on the branch waits for all that was done so far, such as the tensors that it reads."""
         if self._stream is not None:
+            self.is_open = True
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-            self._read += read
+            self._read += [each.detach() for each in read]  # memory alone: a backward pass that fails leaves no circle
 
     def on(self) -> AbstractContextManager[None]:
         """For the work of the branch."""
@@ -41,7 +44,8 @@ class Branch:
 
     def join(self) -> None:
         """What comes beside the branch waits for it from here on."""
-        if self._stream is not None:
+        if self._stream is not None and self.is_open:
+            self.is_open = False
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
             self._read.clear()
 

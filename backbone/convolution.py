@@ -31,6 +31,7 @@ class Convolution(nn.Conv2d):
         """[N, in_channels, H, W] -> [N, out_channels, …]."""
         if self.branch is not None:
             branch, weight = self.branch
+            self.branch = None  # once in a forward: autograd would add gradients before they have come from the branch
             return _Convolve.apply(self, branch, x.to(weight.dtype), weight)
         return self._conv_forward(x, self.current, self.bias)
 
@@ -88,9 +89,12 @@ def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]
 @contextmanager
 def weights_on_branch(convolutions: Sequence[Convolution]) -> Iterator[None]:
     """Compute gradients of weights on a branch, for the one forward within, if it is captured."""
-    layers, branch = [], Branch(convolutions[0].weight.device, "weights")
-    if torch.is_grad_enabled() and branch.is_taken:
-        layers = [each for each in convolutions if each.weight.requires_grad and each.bias is None]
+    learning = [each for each in convolutions if each.weight.requires_grad] if torch.is_grad_enabled() else []
+    if not learning:
+        yield
+        return
+    branch = Branch(learning[0].weight.device, "weights")
+    layers = [each for each in learning if branch.is_taken and _is_plain(each)]
     if layers:
         for layer, weight in zip(layers, _Joined.apply(branch, *(each.current for each in layers)), strict=True):
             layer.branch = branch, weight
@@ -99,6 +103,13 @@ def weights_on_branch(convolutions: Sequence[Convolution]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.branch = None
+
+
+def _is_plain(layer: Convolution) -> bool:
+    """Whether nothing but a convolution is asked for, of a weight that is rounded if it is to be."""
+    is_rounded_later = torch.is_autocast_enabled(layer.weight.device.type) and layer.rounded is None
+    has_zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return layer.bias is None and has_zeros and not is_rounded_later
 
 
 class _Joined(Function):
@@ -141,7 +152,9 @@ class _Convolve(Function):
 
         grad_x = grad_weight = None
         if of_weight:
-            ctx.branch.fork(gradient, x)
+            if not ctx.branch.is_open:  # joined at the end, too, as a pass to the maps alone does not come to `_Joined`
+                torch.autograd.Variable._execution_engine.queue_callback(ctx.branch.join)
+            ctx.branch.fork(gradient, x, weight)
         if of_maps:  # first: more waits for it
             grad_x, *_ = pass_back(True, False)
         if of_weight:

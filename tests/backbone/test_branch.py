@@ -2,6 +2,7 @@ import contextlib
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from backbone.branch import Branch
 
@@ -35,15 +36,20 @@ def test_a_branch_waits_at_its_fork_is_waited_for_where_it_joins_and_keeps_what_
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(used.append(stream)))
-    branch, x = Branch(torch.device("cuda", 0), "test"), torch.ones(3)
+    branch, factor = Branch(torch.device("cuda", 0), "test"), torch.ones(3) + 1
+    x = torch.ones(3, requires_grad=True) * factor
+    memory, history = StorageWeakRef(x.untyped_storage()), StorageWeakRef(factor.untyped_storage())
     branch.fork(x)
+    del x, factor
     assert (own.waited_for, main.waited_for) == ([main], [])
-    assert any(each is x for each in branch._read)
+    assert not memory.expired()
+    assert history.expired()  # it might lead back to the branch
     with branch.on():
         assert used == [own]
-    branch.join()
-    assert (own.waited_for, main.waited_for) == ([main], [own])
-    assert not branch._read
+    for _ in range(2):
+        branch.join()
+        assert (own.waited_for, main.waited_for) == ([main], [own])
+        assert memory.expired()
 
 
 @pytest.mark.usefixtures("gpu")

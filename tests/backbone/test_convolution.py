@@ -5,9 +5,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from backbone import blocks, convolution
 from backbone.branch import Branch
+from backbone.convolution import Convolution, weights_on_branch
 from tests.backbone.rig import awake, convolutions, narrow
 from utils.config.registry import BACKBONES
 
@@ -65,14 +68,14 @@ class Recorded(Branch):
     made: list["Recorded"]
 
     def __init__(self, device, name):
-        self.is_taken = True
-        self.said = []
-        self._read = []
+        self.is_taken, self.is_open = True, False
+        self.said, self.read = [], []
         if name == "weights":
             Recorded.made.append(self)
 
     def fork(self, *read):
-        self._read += read
+        self.read += [each.detach() for each in read]
+        self.is_open = True
         self.said.append("fork")
 
     def on(self):
@@ -80,9 +83,14 @@ class Recorded(Branch):
         return contextlib.nullcontext()
 
     def join(self):
-        self.said.append("join")
-        assert self._read
-        self._read.clear()
+        if self.is_open:
+            self.is_open = False
+            self.said.append("join")
+            self.joined()
+            self.read.clear()
+
+    def joined(self):
+        pass
 
 
 @pytest.fixture
@@ -147,8 +155,72 @@ def test_only_weights_that_learn_have_gradients_on_a_branch(captured):
         assert Recorded.made[-1].said.count("on") == len(convolutions(network)) - 2
         for parameter in network.parameters():
             parameter.requires_grad_(False)
+        Recorded.made.clear()
         network(images.requires_grad_()).sum().backward()
-        assert not Recorded.made[-1].said
+        assert not Recorded.made
+
+
+def test_rounded_weights_are_there_until_the_branch_is_joined(captured, monkeypatch):
+    """Gradients of maps are on the shortcuts' branch, too, and nothing but a layer of the graph keeps its weight."""
+    network, images = narrow("resnet18", image_size=8), torch.randn(4, 3, 8, 8)
+    found = []
+    with captured():
+        with torch.autocast("cpu", dtype=torch.bfloat16), network.rounded_weights(torch.bfloat16):
+            loss = network(images).float().sum()
+            weights = [StorageWeakRef(layer.rounded.untyped_storage()) for layer in convolutions(network)]
+        monkeypatch.setattr(Recorded, "joined", lambda self: found.extend(each.expired() for each in weights))
+        loss.backward()
+    assert found == [False] * len(weights)
+    assert all(each.expired() for each in weights)
+
+
+def test_a_pass_that_ends_at_maps_joins_its_branch(captured):
+    network, images = narrow("resnet18", image_size=8), torch.randn(4, 3, 8, 8)
+    with captured():
+        features, maps = network.forward_maps(images)
+        torch.autograd.grad(features.sum(), maps[0])
+    (branch,) = Recorded.made
+    assert branch.said[-1] == "join"
+    assert branch.said.count("join") == 1
+
+
+def test_a_layer_that_is_called_again_in_a_forward_has_one_gradient_on_the_branch(captured):
+    torch.manual_seed(0)
+    layer, x = Convolution(3, 3, 3, padding=1, bias=False), torch.randn(2, 3, 8, 8)
+
+    def gradient():
+        with weights_on_branch([layer]):
+            return torch.autograd.grad(layer(layer(x)).square().sum(), layer.weight)[0]
+
+    plain = gradient()
+    with captured():
+        assert torch.equal(gradient(), plain)
+    assert Recorded.made[0].said == ["fork", "on", "join"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": 1, "padding_mode": "circular"}, {"padding": "same"}, {"padding": "valid"}, {"bias": True}],
+    ids=str,
+)
+def test_other_kinds_of_convolutions_are_what_they_are(captured, options):
+    layer, x = Convolution(3, 3, 3, **({"bias": False} | options)), torch.randn(2, 3, 8, 8)
+    with captured(), weights_on_branch([layer]):
+        assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))
+    assert not Recorded.made[0].said
+
+
+def test_a_weight_that_autocast_is_to_round_is_left_to_it(captured):
+    layer, x = Convolution(3, 3, 3, bias=False), torch.randn(2, 3, 8, 8)
+    with captured(), torch.autocast("cpu", dtype=torch.bfloat16), weights_on_branch([layer]):
+        layer(x).float().sum().backward()
+    assert not Recorded.made[0].said
+
+
+def test_a_network_without_such_convolutions_has_no_branch(captured):
+    with captured(), weights_on_branch([]):
+        pass
+    assert not Recorded.made
 
 
 @pytest.mark.usefixtures("gpu")
