@@ -5,12 +5,15 @@ import io
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.errors import UserError
 
-# Percent of the multiprocessors of a GPU that a process uses under NVIDIA's Multi-Process Service, from its start on.
-MULTIPROCESSORS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+# Percent of the multiprocessors of a GPU that a process may use under NVIDIA's Multi-Process Service (MPS); CUDA reads
+# it when the process turns to the GPU for the first time.
+MPS_PERCENT = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+_MPS_FOLDER = "/tmp/nvidia-mps"  # where the service listens by default
 MOST_THREADS = 1024  # of a run: far beyond what speeds one up, and below where systems refuse to start them
 
 
@@ -54,6 +57,29 @@ def discard_output() -> None:
     """Discard whatever is printed from now on, so that the interpreter does not complain at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def has_mps(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether NVIDIA's Multi-Process Service runs, which is one process to the GPU for all that use it."""
+    return Path(environment.get("CUDA_MPS_PIPE_DIRECTORY", _MPS_FOLDER), "control").exists()
+
+
+def default_mps_percent() -> float | None:
+    """What a run without --mps_percent may use, by the environment; None: all multiprocessors.
+
+    Raises:
+        UserError: the variable holds no percentage.
+    """
+    text = os.environ.get(MPS_PERCENT, "").strip()
+    if not text:
+        return None
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = 0.0
+    if not 0 < percent <= 100:
+        raise UserError(f"${MPS_PERCENT} is {text!r}, which is no percentage: change it or give --mps_percent")
+    return percent
 
 
 def default_threads() -> int:

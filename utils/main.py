@@ -195,14 +195,21 @@ def train(start: Start) -> None:
     """Build the run, train it from its checkpoint on, and write its result."""
     from backbone.kernels import choose_norm_kernels, word_for_start
     from utils.data.loaders import Loaders
-    from utils.run.environment import choose_device, describe, keep_share, set_arithmetic
+    from utils.run.environment import (
+        check_multiprocessors,
+        choose_device,
+        describe,
+        limit_multiprocessors,
+        set_arithmetic,
+    )
     from utils.run.steps import make_capture
     from utils.run.training import Training
 
     config, record, arrays = start.config, start.record, start.arrays
     former = read_former_start(config, record, start.screen) or RecordedConfig({})
-    keep_share(former.environment, start.screen.say)
+    limit_multiprocessors(config.mps_percent, former.environment, start.screen.say)
     device = choose_device(config.device)
+    check_multiprocessors(device, config.mps_percent, former.environment, start.screen.say)
     threads = former.environment.get("threads") or config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     norm, say = cast("type[Norm]", config.parts.norm), start.screen.say
@@ -240,6 +247,8 @@ def write_start(start: Start, former: RecordedConfig, environment: dict[str, Any
     command = ["python", "utils/main.py", *without_rerun(start.arguments)]
     if config.threads is None:  # where the command is repeated, the environment may say another number
         command += ["--threads", str(environment["threads"])]
+    if config.mps_percent is None and environment.get("mps_percent") is not None:
+        command += ["--mps_percent", f"{environment['mps_percent']:g}"]
     others = [each for each in former.environments if each != environment]
     start.record.write_config(
         {

@@ -359,6 +359,14 @@ _MACHINE = grouped(
     Option("device", str, "auto", "device to train on: auto, cpu, cuda or cuda:N", metavar="DEVICE"),
     Option("threads", ranged(int, 1, MOST_THREADS), None, "CPU threads", source="$OMP_NUM_THREADS, else 1"),
     Option(
+        "mps_percent",
+        ranged(float, 1, 100),
+        None,
+        "percent of the multiprocessors of a GPU, of which NVIDIA's Multi-Process Service gives the run no more",
+        source="$CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, else all",
+        metavar="PERCENT",
+    ),
+    Option(
         "cuda_graph",
         str,
         "auto",

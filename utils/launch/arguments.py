@@ -118,6 +118,14 @@ _HOW = grouped(
     ),
     Option("threads", ranged(int, 1, MOST_THREADS), None, "CPU threads of each run", source="$OMP_NUM_THREADS, else 1"),
     Option(
+        "mps_percent",
+        ranged(float, 1, 100),
+        None,
+        "percent of the multiprocessors of a GPU for each run, where NVIDIA's Multi-Process Service runs",
+        source="all of them twice, divided by the runs at a time",
+        metavar="PERCENT",
+    ),
+    Option(
         "runs_per_gpu",
         _auto_or_number,
         "auto",

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,7 @@ def launch(words: Sequence[str]) -> int:
         default_group(options.preset, grid, extras) if options.group is None else options.group,
         data_root(options.data_root),
         options.threads or default_threads(),
-        options.keep_models,
+        keeps_models=options.keep_models,
     )
     plan = make_plan(grid, extras, common, [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings])
     if plan.missing_data and not (options.dry_run or options.json):
@@ -176,13 +177,20 @@ def launch(words: Sequence[str]) -> int:
     from utils.launch.summary import PlanSummary
     from utils.launch.view import show
 
-    site = _cluster(options, common) if options.engine == SLURM else _devices(options, common)
+    site: Cluster | Devices
+    if options.engine == SLURM:
+        site, percent = _cluster(options, common), options.mps_percent
+    else:
+        site = _devices(options, common, len(plan.jobs))
+        percent = site.mps_percent if options.mps_percent is None else options.mps_percent
+    common = replace(common, mps_percent=percent)
     estimates = Estimates(common.results_dir, site.kinds, site.threads)
     summary = PlanSummary(plan, common, estimates, site.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
-    show([*summary.lines(), f"  on {site.describe()}"])
+    share = "" if percent is None else f", each with {percent:g} % of the multiprocessors"
+    show([*summary.lines(), f"  on {site.describe()}{share}"])
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE
@@ -215,7 +223,7 @@ def _cluster(options: argparse.Namespace, common: CommonOptions) -> "Cluster":
     return make_cluster(options, common.threads or 1, _log_dir(options, common))
 
 
-def _devices(options: argparse.Namespace, common: CommonOptions) -> "Devices":
+def _devices(options: argparse.Namespace, common: CommonOptions, num_runs: int) -> "Devices":
     from utils.launch.devices import Devices
     from utils.launch.local import check_interpreter
 
@@ -226,6 +234,7 @@ def _devices(options: argparse.Namespace, common: CommonOptions) -> "Devices":
         jobs=options.jobs,
         interpreter=options.interpreter,
         threads=common.threads or 1,
+        num_runs=num_runs,
         waitsecs=options.waitsecs,
         say=lambda text: print(text, file=sys.stderr, flush=True),  # standard output is the plan's, which may be JSON
     )

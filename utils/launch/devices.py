@@ -6,7 +6,6 @@ explain.
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from functools import partial
 from utils.launch.gpu_watcher import GpuWatcher
 from utils.launch.gpus import Gpu, ask_torch
 from utils.launch.packing import AT_ONCE, Packing
-from utils.machine import MULTIPROCESSORS, available_cores
+from utils.machine import available_cores, default_mps_percent, has_mps
 from utils.records.progress import Progress
 
 CPU = "cpu"
@@ -136,6 +135,7 @@ class Devices:
             `MOST_RUNS_PER_GPU`; or a number, which is used as given.
         jobs: runs at a time in all; None: one for each `threads` cores, unless `runs_per_gpu` is a number.
         threads: CPU threads of one run.
+        num_runs: of the plan, complete or not; None: any number.
         waitsecs: seconds before the GPUs are looked at again, unless a run ends.
         say: called with one line about every change.
         look: returns the usable GPUs; None: those in the caller's `CUDA_VISIBLE_DEVICES`.
@@ -147,6 +147,7 @@ class Devices:
     runs_per_gpu: str | int = "auto"
     jobs: int | None = None
     threads: int = 1
+    num_runs: int | None = None
     waitsecs: float = 5.0
     say: Callable[[str], None] = print
     look: Callable[[], list[Gpu]] | None = None
@@ -195,9 +196,26 @@ class Devices:
         more = " and more if that is faster" if self._runs_per_gpu is None and most >= AT_ONCE else ""
         slots = sum(device.most for device in self._devices.values())
         in_all = f", {self._most} in all" if self._most < slots else ""
-        share = next((share for device in self._devices.values() if (share := self._share(device)) is not None), None)
-        divided = f", each with {share} % of its multiprocessors" if share is not None else ""
-        return f"{kinds}: {number} at a time on each{more}{in_all}{divided}"
+        return f"{kinds}: {number} at a time on each{more}{in_all}"
+
+    @property
+    def mps_percent(self) -> float | None:
+        """Of a GPU's multiprocessors, for each run, where NVIDIA's Multi-Process Service divides them; None: all.
+
+        As the environment says; or else by how many runs there may be at a time, and not by how many there are: it is
+        the same for all runs of a plan, as convolutions take their sums in another order with another one.
+        """
+        self._look_if_due()
+        whole = [device for device in self._devices.values() if device.gpu.id != CPU and device.gpu.part is None]
+        if not whole or not has_mps():
+            return None
+        asked = default_mps_percent()
+        if asked is not None:
+            return asked
+        in_all = min(self._most, math.inf if self.num_runs is None else self.num_runs)
+        number = min(self._runs_per_gpu or EXPECTED_RUNS_PER_GPU, in_all / len(whole))
+        percent = math.ceil(100 * TIMES_DIVIDED / number)
+        return percent if percent < 100 else None
 
     def acquire(self, memory_mb: float | None = None) -> Slot | None:
         """A slot for a run, None if none is free. May look at the GPUs, which takes as long as `nvidia-smi`.
@@ -275,25 +293,10 @@ class Devices:
         if device.gpu.id == CPU:
             slot = Slot("CPU", {}, ("--device", "cpu"), CPU, memory_mb)
         else:
-            share = self._share(device)
-            environment = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
-            environment |= {} if share is None else {MULTIPROCESSORS: str(share)}
-            slot = Slot(device.gpu.label, environment, ("--device", "cuda"), device.gpu.id, memory_mb)
+            visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
+            slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
         device.reserved[slot] = device.reservation(memory_mb)
         return slot
-
-    def _share(self, device: _Device) -> int | None:
-        """Percent of the multiprocessors for a run, where they can be divided; None: all, or what the user says.
-
-        It is the same for all runs of a command, however many there are at the moment: with another one, convolutions
-        take their sums in another order.
-        """
-        if not device.gpu.has_mps or MULTIPROCESSORS in os.environ:
-            return None
-        of_cores = self._most / sum(each.gpu.has_mps for each in self._devices.values())
-        number = min(self._runs_per_gpu or EXPECTED_RUNS_PER_GPU, of_cores)
-        share = math.ceil(100 * TIMES_DIVIDED / number)
-        return share if share < 100 else None
 
     def _look_if_due(self) -> None:
         if CPU in self._devices or self.clock() < self._look_again_at:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.launch.gpus import Gpu, Hung, Mode, NoAnswer, ask_gputil, ask_mig_devices, ask_modes, ask_nvidia_smi
+from utils.machine import has_mps
 
 DEVICE_FOLDER = Path("/dev")  # where the driver shows its GPUs as nvidia0, nvidia1, …
 QUERY_TIMEOUT = 15.0  # seconds; `nvidia-smi` may take several where the driver is not kept loaded
 REST_AFTER_HANG = 60.0  # seconds in which an `nvidia-smi` that hung is left alone
-MPS_FOLDER = "/tmp/nvidia-mps"  # where the Multi-Process Service listens by default
 
 
 class GpuWatcher:
@@ -64,9 +64,7 @@ class GpuWatcher:
             self._chosen = self._without_unusable(self._by_mode(self._choose(names, found)))
         answering = {gpu.id: gpu for gpu in found}
         chosen = [gpu for gpu in self._chosen or () if gpu.id in answering or _is_mig(gpu.id)]
-        return [
-            replace(answering.get(gpu.id, gpu), is_exclusive=gpu.is_exclusive, has_mps=gpu.has_mps) for gpu in chosen
-        ]
+        return [replace(answering.get(gpu.id, gpu), is_exclusive=gpu.is_exclusive) for gpu in chosen]
 
     def _find(self) -> list[Gpu] | None:
         """Every GPU of the machine that answers; None if nobody can tell."""
@@ -147,15 +145,9 @@ class GpuWatcher:
                 if not mine:
                     self._say_once(f"{gpu.label} is not used: it is in MIG mode and has no MIG device")
             else:
-                has_mps = self._has_mps
-                is_exclusive = mode.compute.startswith("Exclusive") and not has_mps
-                usable.append(replace(gpu, is_exclusive=is_exclusive, has_mps=has_mps))
+                is_exclusive = mode.compute.startswith("Exclusive") and not has_mps(self._environment)
+                usable.append(replace(gpu, is_exclusive=is_exclusive))
         return usable
-
-    @property
-    def _has_mps(self) -> bool:
-        """Whether NVIDIA's Multi-Process Service runs, which is one process to the GPU."""
-        return Path(self._environment.get("CUDA_MPS_PIPE_DIRECTORY", MPS_FOLDER), "control").exists()
 
     def _without_unusable(self, gpus: list[Gpu]) -> list[Gpu]:
         if self._problems is None:

@@ -61,7 +61,6 @@ class Gpu:
         memory_total: MiB.
         part: number of the MIG device in its GPU; None for a whole GPU.
         is_exclusive: whether a second process would be refused.
-        has_mps: whether NVIDIA's Multi-Process Service lets kernels of several processes run there side by side.
     """
 
     id: str
@@ -73,7 +72,6 @@ class Gpu:
     memory_total: float | None = None
     part: int | None = None
     is_exclusive: bool = False
-    has_mps: bool = False
 
     @property
     def label(self) -> str:

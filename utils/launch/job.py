@@ -23,6 +23,7 @@ class CommonOptions:
         group: the folder of these runs inside it.
         data_root: where the datasets are.
         threads: of each run; None leaves it to the run.
+        mps_percent: of the multiprocessors of a GPU, which each run may use; None leaves it to the run.
         keeps_models: whether complete runs keep their trained weights.
     """
 
@@ -30,6 +31,7 @@ class CommonOptions:
     group: str
     data_root: Path
     threads: int | None = None
+    mps_percent: float | None = None
     keeps_models: bool = False
 
     @property
@@ -52,7 +54,9 @@ class CommonOptions:
         """The options as words of a run's command line."""
         folders = ("--results_dir", str(self.results_dir), "--data_root", str(self.data_root))
         threads = () if self.threads is None else ("--threads", str(self.threads))
-        return ("--group", self.group, *folders, *threads, *(() if self.keeps_models else ("--keep_model", "0")))
+        percent = () if self.mps_percent is None else ("--mps_percent", f"{self.mps_percent:g}")
+        keeps = () if self.keeps_models else ("--keep_model", "0")
+        return ("--group", self.group, *folders, *threads, *percent, *keeps)
 
 
 @dataclass(frozen=True)

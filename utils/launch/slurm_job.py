@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +111,22 @@ class _Share:
         from utils.launch.scheduler import Scheduler
         from utils.launch.view import View
 
-        options, common = self._options, self._common
+        options = self._options
         devices = Devices(
             usage_threshold=options["usage_threshold"],
             runs_per_gpu=options["runs_per_gpu"],
             jobs=1 if any(run.is_alone for run in self._runs) else None,
-            threads=common.threads or 1,
+            threads=self._common.threads or 1,
+            num_runs=len(self._runs),
             waitsecs=options["waitsecs"],
             say=lambda text: print(text, flush=True),
             interpreter=options["interpreter"],
         )
         if options["has_gpus"] and devices.kinds == {"cpu"}:
             raise UserError(f"a GPU was asked for, but the runs can use none on {socket.gethostname()}")
+        common = self._common
+        if common.mps_percent is None:
+            common = replace(common, mps_percent=devices.mps_percent)
         estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
         names = ("timeout", "waitsecs", "coldsecs")
         limits = Limits(equal_failures=_NEVER, **{name: options[name] for name in names})

@@ -1,7 +1,7 @@
 """The text under a table: what the figures are, notes on them, and why some are missing. Plain text."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.config.variants import VARIANTS
@@ -169,9 +169,10 @@ def _environments(table: Table) -> list[str]:
     for (row, column), cell in table.cells.items():
         place = f"{table.title_of(column)}, {table.show(row)}"
         seeds: dict[str, list[str]] = defaultdict(list)
+        told = _differing(run.environment for run in cell.runs.values()) if cell else set()
         for seed, run in cell.runs.items() if cell else ():
             if run.environment:
-                seeds[_machine_of(run)].append(str(seed))
+                seeds[_machine_of(run, told)].append(str(seed))
             changes = _changes(run.config.environments if run.config else ())
             resumed += [f"{place}: seed {seed} was resumed in another environment ({changes})"] if changes else []
         if len(seeds) > 1:
@@ -180,21 +181,32 @@ def _environments(table: Table) -> list[str]:
     return [f"{line}, which by itself changes results" for line in [*mixed, *resumed]]
 
 
-def _machine_of(run: Run) -> str:
-    threads, multiprocessors = run.environment.get("threads"), run.environment.get("multiprocessors")
+def _differing(environments: Iterable[Mapping[str, Any]]) -> set[str]:
+    """What is known to differ between them; records of earlier versions do not have everything."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for environment in environments:
+        for name, value in environment.items():
+            values[name] |= {str(value)} if value is not None else set()
+    return {name for name, found in values.items() if len(found) > 1}
+
+
+def _machine_of(run: Run, told: Container[str]) -> str:
+    """What a run ran on and with, its multiprocessors and the compiler of its kernels only if they are to be told."""
+    known = {name: value for name, value in run.environment.items() if name in told}
+    threads, multiprocessors = run.environment.get("threads"), known.get("multiprocessors")
     machine = f"{processor_of(run)} with {threads} thread{'s' if threads != 1 else ''}"
     if multiprocessors is not None:
         machine += f" and {multiprocessors} multiprocessors"
     if not run.environment.get("fused_norms"):
         return machine
-    compiler = run.environment.get("norm_compiler")
+    compiler = known.get("norm_compiler")
     return f"{machine} and fused norm layers" + (f" ({compiler})" if compiler else "")
 
 
 def _changes(environments: Sequence[Mapping[str, Any]]) -> str:
     """What differs between the starts of a run, such as `torch 2.4.0, then 2.5.1`; empty if nothing does."""
     names = dict.fromkeys(name for each in environments for name in each)
-    values = {name: list(dict.fromkeys(str(each.get(name)) for each in environments)) for name in names}
+    values = {name: list(dict.fromkeys(str(each[name]) for each in environments if name in each)) for name in names}
     return "; ".join(f"{name} {', then '.join(found)}" for name, found in values.items() if len(found) > 1)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from utils.config.registry import ROOT
 from utils.errors import UserError
-from utils.machine import MULTIPROCESSORS, available_cores, cpu_name, has_bfloat16
+from utils.machine import MPS_PERCENT, available_cores, cpu_name, default_mps_percent, has_bfloat16, has_mps
 
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
@@ -50,27 +50,50 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def keep_share(former: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Use as much of the GPU as an earlier start of the run, for convolutions to take their sums in the same order.
+def limit_multiprocessors(percent: float | None, former: Mapping[str, Any], say: Callable[[str], None]) -> float | None:
+    """Use no more than a part of a GPU, before it is used for the first time; a run that resumes keeps its part.
 
-    Only before the GPU is used for the first time, and only where the Multi-Process Service runs, has this an effect.
+    Convolutions are chosen by the number of multiprocessors, and take their sums in another order with another one.
 
     Args:
-        former: how that start's record describes its environment.
-        say: called with a note if the environment asks for another share.
+        percent: of the multiprocessors, from `--mps_percent`; None: as the environment says.
+        former: how the start that is resumed describes its environment; empty for a new run.
+        say: called with a note if the percentage is not followed.
+
+    Returns:
+        The percentage; None: all.
     """
-    if former.get("multiprocessors") is None:
-        return
-    share = former.get("multiprocessors_percent")
-    asked = os.environ.pop(MULTIPROCESSORS, None)
-    if share is not None:
-        os.environ[MULTIPROCESSORS] = share
-    if asked not in (None, share):
-        began = "all" if share is None else f"{share} %"
-        say(
-            f"note: ${MULTIPROCESSORS} {asked} is ignored: the run resumes with {began} of the multiprocessors, as it "
-            "started"
-        )
+    asked = default_mps_percent() if percent is None else percent
+    began_on_gpu = former.get("device", "cpu") != "cpu"
+    kept = former.get("mps_percent") if began_on_gpu else asked
+    if kept != asked and percent is not None:
+        began = "all" if kept is None else f"{kept:g}"
+        say(f"note: --mps_percent {percent:g} is ignored: the run resumes with {began}, as it started")
+    os.environ.pop(MPS_PERCENT, None)
+    if kept is not None:
+        os.environ[MPS_PERCENT] = f"{kept:g}"
+    return kept
+
+
+def check_multiprocessors(
+    device: torch.device, percent: float | None, former: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Say where a part of a GPU is not to be had, or a run goes on with another one.
+
+    Args:
+        device: of the run.
+        percent: from `--mps_percent`.
+        former: how the start that is resumed describes its environment; empty for a new run.
+        say: called with a note.
+    """
+    if percent is not None and device.type != "cuda":
+        say("note: --mps_percent has no effect: the run uses no GPU")
+    elif percent is not None and percent < 100 and not has_mps():
+        say("note: --mps_percent has no effect: the Multi-Process Service does not run (nvidia-cuda-mps-control -d)")
+    began = former.get("multiprocessors")
+    found = None if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+    if began is not None and found not in (None, began):
+        say(f"note: the run began on {began} multiprocessors and goes on on {found}, which by itself changes results")
 
 
 def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: int) -> None:
@@ -153,7 +176,7 @@ def _describe_gpu(device: torch.device) -> dict[str, Any]:
     return {
         "device": properties.name,
         "multiprocessors": properties.multi_processor_count,
-        "multiprocessors_percent": os.environ.get(MULTIPROCESSORS),
+        "mps_percent": default_mps_percent(),
     }
 
 

@@ -12,6 +12,7 @@ from tests.utils.records.rig import progress
 from utils.config.registry import DATASETS, ROOT
 from utils.errors import UserError
 from utils.launch.cli import main, set_aside
+from utils.launch.devices import Devices
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -22,6 +23,15 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert "16 runs: 16 not run" in shown
     assert shown.count("python utils/main.py --model") == 16
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("typed", "percent"), [([], "25"), (["--mps_percent", "40"], "40")])
+def test_each_run_of_a_plan_has_the_same_part_of_a_gpu(tmp_path, capsys, monkeypatch, typed, percent):
+    monkeypatch.setattr(Devices, "mps_percent", 25)
+    assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path), *typed]) == 0
+    shown = capsys.readouterr().out
+    assert f", each with {percent} % of the multiprocessors\n" in shown
+    assert shown.count(f" --mps_percent {percent} ") == 16
 
 
 def test_plan_for_programs(tmp_path, capsys):

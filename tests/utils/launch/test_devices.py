@@ -6,7 +6,7 @@ import pytest
 from tests.utils.launch.gpu_rig import Clock
 from utils.launch.devices import CONTEXT_MEMORY, LOAD_DELAY, MARGIN, Devices
 from utils.launch.gpus import Gpu
-from utils.machine import MULTIPROCESSORS
+from utils.machine import MPS_PERCENT
 
 WAIT = 5.0
 
@@ -378,35 +378,50 @@ def test_runs_on_gpus_are_as_many_as_cores_allow_unless_a_number_is_typed(monkey
     assert len(machine.acquire_all()) == 1
 
 
+@pytest.fixture
+def mps(monkeypatch, tmp_path):
+    """The Multi-Process Service runs."""
+    (tmp_path / "control").touch()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv(MPS_PERCENT, raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("mps")
 @pytest.mark.parametrize(
-    ("options", "cores", "share"),
+    ("gpus", "options", "cores", "percent"),
     [
-        ({}, 64, "25"),
-        ({}, 4, "50"),
-        ({"jobs": 2}, 64, None),
-        ({"threads": 2}, 8, "50"),
-        ({"runs_per_gpu": 1}, 64, None),
-        ({"runs_per_gpu": 3}, 64, "67"),
-        ({"runs_per_gpu": 12}, 1, "17"),
-        ({"runs_per_gpu": 12, "jobs": 4}, 1, "50"),
+        ([gpu()], {}, 64, 25),
+        ([gpu()], {}, 4, 50),
+        ([gpu()], {"jobs": 2}, 64, None),
+        ([gpu()], {"threads": 2}, 8, 50),
+        ([gpu()], {"runs_per_gpu": 1}, 64, None),
+        ([gpu()], {"runs_per_gpu": 3}, 64, 67),
+        ([gpu()], {"runs_per_gpu": 12}, 1, 17),
+        ([gpu()], {"runs_per_gpu": 12, "jobs": 4}, 1, 50),
+        ([gpu()], {"num_runs": 1}, 64, None),
+        ([gpu()], {"num_runs": 5}, 64, 40),
+        ([gpu(), gpu("GPU-b")], {}, 8, 50),
+        ([gpu(), gpu("GPU-b")], {"num_runs": 100}, 64, 25),
+        ([replace(gpu("MIG-a"), part=0)], {}, 64, None),
+        ([], {}, 64, None),
     ],
 )
-def test_runs_divide_multiprocessors_under_the_multi_process_service(monkeypatch, options, cores, share):
-    """By how many runs there may be, not by how many there are: the share decides the order of sums."""
+def test_runs_divide_multiprocessors_under_the_multi_process_service(monkeypatch, gpus, options, cores, percent):
+    """By how many runs there may be, not by how many there are: the part decides the order of sums."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
-    monkeypatch.delenv(MULTIPROCESSORS, raising=False)
-    machine = Machine(replace(gpu(), has_mps=True), **options)
-    assert {slot.environment.get(MULTIPROCESSORS) for slot in machine.acquire_all()} == {share}
-    assert (f", each with {share} % of its multiprocessors" in machine.devices.describe()) == (share is not None)
-    monkeypatch.setenv(MULTIPROCESSORS, "40")  # what a user says is left alone
-    (slot, *_) = Machine(replace(gpu(), has_mps=True), **options).acquire_all()
-    assert MULTIPROCESSORS not in slot.environment
+    devices = Machine(*gpus, **options).devices
+    assert devices.mps_percent == percent
+    assert devices.acquire() is not None
+    assert devices.mps_percent == percent
 
 
-def test_two_gpus_divide_the_cores_before_runs_divide_multiprocessors(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
-    machine = Machine(replace(gpu(), has_mps=True), replace(gpu("GPU-b"), has_mps=True))
-    assert {slot.environment[MULTIPROCESSORS] for slot in machine.acquire_all()} == {"50"}
+@pytest.mark.parametrize(("gpus", "percent"), [([gpu()], 12.5), ([], None)])
+def test_a_part_that_the_environment_names_is_taken(monkeypatch, mps, gpus, percent):
+    monkeypatch.setenv(MPS_PERCENT, "12.5")
+    assert Machine(*gpus).devices.mps_percent == percent
+    (mps / "control").unlink()
+    assert Machine(*gpus).devices.mps_percent is None
 
 
 def test_a_number_that_a_gpu_in_exclusive_mode_cannot_take_is_said():

@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from utils import slurm
 from utils.launch.arguments import launch_parser
 from utils.launch.cli import main
 from utils.launch.cluster import make_cluster
+from utils.launch.devices import Devices
 from utils.launch.grid import change, find_grid, read_extras
 from utils.launch.job import CommonOptions
 from utils.launch.plan import make_plan
@@ -48,6 +50,18 @@ def test_a_share_is_brought_to_its_end_and_only_once(submit, capsys, monkeypatch
     stamps = record.stamps()
     assert main([*words, "--index", "0"]) == 0
     assert record.stamps() == stamps
+
+
+@pytest.mark.parametrize(("typed", "percent"), [(None, 50), (40.0, 40)])
+def test_a_share_divides_the_gpu_that_it_has_been_given(submit, monkeypatch, typed, percent):
+    monkeypatch.setattr(Devices, "mps_percent", 50)
+    submission, _ = submit()
+    content = submission.content
+    common = CommonOptions.from_json(content["common"])
+    submission, _ = submit(common=replace(common, mps_percent=typed).as_json())
+    share = _Share(submission.folder, 0)
+    engine = share._scheduler(())._engine
+    assert engine._common.mps_percent == percent
 
 
 @pytest.mark.parametrize(

@@ -56,17 +56,45 @@ def test_the_file_can_be_read_again(tmp_path):
         ),
         (
             {"device": "cpu", "cpu": "A", "threads": 1, "fused_norms": True, "norm_compiler": "GCC 12.2.0"},
-            "A with 1 thread: seed 0; A with 1 thread and fused norm layers (GCC 12.2.0): seed 1",
-        ),
-        (
-            {"device": "H100", "cpu": "A", "threads": 1, "multiprocessors": 33, "multiprocessors_percent": "25"},
-            "A with 1 thread: seed 0; H100 with 1 thread and 33 multiprocessors: seed 1",
+            "A with 1 thread: seed 0; A with 1 thread and fused norm layers: seed 1",
         ),
     ],
-    ids=["alike", "unknown", "threads", "device", "kernels", "compiler", "multiprocessors"],
+    ids=["alike", "unknown", "threads", "device", "kernels", "compiler"],
 )
 def test_a_cell_that_mixes_machines_says_so(tmp_path, second, told):
-    write_run(tmp_path, 0, 50, device="cpu", cpu="A", threads=1)
+    check_note(tmp_path, {"device": "cpu", "cpu": "A", "threads": 1}, second, told)
+
+
+GPU = {"device": "H100", "cpu": "A", "threads": 1, "fused_norms": True}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"multiprocessors": 33}, {"multiprocessors": 33, "mps_percent": 25.0}, None),
+        ({}, {"multiprocessors": 33, "norm_compiler": "Triton 3.6.0"}, None),
+        (
+            {"multiprocessors": 132, "norm_compiler": "Triton 3.6.0"},
+            {"multiprocessors": 33, "norm_compiler": "Triton 3.6.0"},
+            "H100 with 1 thread and 132 multiprocessors and fused norm layers: seed 0; "
+            "H100 with 1 thread and 33 multiprocessors and fused norm layers: seed 1",
+        ),
+        (
+            {"multiprocessors": 132, "norm_compiler": "Triton 3.6.0"},
+            {"multiprocessors": 132, "norm_compiler": "Triton 3.7.0"},
+            "H100 with 1 thread and fused norm layers (Triton 3.6.0): seed 0; "
+            "H100 with 1 thread and fused norm layers (Triton 3.7.0): seed 1",
+        ),
+    ],
+    ids=["alike", "unknown", "multiprocessors", "compiler"],
+)
+def test_a_cell_that_mixes_parts_of_a_gpu_or_compilers_says_so(tmp_path, first, second, told):
+    """What records of earlier versions do not have differs from nothing."""
+    check_note(tmp_path, GPU | first, GPU | second, told)
+
+
+def check_note(tmp_path, first, second, told):
+    write_run(tmp_path, 0, 50, **first)
     write_run(tmp_path, 1, 60, **second)
     found = [note for note in notes(build_table(select(collect(tmp_path, "group")))) if "different hardware" in note]
     line = f"seq-digits er 200, BN: the seeds ran on different hardware, thread counts or kernels ({told}), which by"

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from utils.errors import UserError
-from utils.machine import MULTIPROCESSORS, available_cores, cpu_name
-from utils.run.environment import choose_memory_format, describe, keep_share, peak_memory, set_arithmetic
+from utils.machine import MPS_PERCENT, available_cores, cpu_name
+from utils.run.environment import (
+    check_multiprocessors,
+    choose_memory_format,
+    describe,
+    limit_multiprocessors,
+    peak_memory,
+    set_arithmetic,
+)
 
 
 def test_memory_is_of_the_process_and_on_a_gpu_the_allocators(monkeypatch):
@@ -48,34 +55,79 @@ def test_the_memory_format_is_described_and_there_for_every_precision():
     assert describe(torch.device("cpu"), 1, torch.channels_last, None)["memory_format"] == "channels_last"
 
 
-def test_multiprocessors_of_a_gpu_are_described(monkeypatch):
+@pytest.fixture
+def gpu_of_32(monkeypatch):
     properties = SimpleNamespace(name="NVIDIA H100", multi_processor_count=32)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setenv(MULTIPROCESSORS, "25")
-    found = describe(torch.device("cuda", 0), 1, torch.channels_last, "GCC 12.2.0")
-    assert (found["device"], found["multiprocessors"], found["multiprocessors_percent"]) == ("NVIDIA H100", 32, "25")
+    return torch.device("cuda", 0)
+
+
+def test_multiprocessors_of_a_gpu_are_described(monkeypatch, gpu_of_32):
+    monkeypatch.setenv(MPS_PERCENT, "25")
+    found = describe(gpu_of_32, 1, torch.channels_last, "GCC 12.2.0")
+    assert (found["device"], found["multiprocessors"], found["mps_percent"]) == ("NVIDIA H100", 32, 25)
     assert "multiprocessors" not in describe(torch.device("cpu"), 1, torch.channels_last, "GCC 12.2.0")
 
 
+QUARTER = {"device": "NVIDIA H100", "multiprocessors": 32, "mps_percent": 25.0}
+WHOLE = {"device": "NVIDIA H100", "multiprocessors": 132, "mps_percent": None}
+
+
 @pytest.mark.parametrize(
-    ("former", "asked", "kept", "noted"),
+    ("percent", "variable", "former", "kept", "noted"),
     [
-        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, "50", "25", "resumes with 25 % of the"),
-        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, "25", "25", None),
-        ({"multiprocessors": 32, "multiprocessors_percent": "25"}, None, "25", None),
-        ({"multiprocessors": 132, "multiprocessors_percent": None}, "25", None, "resumes with all of the"),
-        ({"device": "cpu"}, "25", "25", None),
-        ({}, None, None, None),
+        (None, None, {}, None, None),
+        (None, "12.5", {}, 12.5, None),
+        (50.0, "12.5", {}, 50.0, None),
+        (None, None, QUARTER, 25.0, None),
+        (None, "50", QUARTER, 25.0, None),
+        (25.0, None, QUARTER, 25.0, None),
+        (50.0, None, QUARTER, 25.0, "--mps_percent 50 is ignored: the run resumes with 25,"),
+        (25.0, None, WHOLE, None, "--mps_percent 25 is ignored: the run resumes with all,"),
+        (25.0, None, {"device": "NVIDIA H100"}, None, "resumes with all,"),
+        (25.0, None, {"device": "cpu"}, 25.0, None),
     ],
 )
-def test_a_resumed_run_keeps_its_share_of_a_gpu(monkeypatch, former, asked, kept, noted):
-    monkeypatch.setenv(MULTIPROCESSORS, asked or "")
-    if asked is None:
-        monkeypatch.delenv(MULTIPROCESSORS)
+def test_a_run_takes_the_part_of_a_gpu_that_it_began_with(monkeypatch, percent, variable, former, kept, noted):
+    monkeypatch.setenv(MPS_PERCENT, variable or "")
     said = []
-    keep_share(former, said.append)
-    assert os.environ.get(MULTIPROCESSORS) == kept
+    assert limit_multiprocessors(percent, former, said.append) == kept
+    assert os.environ.get(MPS_PERCENT) == (None if kept is None else f"{kept:g}")
     assert [noted in line for line in said] == ([True] if noted else [])
+
+
+@pytest.mark.parametrize("text", ["much", "0", "101", "nan"])
+def test_a_part_that_is_none_is_a_mistake(monkeypatch, text):
+    monkeypatch.setenv(MPS_PERCENT, text)
+    with pytest.raises(UserError, match=f"{MPS_PERCENT} is '{text}'.*--mps_percent"):
+        limit_multiprocessors(None, {}, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("percent", "former", "has_service", "noted"),
+    [
+        (None, {}, False, None),
+        (25.0, {}, True, None),
+        (25.0, {}, False, "Multi-Process Service does not run"),
+        (100.0, QUARTER, False, None),
+        (None, WHOLE, True, "began on 132 multiprocessors and goes on on 32,"),
+    ],
+)
+def test_a_part_of_a_gpu_that_is_not_to_be_had_is_told(
+    monkeypatch, gpu_of_32, tmp_path, percent, former, has_service, noted
+):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    if has_service:
+        (tmp_path / "control").touch()
+    said = []
+    check_multiprocessors(gpu_of_32, percent, former, said.append)
+    assert [noted in line for line in said] == ([True] if noted else [])
+
+
+def test_without_a_gpu_a_part_of_one_has_no_effect():
+    said = []
+    check_multiprocessors(torch.device("cpu"), 25.0, QUARTER, said.append)
+    assert said == ["note: --mps_percent has no effect: the run uses no GPU"]
 
 
 @pytest.fixture
