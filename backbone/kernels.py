@@ -9,6 +9,7 @@ from backbone.norm import Norm, maker_of_fused_kernels, use_fused_kernels
 from utils.errors import UserError, is_out_of_memory
 
 _MAKERS = {"cuda": "Triton", "cpu": "the C++ compiler"}
+_KINDS = {"cuda": "a GPU", "cpu": "the CPU"}
 
 
 def word_for_start(
@@ -48,7 +49,7 @@ def choose_norm_kernels(
         norm: kind of the layers; some have no fused kernels on this kind of device, and train as they do.
         precision: of the run.
         device: of the run.
-        say: called with a note if the kernels are not to be had.
+        say: called with a note if the kernels are not to be had, or are asked for where the layers have none.
 
     Returns:
         The compiler that has made them, with its version; None: layers train without.
@@ -58,6 +59,8 @@ def choose_norm_kernels(
     """
     use_fused_kernels(False)
     if word == "off" or device.type not in norm.fused_on:
+        if word == "on":
+            say(f"note: --fused_norms on has no effect: {norm.name} has no fused kernels on {_KINDS[device.type]}")
         return None
     try:
         use_fused_kernels(True, device, torch.bfloat16 if precision == "bf16" else torch.float32)

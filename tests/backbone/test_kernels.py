@@ -43,10 +43,14 @@ def test_the_cpu_has_them(name):
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("name", NORMS.names())
 def test_layers_that_have_none_do_not_ask_for_them(name):
-    layer = NORMS.get(name)
-    for device in {CPU, GPU}:
-        for word in ("auto", "on") if device.type not in layer.fused_on else ():
-            assert not choose_norm_kernels(word, layer, "fp32", device, pytest.fail)
+    layer, said = NORMS.get(name), []
+    without = [device for device in (CPU, GPU) if device.type not in layer.fused_on]
+    for device in without:
+        assert not choose_norm_kernels("auto", layer, "fp32", device, pytest.fail)
+        assert not choose_norm_kernels("on", layer, "fp32", device, said.append)
+    kinds = {CPU: "the CPU", GPU: "a GPU"}
+    words = f"note: --fused_norms on has no effect: {name} has no fused kernels on"
+    assert said == [f"{words} {kinds[device]}" for device in without]
 
 
 @pytest.mark.usefixtures("without_compiler")
@@ -55,7 +59,7 @@ def test_a_layer_that_does_something_else_does_not_ask_for_those_of_its_base():
         def normalize_batch(self, x):
             return 2 * super().normalize_batch(x)
 
-    assert not choose_norm_kernels("on", Doubled, "fp32", CPU, pytest.fail)
+    assert not choose_norm_kernels("auto", Doubled, "fp32", CPU, pytest.fail)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
