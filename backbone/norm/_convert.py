@@ -28,8 +28,8 @@ def convert_norms(
     optimizer goes on with them), and unless `options` say otherwise its affine, eps and momentum, where these mean
     the same: BRN keeps an eps of its own. BN, TBBN, AdaB2N and BRN also take the running statistics, so that a trained
     network evaluates as before. LN, IN, GN, SN, CN, FRN and DyT normalize in another way and have to be trained on. A
-    warning names what is lost. Everything else in the network stays as it was, and no random number is drawn. `BN`
-    without options keeps the layers.
+    warning names what is lost. Everything else in the network stays as it was, and no random number is drawn. BN, too,
+    is a new layer, which knows of the batches that share a forward, as all do.
 
     FRN leaves the network's ReLUs where they are; its TLU takes the place of one only in timm's BatchNormAct2d, which
     has it inside. For a network without ReLUs, `tlu=True` gives every layer its TLU.
@@ -56,8 +56,6 @@ def convert_norms(
     places = _places(network)
     if not places:
         raise NormError(f"{factory.layer.name} reached no layer: {type(network).__name__} has no BatchNorm2d inside")
-    if factory.layer.name == "BN" and not factory.options:
-        return network
     if factory.layer.needs_spatial_size and input_size is None:
         raise NormError(f"{factory.layer.name} has parameters for every position: give input_size")
     olds = {id(old): old for _, _, old in places}  # a layer may be used in several places

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from operator import index
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .base import Norm, RunningNorm
 
@@ -238,16 +239,26 @@ class ContextNorm(RunningNorm):
         return super().__getstate__() | {"context": None, "prepared": None}
 
 
-# The layers of a network, and how many had come into being anywhere when they were looked up.
-_found: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[weakref.ref]]] = weakref.WeakKeyDictionary()
+class _Found(NamedTuple):
+    """What was looked up in a network.
+
+    Attributes:
+        num_made: layers that had come into being anywhere.
+        layers: its own.
+        others: PyTorch's layers of batch normalization, by their names.
+    """
+
+    num_made: int
+    layers: list[weakref.ref]
+    others: dict[str, weakref.ref]
+
+
+_found: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
 
 
 def norm_layers(network: nn.Module) -> list[Norm]:
     """The normalization layers of a network, as last looked up."""
-    num_made, references = _found.get(network, (None, []))
-    if num_made != Norm.num_made:
-        references = _look_up(network)
-    return [layer for reference in references if (layer := reference()) is not None]
+    return [layer for reference in _known(network).layers if (layer := reference()) is not None]
 
 
 def context_layers(network: nn.Module) -> list[ContextNorm]:
@@ -259,10 +270,16 @@ def _walk(network: nn.Module) -> list[Norm]:
     return [module for module in network.modules() if isinstance(module, Norm)]
 
 
-def _look_up(network: nn.Module) -> list[weakref.ref]:
-    references: list[weakref.ref] = [weakref.ref(layer) for layer in _walk(network)]
-    _found[network] = (Norm.num_made, references)
-    return references
+def _known(network: nn.Module) -> _Found:
+    found = _found.get(network)
+    return _look_up(network) if found is None or found.num_made != Norm.num_made else found
+
+
+def _look_up(network: nn.Module) -> _Found:
+    layers = [weakref.ref(layer) for layer in _walk(network)]
+    others = {name: weakref.ref(each) for name, each in network.named_modules() if isinstance(each, _BatchNorm)}
+    _found[network] = _Found(Norm.num_made, layers, others)
+    return _found[network]
 
 
 @contextmanager
@@ -325,10 +342,16 @@ def separate_batches(network: nn.Module, sizes: Sequence[int]) -> Iterator[None]
         sizes: samples of each batch, at least 1, in the order in which they lie in the images.
 
     Raises:
-        ValueError: a batch has no samples.
+        ValueError: a batch has no samples, or a layer of PyTorch's batch normalization, which is in training, would mix
+            the batches.
     """
     if min(sizes, default=0) < 1:
         raise ValueError(f"every batch has at least 1 sample, not {list(sizes)}")
+    for name, reference in _known(network).others.items():
+        other = reference()
+        if other is not None and other.training:
+            kind = type(other).__name__
+            raise ValueError(f"{name or kind} is a {kind}, which knows of no batches: convert_norms(network, 'BN')")
     layers = norm_layers(network)
     outer = [layer.batch_sizes for layer in layers]
     try:

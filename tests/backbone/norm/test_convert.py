@@ -5,11 +5,17 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from backbone.norm import BatchContext, NormError, batch_context, begin_task, convert_norms, norm_loss
+from backbone.norm import (
+    BatchContext,
+    NormError,
+    batch_context,
+    begin_task,
+    convert_norms,
+    norm_loss,
+    separate_batches,
+)
 from tests.backbone.norm.rig import NAMES
 from utils.config.registry import NORMS
-
-OTHERS = [name for name in NAMES if name != "BN"]
 
 
 class Drawing(nn.Module):
@@ -23,7 +29,7 @@ def small(*layers):
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), *layers)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_resnet18_of_torchvision(name):
     torch.manual_seed(0)
     network = resnet18(num_classes=4).train()
@@ -55,11 +61,34 @@ def test_converted_network_trains(name):
     copy.deepcopy(network)
 
 
-def test_conversion_to_bn_keeps_the_layers():
-    network = small()
-    layer = network[1]
-    assert convert_norms(network, "BN", num_tasks=3)[1] is layer
-    assert convert_norms(network, "BN", affine=False)[1] is not layer
+@pytest.mark.parametrize("name", NAMES)
+def test_separate_batches_are_so_to_every_layer_and_none_starts_with_what_another_had(name):
+    """BN is no exception: layers are compared with it."""
+    torch.manual_seed(0)
+    network, images = small(), torch.randn(8, 3, 8, 8)
+    network[1].running_mean.fill_(3)
+    groups = {"num_groups": 4} if name in ("GN", "CN") else {}
+    convert_norms(network, name, input_size=8, fresh=True, num_tasks=3, **groups).train()
+    assert getattr(network[1], "running_mean", torch.zeros(1)).eq(0).all()
+    with separate_batches(network, [3, 5]):
+        found = network(images)
+    torch.testing.assert_close(found, torch.cat([network(images[:3]), network(images[3:])]))
+
+
+def test_batches_of_other_sizes_than_were_announced_are_told():
+    network = convert_norms(small(), "BN").train()
+    with separate_batches(network, [3, 3]), pytest.raises(ValueError, match=r"\[3, 3\] samples were announced, not 8"):
+        network(torch.randn(8, 3, 8, 8))
+
+
+def test_layers_that_know_of_no_batches_are_told():
+    network, images = small(), torch.randn(8, 3, 8, 8)
+    told = r"1 is a BatchNorm2d, which knows of no batches: convert_norms\(network, 'BN'\)"
+    with pytest.raises(ValueError, match=told), separate_batches(network, [4, 4]):
+        network(images)
+    network[1].eval()  # it mixes none
+    with separate_batches(network, [4, 4]):
+        network(images)
 
 
 def test_no_batch_norm_is_an_error():
