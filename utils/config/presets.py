@@ -1,4 +1,4 @@
-"""Named sets of options of one run; whatever is typed wins."""
+"""Named sets of options of one run, which takes those that its parts have; whatever is typed wins."""
 
 from typing import Any
 
@@ -22,11 +22,13 @@ _HALF_FIRST = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A first result in seconds on any machine, on the embedded digits; a cell of the grid of that name.
+    # A first result in seconds on any machine, on the embedded digits, in a width that four groups divide; a cell of
+    # the grid of that name.
     "demo": {
         "model": "er_ace",
         "dataset": "seq-digits",
         "nl": "AdaB2N",
+        "num_groups": 4,
         "nf": 8,
         "buffer_size": 500,
         "batch_size": 32,

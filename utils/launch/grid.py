@@ -122,8 +122,7 @@ GRIDS: dict[str, Grid] = {
         )
         for model in ("lucir", "podnet")
     },
-    # Under two minutes on two cores, on the embedded digits, in a width that four groups divide. Chosen by BN alone
-    # (docs/grids.md).
+    # Under two minutes on two cores, on the embedded digits. Chosen by BN alone (docs/grids.md).
     "demo": Grid(
         seeds=(0, 1),
         datasets=("seq-digits",),
@@ -131,7 +130,7 @@ GRIDS: dict[str, Grid] = {
         methods=("BN", "GN", "TBBN", "AdaB2N"),
         axes={"epochs": {OTHERS: (4,)}, "buffer_size": {OTHERS: (500,)}},
         searched=_OF_ADAB2N,
-        fixed=("--preset", "demo", "--num_groups", "4"),
+        fixed=("--preset", "demo"),
     ),
 }
 DEFAULT_GRID = "adab2n-online"
