@@ -139,13 +139,13 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     group = f"{config.group}/debug" if config.debug_mode else config.group
     identity = config.identity(fingerprint)
     record = Record.of_run(Path(config.results_dir), group, readable_name(config), identity)
+    start = Start(arguments, config, dataset, arrays, fingerprint, identity, record, screen, stop, began)
     if config.dry_run:
-        show_dry_run(config, arrays, record, screen)
+        show_dry_run(start)
         return COMPLETE
     if config.rerun and record.folder.exists():
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
-    start = Start(arguments, config, dataset, arrays, fingerprint, identity, record, screen, stop, began)
     if not complete(start):
         screen.say(f"already complete: {record.folder} (--rerun sets it aside and starts over)")
         show_result(config, record, screen)
@@ -577,19 +577,24 @@ def make_result(start: Start, training: Training, device: torch.device) -> dict[
     }
 
 
-def show_dry_run(config: Configuration, arrays: Arrays, record: Record, screen: Screen) -> None:
+def show_dry_run(start: Start) -> None:
     """Show the plan of a run without starting it: its steps, its state, and every value that its result depends on.
 
     Raises:
-        UserError: the run could not begin; mistakes that show only once there is a network are not found.
+        UserError: the run could not begin; what only its device or a compiler refuses is not found.
     """
     import torch
 
-    from utils.run.environment import choose_device
+    from utils.run.environment import choose_device, set_arithmetic
     from utils.run.summary import show_plan, show_values
 
+    config, record, screen, host = start.config, start.record, start.screen, torch.device("cpu")
     device, threads = choose_device(config.device), config.threads or default_threads()
-    planned = plan_run(config, make_stream(config, arrays, torch.device("cpu")))
+    set_arithmetic(device, config.precision, config.fast, threads)
+    augmentation = make_augmentation(config, start.dataset, start.arrays, host)
+    stream = make_stream(config, start.arrays, host)
+    planned = plan_run(config, stream)
+    make_method(config, stream, augmentation, host).check_batches(planned.by_task)
     show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")

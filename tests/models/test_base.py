@@ -226,6 +226,7 @@ def test_a_batch_of_too_few_rows_is_told_before_training(start, words, place):
     assert code == 2
     assert place in error
     assert error.count("\n") == 1
+    assert start(f"--class_order identity {words} --dry_run") == (2, error)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,19 @@ def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(start, tmp_path
     assert "12 training steps; complete" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        (["--num_groups", "3"], {"norm": "GN"}, "GN: 4 channels cannot be divided into 3 groups"),
+        ([], {"buffer_mode": "ring", "buffer_size": 2}, "--buffer_size 2 leaves a ring no slot per task"),
+        (["--precision", "tf32"], {}, "--precision tf32"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_itself_would(start, capsys, words, options, message):
+    assert start("--dry_run", *words, **options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
     assert start() == start() == 0
     assert "--rerun sets it aside and starts over" in capsys.readouterr().out
