@@ -134,7 +134,13 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     screen = Screen(verbose=not config.non_verbose)
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
     dataset = config.parts.dataset(**config.chosen(config.parts.dataset.options))
-    arrays = dataset.load(data_root(config.data_root))
+    try:
+        arrays = dataset.load(data_root(config.data_root))
+    except UserError as error:
+        if not config.dry_run:
+            raise
+        show_dry_run_without_data(config, str(error), screen)
+        return COMPLETE
     fingerprint = arrays.fingerprint()
     group = f"{config.group}/debug" if config.debug_mode else config.group
     identity = config.identity(fingerprint)
@@ -598,6 +604,28 @@ def show_dry_run(start: Start) -> None:
     show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")
+    show_values(config, screen)
+
+
+def show_dry_run_without_data(config: Configuration, reason: str, screen: Screen) -> None:
+    """Show what is known of a run whose data cannot be read, for a reason in words.
+
+    Raises:
+        UserError: the run could not begin, whatever the images; of a dataset whose classes and size follow from them,
+            neither their order nor the network is checked.
+    """
+    from utils.data.class_order import class_order_of
+    from utils.run.environment import choose_device, set_arithmetic
+    from utils.run.summary import show_plan, show_values
+
+    device, threads = choose_device(config.device), config.threads or default_threads()
+    set_arithmetic(device, config.precision, config.fast, threads)
+    num_classes, image_size = config.parts.dataset.num_classes, config.parts.dataset.image_size
+    if num_classes and image_size:
+        class_order_of(config, num_classes)
+        make_network(config, len(config.arrangement.task_sizes(num_classes, config.seed)), num_classes, image_size)
+    show_plan(config, None, None, screen, device, threads)
+    screen.say(f"  steps and record are unknown without the data: {reason}")
     show_values(config, screen)
 
 

@@ -158,6 +158,25 @@ def test_a_dry_run_refuses_what_the_run_itself_would(start, capsys, words, optio
     assert message in capsys.readouterr().err
 
 
+def test_a_dry_run_shows_published_values_before_there_are_data(tmp_path, capsys):
+    words = "--model er --dataset seq-cifar10 --buffer_size 500 --load_best_args --dry_run --device cpu"
+    assert main([*words.split(), "--data_root", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr().out
+    assert "er on seq-cifar10 (5 tasks, 10 classes), BN in resnet18, seed 0" in shown
+    assert "steps and record are unknown without the data: seq-cifar10: no data found. Give --data_root" in shown
+    assert "--batch_size 32  (published setting, " in shown
+    assert "record:" not in shown
+    assert main([*words.split(), "--data_root", str(tmp_path / "none"), "--nl", "GN", "--num_groups", "3"]) == 2
+    assert "cannot be divided into 3 groups" in capsys.readouterr().err
+    assert main([*words.split(), "--data_root", str(tmp_path / "none"), "--class_order", "foo"]) == 2
+    assert "unknown --class_order 'foo'" in capsys.readouterr().err
+    words = "--model er --dataset seq-arrays --buffer_size 500 --lr 0.1 --budget_steps 10 --dry_run --device cpu"
+    assert main([*words.split(), "--data_root", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr().out
+    assert "er on seq-arrays (unknown classes), BN" in shown
+    assert "a budget of 100 rows" in shown
+
+
 def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
     assert start() == start() == 0
     assert "--rerun sets it aside and starts over" in capsys.readouterr().out

@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 
 def show_plan(
     config: Configuration,
-    planned: PlannedStages,
-    record: Record,
+    planned: PlannedStages | None,
+    record: Record | None,
     screen: Screen,
     device: torch.device,
     threads: int,
 ) -> None:
-    """Say what is about to run, and which values come from a publication or a preset."""
-    tasks = sizes_in_words(planned.sizes.task_sizes) + ("" if config.stream == DEFAULT_STREAM else f", {config.stream}")
+    """Say what is about to run, and which values come from a publication or a preset.
+
+    Args:
+        config: of the run.
+        planned: what it trains; None: not known without the data.
+        record: its folder; None: not known without the data.
+        screen: where to say it.
+        device, threads: what it runs on.
+    """
+    tasks = _describe_tasks(config, planned) + ("" if config.stream == DEFAULT_STREAM else f", {config.stream}")
     screen.say(f"{config.model} on {config.dataset} ({tasks}), {config.nl} in {config.backbone}, seed {config.seed}")
     steps = [describe_epochs(config), f"lr {config.lr:g}", describe_batches(config)]
     if config.budget_steps:
-        steps.insert(1, f"{planned.share:.1%} of it by a budget of {budget_rows(config):,} rows")
+        share = f"{planned.share:.1%} of it by " if planned else ""
+        steps.insert(1, f"{share}a budget of {budget_rows(config):,} rows")
     where = f"cpu, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     screen.say(f"  {', '.join(steps)}, on {where}", detail=True)
     by_origin: dict[str, list[str]] = {}
@@ -43,7 +52,15 @@ def show_plan(
         screen.say(f"  {origin}: {', '.join(values)}", detail=True)
     for warning in config.parts.method.warnings(config.values, config.parts.norm):
         screen.say(f"  note: {warning}", detail=True)
-    screen.say(f"  record: {record.folder}", detail=True)
+    if record is not None:
+        screen.say(f"  record: {record.folder}", detail=True)
+
+
+def _describe_tasks(config: Configuration, planned: PlannedStages | None) -> str:
+    if planned is not None:
+        return sizes_in_words(planned.sizes.task_sizes)
+    num_classes = config.parts.dataset.num_classes
+    return sizes_in_words(config.arrangement.task_sizes(num_classes, config.seed)) if num_classes else "unknown classes"
 
 
 def show_values(config: Configuration, screen: Screen) -> None:
