@@ -56,7 +56,7 @@ def class_order(rule: str, num_classes: int, seed: int) -> np.ndarray:
         listed = [int(part) for part in rule.split(",")]
     except ValueError:
         raise UserError(
-            f"{unknown('--class_order', rule, rules)} Or give a list of the classes, such as 3,1,0,2."
+            f"{unknown('--class_order', rule, ('protocol', *rules))} Or give a list of the classes, such as 3,1,0,2."
         ) from None
     return _labels_of(listed, num_classes, "--class_order")
 

@@ -69,6 +69,7 @@ def test_imagenet_order_is_the_shuffle_that_it_was_made_by():
     ("rule", "words"),
     [
         ("icral", "unknown --class_order 'icral'.*icarl"),
+        ("foo", "unknown --class_order 'foo'. Known: protocol, identity, "),
         ("", "unknown --class_order"),
         ("1,,2", "unknown --class_order"),
         ("0,1,2,4", "names class 4; the classes are 0 to 3"),
