@@ -90,7 +90,10 @@ def _check_required(config: Configuration) -> None:
 def _check_group(name: str) -> None:
     is_plain = Path(name).name == name and name not in ("", "..") and name.isprintable()
     if not is_plain or len(name.encode()) > _LONGEST_GROUP:
-        raise UserError("--group must be the short name of a directory inside --results_dir")
+        raise UserError(
+            f"--group must be the name of a directory inside --results_dir: at most {_LONGEST_GROUP} bytes, of "
+            "printable characters without /, and neither . nor .."
+        )
 
 
 def _check_optimizer(config: Configuration) -> None:
