@@ -159,6 +159,8 @@ def _conversion(images: np.ndarray) -> str:
     if images.dtype.kind not in "fiu" or not images.size:
         return ""
     low, high = float(images.min()), float(images.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        return "; some values are NaN or infinite: replace them first"
     if images.dtype.kind == "f" and low >= 0 and high <= 1:
         return "; the values are from 0 to 1: save (255 * images).round().astype('uint8')"
     if low >= 0 and high <= 255:

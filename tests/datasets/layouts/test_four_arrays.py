@@ -167,6 +167,10 @@ def test_grey_channels_first_of_wide_images_is_said_in_three_notes(tmp_path):
             {},
             r"float64; .* the values are from -1 to 4\.1: undo their normal",
         ),
+        *(
+            ({"train_x": CONTENT["train_x"] + value}, {}, r"float64; .*; some values are NaN or infinite: replace them")
+            for value in (np.nan, np.inf)
+        ),
         ({"train_y": CONTENT["train_y"].astype(np.int32) - 1}, {}, r"train_y\.npy has label -1 in row"),
         ({"train_y": CONTENT["train_y"].astype(np.uint64) + 2**63}, {}, r"train_y\.npy has label 9223372036854775811"),
     ],
