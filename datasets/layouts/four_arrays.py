@@ -87,6 +87,8 @@ def read_array(file: Path) -> np.ndarray:
     except PermissionError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
+        if "Python objects" in str(error):
+            raise UserError(f"{file} holds Python objects; save one array of numbers, of equal sizes") from error
         reason = (isinstance(error, OSError) and error.strerror) or "damaged, truncated or not a .npy file"
         raise UserError(f"{file} cannot be read ({reason}); replace it") from error
     if not isinstance(array, np.ndarray):

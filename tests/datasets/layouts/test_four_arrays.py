@@ -70,6 +70,7 @@ def save(array):
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read"),
         (save(np.zeros((3, 3), dtype=np.float32)), "float32"),
         (save(np.array(7)), "int64"),
+        (save(np.array([None, 7])), "holds Python objects; save one array of numbers"),
     ],
 )
 def test_spoilt_file_is_named_in_one_line(folder, tmp_path, name, spoil, word):
