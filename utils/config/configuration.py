@@ -372,8 +372,8 @@ def accepted_options(
 
 
 def data_root(typed: str | None) -> Path:
-    """The folder of the datasets: as typed, or else `$CL_DATA_ROOT`, or else `data`."""
-    return Path(typed or os.environ.get("CL_DATA_ROOT", "data"))
+    """The folder of the datasets: as typed, or else `$CL_DATA_ROOT` if that is not empty, or else `data`."""
+    return Path(typed or os.environ.get("CL_DATA_ROOT") or "data")
 
 
 _IN_NAME = ("dataset", "model", "buffer_size", "nl", "epochs", "seed")  # options that a run's readable name shows

@@ -1,10 +1,11 @@
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from utils.config.configuration import configure
+from utils.config.configuration import configure, data_root
 from utils.config.registry import METHODS, NORMS, ROOT
 from utils.errors import UserError
 
@@ -352,3 +353,9 @@ def test_help_shows_the_defaults_that_the_parts_decide_and_where_they_come_from(
     )
     assert "epochs per task [7, typed]" in shown_help("--model er_ace --epochs 7 --misspelled 1")
     assert "is decayed [none, protocol online]" in shown
+
+
+@pytest.mark.parametrize(("variable", "typed", "folder"), [("", None, "data"), ("x", None, "x"), ("x", "y", "y")])
+def test_an_empty_variable_names_no_data_root(monkeypatch, variable, typed, folder):
+    monkeypatch.setenv("CL_DATA_ROOT", variable)
+    assert data_root(typed) == Path(folder)
