@@ -108,13 +108,12 @@ class Arrangement:
         return Arranged.by_task(task_of_class[labels], labels, int(task_of_class[-1]) + 1)
 
 
-def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, ...]:
+def even_sizes(num_classes: int, num_tasks: int) -> tuple[int, ...]:
     """Sizes as equal as possible: where the classes do not divide evenly, the first tasks have one class more.
 
     Args:
         num_classes: to split.
         num_tasks: at least 1.
-        where: which classes these are, in a message.
 
     Raises:
         UserError: there are fewer classes than tasks.
@@ -122,7 +121,7 @@ def even_sizes(num_classes: int, num_tasks: int, where: str = "") -> tuple[int, 
     if num_classes < num_tasks:
         raise UserError(
             f"--n_tasks leaves a task without classes: {num_tasks} tasks would share {num_classes} "
-            f"class{'es' if num_classes != 1 else ''}{where}; give fewer"
+            f"class{'es' if num_classes != 1 else ''}; give fewer"
         )
     size, rest = divmod(num_classes, num_tasks)
     return (size + 1,) * rest + (size,) * (num_tasks - rest)

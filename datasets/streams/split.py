@@ -65,7 +65,12 @@ class Split(Arrangement):
         begun = () if first is None else (first,)
         if each is None:
             num_others = (super().num_tasks(num_classes) or 1) - 1
-            return begun + (even_sizes(rest, num_others, where) if num_others else ())
+            if rest < num_others:
+                raise UserError(
+                    f"--first_task_classes {first} leaves a task without classes: {num_others} tasks would share "
+                    f"{rest} class{'es' if rest != 1 else ''} after the first one; give fewer, or fewer --n_tasks"
+                )
+            return begun + (even_sizes(rest, num_others) if num_others else ())
         if rest % each:
             fitting = ", ".join(str(size) for size in range(1, rest + 1) if rest % size == 0)
             raise UserError(
