@@ -517,7 +517,8 @@ class TrainedRun:
 
     Attributes:
         network: normalised images [N, C, H, W] -> scores [N, K]; on the CPU, in evaluation mode.
-        prepare: raw images, [N, C, H, W] uint8 -> normalised ones.
+        prepare: raw images, [N, C, H, W] uint8 -> normalised ones; raises UserError for images of another type, shape
+            or size.
         config: its configuration.
         class_order: the classes in the order in which they were learned, by their numbers in the data: the network's
             output k is of class `class_order[k]`.
@@ -535,7 +536,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     Raises:
         UserError: the folder holds no `model.pt`, or one of another version of the suite; a part no longer exists.
     """
-    from utils.data.augment import Transform, normalise
+    from utils.data.augment import Transform, prepare
     from utils.run.checkpoint import load_model, restoring
 
     record = Record(Path(folder))
@@ -550,9 +551,9 @@ def load_run(folder: str | Path) -> TrainedRun:
             network.head.grow(size)
     with restoring(record.model_path):
         network.load_state_dict(content["network"])
-    prepare = partial(normalise, transform=Transform(**content["transform"]))
+    prepare_images = partial(prepare, transform=Transform(**content["transform"]), image_size=content["image_size"])
     order = tuple(sorted(range(len(labels)), key=labels.__getitem__))
-    return TrainedRun(network.eval(), prepare, config, order)
+    return TrainedRun(network.eval(), prepare_images, config, order)
 
 
 def make_result(start: Start, training: Training, device: torch.device) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def test_a_record_gives_back_its_network(start, method, norm):
     assert not loaded.network.training
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     assert loaded.network(loaded.prepare(images)).shape == (3, 10)
+    with pytest.raises(UserError, match="have 32x32 pixels: resize them to the network's 16x16"):
+        loaded.prepare(images.repeat(1, 1, 2, 2))
 
 
 def test_its_outputs_are_the_classes_in_the_order_of_learning(start):

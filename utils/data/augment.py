@@ -196,6 +196,29 @@ def normalise(
     return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
 
 
+def prepare(images: Tensor, transform: Transform, image_size: int) -> Tensor:
+    """Images from outside the suite, normalised for a network (`normalise`).
+
+    Args:
+        images: [N, C, H, W] uint8.
+        transform: of the network's images.
+        image_size: side of the images that the network takes.
+
+    Raises:
+        UserError: the images are of another type, shape or size.
+    """
+    num_channels = len(transform.mean)
+    if images.dtype != torch.uint8:
+        raise UserError(f"images have type {images.dtype}: give torch.uint8, 0 to 255, which are normalised here")
+    if images.ndim != 4 or images.shape[1] != num_channels:
+        raise UserError(f"images have shape {list(images.shape)}: give [N, {num_channels}, H, W], channels first")
+    prepared = normalise(images, transform)
+    height, width = prepared.shape[-2:]
+    if (height, width) != (image_size, image_size):
+        raise UserError(f"images have {height}x{width} pixels: resize them to the network's {image_size}x{image_size}")
+    return prepared
+
+
 def centre_crop(images: Tensor, side: int) -> Tensor:
     """The centre [N, C, side, side] of images [N, C, H, W], where torchvision cuts it out.
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torchvision.transforms import functional as reference
 
-from utils.data.augment import Augmentation, Transform, augment, brighten, centre_crop, crop_and_flip, normalise
+from utils.data.augment import (
+    Augmentation,
+    Transform,
+    augment,
+    brighten,
+    centre_crop,
+    crop_and_flip,
+    normalise,
+    prepare,
+)
 from utils.errors import UserError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
@@ -232,6 +241,27 @@ def test_images_smaller_than_the_test_crop_are_refused():
     transform = Transform(0, False, MEAN, STD, resized_crop=True, test_side=20)
     with pytest.raises(UserError, match=r"16x16 .* 20x20"):
         normalise(random_images(), transform)
+
+
+def test_images_from_outside_are_prepared_as_those_of_a_run():
+    images = random_images()
+    for name, side in (("crop", 16), ("smaller test images", 12)):
+        assert torch.equal(prepare(images, TRANSFORMS[name], side), normalise(images, TRANSFORMS[name]))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (random_images() / 255, r"images have type torch\.float32: give torch\.uint8"),
+        (random_images()[0], r"images have shape \[3, 16, 16\]: give \[N, 3, H, W\]"),
+        (random_images().permute(0, 2, 3, 1), r"shape \[6, 16, 16, 3\]: give \[N, 3, H, W\], channels first"),
+        (random_images(height=32, width=32), "images have 32x32 pixels: resize them to the network's 16x16"),
+        (random_images(width=12), "images have 16x12 pixels"),
+    ],
+)
+def test_images_from_outside_that_a_network_does_not_take_are_refused(images, words):
+    with pytest.raises(UserError, match=words):
+        prepare(images, TRANSFORMS["crop"], 16)
 
 
 @pytest.mark.parametrize(("settings", "word"), [({"brightness": -0.1}, "brightness"), ({"test_side": 8}, "test_side")])
