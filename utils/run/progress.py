@@ -5,7 +5,7 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from utils.records.record import Record
 
 PLAIN_INTERVAL = 20.0  # seconds between plain lines
 LIVE_INTERVAL = 0.1  # seconds between updates of the live bar
+SHORTEST_BAR = 4  # columns, below which rich cuts the text beside it
 FILE_INTERVAL = 0.4  # seconds between two writings of `progress.json`
 PHASES = {
     "evaluation": "evaluating",
@@ -81,20 +82,30 @@ class Screen:
         pace, left = progress.seconds_per_step, progress.seconds_left(progress.updated)
         speed = "–" if not pace else f"{1 / pace:.1f}"
         eta = "unknown" if left is None else clock(left)
-        status = f"{progress.steps}  loss {progress.loss_text}  {speed} steps/s  ETA {eta}"
+        parts = [progress.steps, f"loss {progress.loss_text}", f"{speed} steps/s", f"ETA {eta}"]
         if self._bar:
             total, title = progress.total_steps, progress.title
+            status = _fitting(parts, (1, 2, 0), self._console.width - len(title) - SHORTEST_BAR - 2)
             self._bar.update(
                 self._bar.task_ids[0], description=title, total=total, completed=progress.step, status=status
             )
         else:
-            self.say(f"{progress.title}  {status}", detail=True)
+            self.say("  ".join([progress.title, *parts]), detail=True)
 
     def end(self) -> None:
         """The run is over, or stops."""
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def _fitting(parts: Sequence[str], unimportant: Sequence[int], width: int) -> str:
+    """The parts in a line of at most so many columns: those at the unimportant places are left out, the first first."""
+    kept = dict(enumerate(parts))
+    for place in unimportant:
+        if len("  ".join(kept.values())) > width:
+            del kept[place]
+    return "  ".join(kept.values())
 
 
 class ProgressReport:

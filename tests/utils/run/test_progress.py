@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -121,3 +122,23 @@ def test_a_live_bar_shows_the_whole_run_and_is_gone_at_the_end():
     for text in ("task 2/3, epoch 2/4", "step 50/120", "loss 0.25", "10.0 steps/s", "ETA 0:00:07"):
         assert text in shown(console)
     assert shown(console).endswith("\x1b[2K")  # the line is cleared
+
+
+@pytest.mark.parametrize(
+    ("width", "status"),
+    [
+        (74, "step 50/120  loss 0.25  10.0 steps/s  ETA 0:00:07"),
+        (73, "step 50/120  10.0 steps/s  ETA 0:00:07"),
+        (60, "step 50/120  ETA 0:00:07"),
+        (48, "ETA 0:00:07"),
+    ],
+)
+def test_in_a_narrow_terminal_the_loss_and_the_speed_go_before_the_rest(width, status):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    screen = Screen(console=console)
+    screen.begin()
+    screen.show(told(num_epochs=4, epoch=1))
+    screen.end()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(console)).strip().splitlines()[-1].split("\r")[-1]
+    title, bar, shown_status = re.fullmatch(r"(.*\d) ([━╸╺]+) (\S.*?) *", last).groups()
+    assert (title, shown_status, len(bar) >= 4) == ("task 2/3, epoch 2/4", status, True)
