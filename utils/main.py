@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"error: {message}" if exit_code < 128 else message, file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # the reader of both streams may be gone, such as `head`
+        print(f"error: {message}" if exit_code < 128 else message, file=sys.stderr, flush=True)
     return exit_code
 
 

@@ -658,3 +658,6 @@ def test_a_run_whose_reader_has_gone_ends_as_other_programs_do():
         run.stdout.close()
         assert run.stderr.read() == "stopped by SIGPIPE\n"
     assert run.returncode == 128 + signal.SIGPIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+        run.stdout.close()
+    assert run.returncode == 128 + signal.SIGPIPE
