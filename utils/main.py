@@ -130,7 +130,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
     began = time.monotonic()
     config = configure(arguments)
     from utils.run.progress import Screen
-    from utils.run.summary import show_result
+    from utils.run.summary import note_what_is_not_kept, show_result
 
     screen = Screen(verbose=not config.non_verbose)
     warnings.showwarning = lambda message, *where: screen.say(f"note: {message}")
@@ -155,6 +155,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
     if not complete(start):
         screen.say(f"already complete: {record.folder} (--rerun sets it aside and starts over)")
+        note_what_is_not_kept(config, record, screen)
         show_result(config, record, screen)
     return COMPLETE
 

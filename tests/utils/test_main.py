@@ -231,6 +231,22 @@ def test_complete_run_says_so_and_does_nothing(start, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*")} == before
 
 
+def test_a_complete_run_says_what_it_did_not_keep(start, capsys):
+    start(keep_model=0)
+    capsys.readouterr()
+    for asked, note in [
+        ({"keep_model": 0}, ""),
+        ({}, "note: it did not keep the trained weights (model.pt)\n"),
+        ({"keep_model": 0, "keep_checkpoint": 1}, "note: it did not keep the last checkpoint (checkpoint.pt)\n"),
+        ({"keep_checkpoint": 1}, "note: it kept neither the trained weights (model.pt) nor the last checkpoint ("),
+    ]:
+        assert start(**asked) == 0
+        shown = capsys.readouterr().out
+        assert "already complete" in shown
+        assert note in shown
+        assert bool(note) == ("note:" in shown)
+
+
 def test_a_run_that_ended_while_another_one_waited_for_it_is_not_trained_again(start, tmp_path, capsys, monkeypatch):
     opened = Record.open
 

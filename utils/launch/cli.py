@@ -190,7 +190,7 @@ def launch(words: Sequence[str]) -> int:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
     share = "" if percent is None else f", each with {percent:g} % of the multiprocessors"
-    show([*summary.lines(), f"  on {site.describe()}{share}"])
+    show([*summary.lines(options.rerun), f"  on {site.describe()}{share}"])
     if options.dry_run:
         print(*summary.commands(), sep="\n")
         return COMPLETE

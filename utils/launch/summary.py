@@ -167,8 +167,12 @@ class PlanSummary:
         """Whether no run is left to be started."""
         return all(job.state().is_answer for job in self.jobs)
 
-    def lines(self) -> list[str]:
-        """The plan in lines of text."""
+    def lines(self, reruns: bool = False) -> list[str]:
+        """The plan in lines of text.
+
+        Args:
+            reruns: whether its records will be set aside and all of it is run again.
+        """
         plan = self.plan
         num_jobs = counted(len(plan.jobs), "run")
         merged = f" ({plan.num_merged} of {plan.num_asked} are the same computation as another)"
@@ -179,7 +183,7 @@ class PlanSummary:
             *(f"  {line}" for line in self._search_lines()),
             *(f"  {line}" for line in self._cost().lines(self._num_parallel)),
             f"  records: {self.common.folder}",
-            *([f"  {self._models_line()}"] if self.common.keeps_models else []),
+            *(f"  {line}" for line in (self._models_lines(reruns) if self.common.keeps_models else ())),
             *(f"  missing data, so the state of its runs is unknown: {each}" for each in plan.missing_data),
         ]
 
@@ -209,14 +213,22 @@ class PlanSummary:
             "following_jobs": [_job_as_json(job) for job in self.following],
         }
 
-    def _models_line(self) -> str:
-        """The space that the trained weights of all runs take."""
-        num_runs = len(self.plan.jobs) + sum(search.num_following for search in self.plan.searches)
-        kinds = Counter((job.config.dataset, job.config.nl, job.config.backbone) for job in self.plan.jobs)
-        one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in self.plan.jobs}
-        sizes = {kind: model_bytes(job.config, len(job.data.class_sizes)) for kind, job in one_of_each.items()}
-        mean = sum(sizes[kind] * number for kind, number in kinds.items()) / len(self.plan.jobs)
-        return f"trained weights are kept: about {mean * num_runs / 1e6:,.0f} MB in {num_runs} files"
+    def _models_lines(self, reruns: bool) -> list[str]:
+        """The space that the trained weights of all runs take, and how many runs are complete without them."""
+        complete = [job for job in self.jobs if job.state() is RunState.COMPLETE and not reruns]
+        keeping = [job for job in complete if job.record.model_path.exists()]
+        num_without = len(complete) - len(keeping)
+        keeping += self.jobs if reruns else filter(_is_open, self.jobs)
+        num_files = len(keeping) + self._num_undecided
+        lines = []
+        if num_files:
+            mean = _mean_model_bytes(keeping or self.plan.jobs)
+            files = counted(num_files, "file")
+            lines.append(f"trained weights are kept: about {mean * num_files / 1e6:,.0f} MB in {files}")
+        if num_without:
+            have = "1 complete run has" if num_without == 1 else f"{num_without} complete runs have"
+            lines.append(f"note: {have} no trained weights; --rerun makes them, as it runs all of the plan again")
+        return lines
 
     def _search_as_json(self, search: Search) -> dict[str, Any]:
         index = self.chosen.get(search)
@@ -251,10 +263,27 @@ class PlanSummary:
         return lines
 
     def _cost(self) -> Cost:
-        undecided = sum(search.num_following for search in self.plan.searches if search not in self.chosen)
-        known = [job for job in self.jobs if job.has_data]
-        jobs = [job for job in known if not (job.state().is_answer or job.state() is RunState.OTHER_VERSION)]
-        return cost_of(jobs, undecided, self.estimates)
+        jobs = [job for job in self.jobs if job.has_data and _is_open(job)]
+        return cost_of(jobs, self._num_undecided, self.estimates)
+
+    @property
+    def _num_undecided(self) -> int:
+        """Runs that follow the searches that are not over."""
+        return sum(search.num_following for search in self.plan.searches if search not in self.chosen)
+
+
+def _is_open(job: Job) -> bool:
+    """Whether a run is still to be done."""
+    state = job.state()
+    return not (state.is_answer or state is RunState.OTHER_VERSION)
+
+
+def _mean_model_bytes(jobs: Sequence[Job]) -> float:
+    """What the weights of a run's network take, on average."""
+    kinds = Counter((job.config.dataset, job.config.nl, job.config.backbone) for job in jobs)
+    one_of_each = {(each.config.dataset, each.config.nl, each.config.backbone): each for each in jobs}
+    sizes = {kind: model_bytes(job.config, len(job.data.class_sizes)) for kind, job in one_of_each.items()}
+    return sum(sizes[kind] * number for kind, number in kinds.items()) / len(jobs)
 
 
 def _by_layer(searches: Iterable[Search]) -> str:

@@ -91,6 +91,17 @@ def describe_batches(config: Configuration) -> str:
     return f"batches of {rows} from a memory of {config.buffer_size} ({config.buffer_mode}), {config.forward} forward"
 
 
+def note_what_is_not_kept(config: Configuration, record: Record, screen: Screen) -> None:
+    """Say what a complete run is asked to keep and did not, as it was not asked when it was trained."""
+    kept = (
+        (config.keep_model, record.model_path, "the trained weights"),
+        (config.keep_checkpoint, record.checkpoint_path, "the last checkpoint"),
+    )
+    lost = [f"{what} ({path.name})" for is_asked, path, what in kept if is_asked and not path.exists()]
+    if lost:
+        screen.say(f"note: it kept neither {lost[0]} nor {lost[1]}" if lost[1:] else f"note: it did not keep {lost[0]}")
+
+
 def show_result(config: Configuration, record: Record, screen: Screen) -> None:
     """The final metrics of a complete run, those that lead in the protocol."""
     result = record.read_result()

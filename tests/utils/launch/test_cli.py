@@ -169,6 +169,37 @@ def test_models_are_kept_if_asked_for_and_take_space(tmp_path, capsys):
     assert "--keep_models" in capsys.readouterr().err
 
 
+def test_complete_runs_that_kept_no_weights_are_told(tmp_path, capsys):
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "TBBN", "GN", "--seeds", "0", "--nf", "64"]
+    words += ["--results_dir", str(tmp_path), "--group", "group"]
+    assert main([*words, "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    with_weights, without, diverged = [Record(tmp_path / "group" / job["name"]) for job in jobs]
+    for record in (with_weights, without, diverged):
+        record.open().write_config(CONFIG)
+        record.close()
+    diverged.write_failure({"kind": "diverged", "message": "nan", "step": 1})
+    without.write_result(RESULT)
+
+    def shown(*more):
+        assert main([*words, "--keep_models", "--dry_run", *more]) == 0
+        return capsys.readouterr().out
+
+    kept, note = "trained weights are kept: about {} MB in {}\n", "note: {} no trained weights; --rerun makes them"
+    plan = shown()
+    assert kept.format(45, "1 file") in plan
+    assert note.format("1 complete run has") in plan
+    with_weights.write_result(RESULT)
+    plan = shown()
+    assert "weights are kept" not in plan
+    assert note.format("2 complete runs have") in plan
+    with_weights.model_path.touch()
+    assert kept.format(45, "1 file") in shown()
+    plan = shown("--rerun")
+    assert kept.format(134, "3 files") in plan
+    assert "note:" not in plan
+
+
 def test_rerun_sets_the_records_of_the_plan_aside(tmp_path, capsys):
     for name in ("one", "two"):
         record = Record(tmp_path / "group" / name).open()
