@@ -47,16 +47,22 @@ def _cpu_lines() -> list[str] | None:
         return None
 
 
-def print_any_text() -> None:
-    """From now on, print `?` for characters that the encoding of the standard output lacks, such as ± in ASCII."""
+def prepare_streams() -> None:
+    """Let printing and asking go well from now on.
+
+    Where standard input, output or errors are closed (`>&-`), the null device stands in for them, and no other file
+    gets their number. `?` is printed for characters that the encoding of the output lacks, such as ± in ASCII.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, errors="replace"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def discard_output() -> None:
     """Discard whatever is printed from now on, so that the interpreter does not complain at exit."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def has_mps(environment: Mapping[str, str] = os.environ) -> bool:

@@ -39,7 +39,7 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
-from utils.machine import default_threads, print_any_text
+from utils.machine import default_threads, prepare_streams
 from utils.records.content import DamagedRecord, RecordedConfig
 from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one configuration; the exit code says how it ended (`utils/errors.py`)."""
-    print_any_text()
+    prepare_streams()
     with StopRequest() as stop:
         try:
             return run(sys.argv[1:] if arguments is None else arguments, stop)

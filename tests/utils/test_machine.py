@@ -1,8 +1,11 @@
+import io
+import sys
+
 import pytest
 
 from utils import machine
 from utils.errors import UserError
-from utils.machine import available_cores, default_threads, has_bfloat16
+from utils.machine import available_cores, default_threads, has_bfloat16, prepare_streams
 
 
 @pytest.mark.parametrize(("text", "threads"), [(None, 1), ("", 1), ("4", 4), ("3,1", 3)])
@@ -44,3 +47,14 @@ def test_a_slurm_job_has_the_cores_that_it_was_given(monkeypatch, given, cores):
     if given is not None:
         monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
     assert available_cores() == cores
+
+
+def test_a_closed_stream_is_the_null_device_and_an_open_one_stays(monkeypatch):
+    errors = io.StringIO()
+    for name, stream in (("stdin", None), ("stdout", None), ("stderr", errors)):
+        monkeypatch.setattr(sys, name, stream)
+    prepare_streams()
+    assert sys.stdin.read() == ""
+    print("Ada\N{SUPERSCRIPT TWO} \udcff", flush=True)
+    assert not sys.stdout.isatty()
+    assert sys.stderr is errors

@@ -48,7 +48,7 @@ from utils.launch.plan import FollowUps, make_plan
 from utils.launch.presence import cancel
 from utils.launch.slurm_job import slurm_job
 from utils.launch.status import status
-from utils.machine import default_threads, discard_output, print_any_text
+from utils.machine import default_threads, discard_output, prepare_streams
 from utils.records.record import FORMER
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ _DOWNLOAD = Option(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Launch a grid, or carry out another command; the exit code is 0 only if nothing that was asked for is missing."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    print_any_text()
+    prepare_streams()
     warnings.formatwarning = lambda message, *where, **more: f"note: {message}\n"
     try:
         code = _carry_out(words)
@@ -242,7 +242,7 @@ def _devices(options: argparse.Namespace, common: CommonOptions, num_runs: int) 
 
 def _is_confirmed() -> bool:
     """Whether the user starts the plan; without a terminal nobody is asked, and it starts."""
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not sys.stdin.isatty():
         return True
     try:
         return input("start? [Y/n] ").strip().casefold() in ("", "y", "yes")

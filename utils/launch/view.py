@@ -32,7 +32,7 @@ _COLORS = {RunState.COMPLETE: "green", RunState.FAILED: "red", RunState.DIVERGED
 
 def show(lines: Iterable[str]) -> None:
     """Print lines, on a terminal broken between words."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         lines = [wrap(line, width) for line in lines]
     print(*lines, sep="\n", flush=True)

@@ -170,6 +170,15 @@ def test_watching_shows_it_again_until_ctrl_c(tmp_path, monkeypatch, capsys, led
     assert shown.err == ""
 
 
+def test_watching_with_a_closed_output_goes_on_until_ctrl_c(tmp_path, monkeypatch, ledger):
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.launch.status.time.sleep", sleep)
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["status", "--results_dir", str(tmp_path), "--watch"]) == 0
+
+
 def test_hundreds_of_runs_are_told_without_torch(tmp_path):
     for number in range(300):
         record = Record(tmp_path / "group" / f"run{number:03}").open()

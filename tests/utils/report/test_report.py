@@ -115,6 +115,14 @@ def test_a_full_disk_comes_after_the_table(results):
     assert list((results / "group").glob("*.*")) == []
 
 
+@pytest.mark.parametrize(("command", "code", "closed"), [("table group", 0, "<&- >&-"), ("table none", 2, "2>&-")])
+def test_closed_streams_change_neither_the_end_nor_the_other_streams(results, command, code, closed):
+    line = f"{sys.executable} run.py {command} --results_dir {results} {closed}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+    assert len(list(results.glob("group/*.md"))) == (code == 0)
+
+
 def test_a_missing_group_is_a_mistake(results, capsys):
     assert main(["table", "--group", "none", "--results_dir", str(results)]) == 2
     shown = capsys.readouterr()
