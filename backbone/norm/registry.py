@@ -68,10 +68,11 @@ class Registry:
         """The one spelling of a name (`adab²n` is `AdaB2N`). Raises an error, with a suggestion, if it is unknown."""
         if not isinstance(name, str):
             raise self._error(f"a {self.kind} is chosen by its name, as text, not by {name!r}")
-        known = {_key(candidate): candidate for candidate in self.names()}
-        if _key(name) in known:
-            return known[_key(name)]
-        raise self._error(unknown(self.kind, name, known.values()))
+        names = self.names()
+        found = find_name(name, names)
+        if found is None:
+            raise self._error(unknown(self.kind, name, names))
+        return found
 
     def get(self, name: str) -> Any:
         """The part of that name, imported now if it was not before."""
@@ -100,6 +101,12 @@ class Registry:
             return part
 
         return add
+
+
+def find_name(name: str, known: Iterable[str]) -> str | None:
+    """The one of the known names that is meant, however it is spelled (`er-ace` is `er_ace`); None if there is none."""
+    names = list(known)
+    return name if name in names else {_key(each): each for each in names}.get(_key(name))
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, is_listed: bool = True) -> str:

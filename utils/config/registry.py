@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.norm.errors import NormError
-from backbone.norm.registry import NORMS, Registry, unknown
+from backbone.norm.registry import NORMS, Registry, find_name, unknown
 from utils.errors import UserError
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "STREAMS",
     "as_user_errors",
     "check_known",
+    "find_name",
+    "known_names",
     "load_plugin",
     "unknown",
 ]
@@ -80,6 +82,14 @@ def check_known(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
     for name in asked:
         if name not in names:
             raise UserError(unknown(kind, name, names))
+
+
+def known_names(kind: str, asked: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """As `check_known`, but a name may be spelled in any way that a registry takes; gives the one that is known."""
+    names = list(known)
+    found = tuple(find_name(name, names) or name for name in asked)
+    check_known(kind, found, names)
+    return found
 
 
 @contextmanager

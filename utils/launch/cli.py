@@ -19,7 +19,7 @@ from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, flag, grouped
-from utils.config.registry import DATASETS, load_plugin, unknown
+from utils.config.registry import DATASETS, find_name, load_plugin, unknown
 from utils.errors import (
     COMPLETE,
     DISK,
@@ -75,11 +75,18 @@ _COMPARED = (
     *grouped("what", _PLUGIN),
     RESULTS_DIR,
 )
+_SCENARIOS = ("class_il", "task_il", "both")
 _SHOWN = grouped(
     "what is shown",
     Option("metric", str, "A_f", "metric of the main table, such as A_a or forgetting", metavar="NAME"),
     _PLUGIN,
-    Option("scenario", str, "both", "Class-IL, Task-IL or both", choices=("class_il", "task_il", "both")),
+    Option(
+        "scenario",
+        lambda text: find_name(text, _SCENARIOS) or text,
+        "both",
+        "Class-IL, Task-IL or both",
+        choices=_SCENARIOS,
+    ),
     Option("datasets", str, None, "only these datasets", source="all", many=True, metavar="DATASET"),
     Option("models", str, None, "only these methods", source="all", many=True, metavar="METHOD"),
     Option("methods", str, None, "only these norm layers", source="all", many=True, metavar="LAYER"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from utils.config.registry import check_known
+from utils.config.registry import known_names
 from utils.errors import UserError
 from utils.records.metrics import MAIN_METRIC
 
@@ -47,8 +47,8 @@ def read_names(path: Path, known: Iterable[str]) -> dict[str, str]:
         raise UserError(f"--names {path} must be {how}") from None
     if not (isinstance(found, dict) and all(isinstance(title, str) and title.strip() for title in found.values())):
         raise UserError(f"--names {path} must be {how}")
-    check_known("name in --names", found, known)
-    return {name: " ".join(title.split()) for name, title in found.items()}
+    names = known_names("name in --names", found, known)
+    return {name: " ".join(title.split()) for name, title in zip(names, found.values(), strict=True)}
 
 
 def shown(names: Mapping[str, str], name: object) -> str:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config.registry import DATASETS, METHODS, NORMS, check_known
+from utils.config.registry import DATASETS, METHODS, NORMS, check_known, known_names
 from utils.config.variants import VARIANTS
 from utils.errors import UserError
 from utils.records.collect import Run, collect, of_no_cell
@@ -56,14 +56,13 @@ class ReportOptions:
             )
         if self.metric != MAIN_METRIC:
             check_metric(runs, self.metric)
-        check_known("--datasets", self.datasets, (str(column.dataset) for column in cells))
-        check_known("--models", self.models, (str(column.model) for column in cells))
-        check_known("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
+        datasets = known_names("--datasets", self.datasets, (str(column.dataset) for column in cells))
+        models = known_names("--models", self.models, (str(column.model) for column in cells))
+        methods = known_names("--methods", self.methods, (norm for norms in cells.values() for norm in norms))
         narrowed = {
-            column: {norm: cell for norm, cell in norms.items() if norm in self.methods or not self.methods}
+            column: {norm: cell for norm, cell in norms.items() if norm in methods or not methods}
             for column, norms in cells.items()
-            if (column.dataset in self.datasets or not self.datasets)
-            and (column.model in self.models or not self.models)
+            if (column.dataset in datasets or not datasets) and (column.model in models or not models)
         }
         return {column: norms for column, norms in narrowed.items() if norms}
 

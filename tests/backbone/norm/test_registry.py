@@ -5,7 +5,7 @@ import pytest
 
 from backbone.norm import NORMS, Norm, NormError, build_norm
 from backbone.norm.base import RunningNorm
-from backbone.norm.registry import Registry, constructor_arguments, unknown
+from backbone.norm.registry import Registry, constructor_arguments, find_name, unknown
 from utils.config.registry import ROOT
 
 
@@ -20,6 +20,13 @@ from utils.config.registry import ROOT
 )
 def test_what_is_close_to_an_unknown_name_is_suggested_as_it_is_typed(name, known, message):
     assert unknown("thing", name, known) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("er-ace", "er_ace"), ("ADAB²N", "AdaB2N"), ("ada", "ada"), ("Ada", "Ada"), ("er", None)]
+)
+def test_a_name_is_found_however_it_is_spelled_and_first_as_it_is(name, found):
+    assert find_name(name, iter(["er_ace", "AdaB2N", "ada", "Ada"])) == found
 
 
 def test_an_option_is_suggested_among_too_many_to_be_told():

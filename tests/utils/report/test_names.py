@@ -10,7 +10,11 @@ KNOWN = ("er_ace", "seq-cifar10", "BN")
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("names.json", '{"er_ace": "ER-ACE", "BN": " Batch\\nNorm "}'), ("names.csv", "er_ace,ER-ACE\nBN, Batch Norm\n")],
+    [
+        ("names.json", '{"er_ace": "ER-ACE", "BN": " Batch\\nNorm "}'),
+        ("names.json", '{"ER-ACE": "ER-ACE", "bn": "Batch Norm"}'),
+        ("names.csv", "er_ace,ER-ACE\nBN, Batch Norm\n"),
+    ],
 )
 def test_names_of_both_kinds_of_file(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -25,7 +29,7 @@ def test_names_of_both_kinds_of_file(tmp_path, name, text):
         ("names.json", "[1]", "must be a JSON object"),
         ("names.json", '{"BN": 1}', "must be a JSON object"),
         ("names.csv", "a,b,c", "must be a JSON object"),
-        ("names.json", '{"ER_ACE": "x"}', "unknown name in --names 'ER_ACE'. Did you mean 'er_ace'"),
+        ("names.json", '{"ER_ACEE": "x"}', "unknown name in --names 'ER_ACEE'. Did you mean 'er_ace'"),
         ("names.json", '{"speed": "x"}', "Known: er_ace, seq-cifar10, BN"),
     ],
 )

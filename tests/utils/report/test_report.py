@@ -87,6 +87,17 @@ def test_a_terminal_that_lacks_a_character_gets_another_one(results, encoding, c
     assert "± 1.06" in written.read_text(encoding="utf-8")
 
 
+def test_names_may_be_spelled_as_for_a_run(results, capsys):
+    values = {**ONLINE, "model": "er_ace", "nl": "AdaB2N", "seed": 0}
+    write_record(results / "group" / "other", values, [10, 10])
+    words = ["--models", "er-ACE", "--methods", "AdaB²N", "--datasets", "SEQ_digits", "--scenario", "Class-IL"]
+    code, text = table_of(results, capsys, *words)
+    assert code == 0
+    assert "| norm | settings | seq-digits er_ace 200 Class-IL |" in text
+    assert "| AdaB2N | 1 | **10.00** |" in text
+    assert "BN |" not in text
+
+
 def test_files_are_written_before_the_table_is_shown(results, monkeypatch):
     def leave(report):
         raise BrokenPipeError
@@ -157,7 +168,7 @@ def test_what_is_asked_for_is_shown(results, tmp_path, capsys):
         (["--metric", "a_F"], "Did you mean 'A_f'"),
         (["--datasets", "seq-digit"], "unknown --datasets 'seq-digit'. Did you mean 'seq-digits'"),
         (["--models", "x"], "Known: er."),
-        (["--methods", "tbbn"], "Did you mean 'TBBN'"),
+        (["--methods", "tbn"], "Did you mean 'TBBN'"),
         (["--scenario", "all"], "--scenario"),
         (["--metric", "AAA", "--scenario", "task_il"], "--metric AAA is taken in class_il alone"),
         (["--names", "nothing.json"], "cannot be read"),
