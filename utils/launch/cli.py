@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from utils.launch.view import View
 
 
+INCOMPLETE = 1  # the exit code of a grid whose runs are not all over
+
 _PLUGIN = Option("plugin", str, None, "Python file that adds metrics", source="none", many=True, metavar="FILE")
 _COMPARED = (
     Option(
@@ -212,7 +214,8 @@ def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.
     if options.engine == SLURM:
         slurm.check()
     if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):
-        return MISTAKE
+        print("nothing is started")
+        return INCOMPLETE
     if options.rerun:
         set_aside(summary.jobs)
         summary = PlanSummary(summary.plan, summary.common, summary.estimates, site.num_slots)
@@ -251,11 +254,14 @@ def _is_confirmed() -> bool:
     """Whether the user starts the plan; without a terminal nobody is asked, and it starts."""
     if not sys.stdin.isatty():
         return True
+    answers = {"": True, "y": True, "yes": True, "n": False, "no": False}
     try:
-        return input("start? [Y/n] ").strip().casefold() in ("", "y", "yes")
+        while (answer := input("start? [Y/n] ").strip().casefold()) not in answers:
+            print(f"{answer!r} is neither yes nor no")
     except EOFError:
         print()
         return False
+    return answers[answer]
 
 
 def set_aside(jobs: Iterable[Job]) -> None:
@@ -299,7 +305,7 @@ def _run(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Na
     send_summary(report, summary.jobs[0].config, lambda line: print(line, flush=True))
     if failure:
         raise failure
-    return COMPLETE if has_answers else 1
+    return COMPLETE if has_answers else INCOMPLETE
 
 
 def _scheduler(

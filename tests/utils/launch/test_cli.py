@@ -307,14 +307,23 @@ ONE_RUN = "--preset demo --seeds 0 --methods BN --models er --nf 4 --nowandb"
 
 
 @pytest.mark.parametrize(
-    ("typed", "code"), [("n\n", 2), ("", 2), ("\n", "run"), ("y\n", "run"), (None, "run")], ids=repr
+    ("typed", "code"),
+    [
+        *((answer, 1) for answer in ("n\n", "No\n", "", "maybe\n", "maybe\nn\ny\n")),
+        *((answer, "run") for answer in ("\n", "y\n", "YES\n", "maybe\ny\n", None)),
+    ],
+    ids=repr,
 )
 def test_only_a_terminal_is_asked_and_its_end_is_a_no(tmp_path, capsys, monkeypatch, typed, code):
     """None: there is no standard input at all."""
     monkeypatch.setattr("utils.launch.cli._run", lambda *arguments: "run")
     monkeypatch.setattr("sys.stdin", None if typed is None else Terminal(typed))
     assert main([*ONE_RUN.split(), "--results_dir", str(tmp_path)]) == code
-    assert ("start? [Y/n]" in capsys.readouterr().out) == (typed is not None)
+    shown = capsys.readouterr().out
+    is_unclear = (typed or "").startswith("maybe")
+    assert shown.count("start? [Y/n]") == (0 if typed is None else 1 + is_unclear)
+    assert ("'maybe' is neither yes nor no\n" in shown) == is_unclear
+    assert shown.endswith("nothing is started\n") == (code == 1)
 
 
 def test_a_plan_that_is_over_asks_nothing(tmp_path, capsys, monkeypatch):
