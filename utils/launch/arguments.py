@@ -218,9 +218,17 @@ def read_grid(options: argparse.Namespace, words: Sequence[str]) -> Grid:
     return grid if is_preset_typed or "epochs" in typed else replace(grid, epochs_are_online=True)
 
 
-def group_parser(command: str, description: str, more: Sequence[Option] = ()) -> Parser:
-    """The parser of a command on the records of a group, with more options of its own."""
-    group = replace(_GROUP, source="the only one there is")
+def group_parser(
+    command: str, description: str, more: Sequence[Option] = (), without_name: str = "the only one there is"
+) -> Parser:
+    """The parser of a command on the records of a group, with more options of its own.
+
+    Args:
+        command, description: as `--help` shows them.
+        more: options.
+        without_name: the group that is meant if none is named, in words.
+    """
+    group = replace(_GROUP, source=without_name)
     name = replace(group, name="name", positional=True)
     return make_parser((name, *more, RESULTS_DIR, group), prog=f"python run.py {command}", description=description)
 

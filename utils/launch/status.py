@@ -51,8 +51,8 @@ _OPTIONS = (
 
 def status(words: Sequence[str]) -> int:
     """Show what is complete, what is running and until when, what has failed and why."""
-    description = "Show the state of the runs of a group, or of all groups if none is named."
-    options = group_parser("status", description, _OPTIONS).parse_args(words)
+    description = "Show the state of the runs of a group, or how all groups are and what runs or has failed in them."
+    options = group_parser("status", description, _OPTIONS, without_name="all groups").parse_args(words)
     if options.json and options.watch is not None:
         raise UserError("--json and --watch cannot be given together")
     folders = _folders(options)
@@ -159,7 +159,16 @@ class GroupStatus:
         yield from (run.line for run in not_run[:_MOST_NOT_RUN])
         if len(not_run) > _MOST_NOT_RUN:
             yield f"  and {len(not_run) - _MOST_NOT_RUN} more not run"
-        yield from (each for each in (self.damage, self.slurm_problem) if each)
+        yield from self._problems()
+
+    def brief_lines(self) -> Iterable[str]:
+        """The status beside that of other groups: of the runs, only those that run or have failed."""
+        yield self.title
+        yield from (run.line for run in self.runs if run.state in (RunState.RUNNING, *_EXPLAINED))
+        yield from self._problems()
+
+    def _problems(self) -> Iterable[str]:
+        yield from (f"  {each}" for each in (self.damage, self.slurm_problem) if each)
 
     def as_json(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -211,7 +220,9 @@ def run_status(run: Run, job: SlurmJob | None = None) -> RunStatus:
 
 def _lines(folders: Sequence[Path]) -> list[str]:
     groups = [group_status(folder) for folder in folders]
-    return list(groups[0].lines()) if len(groups) == 1 else [group.title for group in groups]
+    if len(groups) == 1:
+        return list(groups[0].lines())
+    return [line for group in groups for line in group.brief_lines()]
 
 
 def _watch(folders: Sequence[Path], seconds: float) -> None:

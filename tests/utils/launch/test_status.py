@@ -125,13 +125,33 @@ def test_a_complete_run_is_not_under_way(tmp_path, status, ledger):
 def test_groups_are_listed_where_none_is_named(tmp_path, capsys, ledger):
     Ledger(tmp_path / "other").plan({"run": Planned(CONFIG["values"], ())})
     assert main(["status", "--results_dir", str(tmp_path)]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, *runs, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{tmp_path / 'group'}: 5 runs: 1 complete")
+    assert runs == ["  failed    again  boom", "  failed    failed  give --lr"]
     assert second.startswith(f"{tmp_path / 'other'}: 1 run: 0 complete")
     assert main(["status", "other", "--results_dir", str(tmp_path)]) == 0
     assert "  not run   run" in capsys.readouterr().out
     assert main(["status", "none", "--results_dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.strip().endswith("Known: group, other.")
+
+
+def test_of_several_groups_running_runs_and_what_cannot_be_read_are_listed(tmp_path, capsys, running):
+    other = Ledger(tmp_path / "other")
+    other.plan({"run": Planned(CONFIG["values"], ())})
+    other.plan_path.write_text("{")
+    assert main(["status", "--results_dir", str(tmp_path)]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("  running   again  task 2/3, step 50/120, loss 0.25, ETA 0:00:0")
+    assert lines[1] == "  failed    failed  give --lr"
+    assert lines[2].startswith(f"{tmp_path / 'other'}: 0 runs: ")
+    assert lines[3].startswith(f"  {other.plan_path} is damaged")
+
+
+@pytest.mark.parametrize(("command", "meant"), [("status", "all groups"), ("table", "the only one there is")])
+def test_help_says_which_group_is_meant_without_a_name(capsys, command, meant):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert " ".join(capsys.readouterr().out.split()).count(f"folder of these runs inside --results_dir ({meant})") == 2
 
 
 def test_one_document_for_programs(tmp_path, capsys, running):
