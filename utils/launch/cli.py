@@ -305,7 +305,9 @@ def _run(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Na
     send_summary(report, summary.jobs[0].config, lambda line: print(line, flush=True))
     if failure:
         raise failure
-    return COMPLETE if has_answers else INCOMPLETE
+    if has_answers:
+        return COMPLETE
+    return DISK if progress.is_disk_at_fault else INCOMPLETE
 
 
 def _scheduler(

@@ -42,6 +42,7 @@ class PlanProgress:
         finished: every run that this launcher completed, and its wall time in seconds.
         waiting: the jobs that will be started, in this order.
         queued: the runs that the engine has taken and that wait in a queue of its own, by name.
+        failed_on_disk: the jobs that failed as a disk is full or cannot be written, by name.
     """
 
     num_jobs: int
@@ -50,6 +51,12 @@ class PlanProgress:
     finished: list[tuple[Job, float]] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
     queued: dict[str, Attempt] = field(default_factory=dict)
+    failed_on_disk: set[str] = field(default_factory=set)
+
+    @property
+    def is_disk_at_fault(self) -> bool:
+        """Whether runs have failed, all of them for the disk."""
+        return 0 < len(self.failed_on_disk) == self.count(RunState.FAILED)
 
     def count(self, outcome: RunState) -> int:
         """Jobs that are over in that way."""
@@ -173,7 +180,8 @@ class Scheduler:
             return False
         except OSError as error:
             self._waiting.popleft()
-            self._fail(job, f"its record is damaged and cannot be set aside: {error}")
+            reason = f"its record is damaged and cannot be set aside: {error}"
+            self._fail(job, reason, on_disk=errors.is_disk_error(error))
             return False
         self._view.say(f"{job.name}: its record is damaged and set aside as {name}; the run starts over")
         return True
@@ -307,7 +315,7 @@ class Scheduler:
             self._view.say(f"{job.name} failed and is restarted: {last}")
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
-            self._fail(job, last, attempt)
+            self._fail(job, last, attempt, on_disk=code == errors.DISK)
 
     @staticmethod
     def _may_retry(counts: dict[str, int], job: Job, limit: int) -> bool:
@@ -315,7 +323,9 @@ class Scheduler:
         counts[job.name] = counts.get(job.name, 0) + 1
         return counts[job.name] < limit
 
-    def _fail(self, job: Job, reason: str, attempt: Attempt | None = None) -> None:
+    def _fail(self, job: Job, reason: str, attempt: Attempt | None = None, on_disk: bool = False) -> None:
+        if on_disk:
+            self.progress.failed_on_disk.add(job.name)
         self._close(job, RunState.FAILED, reason, attempt)
         if self.progress.finished:
             return

@@ -380,3 +380,16 @@ def test_a_plan_whose_every_run_has_its_answer_ends_with_0_diverged_ones_include
     complete.write_result(RESULT)
     diverged.write_failure({"kind": "diverged", "message": "the loss is no longer finite", "step": 3})
     assert main([*words, "-y"]) == 0
+
+
+@pytest.mark.parametrize(("codes", "expected"), [("5 5 5", 5), ("5 5 5 5", 5), ("5 2", 1), ("2 2", 1)])
+def test_a_full_disk_is_the_exit_code_if_all_that_failed_failed_for_it(tmp_path, capsys, codes, expected):
+    """With a program in the place of Python that ends the run of each seed with one of these codes."""
+    program = tmp_path / "program"
+    seed = 'while [ "$1" != --seed ]; do shift; done'
+    program.write_text(f"#!/bin/bash\n{seed}\ncodes=({codes})\necho it says why\nexit ${{codes[$2]}}\n")
+    program.chmod(0o755)
+    words = ["--preset", "demo", "--models", "er", "--methods", "BN", "--num_seeds", str(len(codes.split()))]
+    words += ["--nowandb", "-y", "--jobs", "1", "--interpreter", str(program), "--results_dir", str(tmp_path)]
+    assert main(words) == expected
+    assert "it says why" in capsys.readouterr().out

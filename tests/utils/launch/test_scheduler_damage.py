@@ -202,3 +202,17 @@ def test_a_damaged_record_that_a_process_holds_is_left_alone(tmp_path):
     assert outcomes(run.run()) == {"job": RunState.COMPLETE}
     assert seen == [0]
     assert sorted(path.name for path in each.record.folder.parent.glob("job*")) == ["job", "job.damaged-1"]
+
+
+def test_a_damaged_record_in_a_folder_that_cannot_be_written_is_a_failure_of_the_disk(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    each = DamagedJob("job", ("--name", "job"), Record(tmp_path / "group" / "job"))
+    each.record.open().write_result({})
+    each.record.close()
+    monkeypatch.setattr(Record, "set_aside", refuse)
+    run, _, _ = scheduler(tmp_path, [each])
+    progress = run.run()
+    assert progress.outcomes["job"][1].startswith("its record is damaged and cannot be set aside: ")
+    assert progress.is_disk_at_fault
