@@ -122,7 +122,7 @@ GRIDS: dict[str, Grid] = {
         )
         for model in ("lucir", "podnet")
     },
-    # Under two minutes on two cores, on the embedded digits. Chosen by BN alone (docs/grids.md).
+    # About two minutes on two cores, on the embedded digits. Chosen by BN alone (docs/grids.md).
     "demo": Grid(
         seeds=(0, 1),
         datasets=("seq-digits",),
