@@ -1,7 +1,8 @@
 """What can end a run before its end, and the exit code that says so to the launcher.
 
 0 complete · 2 a user's mistake · 3 diverged · 4 no room: memory is full, or the GPU takes no further process · 5 disk ·
-6 another process is at it · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash.
+6 another process is at it · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash; of
+a launcher, 1 means that runs are not over.
 """
 
 import errno
@@ -11,6 +12,7 @@ import signal
 from pathlib import Path
 
 COMPLETE = 0
+INCOMPLETE = 1
 MISTAKE = 2
 DIVERGED = 3
 OUT_OF_MEMORY = 4

@@ -594,12 +594,10 @@ def show_dry_run(start: Start) -> None:
     """
     import torch
 
-    from utils.run.environment import choose_device, set_arithmetic
     from utils.run.summary import show_plan, show_values
 
     config, record, screen, host = start.config, start.record, start.screen, torch.device("cpu")
-    device, threads = choose_device(config.device), config.threads or default_threads()
-    set_arithmetic(device, config.precision, config.fast, threads)
+    device, threads = _planned_arithmetic(config)
     augmentation = make_augmentation(config, start.dataset, start.arrays, host)
     stream = make_stream(config, start.arrays, host)
     planned = plan_run(config, stream)
@@ -610,6 +608,15 @@ def show_dry_run(start: Start) -> None:
     show_values(config, screen)
 
 
+def _planned_arithmetic(config: Configuration) -> tuple[torch.device, int]:
+    """The device and the threads of a new run. Raises UserError if they cannot be."""
+    from utils.run.environment import choose_device, set_arithmetic
+
+    device, threads = choose_device(config.device), config.threads or default_threads()
+    set_arithmetic(device, config.precision, config.fast, threads)
+    return device, threads
+
+
 def show_dry_run_without_data(config: Configuration, reason: str, screen: Screen) -> None:
     """Show what is known of a run whose data cannot be read, for a reason in words.
 
@@ -618,11 +625,9 @@ def show_dry_run_without_data(config: Configuration, reason: str, screen: Screen
             neither their order nor the network is checked.
     """
     from utils.data.class_order import class_order_of
-    from utils.run.environment import choose_device, set_arithmetic
     from utils.run.summary import show_plan, show_values
 
-    device, threads = choose_device(config.device), config.threads or default_threads()
-    set_arithmetic(device, config.precision, config.fast, threads)
+    device, threads = _planned_arithmetic(config)
     num_classes, image_size = config.parts.dataset.num_classes, config.parts.dataset.image_size
     if num_classes and image_size:
         class_order_of(config, num_classes)

@@ -465,14 +465,6 @@ extern "C" void pass_back(const value *gradient, const value *x, const value *y,
 
 // The passes alone. `coefficients` are A and B, [2, N, C], or α, and ε and δ per pixel, [3, N, C].
 
-extern "C" const char *compiler() {
-#ifdef __clang__
-    return __VERSION__;
-#else
-    return "GCC " __VERSION__;
-#endif
-}
-
 extern "C" void row_moments(const value *x, number *table, long num_samples, long num_channels, long num_pixels,
                             long channels_last, long num_threads) {
     const Layout maps(num_samples, num_channels, num_pixels, channels_last);
@@ -502,4 +494,12 @@ extern "C" void pass_rows_on(const value *gradient, const value *x, const value 
     const Layout maps(num_samples, num_channels, num_pixels, channels_last);
 #pragma omp parallel num_threads(num_threads)
     pass_all_on(gradient, x, y, kept, grad_x, table, coefficients, Lanes(maps, 4), num_samples * num_channels);
+}
+
+extern "C" const char *compiler() {
+#ifdef __clang__
+    return __VERSION__;
+#else
+    return "GCC " __VERSION__;
+#endif
 }

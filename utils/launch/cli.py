@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from utils.config.registry import DATASETS, find_name, load_plugin, unknown
 from utils.errors import (
     COMPLETE,
     DISK,
+    INCOMPLETE,
     MISTAKE,
     DiskError,
     RunError,
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
     from utils.launch.summary import PlanSummary
     from utils.launch.view import View
 
-
-INCOMPLETE = 1  # the exit code of a grid whose runs are not all over
 
 _PLUGIN = Option("plugin", str, None, "Python file that adds metrics", source="none", many=True, metavar="FILE")
 _COMPARED = (
@@ -175,7 +173,8 @@ def launch(words: Sequence[str]) -> int:
         default_group(options.preset, grid, extras) if options.group is None else options.group,
         data_root(options.data_root),
         options.threads or default_threads(),
-        keeps_models=options.keep_models,
+        options.mps_percent,
+        options.keep_models,
     )
     plan = make_plan(grid, extras, common, [spelling for option in LAUNCH_OPTIONS for spelling in option.spellings])
     if plan.missing_data and not (options.dry_run or options.json):
@@ -188,16 +187,16 @@ def launch(words: Sequence[str]) -> int:
 
     site: Cluster | Devices
     if options.engine == SLURM:
-        site, percent = _cluster(options, common), options.mps_percent
+        site = _cluster(options, common)
     else:
         site = _devices(options, common, len(plan.jobs))
-        percent = site.mps_percent if options.mps_percent is None else options.mps_percent
-    common = replace(common, mps_percent=percent)
+        common = common.on(site.mps_percent)
     estimates = Estimates(common.results_dir, site.kinds, site.threads)
     summary = PlanSummary(plan, common, estimates, site.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
+    percent = common.mps_percent
     share = "" if percent is None else f", each with {percent:g} % of the multiprocessors"
     show([*summary.lines(options.rerun), f"  on {site.describe()}{share}"])
     if options.dry_run:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class CommonOptions:
     def folder(self) -> Path:
         """The folder of the group."""
         return self.results_dir / self.group
+
+    def on(self, mps_percent: float | None) -> "CommonOptions":
+        """For runs that have that part of a GPU, unless another one is given."""
+        return replace(self, mps_percent=mps_percent) if self.mps_percent is None else self
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON values, which `from_json` reads."""

@@ -10,14 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.options import Option, ranged
-from utils.errors import COMPLETE, UserError
+from utils.errors import COMPLETE, INCOMPLETE, UserError
 from utils.launch.engine import Attempt, Limits
 from utils.launch.job import CommonOptions, Data, Job, make_job
 from utils.launch.submission import Note, Submission, SubmittedRun
@@ -92,7 +92,7 @@ class _Share:
         has_answers = all(job.state().is_answer for job in jobs)
         if scheduler.stopped_by is not None and not has_answers:
             self._queue_again([job.record for job in jobs], scheduler.stopped_by)
-        return COMPLETE if has_answers and not failed else 1
+        return COMPLETE if has_answers and not failed else INCOMPLETE
 
     def _job(self, run: SubmittedRun) -> Job:
         """Raises UserError if its code has changed since, so that it would be another run."""
@@ -124,9 +124,7 @@ class _Share:
         )
         if options["has_gpus"] and devices.kinds == {"cpu"}:
             raise UserError(f"a GPU was asked for, but the runs can use none on {socket.gethostname()}")
-        common = self._common
-        if common.mps_percent is None:
-            common = replace(common, mps_percent=devices.mps_percent)
+        common = self._common.on(devices.mps_percent)
         estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
         names = ("timeout", "waitsecs", "coldsecs")
         limits = Limits(equal_failures=_NEVER, **{name: options[name] for name in names})

@@ -1,7 +1,7 @@
 """The text under a table: what the figures are, notes on them, and why some are missing. Plain text."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from utils.config.variants import VARIANTS
@@ -169,7 +169,7 @@ def _environments(table: Table) -> list[str]:
     for (row, column), cell in table.cells.items():
         place = f"{table.title_of(column)}, {table.show(row)}"
         seeds: dict[str, list[str]] = defaultdict(list)
-        told = _differing(run.environment for run in cell.runs.values()) if cell else set()
+        told = _differing([_known(run.environment) for run in cell.runs.values()]) if cell else {}
         for seed, run in cell.runs.items() if cell else ():
             if run.environment:
                 seeds[_machine_of(run, told)].append(str(seed))
@@ -181,13 +181,9 @@ def _environments(table: Table) -> list[str]:
     return [f"{line}, which by itself changes results" for line in [*mixed, *resumed]]
 
 
-def _differing(environments: Iterable[Mapping[str, Any]]) -> set[str]:
-    """What is known to differ between them; records of earlier versions do not have everything."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for environment in environments:
-        for name, value in environment.items():
-            values[name] |= {str(value)} if value is not None else set()
-    return {name for name, found in values.items() if len(found) > 1}
+def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a run does not have, such as a compiler of kernels."""
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def _machine_of(run: Run, told: Container[str]) -> str:
@@ -205,9 +201,14 @@ def _machine_of(run: Run, told: Container[str]) -> str:
 
 def _changes(environments: Sequence[Mapping[str, Any]]) -> str:
     """What differs between the starts of a run, such as `torch 2.4.0, then 2.5.1`; empty if nothing does."""
+    return "; ".join(f"{name} {', then '.join(found)}" for name, found in _differing(environments).items())
+
+
+def _differing(environments: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The values of what differs between them; records of earlier versions do not have everything."""
     names = dict.fromkeys(name for each in environments for name in each)
     values = {name: list(dict.fromkeys(str(each[name]) for each in environments if name in each)) for name in names}
-    return "; ".join(f"{name} {', then '.join(found)}" for name, found in values.items() if len(found) > 1)
+    return {name: found for name, found in values.items() if len(found) > 1}
 
 
 # -- What is missing --------------------------------------------------------------------------------------------------
