@@ -83,7 +83,7 @@ def default_mps_percent() -> float | None:
         percent = float(text)
     except ValueError:
         percent = 0.0
-    if not 0 < percent <= 100:
+    if not 1 <= percent <= 100:  # as `--mps_percent`, which the recorded command has
         raise UserError(f"${MPS_PERCENT} is {text!r}, which is no percentage: change it or give --mps_percent")
     return percent
 

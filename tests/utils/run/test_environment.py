@@ -96,7 +96,7 @@ def test_a_run_takes_the_part_of_a_gpu_that_it_began_with(monkeypatch, percent, 
     assert [noted in line for line in said] == ([True] if noted else [])
 
 
-@pytest.mark.parametrize("text", ["much", "0", "101", "nan"])
+@pytest.mark.parametrize("text", ["much", "0", "0.5", "101", "nan"])
 def test_a_part_that_is_none_is_a_mistake(monkeypatch, text):
     monkeypatch.setenv(MPS_PERCENT, text)
     with pytest.raises(UserError, match=f"{MPS_PERCENT} is '{text}'.*--mps_percent"):
