@@ -9,7 +9,7 @@ import pytest
 from models.base import MemoryMethod
 from tests.utils.records.wandb_rig import install_fake
 from utils.config.configuration import configure
-from utils.config.registry import DATASETS, METHODS, STREAMS, load_plugin
+from utils.config.registry import DATASETS, METHODS, STREAMS, load_plugins
 from utils.data.budget import costs_of
 from utils.data.plan import StreamSizes, count_stages
 from utils.launch.cli import main as launch
@@ -249,7 +249,7 @@ def test_a_plugin_may_have_tasks_of_its_own_sizes(small_root, tmp_path, capsys):
     line = f"--plugin {file} --model ft --nl TBBN --dataset seq-uneven --backbone resnet18 --nf 4 --epochs 1 "
     line += f"--batch_size 8 --buffer_size 12 {MACHINE} --data_root {small_root} --results_dir {tmp_path}"
     try:
-        load_plugin(str(file))
+        load_plugins([str(file)])
         assert main(line.split()) == 0
         assert "3 tasks of 3, 2, 1 classes" in capsys.readouterr().out
         (path,) = Path(tmp_path).rglob("result.json")

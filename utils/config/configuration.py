@@ -18,7 +18,16 @@ from utils.config.options import PART_OPTIONS, SHARED_OPTIONS, Option
 from utils.config.parts import DatasetPart, MethodPart, Parts, StreamPart, under_headings
 from utils.config.presets import PRESETS
 from utils.config.protocols import PROTOCOLS
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, STREAMS, as_user_errors, check_known, load_plugin
+from utils.config.registry import (
+    BACKBONES,
+    DATASETS,
+    METHODS,
+    NORMS,
+    STREAMS,
+    as_user_errors,
+    check_known,
+    load_plugins,
+)
 from utils.errors import UserError
 
 RESULTS_VERSION = 5  # raised when a change of the code changes numbers
@@ -165,8 +174,7 @@ def restore(values: Mapping[str, Any], origins: Mapping[str, str]) -> Configurat
     Raises:
         UserError: a part or a plug-in file no longer exists.
     """
-    for path in values.get("plugin") or ():
-        load_plugin(path)
+    load_plugins(values.get("plugin"))
     parts = _parts_of(_with_defaults(values))
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return Configuration(plain, dict(origins), _options_by_name(parts), parts)
@@ -178,8 +186,7 @@ def restore(values: Mapping[str, Any], origins: Mapping[str, str]) -> Configurat
 def _select(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """The names of the parts, typed or of a preset, before their options can be known; and whether help is wanted."""
     selected = vars(part_parser().parse_known_args(list(arguments))[0])
-    for path in selected.pop("plugin", ()):
-        load_plugin(path)
+    load_plugins(selected.pop("plugin", ()))
     wants_help = selected.pop("help", False)
     if "preset" in selected:
         check_known("preset of one run", [selected["preset"]], PRESETS)

@@ -29,7 +29,7 @@ __all__ = [
     "check_known",
     "find_name",
     "known_names",
-    "load_plugin",
+    "load_plugins",
     "unknown",
 ]
 
@@ -106,7 +106,17 @@ def as_user_errors() -> Iterator[None]:
         raise UserError(re.sub(pattern, r"--\1", str(error))) from error
 
 
-def load_plugin(path: str) -> None:
+def load_plugins(paths: Iterable[str] | None) -> None:
+    """Import files of a user, each of which registers its parts by decorator; None are none.
+
+    Raises:
+        UserError: a file is missing or fails to import.
+    """
+    for path in paths or ():
+        _load_plugin(path)
+
+
+def _load_plugin(path: str) -> None:
     """Import a user's file, which registers its parts by decorator.
 
     Raises:

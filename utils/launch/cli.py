@@ -18,7 +18,7 @@ from utils import slurm
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, flag, grouped
-from utils.config.registry import DATASETS, find_name, load_plugin, unknown
+from utils.config.registry import DATASETS, find_name, load_plugins, unknown
 from utils.errors import (
     COMPLETE,
     DISK,
@@ -59,7 +59,10 @@ if TYPE_CHECKING:
     from utils.launch.view import View
 
 
-_PLUGIN = Option("plugin", str, None, "Python file that adds metrics", source="none", many=True, metavar="FILE")
+def _plugin(parts: str) -> Option:
+    return Option("plugin", str, None, f"Python file that adds {parts}", source="none", many=True, metavar="FILE")
+
+
 _COMPARED = (
     Option(
         "groups", str, None, "folders inside --results_dir", group="what", many=True, positional=True, metavar="GROUP"
@@ -72,14 +75,14 @@ _COMPARED = (
         group="what",
         metavar="NAME",
     ),
-    *grouped("what", _PLUGIN),
+    *grouped("what", _plugin("metrics")),
     RESULTS_DIR,
 )
 _SCENARIOS = ("class_il", "task_il", "both")
 _SHOWN = grouped(
     "what is shown",
     Option("metric", str, "A_f", "metric of the main table, such as A_a or forgetting", metavar="NAME"),
-    _PLUGIN,
+    _plugin("metrics"),
     Option(
         "scenario",
         lambda text: find_name(text, _SCENARIOS) or text,
@@ -100,15 +103,21 @@ _SHOWN = grouped(
     ),
     flag("cost", "show what training cost, beside the accuracies"),
 )
-_DOWNLOAD = Option(
-    "download",
-    str,
-    None,
-    "fetch these datasets, such as cifar10",
-    source="none",
-    group="where",
-    many=True,
-    metavar="DATASET",
+_DATA = (
+    DATA_ROOT,
+    *grouped(
+        "where",
+        Option(
+            "download",
+            str,
+            None,
+            "fetch these datasets, such as cifar10",
+            source="none",
+            many=True,
+            metavar="DATASET",
+        ),
+        _plugin("datasets"),
+    ),
 )
 
 
@@ -384,8 +393,7 @@ def table(words: Sequence[str]) -> int:
     options = group_parser("table", description, _SHOWN).parse_args(words)
     from utils.report.report import ReportOptions
 
-    for path in options.plugin or ():
-        load_plugin(path)
+    load_plugins(options.plugin)
     scenarios = ("class_il", "task_il") if options.scenario == "both" else (options.scenario,)
     datasets, models, methods = (tuple(chosen or ()) for chosen in (options.datasets, options.models, options.methods))
     shown = ReportOptions(options.metric, scenarios, datasets, models, methods, options.names, options.cost)
@@ -399,8 +407,7 @@ def compare(words: Sequence[str]) -> int:
 
     description = "Set groups side by side, or one group beside the published figures, and say what differs."
     options = make_parser(_COMPARED, prog="python run.py compare", description=description).parse_args(words)
-    for each in options.plugin or ():
-        load_plugin(each)
+    load_plugins(options.plugin)
     text, path = make_comparison(options.results_dir, options.groups, options.metric)
     failure = None
     try:
@@ -416,7 +423,8 @@ def data(words: Sequence[str]) -> int:
     description = (
         "Show what is found of each dataset and where to put it, or fetch datasets from their official source."
     )
-    options = make_parser((DATA_ROOT, _DOWNLOAD), prog="python run.py data", description=description).parse_args(words)
+    options = make_parser(_DATA, prog="python run.py data", description=description).parse_args(words)
+    load_plugins(options.plugin)
     root = data_root(options.data_root)
     known = {name: DATASETS.get(name) for name in DATASETS.names()}
     folders = {dataset.folder: name for name, dataset in known.items() if dataset.folder}

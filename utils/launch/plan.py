@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from utils.config.registry import as_user_errors, load_plugin
+from utils.config.registry import as_user_errors, load_plugins
 from utils.config.variants import find_variant
 from utils.errors import InactiveOption, UserError
 from utils.launch.grid import Expansion, Grid, GridCell, explain_unused, setting_text
@@ -199,8 +199,7 @@ def make_plan(
         UserError: an unknown name, an option that no run uses, a run that cannot be.
     """
     _check(grid, extras)
-    for path in extras.get("plugin", ()):
-        load_plugin(path)
+    load_plugins(extras.get("plugin"))
     expansion = Expansion(grid, extras)
     cells = Counter(expansion.cells())
     for name in (*extras, *(name for name in grid.axes if name in grid.typed)):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS, load_plugin
+from utils.config.registry import BACKBONES, DATASETS, METHODS, NORMS, ROOT, STREAMS, load_plugins
 from utils.errors import UserError
 from utils.main import main
 
@@ -54,10 +54,10 @@ def test_plugin_registers_under_its_own_name(tmp_path):
         "@METHODS.register('plugged')\nclass Plugged(Sgd):\n    pass\n"
     )
     try:
-        load_plugin(str(file))
+        load_plugins([str(file)])
         assert METHODS.get("plugged").name == "plugged"
         assert METHODS.get("sgd").name == "sgd"
-        load_plugin(str(file))
+        load_plugins([str(file)])
     finally:
         METHODS._parts.pop("plugged", None)
 
@@ -141,7 +141,7 @@ def test_plugin_that_cannot_be_loaded_is_named(tmp_path, content, message):
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        load_plugin(str(file))
+        load_plugins([str(file)])
 
 
 @pytest.mark.parametrize(
@@ -211,4 +211,4 @@ def test_plugin_that_is_no_python_file_is_named(tmp_path):
     file = tmp_path / "plugin.txt"
     file.write_text("")
     with pytest.raises(UserError, match=r"give a Python file, whose name ends in \.py"):
-        load_plugin(str(file))
+        load_plugins([str(file)])

@@ -244,6 +244,26 @@ def test_what_is_there_and_what_can_be_fetched_is_listed(tmp_path, capsys):
     assert lines[-1] == "with an official source (--download): cifar10 cifar100 dissimilar"
 
 
+def test_datasets_of_a_plug_in_are_listed_too(tmp_path, capsys):
+    file = tmp_path / "flowers.py"
+    file.write_text(
+        "from datasets.arrays import Dataset\n"
+        "from datasets.layouts.four_arrays import FourArrays\n"
+        "from utils.config.registry import DATASETS\n"
+        "@DATASETS.register('seq-flowers')\n"
+        "class SeqFlowers(Dataset):\n"
+        "    num_tasks, num_classes, image_size, folder, layouts = 1, 1, 16, 'flowers', (FourArrays(),)\n"
+        "    class_names, mean, std = ('aster',), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)\n"
+    )
+    try:
+        assert main(["data", "--plugin", str(file), "--data_root", str(tmp_path)]) == 0
+    finally:
+        DATASETS._parts.pop("seq-flowers", None)
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.startswith("seq-flowers: ")]
+    assert f"four arrays {tmp_path / 'flowers'}/" in line
+
+
 @pytest.mark.parametrize("name", ["cifar10", "seq-cifar10", "seq_cifar10"])
 def test_a_dataset_is_fetched_by_its_name_or_its_folders(name, tmp_path, capsys, monkeypatch):
     fetched = []
