@@ -50,7 +50,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def limit_multiprocessors(percent: float | None, former: Mapping[str, Any], say: Callable[[str], None]) -> float | None:
+def limit_multiprocessors(percent: float | None, former: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Use no more than a part of a GPU, before it is used for the first time; a run that resumes keeps its part.
 
     Convolutions are chosen by the number of multiprocessors, and take their sums in another order with another one.
@@ -59,9 +59,6 @@ def limit_multiprocessors(percent: float | None, former: Mapping[str, Any], say:
         percent: of the multiprocessors, from `--mps_percent`; None: as the environment says.
         former: how the start that is resumed describes its environment; empty for a new run.
         say: called with a note if the percentage is not followed.
-
-    Returns:
-        The percentage; None: all.
     """
     asked = default_mps_percent() if percent is None else percent
     began_on_gpu = former.get("device", "cpu") != "cpu"
@@ -72,7 +69,6 @@ def limit_multiprocessors(percent: float | None, former: Mapping[str, Any], say:
     os.environ.pop(MPS_PERCENT, None)
     if kept is not None:
         os.environ[MPS_PERCENT] = f"{kept:g}"
-    return kept
 
 
 def check_multiprocessors(
