@@ -1,8 +1,8 @@
 """What can end a run before its end, and the exit code that says so to the launcher.
 
-0 complete · 2 a user's mistake · 3 diverged · 4 no room: memory is full, or the GPU takes no further process · 5 disk ·
-6 another process is at it · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash; of
-a launcher, 1 means that runs are not over.
+0 complete · 2 a user's mistake · 3 diverged · 4 memory is full · 5 disk · 6 another process is at it · 7 the GPU takes
+no process · 128 plus the number of a signal (`STOP_SIGNALS`): stopped by it · anything else a crash; of a launcher, 1
+means that runs are not over.
 """
 
 import errno
@@ -18,6 +18,7 @@ DIVERGED = 3
 OUT_OF_MEMORY = 4
 DISK = 5
 BUSY = 6
+NO_DEVICE = 7
 # Ctrl-C; what `kill` and clusters send; a terminal that is gone; the warnings that clusters can be asked for.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPED = frozenset(128 + number for number in STOP_SIGNALS)
@@ -72,6 +73,12 @@ class Busy(RunError):
     """Another process is at the same run."""
 
     exit_code = BUSY
+
+
+class NoDevice(RunError):
+    """The GPU cannot be used, or not by this process."""
+
+    exit_code = NO_DEVICE
 
 
 class Stopped(BaseException):

@@ -28,6 +28,7 @@ from utils.config.registry import as_user_errors
 from utils.errors import (
     COMPLETE,
     MISTAKE,
+    NO_DEVICE,
     OUT_OF_MEMORY,
     DiskError,
     Diverged,
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(f"{error.filename or 'the disk'}: {error.strerror}", DiskError.exit_code)
         except (MemoryError, RuntimeError) as error:
             if is_device_busy(error):
-                return _fail("the GPU takes no further process: another one has it for itself", OUT_OF_MEMORY)
+                return _fail("the GPU takes no further process: another one has it for itself", NO_DEVICE)
             if not is_out_of_memory(error):
                 raise
             return _fail("out of memory; try a smaller --batch_size, --buffer_size or --nf", OUT_OF_MEMORY)

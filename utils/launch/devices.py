@@ -8,7 +8,7 @@ explain.
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,6 +26,8 @@ UNKNOWN_SHARE = 4  # runs of unknown memory that share a GPU
 MARGIN = 1.1  # of a reservation over the measured peak
 CONTEXT_MEMORY = 600.0  # MiB that a process takes on a GPU beside its tensors: CUDA's context and kernels
 LOAD_DELAY = 2.0  # seconds for which the load of a finished run still shows
+REST = 10.0  # seconds for which a GPU is left alone that fails, twice as many for each further failure in a row
+LONGEST_REST = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,8 @@ class _Device:
         answers: whether the last look found it.
         training: our runs there that have reported how far they are; the others are starting.
         left: when the last of our runs there ended.
+        failures: our runs that crashed there or were refused, since the last one that did well.
+        rests_until: when it may take a run again.
     """
 
     gpu: Gpu
@@ -71,6 +75,8 @@ class _Device:
     answers: bool = True
     training: set[Slot] = field(default_factory=set)
     left: float = float("-inf")
+    failures: int = 0
+    rests_until: float = float("-inf")
 
     @property
     def room(self) -> float | None:
@@ -98,10 +104,16 @@ class _Device:
 
     def is_idle(self, threshold: float, now: float) -> bool:
         """Whether no one else is using it; its load counts only while none of our own runs causes it."""
+        return not self.use_by_others(threshold, now)
+
+    def use_by_others(self, threshold: float, now: float) -> str:
+        """How others use it more than an idle GPU is used, in words; empty if they do not."""
         if self.gpu.memory_total is not None and self.foreign >= threshold * self.gpu.memory_total:
-            return False
+            return f"others hold {self.foreign:,.0f} of its {self.gpu.memory_total:,.0f} MiB"
         load_is_ours = bool(self.reserved) or now < self.left + LOAD_DELAY
-        return load_is_ours or self.gpu.load is None or self.gpu.load < threshold
+        if load_is_ours or self.gpu.load is None or self.gpu.load < threshold:
+            return ""
+        return f"others keep it busy for {100 * self.gpu.load:.0f} % of the time"
 
     def reservation(self, memory_mb: float | None) -> float:
         """MiB to reserve for a run with that peak; an equal share if the peak is unknown."""
@@ -217,18 +229,19 @@ class Devices:
         percent = math.ceil(100 * TIMES_DIVIDED / number)
         return percent if percent < 100 else None
 
-    def acquire(self, memory_mb: float | None = None) -> Slot | None:
+    def acquire(self, memory_mb: float | None = None, avoided: Collection[str] = ()) -> Slot | None:
         """A slot for a run, None if none is free. May look at the GPUs, which takes as long as `nvidia-smi`.
 
         Args:
             memory_mb: peak memory on a GPU, from the record of an equal run; None if unknown.
+            avoided: devices that take the run only if there are no others, as it failed there.
         """
         if self._devices and not any(device.might_take(memory_mb) for device in self._devices.values()):
             return None
         if self._devices and sum(len(device.reserved) for device in self._devices.values()) >= self._most:
             return None
         self._look_if_due()
-        free = self._free(memory_mb)
+        free = self._free(memory_mb, avoided)
         if not free:
             return None
         device = min(free, key=lambda each: (len(each.reserved), each.gpu.load or 0.0, -(each.room or 0.0)))
@@ -282,9 +295,57 @@ class Devices:
         neighbours = len(device.reserved) - (slot in device.reserved)
         device.limit = max(1, min(device.limit - 1, neighbours or device.limit))
 
-    def _free(self, memory_mb: float | None) -> list[_Device]:
+    def worked(self, slot: Slot) -> None:
+        """Note that a run was completed there."""
+        self._devices[slot.device].failures = 0
+
+    def crashed(self, slot: Slot) -> None:
+        """Note that a run crashed there. One may be to blame itself; after several in a row, the device rests.
+
+        Where it is so on all devices, it is not for them, and none rests.
+        """
+        device = self._devices[slot.device]
+        device.failures += 1
+        usable = [each for each in self._devices.values() if each.answers]
+        if all(each.failures > 1 for each in usable):
+            for each in usable:
+                each.rests_until = float("-inf")
+        elif device.failures > 1:
+            self._let_rest(device, device.failures - 1, f"the last {device.failures} runs there failed")
+
+    def refused(self, slot: Slot) -> None:
+        """Note that the device took no process: fewer of ours share it, or it rests where there is none of ours."""
+        device = self._devices[slot.device]
+        if any(each is not slot for each in device.reserved):
+            self.fewer_neighbours(slot)
+            return
+        device.failures += 1
+        self._let_rest(device, device.failures, "it takes no process of ours")
+
+    def _let_rest(self, device: _Device, number: int, reason: str) -> None:
+        seconds = min(REST * 2 ** (number - 1), LONGEST_REST)
+        device.rests_until = self.clock() + seconds
+        self.say(f"{device.gpu.label} is left alone for {seconds:g} s: {reason}")
+
+    def obstacle(self) -> str:
+        """Why no device takes a run although none of ours is there, in words, with what can be changed."""
+        now, reasons, hints = self.clock(), [], []
+        for device in self._devices.values():
+            if not device.answers:
+                reasons.append(f"{device.gpu.label} no longer responds")
+            elif use := device.use_by_others(self.usage_threshold, now):
+                reasons.append(f"{device.gpu.label}: {use}")
+                hints = [f"idle is less than --usage_threshold {self.usage_threshold:g}"]
+            elif device.rests_until > now:
+                reasons.append(f"{device.gpu.label} is left alone for {device.rests_until - now:.0f} s")
+        hints += ["CUDA_VISIBLE_DEVICES= uses the CPU"]
+        return f"{'; '.join(reasons)} ({'; '.join(hints)})" if reasons else ""
+
+    def _free(self, memory_mb: float | None, avoided: Collection[str]) -> list[_Device]:
         now = self.clock()
         usable = [device for device in self._devices.values() if device.answers]
+        usable = [device for device in usable if device.gpu.id not in avoided] or usable
+        usable = [device for device in usable if device.rests_until <= now]
         most = max((device.room or 0.0 for device in usable), default=0.0)
         idle = [device for device in usable if not device.is_full and device.is_idle(self.usage_threshold, now)]
         return [device for device in idle if device.fits(memory_mb, device.room, most)]

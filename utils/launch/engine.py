@@ -14,7 +14,7 @@ class Limits:
 
     Attributes:
         crashes: times that one run may crash before it is given up.
-        memory_failures: times that one run may run out of memory.
+        memory_failures: times that one run may run out of memory, or be refused by a device.
         equal_failures: first runs that may all fail in the same way before the launcher stops.
         timeout: seconds after which a run is asked to save its state and stop; None: never.
         grace: seconds that it gets to do so before it is ended.
@@ -104,5 +104,14 @@ class Engine(Protocol):
     def fewer_neighbours(self, attempt: Attempt) -> None:
         """Let fewer runs share what an attempt ran on, as it ran out of memory."""
 
+    def crashed(self, attempt: Attempt) -> None:
+        """Note where a run crashed: it is started elsewhere next, where it can be."""
+
+    def refused(self, attempt: Attempt) -> None:
+        """Note what took no process of a run: it is left alone for a while."""
+
+    def obstacle(self) -> str:
+        """Why nothing can be started although nothing runs, in words; empty where it is not the engine's to say."""
+
     def stop(self, number: int) -> None:
-        """Ask all attempts to save their state and stop (SIGTERM), or kill them (SIGKILL)."""
+        """Ask all attempts that were not asked yet to save their state and stop (SIGTERM), or kill them (SIGKILL)."""

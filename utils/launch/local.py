@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,6 +187,7 @@ class LocalEngine:
         self._estimate = estimate
         self._program = program
         self._children: dict[str, Child] = {}
+        self._failed_on: defaultdict[str, set[str]] = defaultdict(set)  # devices, by the name of the run
         self._keeps_logs = True
 
     def command(self, job: Job, slot: Any) -> list[str]:
@@ -201,7 +203,7 @@ class LocalEngine:
             OSError: the interpreter cannot be started.
         """
         self._listen()
-        slot = self._devices.acquire(self._estimate(job))
+        slot = self._devices.acquire(self._estimate(job), self._failed_on[job.name])
         if slot is None:
             return None
         try:
@@ -231,17 +233,37 @@ class LocalEngine:
 
     def release(self, attempt: Attempt) -> None:
         """Free the device of a run that is over."""
-        self._devices.release(self._children.pop(attempt.job.name).slot)
+        slot = self._children.pop(attempt.job.name).slot
+        self._devices.release(slot)
+        if attempt.job.record.complete:
+            self._devices.worked(slot)
 
     def fewer_neighbours(self, attempt: Attempt) -> None:
         """Let fewer runs share the device of a run that ran out of memory."""
         assert isinstance(attempt, Child)
         self._devices.fewer_neighbours(attempt.slot)
 
+    def crashed(self, attempt: Attempt) -> None:
+        """Start a run that crashed on another device next, if there is one on which it did not."""
+        assert isinstance(attempt, Child)
+        self._failed_on[attempt.job.name].add(attempt.slot.device)
+        self._devices.crashed(attempt.slot)
+
+    def refused(self, attempt: Attempt) -> None:
+        """Start a run on another device than the one that took no process, if there is one; that one rests."""
+        assert isinstance(attempt, Child)
+        self._failed_on[attempt.job.name].add(attempt.slot.device)
+        self._devices.refused(attempt.slot)
+
+    def obstacle(self) -> str:
+        """Why no device takes a run, in words."""
+        return self._devices.obstacle()
+
     def stop(self, number: int) -> None:
-        """Ask all runs to save their state and stop, or kill them."""
+        """Ask all runs that were not asked yet to save their state and stop, or kill all."""
         for child in self._children.values():
-            child.stop(number)
+            if number == signal.SIGKILL or child.asked is None:
+                child.stop(number)
 
     def _listen(self) -> None:
         """Pass on the progress and memory of the runs, which decide whether there is room for another one."""

@@ -111,10 +111,13 @@ class Scheduler:
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._crashes: dict[str, int] = {}
         self._memory_failures: dict[str, int] = {}
+        self._refusals: dict[str, int] = {}
         self._first_failures: list[str] = []
         self._said_held: set[tuple[str, str]] = set()
         self._next_start = 0.0
         self._stopping: int | None = None
+        self._ending = signal.SIGTERM
+        self._has_told_obstacle = False
 
     def run(self, *, waits: bool = True) -> PlanProgress:
         """Start, wait and read until every job is over or the launcher is stopped.
@@ -127,12 +130,14 @@ class Scheduler:
             self._books.plan(self._waiting)
             self._start_what_fits()
             self._look()
+            self._tell_obstacle()
             while not self._is_over() and (waits or not self._events.empty()):
                 self._view.show(self.progress)
                 self._handle_event()
                 self._look()
                 self._resume_held()
                 self._start_what_fits()
+                self._tell_obstacle()
             if not waits:
                 self._look()
         finally:
@@ -152,23 +157,39 @@ class Scheduler:
         return not (self.progress.under_way or self._waiting or self._held)
 
     def _note_signal(self, number: int, frame: Any) -> None:
-        self._events.put(("signal", number))
+        """Stop at once, as the launcher may be waiting for what tells of the devices; wake it if it sleeps."""
+        self._stop(number)
+        self._events.put(("signal", None))
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _start_what_fits(self) -> None:
-        while self._waiting and self._stopping is None and time.monotonic() >= self._next_start:
-            job = self._waiting[0]
+        passed = 0  # runs that failed on some devices, and wait for others
+        while passed < len(self._waiting) and self._stopping is None and time.monotonic() >= self._next_start:
+            job = self._waiting[passed]
             state = job.state()
             if state in _OVER:
-                self._waiting.popleft()
+                self._waiting.remove(job)
                 reason = "" if state.is_answer else read_run(job.record.folder).reason
                 self._close(job, _OVER[state], reason)
                 continue
             if state is RunState.DAMAGED and not self._set_aside(job):
                 continue
-            if not self._start(job):
+            if self._start(job):
+                continue
+            if job.name not in self._crashes and job.name not in self._refusals:
                 return
+            passed += 1
+
+    def _tell_obstacle(self) -> None:
+        """Say once why nothing runs, until something has."""
+        if self.progress.under_way:
+            self._has_told_obstacle = False
+        elif self._waiting and self._stopping is None and not self._has_told_obstacle:
+            reason = self._engine.obstacle()
+            self._has_told_obstacle = bool(reason)
+            if reason:
+                self._view.say(f"{len(self._waiting)} waiting: {reason}")
 
     def _set_aside(self, job: Job) -> bool:
         """Set a damaged record aside, so that the run can start over; False if the job is not to be started now."""
@@ -179,7 +200,7 @@ class Scheduler:
         except FileNotFoundError:  # another launcher was faster
             return False
         except OSError as error:
-            self._waiting.popleft()
+            self._waiting.remove(job)
             reason = f"its record is damaged and cannot be set aside: {error}"
             self._fail(job, reason, on_disk=errors.is_disk_error(error))
             return False
@@ -191,11 +212,11 @@ class Scheduler:
         try:
             attempt = self._engine.start(job, lambda attempt, code: self._events.put(("ended", (attempt, code))))
         except Busy:
-            self._waiting.popleft()
+            self._waiting.remove(job)
             self._hold(job)
             return True
         except OSError as error:  # such as for want of memory, which may pass
-            self._waiting.popleft()
+            self._waiting.remove(job)
             if self._may_retry(self._crashes, job, self._limits.crashes):
                 self._hold(job, f"{job.name} cannot be started ({error}): will be retried")
             else:
@@ -203,8 +224,9 @@ class Scheduler:
             return True
         if attempt is None:
             return False
-        self._waiting.popleft()
-        self._crashes[job.name] = max(self._crashes.get(job.name, 0), attempt.crashes)
+        self._waiting.remove(job)
+        if attempt.crashes > self._crashes.get(job.name, 0):
+            self._crashes[job.name] = attempt.crashes
         self.progress.queued[job.name] = attempt
         self._update_running()
         self._next_start = time.monotonic() + self._limits.coldsecs
@@ -251,10 +273,10 @@ class Scheduler:
             kind, content = self._events.get(timeout=self._patience())
         except queue.Empty:
             return
-        if kind == "signal":
-            self._stop(content)
-        else:
+        if kind == "ended":
             self._read_end(*content)
+        elif not self._engine.outlives_launcher:  # a signal: what was being started when it came is to stop as well
+            self._engine.stop(self._ending)
 
     def _patience(self) -> float | None:
         """Seconds to wait for an event before looking around; None: until one comes."""
@@ -269,11 +291,12 @@ class Scheduler:
     def _stop(self, number: int) -> None:
         """Let the runs save their state at the first signal, and kill them at the second."""
         again, self._stopping = self._stopping is not None, number
+        self._ending = signal.SIGKILL if again else signal.SIGTERM
         if self._engine.outlives_launcher and number > 0:
             return
         if not again and number > 0:
             self._view.say("stopping: the runs save their state; a second signal (Ctrl-C) kills them")
-        self._engine.stop(signal.SIGKILL if again else signal.SIGTERM)
+        self._engine.stop(self._ending)
 
     # -- reading how a run ended -------------------------------------------------------------------------------------
 
@@ -308,11 +331,18 @@ class Scheduler:
         out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
         is_final = code in _FINAL or (attempt.timed_out and not attempt.killed)
         if out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
-            self._view.say(f"{job.name} ran out of memory and will be restarted beside fewer runs: {last}")
+            self._view.say(
+                f"{job.name} ran out of memory on {attempt.label} and will be restarted beside fewer runs: {last}"
+            )
             self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
+        elif code == errors.NO_DEVICE and self._may_retry(self._refusals, job, self._limits.memory_failures):
+            self._view.say(f"{job.name} is put off: {last}")
+            self._engine.refused(attempt)
+            self._waiting.appendleft(job)
         elif not (out_of_memory or is_final) and self._may_retry(self._crashes, job, self._limits.crashes):
-            self._view.say(f"{job.name} failed and is restarted: {last}")
+            self._view.say(f"{job.name} failed on {attempt.label} and is restarted: {last}")
+            self._engine.crashed(attempt)
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
         else:
             self._fail(job, last, attempt, on_disk=code == errors.DISK)

@@ -376,6 +376,15 @@ class SlurmEngine:
         """Submit a run that ran out of memory so that it has a device for itself."""
         self._alone.add(attempt.job.name)
 
+    def crashed(self, attempt: Any) -> None:
+        """Nothing: Slurm chooses the node, and the job on it the device."""
+
+    refused = crashed
+
+    def obstacle(self) -> str:
+        """Nothing: `squeue` says why a job waits."""
+        return ""
+
     def stop(self, number: int) -> None:
         """Cancel all jobs; Slurm lets the runs save their state."""
         for attempt in self._batch:

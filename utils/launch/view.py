@@ -92,7 +92,8 @@ class View:
         if outcome is RunState.COMPLETE:
             self.say(f"{number} {_title(job)}: {_final(job.record)}, {took}, ETA {self._eta(progress)}")
             return
-        self.say(f"{number} {_title(job)} {outcome.value} after {took}: {reason}")
+        where = f" on {attempt.label}" if attempt and outcome is RunState.FAILED else ""
+        self.say(f"{number} {_title(job)} {outcome.value}{where} after {took}: {reason}")
         if attempt and outcome is RunState.FAILED:
             for line in attempt.last_lines():
                 self.say(f"    {line}")

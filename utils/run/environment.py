@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.config.registry import ROOT
-from utils.errors import UserError
+from utils.errors import NoDevice, UserError
 from utils.machine import MPS_PERCENT, available_cores, cpu_name, default_mps_percent, has_bfloat16, has_mps
 
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
@@ -30,7 +30,12 @@ _CODE = ("backbone", "datasets", "models", "utils", "run.py")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first GPU, or else the CPU. Raises UserError if it is not there."""
+    """The device of that name; `auto` is the first GPU, or else the CPU.
+
+    Raises:
+        NoDevice: PyTorch finds no GPU that it can use.
+        UserError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -42,7 +47,7 @@ def choose_device(name: str) -> torch.device:
     if device.type != "cuda":
         raise UserError(f"--device {name!r} is not supported: auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this machine has no usable GPU; use --device cpu")
+        raise NoDevice(f"--device {name}: this machine has no usable GPU; use --device cpu")
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
     if device.index is not None:

@@ -42,6 +42,7 @@ class FakeJob:
 @dataclass(frozen=True, eq=False)
 class FakeSlot:
     label: str = "somewhere"
+    device: str = "it"
     environment: dict = field(default_factory=dict)
     arguments: tuple = ()
 
@@ -53,7 +54,7 @@ class FakeDevices:
         self.free, self.number, self.most_taken, self.lowered = number, number, 0, 0
         self.say, self.interpreter, self.slot = say, interpreter, None
 
-    def acquire(self, memory_mb):
+    def acquire(self, memory_mb, avoided=()):
         if not self.free:
             return None
         self.free -= 1
@@ -65,6 +66,14 @@ class FakeDevices:
 
     def fewer_neighbours(self, slot):
         self.lowered += 1
+
+    def worked(self, slot):
+        pass
+
+    crashed = refused = worked
+
+    def obstacle(self):
+        return ""
 
 
 class FakeEstimates:

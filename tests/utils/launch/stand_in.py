@@ -51,6 +51,9 @@ def main():
     num_starts = len((folder / "starts").read_text().splitlines())
     codes = [int(code) for code in word("codes", "0").split(",")]
     code = codes[min(num_starts, len(codes)) - 1]
+    if word("bad") and word("bad") == os.environ.get("CUDA_VISIBLE_DEVICES"):
+        print(f"{word('bad')} is broken")
+        return int(word("bad_code", "1"))
     if word("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if word("saves"):

@@ -70,6 +70,11 @@ class Engine:
     def fewer_neighbours(self, child):
         pass
 
+    crashed = refused = fewer_neighbours
+
+    def obstacle(self):
+        return ""
+
     def _write(self, job):
         outcome, record = self.outcome(job.config.values), job.record.open()
         record.write_config({"values": json.loads(json.dumps(job.config.values)), "command": list(job.words)})

@@ -39,8 +39,10 @@ def test_complete_ones_are_not_started(tmp_path):
 @pytest.mark.parametrize(
     ("codes", "outcome", "starts"),
     [
-        ("7,0", RunState.COMPLETE, 2),
-        ("7", RunState.FAILED, 3),
+        ("9,0", RunState.COMPLETE, 2),
+        ("9", RunState.FAILED, 3),
+        ("7,7,0", RunState.COMPLETE, 3),
+        ("7", RunState.FAILED, 4),
         ("2", RunState.FAILED, 1),
         ("3", RunState.DIVERGED, 1),
         ("4,4,0", RunState.COMPLETE, 3),

@@ -172,7 +172,8 @@ def test_a_run_that_the_system_has_ended_goes_to_the_end(tmp_path):
     run.run()
     assert [name for name, _, _ in view.ends] == ["one", "two", "large"]
     assert [
-        line.startswith("large ran out of memory and will be restarted beside fewer runs: ") for line in view.lines
+        line.startswith("large ran out of memory on somewhere and will be restarted beside fewer runs: ")
+        for line in view.lines
     ] == [True]
 
 

@@ -90,7 +90,7 @@ def test_a_failing_run_shows_its_own_last_lines_as_they_are(tmp_path, view):
     child = child_of(each, ["Traceback", "[red]RuntimeError: " + "x" * 200])
     view.ended(each, RunState.FAILED, "RuntimeError", child, PlanProgress(2, outcomes={"run": (RunState.FAILED, "")}))
     lines = shown(view).splitlines()
-    assert lines[0] == "[1/2] run failed after 0:00:00: RuntimeError"
+    assert lines[0] == "[1/2] run failed on GPU 0 after 0:00:00: RuntimeError"
     assert lines[2] == "    [red]RuntimeError: " + "x" * 200
     assert str(child.log_path) in lines[3]
 

@@ -1,0 +1,114 @@
+"""Runs on two GPUs of which one does not do its work, and a launcher whose look at the GPUs takes long."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.utils.launch.rig import job, num_starts, scheduler
+from utils import errors
+from utils.launch import devices
+from utils.launch.devices import Devices
+from utils.launch.gpus import Gpu
+from utils.records.state import RunState
+
+BROKEN, SOUND = "GPU-broken", "GPU-sound"
+BAD_CODES = [1, -signal.SIGSEGV, errors.NO_DEVICE]
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+
+
+def prepared(folder, jobs, gpus=(BROKEN, SOUND), look=None, runs_per_gpu=1, **limits):
+    """A scheduler of stand-in runs on GPUs, with the lines that it and its devices say."""
+    made, _, view = scheduler(folder, jobs, waitsecs=0.1, **limits)
+    found = [Gpu(name, index, "NVIDIA A100", name, 0.0, 0.0, 40000.0) for index, name in enumerate(gpus)]
+    shared = Devices(look=look or (lambda: found), waitsecs=0.1, runs_per_gpu=runs_per_gpu, say=view.say)
+    made._engine._devices = shared
+    return made, view.lines
+
+
+def outcomes(progress):
+    return {name: outcome for name, (outcome, _) in progress.outcomes.items()}
+
+
+@pytest.mark.parametrize("code", BAD_CODES)
+def test_a_broken_gpu_costs_no_run(tmp_path, code):
+    jobs = [job(tmp_path, f"run{index}", bad=BROKEN, bad_code=code, seconds=0.1) for index in range(8)]
+    made, said = prepared(tmp_path, jobs)
+    assert set(outcomes(made.run()).values()) == {RunState.COMPLETE}
+    assert all(num_starts(each) <= 2 for each in jobs)
+    assert sum(num_starts(each) for each in jobs) <= 8 + 2  # and then it rests
+    assert any("GPU 0 is left alone for 10 s" in line for line in said)
+    assert not any("out of memory" in line for line in said)
+
+
+@pytest.mark.parametrize("code", BAD_CODES)
+def test_what_failed_on_a_broken_gpu_waits_for_a_sound_one_that_is_taken(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(devices, "REST", 0.1)
+    long = job(tmp_path, "long", seconds=2.5)
+    others = [job(tmp_path, f"run{index}", bad=BROKEN, bad_code=code) for index in range(4)]
+    made, _ = prepared(tmp_path, [long, *others], gpus=(SOUND, BROKEN))
+    assert set(outcomes(made.run()).values()) == {RunState.COMPLETE}
+
+
+def test_what_crashes_everywhere_fails_and_stops_the_grid(tmp_path):
+    jobs = [job(tmp_path, f"run{index}", codes=1, message="a mistake in the code") for index in range(6)]
+    made, said = prepared(tmp_path, jobs)
+    found = outcomes(made.run())
+    failed = [each for each in jobs if found.get(each.name) is RunState.FAILED]
+    assert [num_starts(each) for each in failed] == [3, 3, 3]
+    assert said[-1] == "the first 3 runs all failed in the same way: a mistake in the code"
+
+
+def test_where_a_run_failed_is_said(tmp_path):
+    made, said = prepared(tmp_path, [job(tmp_path, "run", codes="1,0", message="why")], gpus=(BROKEN,))
+    assert outcomes(made.run()) == {"run": RunState.COMPLETE}
+    assert said == ["run failed on GPU 0 and is restarted: why"]
+
+
+def test_the_only_gpu_is_tried_again_after_it_took_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "REST", 0.1)
+    one = job(tmp_path, "run", codes="7,7,0", message="the GPU takes no further process")
+    made, said = prepared(tmp_path, [one], gpus=(BROKEN,))
+    assert outcomes(made.run()) == {"run": RunState.COMPLETE}
+    assert said[:2] == [
+        "run is put off: the GPU takes no further process",
+        "GPU 0 is left alone for 0.1 s: it takes no process of ours",
+    ]
+    assert "GPU 0 is left alone for 0.2 s: it takes no process of ours" in said
+
+
+def test_why_nothing_runs_is_said_once(tmp_path):
+    busy = Gpu(SOUND, 0, "NVIDIA A100", SOUND, 0.97, 0.0, 40000.0)
+    idle = Gpu(SOUND, 0, "NVIDIA A100", SOUND, 0.0, 0.0, 40000.0)
+    looks = iter([[busy], [busy], [busy]])
+    made, said = prepared(tmp_path, [job(tmp_path, "run")], look=lambda: next(looks, [idle]))
+    assert outcomes(made.run()) == {"run": RunState.COMPLETE}
+    assert said == [
+        "1 waiting: GPU 0: others keep it busy for 97 % of the time "
+        "(idle is less than --usage_threshold 0.3; CUDA_VISIBLE_DEVICES= uses the CPU)"
+    ]
+
+
+def test_a_signal_reaches_the_runs_while_the_launcher_waits_to_see_the_gpus(tmp_path):
+    one, two = job(tmp_path, "one", saves=1, seconds=60), job(tmp_path, "two")
+    found = [Gpu(name, index, "NVIDIA A100", name, 0.0, 0.0, 40000.0) for index, name in enumerate((SOUND, BROKEN))]
+    was_over = []
+
+    def look():
+        if (one.record.folder / "checkpoint.pt").exists():  # it runs: now the question hangs
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(3)
+            was_over.append(made._engine._children["one"].process.poll() is not None)
+        return found
+
+    made, said = prepared(tmp_path, [one, two], look=look, coldsecs=1.0)
+    progress = made.run()
+    assert outcomes(progress)["one"] is RunState.STOPPED
+    assert was_over == [True]
+    assert said.count("stopping: the runs save their state; a second signal (Ctrl-C) kills them") == 1
