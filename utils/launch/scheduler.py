@@ -329,6 +329,7 @@ class Scheduler:
         """Queue a failed job again, unless it has failed too often or another attempt would change nothing."""
         job = attempt.job
         out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
+        is_refused = code == errors.NO_DEVICE
         is_final = code in _FINAL or (attempt.timed_out and not attempt.killed)
         if out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(
@@ -336,11 +337,13 @@ class Scheduler:
             )
             self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
-        elif code == errors.NO_DEVICE and self._may_retry(self._refusals, job, self._limits.memory_failures):
+        elif is_refused and self._may_retry(self._refusals, job, self._limits.memory_failures):
             self._view.say(f"{job.name} is put off: {last}")
             self._engine.refused(attempt)
             self._waiting.appendleft(job)
-        elif not (out_of_memory or is_final) and self._may_retry(self._crashes, job, self._limits.crashes):
+        elif not (out_of_memory or is_refused or is_final) and self._may_retry(
+            self._crashes, job, self._limits.crashes
+        ):
             self._view.say(f"{job.name} failed on {attempt.label} and is restarted: {last}")
             self._engine.crashed(attempt)
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good
