@@ -195,17 +195,20 @@ def launch(words: Sequence[str]) -> int:
     from utils.launch.view import show
 
     site: Cluster | Devices
+    percent = common.mps_percent
     if options.engine == SLURM:
         site = _cluster(options, common)
     else:
         site = _devices(options, common, len(plan.jobs))
         common = common.on(site.mps_percent)
+        percent = None if site.undivided else common.mps_percent
+        if options.mps_percent is not None and site.undivided:
+            site.say(f"--mps_percent has no effect: {site.undivided}")
     estimates = Estimates(common.results_dir, site.kinds, site.threads)
     summary = PlanSummary(plan, common, estimates, site.num_slots)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
-    percent = common.mps_percent
     share = "" if percent is None else f", each with {percent:g} % of the multiprocessors"
     show([*summary.lines(options.rerun), f"  on {site.describe()}{share}"])
     if options.dry_run:

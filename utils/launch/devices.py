@@ -201,14 +201,24 @@ class Devices:
         if CPU in self._devices:
             limit = self._devices[CPU].limit
             return f"the CPU: {counted(limit, 'run')} at a time with {counted(self.threads, 'thread')} each"
-        names = [device.gpu.name or "of unknown kind" for device in self._devices.values()]
-        kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-        most = max(device.most for device in self._devices.values())
-        number = counted(self._runs_per_gpu or most, "run")
-        more = " and more if that is faster" if self._runs_per_gpu is None and most >= AT_ONCE else ""
         slots = sum(device.most for device in self._devices.values())
+        kinds = [f"{names}: {self._number_in_words(most, slots)}" for most, names in self._kinds_by_most().items()]
         in_all = f", {self._most} in all" if self._most < slots else ""
-        return f"{kinds}: {number} at a time on each{more}{in_all}"
+        return "; ".join(kinds) + in_all
+
+    def _kinds_by_most(self) -> dict[int, str]:
+        """The GPUs in words, by how many runs each takes."""
+        found: dict[int, list[str]] = {}
+        for device in self._devices.values():
+            found.setdefault(device.most, []).append(device.gpu.name or "GPU of unknown kind")
+        return {
+            most: ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+            for most, names in found.items()
+        }
+
+    def _number_in_words(self, most: int, slots: int) -> str:
+        may_grow = self._runs_per_gpu is None and most >= AT_ONCE and self._most > slots
+        return f"{counted(most, 'run')} at a time on each{' and more if that is faster' if may_grow else ''}"
 
     @property
     def mps_percent(self) -> float | None:
@@ -218,16 +228,25 @@ class Devices:
         the same for all runs of a plan, as convolutions take their sums in another order with another one.
         """
         self._look_if_due()
-        whole = [device for device in self._devices.values() if device.gpu.id != CPU and device.gpu.part is None]
-        if not whole or not has_mps():
+        gpus = [device.gpu for device in self._devices.values()]
+        if self.undivided or any(gpu.is_mig for gpu in gpus):
             return None
         asked = default_mps_percent()
         if asked is not None:
             return asked
         in_all = min(self._most, math.inf if self.num_runs is None else self.num_runs)
-        number = min(self._runs_per_gpu or EXPECTED_RUNS_PER_GPU, in_all / len(whole))
+        expected = 1 if any(gpu.memory_total is None for gpu in gpus) else EXPECTED_RUNS_PER_GPU
+        number = min(self._runs_per_gpu or expected, in_all / len(gpus))
         percent = math.ceil(100 * TIMES_DIVIDED / number)
         return percent if percent < 100 else None
+
+    @property
+    def undivided(self) -> str:
+        """Why runs cannot have a part of a GPU each, in words; empty where they can."""
+        self._look_if_due()
+        if CPU in self._devices:
+            return "there is no GPU"
+        return "" if has_mps() else "the Multi-Process Service does not run (nvidia-cuda-mps-control -d)"
 
     def acquire(self, memory_mb: float | None = None, avoided: Collection[str] = ()) -> Slot | None:
         """A slot for a run, None if none is free. May look at the GPUs, which takes as long as `nvidia-smi`.

@@ -63,7 +63,7 @@ class GpuWatcher:
         if self._chosen is None and found:
             self._chosen = self._without_unusable(self._by_mode(self._choose(names, found)))
         answering = {gpu.id: gpu for gpu in found}
-        chosen = [gpu for gpu in self._chosen or () if gpu.id in answering or _is_mig(gpu.id)]
+        chosen = [gpu for gpu in self._chosen or () if gpu.id in answering or gpu.is_mig]
         return [replace(answering.get(gpu.id, gpu), is_exclusive=gpu.is_exclusive) for gpu in chosen]
 
     def _find(self) -> list[Gpu] | None:
@@ -104,15 +104,17 @@ class GpuWatcher:
         except Hung:
             raise
         except NoAnswer:
-            found = [gpu for known in self._chosen or () for gpu in self._ask_for(known)]
+            numbers = map(str, range(_num_device_files()))
+            names = numbers if self._chosen is None else [gpu.id for gpu in self._chosen if not gpu.is_mig]
+            found = [gpu for name in names for gpu in self._ask_for(name)]
             if not found:
                 raise
             return found
 
-    def _ask_for(self, known: Gpu) -> list[Gpu]:
-        """One GPU alone, as a lost one can keep the others from being listed."""
+    def _ask_for(self, name: str) -> list[Gpu]:
+        """One GPU alone, by its id or number, as a lost one can keep the others from being listed."""
         try:
-            return ask_nvidia_smi(self._timeout, "-i", known.id)
+            return ask_nvidia_smi(self._timeout, "-i", name)
         except NoAnswer:
             return []
 
@@ -123,8 +125,9 @@ class GpuWatcher:
         if in_doubt and any(name.isdecimal() for name in names):
             self._say_once("CUDA_VISIBLE_DEVICES is read in nvidia-smi's order; UUIDs would leave no doubt")
         chosen: dict[str, Gpu] = {}
+        parts = {part.id: part for part in ask_mig_devices(self._timeout)} if any(map(_is_mig, names)) else {}
         for name in names:
-            gpu = _find_named(name, found)
+            gpu = parts.get(name) or _find_named(name, found)
             if gpu is None:
                 self._say_once(f"CUDA_VISIBLE_DEVICES names {name}, which is no usable GPU of this machine")
             else:
@@ -139,7 +142,7 @@ class GpuWatcher:
             mode = modes.get(gpu.index, Mode("Default", is_mig=False))
             if mode.compute == "Prohibited":
                 self._say_once(f"{gpu.label} is not used: its compute mode is Prohibited")
-            elif mode.is_mig:
+            elif mode.is_mig and not gpu.is_mig:
                 mine = [part for part in parts if part.index == gpu.index]
                 usable += mine
                 if not mine:

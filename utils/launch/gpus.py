@@ -74,6 +74,11 @@ class Gpu:
     is_exclusive: bool = False
 
     @property
+    def is_mig(self) -> bool:
+        """Whether it is a MIG device, a part of a GPU."""
+        return self.id.startswith("MIG-")
+
+    @property
     def label(self) -> str:
         """A short name for people."""
         number = self.id if self.index is None else str(self.index)
@@ -126,7 +131,7 @@ def ask_nvidia_smi(timeout: float, *more: str) -> list[Gpu]:
     code, output, errors = _run([*_ASK_DIRECTLY, *more], timeout)
     gpus = [gpu for line in output.splitlines() for gpu in _read_row(line.split(", ", _NUM_COMMAS))]
     if not gpus:
-        reason = _last_line(output) or _last_line(errors) or f"nothing, with exit code {code}"
+        reason = _in_one_line(output) or _in_one_line(errors) or f"nothing, with exit code {code}"
         raise NoAnswer(f"nvidia-smi says {reason[:200]}")
     return gpus
 
@@ -257,5 +262,14 @@ def _number(text: str, low: float, high: float = 1e9) -> float | None:
 
 
 def _last_line(text: str) -> str:
+    return next(reversed(_lines(text)), "")
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(_lines(text))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that are not blank, in letters that can be printed."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(letter if letter.isprintable() else "?" for letter in lines[-1]) if lines else ""
+    return ["".join(letter if letter.isprintable() else "?" for letter in line) for line in lines]

@@ -330,7 +330,7 @@ class Scheduler:
         job = attempt.job
         out_of_memory = code == errors.OUT_OF_MEMORY or (code == -signal.SIGKILL and not attempt.killed)
         is_refused = code == errors.NO_DEVICE
-        is_final = code in _FINAL or (attempt.timed_out and not attempt.killed)
+        has_reason = out_of_memory or is_refused or code in _FINAL or (attempt.timed_out and not attempt.killed)
         if out_of_memory and self._may_retry(self._memory_failures, job, self._limits.memory_failures):
             self._view.say(
                 f"{job.name} ran out of memory on {attempt.label} and will be restarted beside fewer runs: {last}"
@@ -341,9 +341,7 @@ class Scheduler:
             self._view.say(f"{job.name} is put off: {last}")
             self._engine.refused(attempt)
             self._waiting.appendleft(job)
-        elif not (out_of_memory or is_refused or is_final) and self._may_retry(
-            self._crashes, job, self._limits.crashes
-        ):
+        elif not has_reason and self._may_retry(self._crashes, job, self._limits.crashes):
             self._view.say(f"{job.name} failed on {attempt.label} and is restarted: {last}")
             self._engine.crashed(attempt)
             self._waiting.appendleft(job)  # or every run of the plan would crash before one has failed for good

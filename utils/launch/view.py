@@ -230,7 +230,7 @@ def _running(attempts: list[Attempt], width: int, num_rows: int) -> list[Text]:
 
 def _row(attempt: Attempt) -> _Row:
     took, progress = clock(time.monotonic() - attempt.started), attempt.job.record.read_progress()
-    words = progress.words if progress else "starting"
+    words = progress.words if progress else "ending" if attempt.job.record.complete else "starting"
     return _Row(attempt.label, attempt.job.name, setting_of(attempt.job), took, words)
 
 

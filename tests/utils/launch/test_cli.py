@@ -28,10 +28,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(("typed", "percent"), [([], "25"), (["--mps_percent", "40"], "40")])
 def test_each_run_of_a_plan_has_the_same_part_of_a_gpu(tmp_path, capsys, monkeypatch, typed, percent):
     monkeypatch.setattr(Devices, "mps_percent", 25)
+    monkeypatch.setattr(Devices, "undivided", "")
     assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path), *typed]) == 0
     shown = capsys.readouterr().out
     assert f", each with {percent} % of the multiprocessors\n" in shown
     assert shown.count(f" --mps_percent {percent} ") == 16
+
+
+def test_a_part_of_a_gpu_that_is_not_to_be_had_is_not_in_the_plan(tmp_path, capsys):
+    assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path), "--mps_percent", "20"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "--mps_percent has no effect: there is no GPU\n"
+    assert "multiprocessors" not in shown.out
 
 
 def test_plan_for_programs(tmp_path, capsys):

@@ -227,6 +227,13 @@ def test_a_foreign_line_does_not_hide_the_gpus(smi, said):
     [
         ({"text": "NVIDIA-SMI has failed: is the driver installed?\n\n", "code": 9}, "is the driver installed?"),
         ({"errors": "Failed to initialize NVML: version mismatch\n", "code": 18}, "Failed to initialize NVML"),
+        (
+            {
+                "text": "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.159\n",
+                "code": 18,
+            },
+            "says Failed to initialize NVML: Driver/library version mismatch; NVML library version: 580.159",
+        ),
         ({"text": "No devices were found\n", "code": 6}, "No devices were found"),
         ({"text": "\x00\xff\x1b[2J, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n"}, "1, 2, 3, 4, 5"),
         ({"text": "0, GPU-1\n0\n"}, "0"),
@@ -268,6 +275,14 @@ def test_a_lost_gpu_does_not_hide_the_others(smi, said):
     message = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.\n"
     smi.play(row(0, used=5), text=message, code=15, lists=False, answers_alone=True)
     assert [(gpu.id, gpu.memory_used) for gpu in looking.look()] == [(uuid(0), 5.0)]
+
+
+def test_a_lost_gpu_does_not_hide_the_others_at_the_first_look(smi, said, device_folder):
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (device_folder / name).touch()
+    message = "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.\n"
+    smi.play(row(0), text=message, code=15, lists=False, answers_alone=True)
+    assert ids(watcher(said).look()) == [uuid(0)]
 
 
 def test_numbers_that_move_up_after_a_loss_let_no_other_gpu_in(smi, said):
@@ -365,7 +380,12 @@ GPU 2: NVIDIA A100 (UUID: {uuid(2)})
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [(None, ["GPU 0:0", "GPU 0:1", "GPU 1:0", "GPU 2"]), ("1", ["GPU 1:0"]), ("2,0", ["GPU 2", "GPU 0:0", "GPU 0:1"])],
+    [
+        (None, ["GPU 0:0", "GPU 0:1", "GPU 1:0", "GPU 2"]),
+        ("1", ["GPU 1:0"]),
+        ("2,0", ["GPU 2", "GPU 0:0", "GPU 0:1"]),
+        ("MIG-bbbb,MIG-cccc", ["GPU 0:1", "GPU 1:0"]),
+    ],
 )
 def test_a_gpu_in_mig_mode_gives_way_to_its_mig_devices(smi, said, visible, expected):
     divided = {"load": "[N/A]", "used": "[Insufficient Permissions]", "mig.mode.current": "Enabled"}
