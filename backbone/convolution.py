@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from backbone.branch import Branch
+
+_NUMBERS_OF_A_VECTOR = 16  # in float32, of the widest that oneDNN uses
 
 
 class Convolution(nn.Conv2d):
@@ -33,7 +36,21 @@ class Convolution(nn.Conv2d):
             branch, weight = self.branch
             self.branch = None  # once in a forward: autograd would add gradients before they have come from the branch
             return _Convolve.apply(self, branch, x.to(weight.dtype), weight)
+        if self._overruns_buffers(x):
+            down, across = self.stride
+            return functional.conv2d(x[:, :, ::down, ::across], self.current, self.bias, groups=self.groups)
         return self._conv_forward(x, self.current, self.bias)
+
+    def _overruns_buffers(self, x: Tensor) -> bool:
+        """Whether oneDNN would write beyond its buffers, and so into whatever is there (torch 2.14 on AVX-512).
+
+        It does in backward passes of several threads through convolutions of 1 x 1 pixels with a stride, whose maps
+        are channels last and have fewer channels than a vector has numbers.
+        """
+        is_projection = self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0)
+        if not is_projection or self.in_channels >= _NUMBERS_OF_A_VECTOR or x.device.type != "cpu":
+            return False
+        return x.stride(1) == 1 and torch.get_num_threads() > 1
 
     @property
     def current(self) -> Tensor:

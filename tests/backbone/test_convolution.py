@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from backbone import blocks, convolution
 from backbone.branch import Branch
 from backbone.convolution import Convolution, weights_on_branch
 from tests.backbone.rig import awake, convolutions, narrow
-from utils.config.registry import BACKBONES
+from utils.config.registry import BACKBONES, ROOT
 
 NAMES = BACKBONES.names()
 
@@ -54,6 +56,45 @@ def test_rounded_weights_are_for_those_that_learn_and_can_be_differentiated_twic
     with torch.no_grad(), network.rounded_weights(torch.bfloat16):
         assert all(layer.rounded is None for layer in convolutions(network))
     assert kept.grad is None
+
+
+NARROW_ON_TWO_THREADS = """\
+import torch
+from backbone.norm import norm_factory
+from utils.config.registry import BACKBONES
+torch.set_num_threads(2)
+network = BACKBONES.get("resnet18")(norm_factory("LN", num_tasks=2), image_size=16, nf={width})
+network.arrange(torch.channels_last)
+for rows in (7, 12, 17) * 40:
+    images = torch.randn(rows, 3, 16, 16).to(memory_format=torch.channels_last)
+    network(images).square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_narrow_networks_train_on_several_threads(width):
+    """Where oneDNN writes into foreign memory, the process dies sooner or later."""
+    program = NARROW_ON_TWO_THREADS.format(width=width)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("channels", [2, 15, 16])
+@pytest.mark.parametrize(("size", "stride"), [(16, 2), (15, 2), (9, 3)])
+def test_projections_on_several_threads_are_those_on_one(channels, size, stride):
+    torch.manual_seed(0)
+    layer = blocks.convolution(channels, 2 * channels, 1, stride).double().to(memory_format=torch.channels_last)
+    maps = torch.randn(5, channels, size, size, dtype=torch.float64).to(memory_format=torch.channels_last)
+    maps.requires_grad_()
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            y = layer(maps)
+            found.append((y, *torch.autograd.grad(y.pow(3).sum(), (maps, layer.weight))))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
 @contextlib.contextmanager
