@@ -40,7 +40,7 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
-from utils.machine import default_threads, prepare_streams
+from utils.machine import default_mps_percent, default_threads, prepare_streams
 from utils.records.content import DamagedRecord, RecordedConfig
 from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
@@ -152,6 +152,7 @@ def run(arguments: list[str], stop: StopRequest) -> int:
         show_dry_run(start)
         return COMPLETE
     if config.rerun and record.folder.exists():
+        check_start(start)
         with contextlib.closing(record.open(is_locked=not config.no_lock)):
             screen.say(f"set aside: {record.set_aside(FORMER).name}")
     if not complete(start):
@@ -591,28 +592,50 @@ def show_dry_run(start: Start) -> None:
     """Show the plan of a run without starting it: its steps, its state, and every value that its result depends on.
 
     Raises:
-        UserError: the run could not begin; what only its device or a compiler refuses is not found.
+        UserError: the run could not begin.
     """
-    import torch
-
     from utils.run.summary import show_plan, show_values
 
-    config, record, screen, host = start.config, start.record, start.screen, torch.device("cpu")
-    device, threads = _planned_arithmetic(config)
-    augmentation = make_augmentation(config, start.dataset, start.arrays, host)
-    stream = make_stream(config, start.arrays, host)
-    planned = plan_run(config, stream)
-    make_method(config, stream, augmentation, host).check_batches(planned.by_task)
+    config, record, screen = start.config, start.record, start.screen
+    planned, device, threads = check_start(start)
     show_plan(config, planned, record, screen, device, threads)
     state = "complete" if record.complete else "started" if record.started else "not run"
     screen.say(f"  {planned.task_ends(config)[-1]:,} training steps; {state}")
     show_values(config, screen)
 
 
+def check_start(start: Start) -> tuple[PlannedStages, torch.device, int]:
+    """What a run would train, on which device and with how many threads.
+
+    Raises:
+        UserError: it could not begin. What only the memory of its device refuses, or only a compiler where kernels are
+            not asked for by `--fused_norms on`, is not found.
+    """
+    import torch
+
+    from backbone.kernels import choose_norm_kernels
+    from utils.run.steps import check_capture
+
+    config, host = start.config, torch.device("cpu")
+    device, threads = _planned_arithmetic(config)
+    augmentation = make_augmentation(config, start.dataset, start.arrays, host)
+    stream = make_stream(config, start.arrays, host)
+    planned = plan_run(config, stream)
+    method = make_method(config, stream, augmentation, host)
+    method.check_batches(planned.by_task)
+    check_capture(config.cuda_graph, method.uncapturable(), device.type)
+    if config.fused_norms == "on":
+        norm = cast("type[Norm]", config.parts.norm)
+        choose_norm_kernels("on", norm, config.precision, device, lambda note: None)
+    return planned, device, threads
+
+
 def _planned_arithmetic(config: Configuration) -> tuple[torch.device, int]:
     """The device and the threads of a new run. Raises UserError if they cannot be."""
     from utils.run.environment import choose_device, set_arithmetic
 
+    if config.mps_percent is None:
+        default_mps_percent()
     device, threads = choose_device(config.device), config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     return device, threads

@@ -140,6 +140,35 @@ def test_a_dry_run_shows_published_values_before_there_are_data(tmp_path, capsys
     assert "a budget of 100 rows" in shown
 
 
+def no_compiler(wanted, *kinds):
+    if wanted:
+        raise OSError("there is none")
+
+
+@pytest.mark.parametrize("command", ["--rerun", "--dry_run"])
+@pytest.mark.parametrize(
+    ("words", "variable", "reason"),
+    [
+        (["--cuda_graph", "on"], {}, "--cuda_graph on cannot be: --device cpu is no GPU"),
+        (["--precision", "tf32"], {}, "--precision tf32 is arithmetic of NVIDIA GPUs"),
+        ([], {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "abc"}, "which is no percentage"),
+        (["--fused_norms", "on"], {}, "--fused_norms on: the C++ compiler makes no kernels here"),
+    ],
+    ids=["graph", "precision", "part", "kernels"],
+)
+def test_a_run_that_cannot_begin_sets_nothing_aside(
+    start, tmp_path, capsys, monkeypatch, command, words, variable, reason
+):
+    assert start() == 0
+    folder = only_folder(tmp_path / "results")
+    monkeypatch.setattr("backbone.kernels.use_fused_kernels", no_compiler)
+    for name, value in variable.items():
+        monkeypatch.setenv(name, value)
+    assert start(command, *words) == 2
+    assert reason in capsys.readouterr().err
+    assert only_folder(tmp_path / "results") == folder
+
+
 def test_rerun_sets_a_complete_record_aside_and_its_command_does_not(start, tmp_path, capsys):
     assert start() == start() == 0
     assert "--rerun sets it aside and starts over" in capsys.readouterr().out
@@ -338,12 +367,12 @@ def test_diverged_run_ends_with_its_own_code_and_is_not_repeated(start, tmp_path
         ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "another one has it"),
     ],
 )
-def test_a_device_without_room_has_its_own_code(start, monkeypatch, capsys, text, said):
+def test_a_device_that_has_no_room_or_takes_no_process_has_its_own_code(start, monkeypatch, capsys, text, said):
     def fail(self, loss):
         raise RuntimeError(text)
 
     monkeypatch.setattr(METHODS.get("er_ace"), "update", fail)
-    assert start() == 4
+    assert start() == (4 if said == "out of memory" else 7)
     assert said in capsys.readouterr().err
 
 

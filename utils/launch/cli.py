@@ -48,7 +48,7 @@ from utils.launch.plan import FollowUps, make_plan
 from utils.launch.presence import cancel
 from utils.launch.slurm_job import slurm_job
 from utils.launch.status import status
-from utils.machine import default_threads, discard_output, prepare_streams
+from utils.machine import default_mps_percent, default_threads, discard_output, prepare_streams
 from utils.records.record import FORMER
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def launch(words: Sequence[str]) -> int:
         site = _cluster(options, common)
     else:
         site = _devices(options, common, len(plan.jobs))
+        _check_runs(plan.jobs, "cpu" if site.kinds == {"cpu"} else "cuda")
         common = common.on(site.mps_percent)
         percent = None if site.undivided else common.mps_percent
         if options.mps_percent is not None and site.undivided:
@@ -215,6 +216,18 @@ def launch(words: Sequence[str]) -> int:
         print(*summary.commands(), sep="\n")
         return COMPLETE
     return _start(summary, site, options)
+
+
+def _check_runs(jobs: Iterable[Job], device_type: str) -> None:
+    """Raises UserError for a plan with runs that this machine cannot do; what a GPU can is known to the runs alone."""
+    from utils.run.environment import check_arithmetic
+    from utils.run.steps import check_capture
+
+    if any(job.config.mps_percent is None for job in jobs):
+        default_mps_percent()
+    for word, precision, fast in {(job.config.cuda_graph, job.config.precision, job.config.fast) for job in jobs}:
+        check_capture(word, None, device_type)
+        check_arithmetic(device_type, precision, fast)
 
 
 def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Namespace) -> int:

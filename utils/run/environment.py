@@ -15,6 +15,7 @@ from utils.config.registry import ROOT
 from utils.errors import NoDevice, UserError
 from utils.machine import MPS_PERCENT, available_cores, cpu_name, default_mps_percent, has_bfloat16, has_mps
 
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
 # In which convolutions are fastest, by kind of device and precision, as measured on a CPU and on an H100
@@ -102,6 +103,7 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
 
     TF32 is for convolutions. Matrix products are not the network's alone: they resize crops and give cosines.
     """
+    check_arithmetic(device.type, precision, fast)
     _check_precision(device, precision)
     torch.set_num_threads(threads)
     if hasattr(torch.backends.cudnn, "conv"):  # from torch 2.9 on, which warns of the older switches
@@ -112,20 +114,24 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = fast
     if not fast:
-        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
-        if device.type == "cuda" and workspace not in _WORKSPACES:
-            raise UserError(
-                f"$CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS is not deterministic: unset it, or give "
-                "--fast 1"
-            )
+        os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
     # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
     torch.set_deterministic_debug_mode("default" if fast else "error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module's own class has it
 
 
-def _check_precision(device: torch.device, precision: str) -> None:
-    if precision == "tf32" and device.type != "cuda":
+def check_arithmetic(device_type: str, precision: str, fast: bool) -> None:
+    """Raises UserError for arithmetic that no device of a kind has, or that is not deterministic and should be."""
+    if precision == "tf32" and device_type != "cuda":
         raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    workspace = os.environ.get(_WORKSPACE, _WORKSPACES[0])
+    if device_type == "cuda" and not fast and workspace not in _WORKSPACES:
+        raise UserError(
+            f"${_WORKSPACE} is {workspace!r}, with which cuBLAS is not deterministic: unset it, or give --fast 1"
+        )
+
+
+def _check_precision(device: torch.device, precision: str) -> None:
     if device.type == "cpu" and precision == "bf16" and has_bfloat16() is False:
         warnings.warn(
             "this processor has no instructions for bfloat16: --precision bf16 may be slower than fp32", stacklevel=3

@@ -155,9 +155,7 @@ def make_capture(
     Raises:
         UserError: `--cuda_graph on` is given, and they cannot be captured.
     """
-    reason = uncapturable if device.type == "cuda" else f"--device {device.type} is no GPU"
-    if config.cuda_graph == "on" and reason:
-        raise UserError(f"--cuda_graph on cannot be: {reason}")
+    reason = check_capture(config.cuda_graph, uncapturable, device.type)
     if config.cuda_graph == "off" or reason:
         return Capture()
     capture = Capture(is_required=config.cuda_graph == "on", say=say)
@@ -166,6 +164,18 @@ def make_capture(
     except RuntimeError as error:
         capture.give_up(error)
     return capture
+
+
+def check_capture(word: str, uncapturable: str | None, device_type: str) -> str | None:
+    """Why training steps cannot be captured on a kind of device; None if they can.
+
+    Raises:
+        UserError: they are to be, by the word of `--cuda_graph`.
+    """
+    reason = uncapturable if device_type == "cuda" else f"--device {device_type} is no GPU"
+    if word == "on" and reason:
+        raise UserError(f"--cuda_graph on cannot be: {reason}")
+    return reason
 
 
 class Steps:

@@ -42,6 +42,30 @@ def test_a_part_of_a_gpu_that_is_not_to_be_had_is_not_in_the_plan(tmp_path, caps
     assert "multiprocessors" not in shown.out
 
 
+@pytest.mark.parametrize("words", [["--dry_run"], ["-y", "--rerun"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("options", "variable", "reason"),
+    [
+        (["--cuda_graph", "on"], None, "--cuda_graph on cannot be: --device cpu is no GPU"),
+        (["--precision", "fp32", "tf32"], None, "--precision tf32 is arithmetic of NVIDIA GPUs"),
+        ([], "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "which is no percentage"),
+    ],
+)
+def test_a_plan_of_runs_that_cannot_begin_is_refused(tmp_path, capsys, monkeypatch, words, options, variable, reason):
+    if variable:
+        monkeypatch.setenv(variable, "abc")
+    assert main(["--preset", "demo", "--results_dir", str(tmp_path / "results"), *words, *options]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_foreign_workspace_is_refused_where_the_runs_use_gpus(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Devices, "kinds", {"NVIDIA A100"})
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path)]) == 2
+    assert "CUBLAS_WORKSPACE_CONFIG is ':0:0'" in capsys.readouterr().err
+
+
 def test_plan_for_programs(tmp_path, capsys):
     assert main(["--preset", "demo", "--json", "--num_seeds", "1", "--results_dir", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
