@@ -46,7 +46,14 @@ REPLAY_OPTIONS = grouped(
         "capacity of the memory, in images of all tasks together",
         required=True,
     ),
-    Option("minibatch_size", ranged(int, 1), None, "images per draw from memory", source="as --batch_size"),
+    Option(
+        "minibatch_size",
+        ranged(int, 1),
+        None,
+        "images per draw from memory",
+        source="as --batch_size",
+        needs_memory=True,
+    ),
     Option(
         "buffer_mode",
         str,
@@ -54,6 +61,7 @@ REPLAY_OPTIONS = grouped(
         "which rows of the stream the memory keeps: those of reservoir sampling, with or without balance of the "
         "classes, of a greedy balance of them, or the last of each task",
         choices=tuple(BUFFER_MODES),
+        needs_memory=True,
     ),
     Option(
         "forward",
@@ -61,6 +69,7 @@ REPLAY_OPTIONS = grouped(
         "auto",
         "current and memory rows as one batch to the norm layers, or one each",
         choices=("auto", "joint", "separate"),
+        needs_memory=True,
     ),
 )
 

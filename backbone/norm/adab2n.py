@@ -64,6 +64,7 @@ class AdaB2N(ContextNorm):
             "renormalize_absent",
             "divide the samples' weights by their sum, which absent tasks make smaller than 1",
             needs_memory=True,
+            min_tasks=2,
         ),
     )
     regularizer_options = (
@@ -377,6 +378,9 @@ def _grad_maps(
     return through_statistics.addcmul_(at_least_single(gradient), negative_slope, value=-1).to(x.dtype)
 
 
+_SMALLEST_KAPPA = 1e-30  # below it, tables of float32 do not hold what is divided by it, and it is no other than 0
+
+
 class _Statistics:
     """Mean and variance [2, C] of one forward, which keep its graph alive only until a backward pass has used it."""
 
@@ -399,8 +403,10 @@ def step_size(num_before: Tensor, kappa: float, momentum: float, dtype: torch.dt
         momentum: m.
         dtype: of the result.
     """
-    if kappa == 0:
+    if kappa < _SMALLEST_KAPPA:
         return (num_before + 1).to(dtype).reciprocal()
+    if momentum in (0, 1):  # which the step size is, then
+        return torch.full_like(num_before, momentum, dtype=dtype)
     log_q = kappa * math.log1p(-momentum)
     first = momentum**-kappa
     limit = -1 / math.expm1(log_q)

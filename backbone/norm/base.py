@@ -32,6 +32,7 @@ class Norm(nn.Module, ABC):
         undecayed: names of parameters that weight decay must leave alone.
         shared_arguments: constructor arguments that mean here what they mean in `nn.BatchNorm2d`.
         min_values: per channel of a training batch, without which there are no statistics.
+        min_pixels: of a map, without which it has no spread of its own where the layer needs one.
         per_sample: no sample depends on the others of its batch.
         fused_on: kinds of devices for which there are fused kernels that `normalize_at_once` takes.
         num_made: layers that have come into being so far, by construction, copying or unpickling.
@@ -46,6 +47,7 @@ class Norm(nn.Module, ABC):
     undecayed: ClassVar[tuple[str, ...]] = ()
     shared_arguments: ClassVar[tuple[str, ...]] = ("affine", "eps", "momentum")
     min_values: ClassVar[int] = 1
+    min_pixels: ClassVar[int] = 1
     per_sample: ClassVar[bool] = False
     fused_on: ClassVar[tuple[str, ...]] = ()
     num_made: ClassVar[int] = 0
@@ -73,6 +75,8 @@ class Norm(nn.Module, ABC):
             raise NormError(f"{self.name} has parameters for every position: give spatial_size, the side of the maps")
         self.num_features = num_features
         self.spatial_size = spatial_size
+        if spatial_size is not None:
+            self.check_map_size(spatial_size**2)
 
     def forward(self, x: Tensor, *, added: Tensor | None = None, rectified: bool = False) -> Tensor:
         """Normalise feature maps [N, C, H, W]; the result has their shape and type.
@@ -124,10 +128,12 @@ class Norm(nn.Module, ABC):
         """values + bias, of shape [..., C]."""
         return values if self.bias is None else values + self.bias
 
-    def check_map_size(self, x: Tensor) -> None:
-        """Raises NormError for maps of a single pixel, which have no spread of their own."""
-        if x.shape[2] * x.shape[3] < 2:
-            raise NormError(f"{self.name} needs maps of at least 2 pixels: use larger images or another layer")
+    def check_map_size(self, num_pixels: int) -> None:
+        """Raises NormError for maps of so few pixels that they have no spread of their own where one is needed."""
+        if num_pixels < self.min_pixels:
+            raise NormError(
+                f"{self.name} needs maps of at least {self.min_pixels} pixels: use larger images or another layer"
+            )
 
     def take_relu(self) -> bool:
         """Take the place of the ReLU that follows the layer in a network, if the layer has a unit of its own for it.

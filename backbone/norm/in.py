@@ -26,6 +26,7 @@ class IN(Norm):
         NormError: an input has maps of a single pixel.
     """
 
+    min_pixels = 2
     per_sample = True
     fused_on = ("cpu", "cuda")
     protocol_defaults: ClassVar[dict[str, dict[str, Any]]] = {"online": {"affine": False}, "offline": {"affine": False}}
@@ -39,10 +40,10 @@ class IN(Norm):
 
     def normalize_at_once(self, x: Tensor, added: Tensor | None, rectified: bool) -> Tensor | None:
         kind = _fused_rows.Grouped(self.num_features, self.eps)
-        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added, self.weight, self.bias):
+        if x.shape[2:].numel() < self.min_pixels or not _fused_rows.takes(kind, x, added, self.weight, self.bias):
             return None
         return _fused_rows.normalize(kind, x, self.weight, self.bias, added=added, rectified=rectified)
 
     def normalize(self, x: Tensor) -> Tensor:
-        self.check_map_size(x)
+        self.check_map_size(x.shape[2:].numel())
         return torch.group_norm(at_least_single(x), self.num_features, self.weight, self.bias, self.eps).to(x.dtype)

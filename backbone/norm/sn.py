@@ -31,6 +31,7 @@ class SN(Norm):
         NormError: an input has maps of a single pixel.
     """
 
+    min_pixels = 2
     fused_on = ("cpu", "cuda")
     _shown = ("eps", "decay")
 
@@ -66,7 +67,7 @@ class SN(Norm):
         sizes = self.batch_sizes or (len(x),)
         kind = _fused_rows.Switchable(self.eps, sizes, self.running_mean, self.running_var, 1 - self.decay)
         parameters = self.weight, self.bias, self.mean_weight, self.var_weight
-        if x.shape[2:].numel() < 2 or not _fused_rows.takes(kind, x, added, *parameters):
+        if x.shape[2:].numel() < self.min_pixels or not _fused_rows.takes(kind, x, added, *parameters):
             return None
         return _fused_rows.normalize(kind, x, *parameters, added=added, rectified=rectified)
 
@@ -80,7 +81,7 @@ class SN(Norm):
 
     def _normalize_equal(self, x: Tensor, num_batches: int) -> Tensor:
         """Normalise batches of the same size."""
-        self.check_map_size(x)
+        self.check_map_size(x.shape[2:].numel())
         running = self.running_mean, self.running_var
         logits = torch.stack((self.mean_weight, self.var_weight))
         y, batches = _NormalizeMixed.apply(

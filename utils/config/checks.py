@@ -28,7 +28,7 @@ def check(config: Configuration) -> None:
     _check_measurements(config)
     _check_epochs(config)
     _check_backbone(config)
-    _check_milestones(config)
+    _check_schedule(config)
     _check_active(config)
     num_classes = config.values.get("num_classes") or config.parts.dataset.num_classes
     if num_classes is not None:
@@ -147,7 +147,10 @@ def _check_backbone(config: Configuration) -> None:
         raise UserError(f"--backbone {config.backbone} has no `{lacking[0]}`, which --model {config.model} calls")
 
 
-def _check_milestones(config: Configuration) -> None:
+def _check_schedule(config: Configuration) -> None:
+    is_typed = config.origins["lr_schedule"] == "typed"
+    if is_typed and config.lr_schedule == "epoch_cosine" and config.epochs < 3:  # it is an epoch late
+        raise InactiveOption("lr_schedule", "epoch_cosine changes the learning rate from the third epoch on")
     milestones, epochs = config.milestones, config.epochs
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
         raise UserError("--milestones must be epochs of at least 1, in increasing order")

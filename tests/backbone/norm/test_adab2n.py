@@ -40,6 +40,17 @@ def test_step_size_has_a_limit(kappa):
     assert found == pytest.approx(1 - 0.9**kappa, rel=1e-12)
 
 
+@pytest.mark.parametrize("kappa", [0.0, 1e-50, 1e-29, 0.4, 1.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+def test_step_sizes_at_the_ends_of_their_ranges(kappa, momentum):
+    power = 0.0 if kappa == 1e-50 else kappa
+    expected = [momentum**power]
+    for _ in range(4):
+        expected.append(expected[-1] / (expected[-1] + (1 - momentum) ** power))
+    found = step_size(torch.arange(5), kappa, momentum, torch.float32)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=0)
+
+
 def test_kappa_one_is_the_momentum_of_bn():
     layer = double(kappa=1.0)
     for number in range(1, 4):

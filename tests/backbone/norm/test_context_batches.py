@@ -112,7 +112,7 @@ def test_a_layer_derived_from_another_does_with_several_batches_what_it_does_wit
 
 @pytest.mark.parametrize("name", ["SN", "BN"])
 def test_a_batch_of_too_few_values_is_refused_beside_a_larger_one(name):
-    layer = make(name, side=1)
+    layer = make(name)
     with separate_batches(layer, (11, 1)), pytest.raises(ValueError, match=r"pixels|1 value per channel"):
         layer(maps(side=1))
 

@@ -35,7 +35,7 @@ def test_resnet18_of_torchvision(name):
     network = resnet18(num_classes=4).train()
     others = {key: value.clone() for key, value in network.named_parameters() if value.dim() > 1 or "fc" in key}
     stream = torch.get_rng_state()
-    assert convert_norms(network, name, input_size=32, num_tasks=3) is network
+    assert convert_norms(network, name, input_size=64, num_tasks=3) is network
     assert torch.equal(torch.get_rng_state(), stream)
     remaining = dict(network.named_parameters())
     assert all(torch.equal(remaining[key], value) for key, value in others.items())
@@ -43,7 +43,7 @@ def test_resnet18_of_torchvision(name):
     assert len(layers) == 20
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert all(module.training for module in network.modules())
-    assert [layer.spatial_size for layer in layers[:2]] == [16, 8]
+    assert [layer.spatial_size for layer in layers[:2]] == [32, 16]
 
 
 @pytest.mark.parametrize("name", ["TBBN", "AdaB2N"])

@@ -161,7 +161,6 @@ def test_equal_computations_have_one_identity(first, second):
         "--lr 0.03 --optimizer adam",
         "--lr 0.03 --optimizer adamw",
         "--lr_schedule cosine",
-        "--lr_schedule epoch_cosine",
     ],
 )
 def test_what_changes_a_result_changes_the_identity(more):

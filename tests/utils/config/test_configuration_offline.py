@@ -194,6 +194,30 @@ def test_options_that_need_memory_rows_need_a_task_that_replays():
         config(f"--model er_ace {line}")
 
 
+@pytest.mark.parametrize("words", ["--minibatch_size 3", "--buffer_mode ring", "--forward joint"])
+def test_options_of_replay_need_a_task_that_replays(words):
+    line = "--dataset seq-arrays --buffer_size 9 --lr 0.1 --n_tasks 1"
+    config(f"--model er {line} {words}")
+    config(f"--model er_ace {line.replace('--n_tasks 1', '--n_tasks 2')} {words}")
+    with pytest.raises(UserError, match=rf"{words.split()[0]} changes nothing .* at least 2 tasks \(--n_tasks\)"):
+        config(f"--model er_ace {line} {words}")
+
+
+def test_weights_of_absent_tasks_need_a_second_task():
+    line = "--model er --dataset seq-arrays --buffer_size 9 --lr 0.1 --nl AdaB2N --renormalize_absent --n_tasks"
+    config(f"{line} 2")
+    with pytest.raises(UserError, match=r"--renormalize_absent changes nothing .* at least 2 tasks"):
+        config(f"{line} 1")
+
+
+@pytest.mark.parametrize("model", ["er --epochs", "podnet --second_epochs 1 --epochs"])
+def test_a_cosine_that_is_an_epoch_late_needs_three(model):
+    line = f"--dataset seq-arrays --buffer_size 9 --lr 0.1 --n_tasks 2 --lr_schedule epoch_cosine --model {model}"
+    config(f"{line} 3")
+    with pytest.raises(UserError, match=r"--lr_schedule changes nothing .* from the third epoch on"):
+        config(f"{line} 2")
+
+
 def test_one_task_is_one_computation_whatever_waits_for_a_later_one():
     lines = [f"--model ft --dataset seq-arrays --n_tasks 1 --nl {norm}" for norm in ("BN", "TBBN")]
     assert all("quota" not in config(line).used() for line in lines)
