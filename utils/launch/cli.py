@@ -206,7 +206,7 @@ def launch(words: Sequence[str]) -> int:
         if options.mps_percent is not None and site.undivided:
             site.say(f"--mps_percent has no effect: {site.undivided}")
     estimates = Estimates(common.results_dir, site.kinds, site.threads)
-    summary = PlanSummary(plan, common, estimates, site.num_slots)
+    summary = PlanSummary(plan, common, estimates, site.num_slots, site.shares_gpus)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
         return COMPLETE
@@ -242,7 +242,7 @@ def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.
         return INCOMPLETE
     if options.rerun:
         set_aside(summary.jobs)
-        summary = PlanSummary(summary.plan, summary.common, summary.estimates, site.num_slots)
+        summary = PlanSummary(summary.plan, summary.common, summary.estimates, site.num_slots, site.shares_gpus)
     return _run(summary, site, options)
 
 

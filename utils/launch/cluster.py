@@ -44,6 +44,11 @@ class Cluster:
     kinds = None  # of device, whose names are not known before a job has one
 
     @property
+    def shares_gpus(self) -> bool:
+        """Whether some of these runs share a GPU."""
+        return self._side_by_side > 1
+
+    @property
     def num_slots(self) -> int:
         """How many runs there are at a time, as far as that is known."""
         return (self.jobs or 1) * self._side_by_side

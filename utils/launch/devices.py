@@ -180,6 +180,11 @@ class Devices:
         return int(min(self._most, sum(device.most for device in self._devices.values() if device.answers)))
 
     @property
+    def shares_gpus(self) -> bool:
+        """Whether some of these runs share a GPU."""
+        return self.num_slots > len(self._devices) and CPU not in self._devices
+
+    @property
     def _most(self) -> float:
         """How many runs the cores allow at a time; each keeps `threads` of them busy, on a GPU too."""
         is_typed = self._runs_per_gpu is not None and CPU not in self._devices

@@ -57,8 +57,8 @@ class Cost:
             return 0.0
         return max(sum(estimated) * self.num_open / len(estimated) / num_parallel, *estimated) if estimated else None
 
-    def lines(self, num_parallel: int) -> list[str]:
-        """The cost in lines of text."""
+    def lines(self, num_parallel: int, shares_gpus: bool = False) -> list[str]:
+        """The cost in lines of text, with so many runs at a time, of which some may share a GPU."""
         if not self.num_open:
             return []
         lines = []
@@ -66,9 +66,9 @@ class Cost:
             lines.append(f"work: {steps_in_words(self.num_steps, self.is_exact)}")
             if self.num_retuning_steps:
                 lines[0] += f" and {_number(self.num_retuning_steps, self.is_exact)} steps of re-tuning norm layers"
-        return [*lines, self._time_line(num_parallel)]
+        return [*lines, self._time_line(num_parallel, shares_gpus)]
 
-    def _time_line(self, num_parallel: int) -> str:
+    def _time_line(self, num_parallel: int, shares_gpus: bool) -> str:
         seconds = self.seconds(num_parallel)
         if seconds is None:
             return "time: unknown, as no similar run is complete; estimated once the first runs are under way"
@@ -78,7 +78,8 @@ class Cost:
             reasons.append(f"from complete runs like {share}")
         if self.rough:
             reasons.append("rough: from the speed of other runs on this machine")
-        return f"time: about {_duration(seconds)} with {num_parallel} at a time, {'; '.join(reasons)}"
+        shared = " if those that share a GPU do not slow each other down" if shares_gpus else ""
+        return f"time: about {_duration(seconds)} with {num_parallel} at a time{shared}, {'; '.join(reasons)}"
 
 
 def cost_of(jobs: Sequence[Job], num_following: int, estimates: Estimates) -> Cost:
@@ -140,6 +141,7 @@ class PlanSummary:
         common: options that all runs share.
         estimates: of what runs will take.
         num_parallel: runs that may run at the same time.
+        shares_gpus: whether some of them may share a GPU, on which they then slow each other down.
 
     Attributes:
         plan, common, estimates: as given.
@@ -147,11 +149,19 @@ class PlanSummary:
         following: the runs of these on all data, as far as they are not in the plan.
     """
 
-    def __init__(self, plan: Plan, common: CommonOptions, estimates: Estimates, num_parallel: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        common: CommonOptions,
+        estimates: Estimates,
+        num_parallel: int,
+        shares_gpus: bool = False,
+    ) -> None:
         self.plan = plan
         self.common = common
         self.estimates = estimates
         self._num_parallel = num_parallel
+        self._shares_gpus = shares_gpus
         self.chosen = decided(plan.searches)
         planned = {job.identity for job in plan.jobs}
         finals = (job for search, index in self.chosen.items() for job in search.finals(index))
@@ -181,7 +191,7 @@ class PlanSummary:
             *(f"  {title}: {' '.join(values)}" for title, values in _axes(plan).items()),
             *(f"  tasks: {line}" for line in _unequal_tasks(plan.jobs)),
             *(f"  {line}" for line in self._search_lines()),
-            *(f"  {line}" for line in self._cost().lines(self._num_parallel)),
+            *(f"  {line}" for line in self._cost().lines(self._num_parallel, self._shares_gpus)),
             f"  records: {self.common.folder}",
             *(f"  {line}" for line in (self._models_lines(reruns) if self.common.keeps_models else ())),
             *(f"  missing data, so the state of its runs is unknown: {each}" for each in plan.missing_data),

@@ -431,6 +431,19 @@ def test_a_part_that_the_environment_names_is_taken(monkeypatch, mps, gpus, perc
     assert Machine(*gpus).devices.mps_percent is None
 
 
+@pytest.mark.parametrize(
+    ("gpus", "options", "shared"),
+    [
+        ([], {"jobs": 4}, False),
+        ([gpu(), gpu("GPU-b")], {"jobs": 2}, False),
+        ([gpu(), gpu("GPU-b")], {"runs_per_gpu": 1}, False),
+        ([gpu(), gpu("GPU-b")], {"jobs": 3}, True),
+    ],
+)
+def test_whether_runs_share_a_gpu_is_known_beforehand(gpus, options, shared):
+    assert Machine(*gpus, **options).devices.shares_gpus == shared
+
+
 def test_a_number_that_a_gpu_in_exclusive_mode_cannot_take_is_said():
     machine = Machine(replace(gpu(), is_exclusive=True, index=2), runs_per_gpu=3)
     machine.acquire_all()

@@ -172,6 +172,13 @@ def test_time_is_estimated_from_runs_that_are_complete(summarise, known, slots, 
     assert text in (each.strip() for each in summary.lines())
 
 
+def test_the_time_of_runs_that_share_gpus_is_that_of_runs_that_do_not(summarise):
+    known = summarise(lambda job: 600.0, 4, methods=("BN",))
+    summary = PlanSummary(known.plan, known.common, known.estimates, 4, shares_gpus=True)
+    expected = "10 minutes with 4 at a time if those that share a GPU do not slow each other down, from complete runs"
+    assert line(summary, "time:") == f"time: about {expected} like these"
+
+
 def test_complete_runs_take_no_time(summarise):
     summary = summarise(lambda job: 600.0, 1, methods=("BN",))
     assert line(summary, "time:") == "time: about 20 minutes with 1 at a time, from complete runs like these"
