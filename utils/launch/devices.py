@@ -352,8 +352,11 @@ class Devices:
         self.say(f"{device.gpu.label} is left alone for {seconds:g} s: {reason}")
 
     def obstacle(self) -> str:
-        """Why no device takes a run although none of ours is there, in words, with what can be changed."""
-        now, reasons, hints = self.clock(), [], []
+        """Why no device takes a run although none of ours is there, in words, with what can be changed.
+
+        Empty where they only rest, which was said.
+        """
+        now, reasons, hints, resting = self.clock(), [], [], []
         for device in self._devices.values():
             if not device.answers:
                 reasons.append(f"{device.gpu.label} no longer responds")
@@ -361,9 +364,9 @@ class Devices:
                 reasons.append(f"{device.gpu.label}: {use}")
                 hints = [f"idle is less than --usage_threshold {self.usage_threshold:g}"]
             elif device.rests_until > now:
-                reasons.append(f"{device.gpu.label} is left alone for {device.rests_until - now:.0f} s")
+                resting.append(f"{device.gpu.label} is left alone for {device.rests_until - now:.0f} s")
         hints += ["CUDA_VISIBLE_DEVICES= uses the CPU"]
-        return f"{'; '.join(reasons)} ({'; '.join(hints)})" if reasons else ""
+        return f"{'; '.join([*reasons, *resting])} ({'; '.join(hints)})" if reasons else ""
 
     def _free(self, memory_mb: float | None, avoided: Collection[str]) -> list[_Device]:
         now = self.clock()

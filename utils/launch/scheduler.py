@@ -4,6 +4,7 @@ Everything that happens comes through one queue: a run that is over, a signal, a
 two events the launcher sleeps.
 """
 
+import contextlib
 import queue
 import signal
 import time
@@ -158,7 +159,8 @@ class Scheduler:
 
     def _note_signal(self, number: int, frame: Any) -> None:
         """Stop at once, as the launcher may be waiting for what tells of the devices; wake it if it sleeps."""
-        self._stop(number)
+        with contextlib.suppress(RuntimeError):  # nothing is said if it is just writing, which cannot be entered again
+            self._stop(number)
         self._events.put(("signal", None))
 
     # -- starting ----------------------------------------------------------------------------------------------------
@@ -294,9 +296,9 @@ class Scheduler:
         self._ending = signal.SIGKILL if again else signal.SIGTERM
         if self._engine.outlives_launcher and number > 0:
             return
+        self._engine.stop(self._ending)
         if not again and number > 0:
             self._view.say("stopping: the runs save their state; a second signal (Ctrl-C) kills them")
-        self._engine.stop(self._ending)
 
     # -- reading how a run ended -------------------------------------------------------------------------------------
 
