@@ -44,13 +44,13 @@ class Convolution(nn.Conv2d):
     def _overruns_buffers(self, x: Tensor) -> bool:
         """Whether oneDNN would write beyond its buffers, and so into whatever is there (torch 2.14 on AVX-512).
 
-        It does in backward passes of several threads through convolutions of 1 x 1 pixels with a stride, whose maps
-        are channels last and have fewer channels than a vector has numbers.
+        It does in backward passes of several threads through convolutions of 1 x 1 pixels with a stride, channels
+        last, whose maps have fewer channels than a vector has numbers.
         """
         is_projection = self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0)
         if not is_projection or self.in_channels >= _NUMBERS_OF_A_VECTOR or x.device.type != "cpu":
             return False
-        return x.stride(1) == 1 and torch.get_num_threads() > 1
+        return torch.get_num_threads() > 1
 
     @property
     def current(self) -> Tensor:

@@ -40,7 +40,7 @@ from utils.errors import (
     is_disk_error,
     is_out_of_memory,
 )
-from utils.machine import default_mps_percent, default_threads, prepare_streams
+from utils.machine import default_threads, prepare_streams
 from utils.records.content import DamagedRecord, RecordedConfig
 from utils.records.record import FORMER, Record
 from utils.run.stopping import StopRequest
@@ -614,7 +614,7 @@ def check_start(start: Start) -> tuple[PlannedStages, torch.device, int]:
     import torch
 
     from backbone.kernels import choose_norm_kernels
-    from utils.run.steps import check_capture
+    from utils.config.checks import check_capture
 
     config, host = start.config, torch.device("cpu")
     device, threads = _planned_arithmetic(config)
@@ -632,10 +632,9 @@ def check_start(start: Start) -> tuple[PlannedStages, torch.device, int]:
 
 def _planned_arithmetic(config: Configuration) -> tuple[torch.device, int]:
     """The device and the threads of a new run. Raises UserError if they cannot be."""
-    from utils.run.environment import choose_device, set_arithmetic
+    from utils.run.environment import choose_device, limit_multiprocessors, set_arithmetic
 
-    if config.mps_percent is None:
-        default_mps_percent()
+    limit_multiprocessors(config.mps_percent, {}, lambda note: None)
     device, threads = choose_device(config.device), config.threads or default_threads()
     set_arithmetic(device, config.precision, config.fast, threads)
     return device, threads

@@ -65,16 +65,19 @@ from utils.config.registry import BACKBONES
 torch.set_num_threads(2)
 network = BACKBONES.get("resnet18")(norm_factory("LN", num_tasks=2), image_size=16, nf={width})
 network.arrange(torch.channels_last)
-for rows in (7, 12, 17) * 40:
+layer = network.stages[1][0].shortcut[0]
+for rows in (7, 12, 17) * 60:
     images = torch.randn(rows, 3, 16, 16).to(memory_format=torch.channels_last)
-    network(images).square().mean().backward()
+    maps = torch.randn(rows, {width}, 16, 16, requires_grad=True)
+    (layer(maps) if {alone} else network(images)).square().mean().backward()
 """
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["network", "contiguous"])
 @pytest.mark.parametrize("width", [2, 8])
-def test_narrow_networks_train_on_several_threads(width):
+def test_narrow_networks_train_on_several_threads(width, alone):
     """Where oneDNN writes into foreign memory, the process dies sooner or later."""
-    program = NARROW_ON_TWO_THREADS.format(width=width)
+    program = NARROW_ON_TWO_THREADS.format(width=width, alone=alone)
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 

@@ -1,10 +1,11 @@
-"""What a resolved configuration is checked for: combinations of options and parts that cannot work.
+"""What a resolved configuration is checked for: combinations of options, parts and kinds of device that cannot work.
 
 Every function raises UserError, in one line that names what to change. Nothing here reads an image or builds a network.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from utils.errors import InactiveOption, UserError
 if TYPE_CHECKING:
     from utils.config.configuration import Configuration
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _LONGEST_GROUP = 200  # bytes; file systems allow names of 255
 
 
@@ -34,6 +37,34 @@ def check(config: Configuration) -> None:
     if num_classes is not None:
         config.arrangement.task_sizes(num_classes, config.seed)
     config.parts.method.check(config.values, num_classes)
+
+
+def check_arithmetic(device_type: str, precision: str, fast: bool) -> None:
+    """Raises UserError for arithmetic that no device of a kind has, or that is not deterministic and should be."""
+    if precision == "tf32" and device_type != "cuda":
+        raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
+    workspace = os.environ.get(WORKSPACE, WORKSPACES[0])
+    if device_type == "cuda" and not fast and workspace not in WORKSPACES:
+        raise UserError(
+            f"${WORKSPACE} is {workspace!r}, with which cuBLAS is not deterministic: unset it, or give --fast 1"
+        )
+
+
+def check_capture(word: str, uncapturable: str | None, device_type: str) -> str | None:
+    """Why training steps cannot be captured on a kind of device; None if they can.
+
+    Args:
+        word: `auto`, `on` or `off`, from `--cuda_graph`.
+        uncapturable: why the method's steps cannot be; None if they can.
+        device_type: `cpu` or `cuda`.
+
+    Raises:
+        UserError: they are to be, and cannot.
+    """
+    reason = uncapturable if device_type == "cuda" else f"--device {device_type} is no GPU"
+    if word == "on" and reason:
+        raise UserError(f"--cuda_graph on cannot be: {reason}")
+    return reason
 
 
 def _check_boundaries(config: Configuration) -> None:
@@ -149,7 +180,8 @@ def _check_backbone(config: Configuration) -> None:
 
 def _check_schedule(config: Configuration) -> None:
     is_typed = config.origins["lr_schedule"] == "typed"
-    if is_typed and config.lr_schedule == "epoch_cosine" and config.epochs < 3:  # it is an epoch late
+    steps = [epoch for epoch in config.milestones if epoch < config.epochs] if config.lr_decay != 1 else []
+    if is_typed and config.lr_schedule == "epoch_cosine" and config.epochs < 3 and not steps:  # it is an epoch late
         raise InactiveOption("lr_schedule", "epoch_cosine changes the learning rate from the third epoch on")
     milestones, epochs = config.milestones, config.epochs
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:

@@ -268,6 +268,7 @@ def _resolve(
     """Give every option its value, from the first source that has one."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    shorthands = [name for name in typed if options[name].stands_for]
     typed = _without_shorthands(typed, options)
     excluded = _excluded(typed, options)
     source_epochs: dict[str, int | None] = {}  # the epochs that the source of each value gives
@@ -282,7 +283,17 @@ def _resolve(
     _scale_schedules(values, origins, source_epochs)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration)
+    _excuse(shorthands, configuration)
     return configuration
+
+
+def _excuse(shorthands: Iterable[str], configuration: Configuration) -> None:
+    """Take what changes nothing for typed no more if it came with something that does, by an option for several."""
+    inactive = configuration.inactive(configuration.values)
+    for name in shorthands:
+        targets = [target for target in configuration.options[name].stands_for if target in configuration.values]
+        if not inactive.keys() >= set(targets):
+            configuration.origins.update((target, f"--{name}") for target in targets if target in inactive)
 
 
 def _scale_schedules(values: dict[str, Any], origins: dict[str, str], source_epochs: Mapping[str, int | None]) -> None:

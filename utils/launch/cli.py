@@ -10,11 +10,12 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import slurm
+from utils.config.checks import check_arithmetic, check_capture
 from utils.config.command_line import make_parser
 from utils.config.configuration import data_root
 from utils.config.options import Option, flag, grouped
@@ -200,7 +201,6 @@ def launch(words: Sequence[str]) -> int:
         site = _cluster(options, common)
     else:
         site = _devices(options, common, len(plan.jobs))
-        _check_runs(plan.jobs, "cpu" if site.kinds == {"cpu"} else "cuda")
         common = common.on(site.mps_percent)
         percent = None if site.undivided else common.mps_percent
         if options.mps_percent is not None and site.undivided:
@@ -218,11 +218,8 @@ def launch(words: Sequence[str]) -> int:
     return _start(summary, site, options)
 
 
-def _check_runs(jobs: Iterable[Job], device_type: str) -> None:
-    """Raises UserError for a plan with runs that this machine cannot do; what a GPU can is known to the runs alone."""
-    from utils.run.environment import check_arithmetic
-    from utils.run.steps import check_capture
-
+def _check_runs(jobs: Collection[Job], device_type: str) -> None:
+    """Raises UserError if this machine cannot do one of the runs; what a GPU can is known to the runs alone."""
     if any(job.config.mps_percent is None for job in jobs):
         default_mps_percent()
     for word, precision, fast in {(job.config.cuda_graph, job.config.precision, job.config.fast) for job in jobs}:
@@ -232,9 +229,13 @@ def _check_runs(jobs: Iterable[Job], device_type: str) -> None:
 
 def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
     """Run a plan that was shown, if the user agrees; gives the exit code."""
+    from utils.launch.devices import Devices
     from utils.launch.summary import PlanSummary
 
     check_installed()  # rather than fail at the table, when all is over
+    if isinstance(site, Devices):
+        to_do = [job for job in summary.jobs if options.rerun or not job.state().is_answer]
+        _check_runs(to_do, "cpu" if site.kinds == {"cpu"} else "cuda")
     if options.engine == SLURM:
         slurm.check()
     if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):

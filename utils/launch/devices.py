@@ -27,7 +27,7 @@ MARGIN = 1.1  # of a reservation over the measured peak
 CONTEXT_MEMORY = 600.0  # MiB that a process takes on a GPU beside its tensors: CUDA's context and kernels
 LOAD_DELAY = 2.0  # seconds for which the load of a finished run still shows
 REST = 10.0  # seconds for which a GPU is left alone that fails, twice as many for each further failure in a row
-LONGEST_REST = 600.0
+LONGEST_REST = 120.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Slot:
         arguments: options to add to its command line.
         device: the id of its GPU, or `cpu`.
         memory_mb: peak memory that the run is known to reach there; None if unknown.
+        taken: when, by the clock of the devices.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Slot:
     arguments: tuple[str, ...]
     device: str
     memory_mb: float | None = None
+    taken: float = 0.0
 
 
 @dataclass
@@ -64,6 +66,7 @@ class _Device:
         training: our runs there that have reported how far they are; the others are starting.
         left: when the last of our runs there ended.
         failures: our runs that crashed there or were refused, since the last one that did well.
+        rested: when it was last left alone.
         rests_until: when it may take a run again.
     """
 
@@ -76,6 +79,7 @@ class _Device:
     training: set[Slot] = field(default_factory=set)
     left: float = float("-inf")
     failures: int = 0
+    rested: float = float("-inf")
     rests_until: float = float("-inf")
 
     @property
@@ -127,6 +131,12 @@ class _Device:
             return True
         needed = min(self.reservation(memory_mb), most)
         return sum(self.reserved.values()) + needed <= room + 1.0  # MiB, for the rounding of shares
+
+    def can_hold(self, memory_mb: float | None) -> bool:
+        """Whether a run with that peak would fit there if it were alone with what others use."""
+        if self.packing is None or self.room is None or memory_mb is None:
+            return True
+        return self.reservation(memory_mb) <= self.room
 
     def might_take(self, memory_mb: float | None) -> bool:
         """Whether it would take the run if no one else used it; if not, looking at the GPUs again cannot help."""
@@ -182,7 +192,8 @@ class Devices:
     @property
     def shares_gpus(self) -> bool:
         """Whether some of these runs share a GPU."""
-        return self.num_slots > len(self._devices) and CPU not in self._devices
+        self._look_if_due()
+        return CPU not in self._devices and self.num_slots > sum(each.answers for each in self._devices.values())
 
     @property
     def _most(self) -> float:
@@ -258,7 +269,8 @@ class Devices:
 
         Args:
             memory_mb: peak memory on a GPU, from the record of an equal run; None if unknown.
-            avoided: devices that take the run only if there are no others, as it failed there.
+            avoided: devices on which the run failed. They take it if no other can, for want of memory or as others use
+                it; it waits for one that is taken by our own runs, or rests.
         """
         if self._devices and not any(device.might_take(memory_mb) for device in self._devices.values()):
             return None
@@ -329,6 +341,8 @@ class Devices:
         Where it is so on all devices, it is not for them, and none rests.
         """
         device = self._devices[slot.device]
+        if slot.taken <= device.rested:  # what ends many runs at once is one failure
+            return
         device.failures += 1
         usable = [each for each in self._devices.values() if each.answers]
         if all(each.failures > 1 for each in usable):
@@ -343,18 +357,20 @@ class Devices:
         if any(each is not slot for each in device.reserved):
             self.fewer_neighbours(slot)
             return
-        device.failures += 1
-        self._let_rest(device, device.failures, "it takes no process of ours")
+        if slot.taken > device.rested:
+            device.failures += 1
+            self._let_rest(device, device.failures, "it takes no process of ours")
 
     def _let_rest(self, device: _Device, number: int, reason: str) -> None:
         seconds = min(REST * 2 ** (number - 1), LONGEST_REST)
-        device.rests_until = self.clock() + seconds
+        device.rested = self.clock()
+        device.rests_until = device.rested + seconds
         self.say(f"{device.gpu.label} is left alone for {seconds:g} s: {reason}")
 
     def obstacle(self) -> str:
         """Why no device takes a run although none of ours is there, in words, with what can be changed.
 
-        Empty where they only rest, which was said.
+        Empty where they only rest, which was said, and where one would.
         """
         now, reasons, hints, resting = self.clock(), [], [], []
         for device in self._devices.values():
@@ -365,24 +381,33 @@ class Devices:
                 hints = [f"idle is less than --usage_threshold {self.usage_threshold:g}"]
             elif device.rests_until > now:
                 resting.append(f"{device.gpu.label} is left alone for {device.rests_until - now:.0f} s")
+            else:
+                return ""
         hints += ["CUDA_VISIBLE_DEVICES= uses the CPU"]
         return f"{'; '.join([*reasons, *resting])} ({'; '.join(hints)})" if reasons else ""
 
     def _free(self, memory_mb: float | None, avoided: Collection[str]) -> list[_Device]:
         now = self.clock()
         usable = [device for device in self._devices.values() if device.answers]
-        usable = [device for device in usable if device.gpu.id not in avoided] or usable
-        usable = [device for device in usable if device.rests_until <= now]
         most = max((device.room or 0.0 for device in usable), default=0.0)
-        idle = [device for device in usable if not device.is_full and device.is_idle(self.usage_threshold, now)]
-        return [device for device in idle if device.fits(memory_mb, device.room, most)]
+        idle = [
+            device
+            for device in usable
+            if not device.is_full and device.is_idle(self.usage_threshold, now) and device.rests_until <= now
+        ]
+        free = [device for device in idle if device.fits(memory_mb, device.room, most)]
+        if not avoided:
+            return free
+        others = [device for device in usable if device.gpu.id not in avoided and device.can_hold(memory_mb)]
+        is_awaited = any(device.reserved or device.rests_until > now for device in others)
+        return [device for device in free if device in others] or ([] if is_awaited else free)
 
     def _take(self, device: _Device, memory_mb: float | None) -> Slot:
         if device.gpu.id == CPU:
-            slot = Slot("CPU", {}, ("--device", "cpu"), CPU, memory_mb)
+            slot = Slot("CPU", {}, ("--device", "cpu"), CPU, memory_mb, self.clock())
         else:
             visible = {"CUDA_VISIBLE_DEVICES": device.gpu.id}
-            slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb)
+            slot = Slot(device.gpu.label, visible, ("--device", "cuda"), device.gpu.id, memory_mb, self.clock())
         device.reserved[slot] = device.reservation(memory_mb)
         return slot
 

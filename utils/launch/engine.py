@@ -14,7 +14,8 @@ class Limits:
 
     Attributes:
         crashes: times that one run may crash before it is given up.
-        memory_failures: times that one run may run out of memory, or be refused by a device.
+        memory_failures: times that one run may run out of memory.
+        refusals: times that devices may refuse one run; None: any number, as it waits for one.
         equal_failures: first runs that may all fail in the same way before the launcher stops.
         timeout: seconds after which a run is asked to save its state and stop; None: never.
         grace: seconds that it gets to do so before it is ended.
@@ -24,6 +25,7 @@ class Limits:
 
     crashes: int = 3
     memory_failures: int = 4
+    refusals: int | None = None
     equal_failures: int = 3
     timeout: float | None = None
     grace: float = 60.0

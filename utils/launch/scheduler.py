@@ -188,6 +188,8 @@ class Scheduler:
         if self.progress.under_way:
             self._has_told_obstacle = False
         elif self._waiting and self._stopping is None and not self._has_told_obstacle:
+            if time.monotonic() < self._next_start:
+                return
             reason = self._engine.obstacle()
             self._has_told_obstacle = bool(reason)
             if reason:
@@ -339,7 +341,7 @@ class Scheduler:
             )
             self._engine.fewer_neighbours(attempt)
             self._waiting.append(job)
-        elif is_refused and self._may_retry(self._refusals, job, self._limits.memory_failures):
+        elif is_refused and self._may_retry(self._refusals, job, self._limits.refusals):
             self._view.say(f"{job.name} is put off: {last}")
             self._engine.refused(attempt)
             self._waiting.appendleft(job)
@@ -351,10 +353,10 @@ class Scheduler:
             self._fail(job, last, attempt, on_disk=code == errors.DISK)
 
     @staticmethod
-    def _may_retry(counts: dict[str, int], job: Job, limit: int) -> bool:
-        """Count a failure of a job; whether it may be started again."""
+    def _may_retry(counts: dict[str, int], job: Job, limit: int | None) -> bool:
+        """Count a failure of a job; whether it may be started again. None is no limit."""
         counts[job.name] = counts.get(job.name, 0) + 1
-        return counts[job.name] < limit
+        return limit is None or counts[job.name] < limit
 
     def _fail(self, job: Job, reason: str, attempt: Attempt | None = None, on_disk: bool = False) -> None:
         if on_disk:
@@ -364,7 +366,8 @@ class Scheduler:
             return
         same = reason.replace(job.name, "…")
         self._first_failures.append(same.replace(attempt.label, "…") if attempt else same)
-        if len(self._first_failures) >= self._limits.equal_failures and len(set(self._first_failures)) == 1:
+        are_equal = len(set(self._first_failures)) == 1
+        if self._stopping is None and are_equal and len(self._first_failures) >= self._limits.equal_failures:
             self._view.say(f"the first {len(self._first_failures)} runs all failed in the same way: {reason}")
             self._stop(0)
 

@@ -38,6 +38,7 @@ _OPTIONS = (
     ),
 )
 _NEVER = 10**9
+_REFUSALS = 2  # of one run: a job has its GPU for a limited time, and the launcher may submit another one
 
 
 def slurm_job(words: Sequence[str]) -> int:
@@ -127,7 +128,7 @@ class _Share:
         common = self._common.on(devices.mps_percent)
         estimates = Estimates(common.results_dir, devices.kinds, devices.threads)
         names = ("timeout", "waitsecs", "coldsecs")
-        limits = Limits(equal_failures=_NEVER, **{name: options[name] for name in names})
+        limits = Limits(equal_failures=_NEVER, refusals=_REFUSALS, **{name: options[name] for name in names})
         engine = LocalEngine(common, Path(options["log_dir"]), devices, limits, estimates.memory_mb)
         notes = _Notes(self._submission, self._index, Ledger(common.folder))
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
+from utils.config.checks import WORKSPACE, WORKSPACES, check_arithmetic
 from utils.config.registry import ROOT
 from utils.errors import NoDevice, UserError
 from utils.machine import MPS_PERCENT, available_cores, cpu_name, default_mps_percent, has_bfloat16, has_mps
 
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic
 _AMPERE = (8, 0)
 # In which convolutions are fastest, by kind of device and precision, as measured on a CPU and on an H100
 # (`benchmarks/results`).
@@ -114,21 +113,10 @@ def set_arithmetic(device: torch.device, precision: str, fast: bool, threads: in
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = fast
     if not fast:
-        os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
+        os.environ.setdefault(WORKSPACE, WORKSPACES[0])
     # The same switch as use_deterministic_algorithms, without its seconds of importing torch's compiler.
     torch.set_deterministic_debug_mode("default" if fast else "error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module's own class has it
-
-
-def check_arithmetic(device_type: str, precision: str, fast: bool) -> None:
-    """Raises UserError for arithmetic that no device of a kind has, or that is not deterministic and should be."""
-    if precision == "tf32" and device_type != "cuda":
-        raise UserError("--precision tf32 is arithmetic of NVIDIA GPUs; use fp32 on the CPU")
-    workspace = os.environ.get(_WORKSPACE, _WORKSPACES[0])
-    if device_type == "cuda" and not fast and workspace not in _WORKSPACES:
-        raise UserError(
-            f"${_WORKSPACE} is {workspace!r}, with which cuBLAS is not deterministic: unset it, or give --fast 1"
-        )
 
 
 def _check_precision(device: torch.device, precision: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from utils.config.checks import check_capture
 from utils.config.configuration import Configuration
 from utils.data.batch import Draft
 from utils.data.staging import Staging, Values, send
@@ -164,18 +165,6 @@ def make_capture(
     except RuntimeError as error:
         capture.give_up(error)
     return capture
-
-
-def check_capture(word: str, uncapturable: str | None, device_type: str) -> str | None:
-    """Why training steps cannot be captured on a kind of device; None if they can.
-
-    Raises:
-        UserError: they are to be, by the word of `--cuda_graph`.
-    """
-    reason = uncapturable if device_type == "cuda" else f"--device {device_type} is no GPU"
-    if word == "on" and reason:
-        raise UserError(f"--cuda_graph on cannot be: {reason}")
-    return reason
 
 
 class Steps:

@@ -203,6 +203,12 @@ def test_options_of_replay_need_a_task_that_replays(words):
         config(f"--model er_ace {line} {words}")
 
 
+def test_an_option_for_several_is_taken_if_one_of_them_changes_something():
+    line = "--model er_ace --dataset seq-arrays --buffer_size 9 --lr 0.1 --n_tasks 1"
+    assert config(f"{line} --bs 16").batch_size == 16
+    assert config(f"{line} --bs 16").identity("data") == config(f"{line} --batch_size 16").identity("data")
+
+
 def test_weights_of_absent_tasks_need_a_second_task():
     line = "--model er --dataset seq-arrays --buffer_size 9 --lr 0.1 --nl AdaB2N --renormalize_absent --n_tasks"
     config(f"{line} 2")
@@ -216,6 +222,12 @@ def test_a_cosine_that_is_an_epoch_late_needs_three(model):
     config(f"{line} 3")
     with pytest.raises(UserError, match=r"--lr_schedule changes nothing .* from the third epoch on"):
         config(f"{line} 2")
+
+
+def test_a_cosine_that_is_an_epoch_late_takes_the_place_of_steps():
+    line = "--model icarl --dataset seq-cifar100 --buffer_size 500 --lr 0.03 --epochs 2 --lr_schedule"
+    late, steps = (config(f"{line} {schedule}").identity("data") for schedule in ("epoch_cosine", "step"))
+    assert late != steps
 
 
 def test_one_task_is_one_computation_whatever_waits_for_a_later_one():

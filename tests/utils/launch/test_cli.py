@@ -13,6 +13,7 @@ from utils.config.registry import DATASETS, ROOT
 from utils.errors import UserError
 from utils.launch.cli import main, set_aside
 from utils.launch.devices import Devices
+from utils.launch.job import Job
 from utils.records.record import Record
 from utils.records.state import RunState
 
@@ -42,7 +43,7 @@ def test_a_part_of_a_gpu_that_is_not_to_be_had_is_not_in_the_plan(tmp_path, caps
     assert "multiprocessors" not in shown.out
 
 
-@pytest.mark.parametrize("words", [["--dry_run"], ["-y", "--rerun"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["-y"], ["-y", "--rerun"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("options", "variable", "reason"),
     [
@@ -57,12 +58,19 @@ def test_a_plan_of_runs_that_cannot_begin_is_refused(tmp_path, capsys, monkeypat
     assert main(["--preset", "demo", "--results_dir", str(tmp_path / "results"), *words, *options]) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+    assert main(["--preset", "demo", "--results_dir", str(tmp_path / "results"), *options, "--dry_run"]) == 0
+
+
+def test_runs_that_are_complete_are_asked_for_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Job, "state", lambda self: RunState.COMPLETE)
+    monkeypatch.setattr("utils.launch.cli._run", lambda *rest: 0)
+    assert main(["--preset", "demo", "-y", "--cuda_graph", "on", "--results_dir", str(tmp_path)]) == 0
 
 
 def test_a_foreign_workspace_is_refused_where_the_runs_use_gpus(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Devices, "kinds", {"NVIDIA A100"})
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
-    assert main(["--preset", "demo", "--dry_run", "--results_dir", str(tmp_path)]) == 2
+    assert main(["--preset", "demo", "-y", "--results_dir", str(tmp_path)]) == 2
     assert "CUBLAS_WORKSPACE_CONFIG is ':0:0'" in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ def test_complete_ones_are_not_started(tmp_path):
         ("9,0", RunState.COMPLETE, 2),
         ("9", RunState.FAILED, 3),
         ("7,7,0", RunState.COMPLETE, 3),
-        ("7", RunState.FAILED, 4),
+        ("7", RunState.FAILED, 3),
         ("2", RunState.FAILED, 1),
         ("3", RunState.DIVERGED, 1),
         ("4,4,0", RunState.COMPLETE, 3),
@@ -53,7 +53,7 @@ def test_complete_ones_are_not_started(tmp_path):
 )
 def test_exit_codes_are_read(tmp_path, codes, outcome, starts):
     each = job(tmp_path, "job", codes=codes)
-    run, devices, _ = scheduler(tmp_path, [each])
+    run, devices, _ = scheduler(tmp_path, [each], refusals=3)
     assert outcomes(run.run()) == {"job": outcome}
     assert num_starts(each) == starts
     assert devices.lowered == codes.count("4,") + (starts - 1 if codes == "4" else 0)

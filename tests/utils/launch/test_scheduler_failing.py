@@ -96,11 +96,36 @@ def test_why_nothing_runs_is_said_once(tmp_path):
     ]
 
 
-def test_what_each_gpu_does_is_said(tmp_path):
-    def gpu(index, load=0.0, used=0.0):
-        return Gpu(f"GPU-{index}", index, "NVIDIA A100", f"GPU-{index}", load, used, 40000.0)
+def gpu_of(index, used=0.0, total=40000.0):
+    return Gpu(f"GPU-{index}", index, "NVIDIA A100", f"GPU-{index}", 0.0, used, total)
 
-    looks = [[gpu(0), gpu(1), gpu(2)], [gpu(1, used=30000.0), gpu(2)]]
+
+@pytest.mark.parametrize("code", [1, errors.NO_DEVICE])
+def test_what_failed_once_goes_back_if_the_other_gpu_is_in_use(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(devices, "REST", 0.1)
+    one = job(tmp_path, "run", codes=f"{code},0")
+    made, _ = prepared(tmp_path, [one], look=lambda: [gpu_of(0), gpu_of(1, used=39000.0)])
+    assert outcomes(made.run()) == {"run": RunState.COMPLETE}
+
+
+def test_what_failed_once_goes_to_no_gpu_that_is_too_small():
+    shared = Devices(look=lambda: [gpu_of(0, total=80000.0), gpu_of(1, total=8000.0)], say=lambda text: None, jobs=9)
+    assert shared.acquire(30000.0, {"GPU-0"}).device == "GPU-0"
+    assert shared.acquire(5000.0, {"GPU-0"}).device == "GPU-1"
+
+
+def test_what_ends_many_runs_at_once_is_one_failure():
+    said = []
+    shared = Devices(look=lambda: [gpu_of(0), gpu_of(1)], say=said.append, runs_per_gpu=8, jobs=16)
+    slots = [slot for slot in (shared.acquire() for _ in range(16)) if slot.device == "GPU-0"]
+    for slot in slots:
+        shared.release(slot)
+        shared.crashed(slot)
+    assert said == ["GPU 0 is left alone for 10 s: the last 2 runs there failed"]
+
+
+def test_what_each_gpu_does_is_said(tmp_path):
+    looks = [[gpu_of(0), gpu_of(1), gpu_of(2)], [gpu_of(1, used=30000.0), gpu_of(2)]]
     shared = Devices(look=lambda: looks.pop(0), waitsecs=60.0, runs_per_gpu=1, say=lambda text: None)
     slots = [shared.acquire() for _ in range(3)]
     for slot in slots:
