@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
     interrupt_quietly()
 
+from utils.config.checks import check_capture
 from utils.config.configuration import Configuration, cell_name, configure, data_root, readable_name, restore
 from utils.config.registry import as_user_errors
 from utils.errors import (
@@ -614,7 +615,6 @@ def check_start(start: Start) -> tuple[PlannedStages, torch.device, int]:
     import torch
 
     from backbone.kernels import choose_norm_kernels
-    from utils.config.checks import check_capture
 
     config, host = start.config, torch.device("cpu")
     device, threads = _planned_arithmetic(config)

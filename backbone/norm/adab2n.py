@@ -378,9 +378,6 @@ def _grad_maps(
     return through_statistics.addcmul_(at_least_single(gradient), negative_slope, value=-1).to(x.dtype)
 
 
-_SMALLEST_KAPPA = 1e-30  # below it, tables of float32 do not hold what is divided by it, and it is no other than 0
-
-
 class _Statistics:
     """Mean and variance [2, C] of one forward, which keep its graph alive only until a backward pass has used it."""
 
@@ -389,6 +386,9 @@ class _Statistics:
 
     def release(self) -> None:
         self.value = self.value.detach()
+
+
+_SMALLEST_KAPPA = 1e-30  # below it, tables of float32 do not hold what is divided by it, and it is no other than 0
 
 
 def step_size(num_before: Tensor, kappa: float, momentum: float, dtype: torch.dtype) -> Tensor:

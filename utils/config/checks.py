@@ -31,6 +31,7 @@ def check(config: Configuration) -> None:
     _check_measurements(config)
     _check_epochs(config)
     _check_backbone(config)
+    _check_milestones(config)
     _check_schedule(config)
     _check_active(config)
     num_classes = config.values.get("num_classes") or config.parts.dataset.num_classes
@@ -179,10 +180,14 @@ def _check_backbone(config: Configuration) -> None:
 
 
 def _check_schedule(config: Configuration) -> None:
-    is_typed = config.origins["lr_schedule"] == "typed"
-    steps = [epoch for epoch in config.milestones if epoch < config.epochs] if config.lr_decay != 1 else []
-    if is_typed and config.lr_schedule == "epoch_cosine" and config.epochs < 3 and not steps:  # it is an epoch late
+    """A cosine that is an epoch late must change something, or take the place of steps."""
+    if config.lr_schedule != "epoch_cosine" or config.origins["lr_schedule"] != "typed" or config.epochs > 2:
+        return
+    if config.lr_decay == 1 or all(milestone >= config.epochs for milestone in config.milestones):
         raise InactiveOption("lr_schedule", "epoch_cosine changes the learning rate from the third epoch on")
+
+
+def _check_milestones(config: Configuration) -> None:
     milestones, epochs = config.milestones, config.epochs
     if list(milestones) != sorted(set(milestones)) or min(milestones, default=1) < 1:
         raise UserError("--milestones must be epochs of at least 1, in increasing order")

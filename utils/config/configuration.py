@@ -283,7 +283,8 @@ def _resolve(
     _scale_schedules(values, origins, source_epochs)
     configuration = Configuration(values, origins, options, parts)
     _complete(configuration)
-    _excuse(shorthands, configuration)
+    if shorthands:
+        _excuse(shorthands, configuration)
     return configuration
 
 

@@ -229,15 +229,14 @@ def _check_runs(jobs: Collection[Job], device_type: str) -> None:
 
 def _start(summary: "PlanSummary", site: "Devices | Cluster", options: argparse.Namespace) -> int:
     """Run a plan that was shown, if the user agrees; gives the exit code."""
-    from utils.launch.devices import Devices
     from utils.launch.summary import PlanSummary
 
     check_installed()  # rather than fail at the table, when all is over
-    if isinstance(site, Devices):
-        to_do = [job for job in summary.jobs if options.rerun or not job.state().is_answer]
-        _check_runs(to_do, "cpu" if site.kinds == {"cpu"} else "cuda")
     if options.engine == SLURM:
         slurm.check()
+    else:
+        to_do = [job for job in summary.jobs if options.rerun or not job.state().is_answer]
+        _check_runs(to_do, "cpu" if site.kinds == {"cpu"} else "cuda")
     if (options.rerun or not summary.is_over) and not (options.yes or _is_confirmed()):
         print("nothing is started")
         return INCOMPLETE

@@ -192,8 +192,8 @@ class Devices:
     @property
     def shares_gpus(self) -> bool:
         """Whether some of these runs share a GPU."""
-        self._look_if_due()
-        return CPU not in self._devices and self.num_slots > sum(each.answers for each in self._devices.values())
+        num_slots = self.num_slots
+        return CPU not in self._devices and num_slots > sum(device.answers for device in self._devices.values())
 
     @property
     def _most(self) -> float:
@@ -243,9 +243,10 @@ class Devices:
         As the environment says; or else by how many runs there may be at a time, and not by how many there are: it is
         the same for all runs of a plan, as convolutions take their sums in another order with another one.
         """
-        self._look_if_due()
+        if self.undivided:
+            return None
         gpus = [device.gpu for device in self._devices.values()]
-        if self.undivided or any(gpu.is_mig for gpu in gpus):
+        if any(gpu.is_mig for gpu in gpus):
             return None
         asked = default_mps_percent()
         if asked is not None:

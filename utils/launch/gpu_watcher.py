@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.launch.gpus import Gpu, Hung, Mode, NoAnswer, ask_gputil, ask_mig_devices, ask_modes, ask_nvidia_smi
+from utils.launch.gpus import (
+    Gpu,
+    Hung,
+    Mode,
+    NoAnswer,
+    ask_gputil,
+    ask_mig_devices,
+    ask_modes,
+    ask_nvidia_smi,
+    names_mig_device,
+)
 from utils.machine import has_mps
 
 DEVICE_FOLDER = Path("/dev")  # where the driver shows its GPUs as nvidia0, nvidia1, …
@@ -125,7 +135,7 @@ class GpuWatcher:
         if in_doubt and any(name.isdecimal() for name in names):
             self._say_once("CUDA_VISIBLE_DEVICES is read in nvidia-smi's order; UUIDs would leave no doubt")
         chosen: dict[str, Gpu] = {}
-        parts = {part.id: part for part in ask_mig_devices(self._timeout)} if any(map(_is_mig, names)) else {}
+        parts = {part.id: part for part in ask_mig_devices(self._timeout)} if any(map(names_mig_device, names)) else {}
         for name in names:
             gpu = parts.get(name) or _find_named(name, found)
             if gpu is None:
@@ -201,15 +211,11 @@ def _is_name(word: str) -> bool:
 
 
 def _find_named(name: str, gpus: list[Gpu]) -> Gpu | None:
-    if _is_mig(name):
+    if names_mig_device(name):
         return Gpu(id=name, name="MIG device", uuid=name)
     if name.isdecimal():
         return next((gpu for gpu in gpus if gpu.index == int(name)), None)
     return next((gpu for gpu in gpus if gpu.id.startswith(name)), None)
-
-
-def _is_mig(name: str) -> bool:
-    return name.startswith("MIG-")
 
 
 def _num_device_files() -> int:

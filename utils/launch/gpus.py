@@ -76,13 +76,18 @@ class Gpu:
     @property
     def is_mig(self) -> bool:
         """Whether it is a MIG device, a part of a GPU."""
-        return self.id.startswith("MIG-")
+        return names_mig_device(self.id)
 
     @property
     def label(self) -> str:
         """A short name for people."""
         number = self.id if self.index is None else str(self.index)
         return f"GPU {number}" if self.part is None else f"GPU {number}:{self.part}"
+
+
+def names_mig_device(name: str) -> bool:
+    """Whether a name in `CUDA_VISIBLE_DEVICES` is that of a MIG device."""
+    return name.startswith("MIG-")
 
 
 @dataclass(frozen=True)
